@@ -1,0 +1,228 @@
+"""
+The only constructor of everything: a configuration in, a service out.
+
+Decides who is handed what.  Every other module gets its collaborators, the time, the sockets and the
+randomness as arguments; here they meet.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTCP, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from dotproxy import __version__
+from dotproxy.config.schema import Config
+from dotproxy.downstream.batch import BatchPort
+from dotproxy.downstream.datagram import DatagramListener
+from dotproxy.downstream.factory import ListenerFactory
+from dotproxy.downstream.sockets import CannotBind, bind_both
+from dotproxy.forwarder import Forwarder
+from dotproxy.policy.admission import Admission
+from dotproxy.policy.selection import POLICIES
+from dotproxy.resolver import ForwarderResolver
+from dotproxy.telemetry.events import Events
+from dotproxy.telemetry.logs import LoggedEvents
+from dotproxy.upstream.address import UpstreamAddress, endpoint_text
+from dotproxy.upstream.dial import RacingEndpoint
+from dotproxy.upstream.exchange import Upstream
+from dotproxy.upstream.gate import VerifiedEndpoint
+from dotproxy.upstream.trust import Trust, roots_from
+
+#: How long outstanding queries are waited for when the proxy stops, in seconds.
+DRAIN = 2.0
+
+log = Logger("dotproxy")
+_randomness = random.SystemRandom()
+
+
+def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
+    """
+    Return the proxy that ``config`` describes, not started.
+
+    :raises ValueError: if its CA file holds no usable certificate.
+    :raises OSError: if its CA file cannot be read.
+    """
+    upstreams = build_upstreams(config, reactor, events or LoggedEvents())
+    forwarder = build_forwarder(config, reactor, upstreams)
+    return Proxy(config, reactor, upstreams, forwarder)
+
+
+def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstream]:
+    """
+    Return the upstreams of ``config``, in its order.
+    """
+    ca = config.ca_file.read_bytes() if config.ca_file else None
+    if ca is not None:
+        roots_from(ca)
+    return [_build_upstream(address, ca, config, reactor, events) for address in config.upstream]
+
+
+def build_forwarder(config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream]) -> Forwarder:
+    """
+    Return a forwarder that asks ``upstreams``.
+    """
+    return Forwarder(
+        upstreams,
+        ordering=POLICIES[config.policy](len(upstreams), _randomness.randrange),
+        admission=Admission(config.allow_from),
+        clock=reactor,
+        now=time.monotonic,
+        query_timeout=config.query_timeout,
+        attempt_timeout=config.attempt_timeout,
+        udp_max_size=config.udp_max_size,
+        max_outstanding=config.max_outstanding,
+    )
+
+
+def _build_upstream(
+    address: UpstreamAddress, ca: bytes | None, config: Config, reactor: Any, events: Events
+) -> Upstream:
+    endpoints = [
+        VerifiedEndpoint(
+            cast(IReactorTCP, reactor),
+            host,
+            port,
+            Trust(address=host, name=address.name, pins=address.pins, ca=ca, now=_utc_now),
+            config.connect_timeout,
+        )
+        for host, port in address.addresses
+    ]
+    return Upstream(
+        address.label,
+        RacingEndpoint(reactor, endpoints),
+        clock=reactor,
+        now=time.monotonic,
+        random_octets=os.urandom,
+        jitter=_randomness.random,
+        idle_timeout=config.upstream_idle_timeout,
+        events=events,
+    )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Proxy(MultiService):
+    """
+    The running proxy: listeners, forwarder, upstreams.
+
+    ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.
+    ``addresses`` holds where it listens, once it does.
+    """
+
+    def __init__(self, config: Config, reactor: Any, upstreams: Sequence[Upstream], forwarder: Forwarder) -> None:
+        super().__init__()
+        self._config = config
+        self._reactor = reactor
+        self._forwarder = forwarder
+        self._factory = ListenerFactory(
+            forwarder,
+            ForwarderResolver(forwarder, reactor),
+            clock=reactor,
+            now=time.monotonic,
+            idle_timeout=config.tcp_idle_timeout,
+            max_connections=config.tcp_max_connections,
+            max_outstanding=config.tcp_max_outstanding,
+        )
+        self._bound: list[tuple[Any, Any]] = []
+        self._datagram_ports: list[BatchPort] = []
+        self._stream_ports: list[Any] = []
+        for upstream in upstreams:
+            upstream.setServiceParent(self)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """
+        The address and port of each listener.
+        """
+        return [datagrams.getsockname()[:2] for datagrams, _ in self._bound]
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind every listener, or none.
+
+        :raises CannotBind: naming every one that could not be.
+        """
+        super().privilegedStartService()
+        problems: list[str] = []
+        for address in self._config.listen:
+            try:
+                self._bound.append(bind_both(address.host, address.port))
+            except CannotBind as problem:
+                problems.append(str(problem))
+        if problems:
+            for sockets in self._bound:
+                for bound in sockets:
+                    bound.close()
+            raise CannotBind("\n".join(problems))
+
+    def startService(self) -> None:
+        """
+        Serve.
+        """
+        if not self._bound:  # started by something that knows no privileges, as `twist` or a test
+            self.privilegedStartService()
+        super().startService()
+        log.info("dotproxy {version}", version=__version__)
+        for datagrams, streams in self._bound:
+            self._listen(datagrams, streams)
+        self._log_upstreams()
+        log.info("ready")
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take no more questions, answer those there are, for a bounded time; then end everything.
+        """
+        return Deferred.fromCoroutine(self._stop())
+
+    def _listen(self, datagrams: Any, streams: Any) -> None:
+        port = BatchPort(datagrams, DatagramListener(self._factory, self._reactor), self._reactor)
+        port.startListening()
+        self._datagram_ports.append(port)
+        self._stream_ports.append(
+            self._reactor.adoptStreamPort(streams.fileno(), streams.family, self._factory)
+        )
+        streams.close()
+        log.info("listening on {address} (UDP, TCP)", address=endpoint_text(*datagrams.getsockname()[:2]))
+
+    def _log_upstreams(self) -> None:
+        roots = f"the CAs in {self._config.ca_file}" if self._config.ca_file else "the system's CAs"
+        for address in self._config.upstream:
+            wanted = f"name {address.name}" if address.name else f"IP address {address.addresses[0][0]}"
+            pins = f" and {len(address.pins)} pins" if address.pins else ""
+            log.info(
+                "upstream {label}: strict, {wanted} verified against {roots}{pins}",
+                label=address.label,
+                wanted=wanted,
+                roots=roots,
+                pins=pins,
+            )
+
+    async def _stop(self) -> None:
+        for port in self._stream_ports:
+            await port.stopListening()
+        for port in self._datagram_ports:
+            port.stopReading()
+        drained = self._forwarder.drain()
+        limit = deferLater(self._reactor, DRAIN, self._forwarder.give_up)
+        await drained
+        limit.addErrback(lambda _: None)
+        limit.cancel()
+        for port in self._datagram_ports:
+            port.loseConnection()
+        for connection in tuple(self._factory.connections):
+            connection.close()
+        await super().stopService()
+        self._bound.clear()
+        log.info("stopped")

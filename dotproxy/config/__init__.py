@@ -1,0 +1,3 @@
+"""
+What a user can set: the schema as data, where values come from, and how they are described.
+"""

@@ -1,0 +1,68 @@
+"""
+The schema and a configuration, written out for people.
+
+Decides layout only.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dotproxy.config.load import Loaded
+from dotproxy.config.schema import SETTINGS, Setting
+
+
+def effective(loaded: Loaded) -> str:
+    """
+    Return a configuration as TOML, with where each value came from; read back it means the same.
+    """
+    lines: list[str] = []
+    width = max(len(setting.key) for setting in SETTINGS)
+    for setting in SETTINGS:
+        value = getattr(loaded.config, setting.key)
+        source = f"# {loaded.sources[setting.key]}"
+        if value is None:
+            lines.append(f"# {setting.key} is not set")
+        elif setting.is_list and len(value) > 1:
+            lines += [f"{setting.key} = [  {source}", *(f"    {_toml(item)}," for item in value), "]"]
+        else:
+            shown = f"[{_toml(value[0])}]" if setting.is_list else _toml(value)
+            lines.append(f"{setting.key:{width}} = {shown}  {source}")
+    return "\n".join(lines) + "\n"
+
+
+def example_file() -> str:
+    """
+    Return a configuration file in which every setting stands, commented, with its default.
+    """
+    parts = ["# dotproxy configuration (TOML).  Everything is optional; what is commented shows the default.\n"]
+    for setting in SETTINGS:
+        default = "" if setting.default is None else _toml_default(setting)
+        parts.append(f"# {setting.help}\n#{setting.key} = {default}\n")
+    return "\n".join(parts)
+
+
+def options_table() -> str:
+    """
+    Return the schema as a Markdown table.
+    """
+    lines = ["| TOML key | option | environment | default | what it does |", "|---|---|---|---|---|"]
+    for setting in SETTINGS:
+        short = f"`-{setting.short}`, " if setting.short else ""
+        option = f"{short}`--{setting.option} {setting.metavar}`"
+        default = "–" if setting.default is None else f"`{_toml_default(setting)}`"
+        if setting.key == "allow_from":
+            default = "loopback and private networks"
+        lines.append(f"| `{setting.key}` | {option} | `{setting.variable}` | {default} | {setting.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_default(setting: Setting) -> str:
+    return "[" + ", ".join(map(_toml, setting.default)) + "]" if setting.is_list else _toml(setting.default)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,203 @@
+"""
+Where values come from: defaults < TOML file < environment < command line.
+
+Decides precedence, and collects everything that is wrong before it says anything.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from dotproxy.config.schema import BY_KEY, SETTINGS, Config, Setting
+from dotproxy.errors import ConfigError
+from dotproxy.upstream.address import endpoint_text
+
+CONFIG_VARIABLE = "DOTPROXY_CONFIG"
+
+#: Set by containers of this kind; each stands for part of a setting, and yields to the setting's own
+#: variable.
+_ALIASES = ("DOTPROXY_UPSTREAM_HOST", "DOTPROXY_UPSTREAM_PORT", "DOTPROXY_LISTEN_PORT")
+
+_SEPARATORS = re.compile(r"[,\s]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """
+    A configuration, and for each key of it where its value came from.
+    """
+
+    config: Config
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """
+    Raw values for one setting.  ``source`` says where they stand, for people.
+    """
+
+    values: Sequence[Any]
+    source: str
+
+
+def load(
+    options: Mapping[str, Sequence[str]], environ: Mapping[str, str], config_file: str | None = None
+) -> Loaded:
+    """
+    Return the configuration.
+
+    ``options`` holds, for each key given on the command line, its values in order.  ``config_file`` is
+    the TOML file named there; without one ``DOTPROXY_CONFIG`` may name it.
+
+    :raises ConfigError: with every problem there is.
+    """
+    problems: list[str] = []
+    given: dict[str, _Given] = {}
+    path, path_source = config_file, "--config"
+    if path is None and environ.get(CONFIG_VARIABLE):
+        path, path_source = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
+    if path is not None:
+        given |= _from_toml(path, path_source, problems)
+    given |= _from_environment(environ, given, problems)
+    given |= _from_options(options)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for setting in SETTINGS:
+        default = setting.default if setting.is_list else (setting.default,)
+        raw = given.get(setting.key, _Given(default, "default"))
+        sources[setting.key] = raw.source
+        values[setting.key] = _parse(setting, raw, problems)
+    if problems:
+        raise ConfigError(problems)
+    config = Config(**values)
+    _check_together(config, sources, problems)
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(config, sources)
+
+
+def _parse(setting: Setting, raw: _Given, problems: list[str]) -> Any:
+    parsed: list[Any] = []
+    for value in raw.values:
+        if value is None:
+            parsed.append(None)
+            continue
+        try:
+            parsed.append(setting.parse(value))
+        except ValueError as error:
+            problems.append(f"{setting.key} ({raw.source}): {error}")
+    if setting.is_list:
+        if not raw.values:
+            problems.append(f"{setting.key} ({raw.source}): needs at least one value")
+        repeated = {str(value) for value in parsed if parsed.count(value) > 1}
+        problems += [f"{setting.key} ({raw.source}): {value} is given twice" for value in sorted(repeated)]
+        return tuple(parsed)
+    return parsed[-1] if parsed else None
+
+
+def _from_options(options: Mapping[str, Sequence[str]]) -> dict[str, _Given]:
+    given: dict[str, _Given] = {}
+    for key, texts in options.items():
+        setting = BY_KEY[key]
+        values = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
+        given[key] = _Given(values, f"--{setting.option}")
+    return given
+
+
+def _from_environment(
+    environ: Mapping[str, str], below: Mapping[str, _Given], problems: list[str]
+) -> dict[str, _Given]:
+    given = _from_aliases(environ, below, problems)
+    known = {setting.variable: setting for setting in SETTINGS}
+    for variable in sorted(environ):
+        if not variable.startswith("DOTPROXY_") or variable in (*_ALIASES, CONFIG_VARIABLE):
+            continue
+        text = environ[variable].strip()
+        if variable not in known:
+            problems.append(f"{variable} (environment): no such setting{_did_you_mean(variable, known)}")
+        elif text:  # a variable set to nothing is what container templates make of one that is not set
+            setting = known[variable]
+            given[setting.key] = _Given(split(text) if setting.is_list else [text], variable)
+    return given
+
+
+def _from_aliases(
+    environ: Mapping[str, str], below: Mapping[str, _Given], problems: list[str]
+) -> dict[str, _Given]:
+    host, port, listen_port = (environ.get(alias, "").strip() for alias in _ALIASES)
+    given: dict[str, _Given] = {}
+    if port and not host:
+        problems.append(f"upstream ({_ALIASES[1]}): is of no use without {_ALIASES[0]}")
+    if host and port:
+        where, mark, rest = re.split(r"([#?].*|$)", host, maxsplit=1)
+        where = f"[{where}]" if where.count(":") > 1 and not where.startswith("[") else where
+        given["upstream"] = _Given([f"{where}:{port}{mark}{rest}"], f"{_ALIASES[0]} and {_ALIASES[1]}")
+    elif host:
+        given["upstream"] = _Given([host], _ALIASES[0])
+    if listen_port:
+        given["listen"] = _listen_on(listen_port, below.get("listen"))
+    return given
+
+
+def _listen_on(port: str, below: _Given | None) -> _Given:
+    """
+    The addresses of the source below, or the default's, with their port replaced.
+    """
+    addresses: list[Any] = []
+    for value in below.values if below else BY_KEY["listen"].default:
+        try:
+            addresses.append(endpoint_text(BY_KEY["listen"].parse(value).host, 0).removesuffix("0") + port)
+        except ValueError:
+            addresses.append(value)  # it is reported as what it is
+    return _Given(addresses, _ALIASES[2])
+
+
+def _from_toml(path: str, path_source: str, problems: list[str]) -> dict[str, _Given]:
+    try:
+        table = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
+    except OSError as error:
+        problems.append(f"config ({path_source}): {path!r} cannot be read: {(error.strerror or str(error)).lower()}")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"config ({path_source}): {path!r} is not TOML: {error}")
+        return {}
+    given: dict[str, _Given] = {}
+    for key, value in table.items():
+        if key not in BY_KEY:
+            problems.append(f"{key} ({path}): no such setting{_did_you_mean(key, BY_KEY)}")
+        elif not BY_KEY[key].is_list:
+            given[key] = _Given([value], path)
+        elif isinstance(value, str):
+            given[key] = _Given(split(value), path)
+        else:
+            given[key] = _Given(value if isinstance(value, list) else [value], path)
+    return given
+
+
+def split(text: str) -> list[str]:
+    """
+    Return the values of a list written as one string, at commas and spaces.
+    """
+    return [value for value in _SEPARATORS.split(text) if value]
+
+
+def _did_you_mean(key: str, known: Mapping[str, object]) -> str:
+    close = get_close_matches(key, known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+
+
+def _check_together(config: Config, sources: Mapping[str, str], problems: list[str]) -> None:
+    if config.attempt_timeout > config.query_timeout:
+        problems.append(
+            f"attempt_timeout ({sources['attempt_timeout']}): {config.attempt_timeout:g} s is longer than"
+            f" query_timeout, {config.query_timeout:g} s ({sources['query_timeout']})"
+        )
+
+

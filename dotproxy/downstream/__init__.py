@@ -1,0 +1,3 @@
+"""
+The server side: datagrams and streams of plain DNS, as octets, in batches.
+"""

@@ -1,0 +1,99 @@
+"""
+A UDP port that reads and writes in batches, and does not give up.
+
+Decides how datagrams get in and out of a socket.  Differs from Twisted's own port, whose fragility would
+be felt by every client:
+
+* an error from the kernel (ENOMEM, ENETDOWN, …) is one lost datagram, not the end of the port;
+* what is read in one turn of the reactor is bounded in datagrams, so that empty ones, which cost nothing
+  to send, cannot starve everything else;
+* on a wildcard address, an answer leaves from the address its question came to (RFC 2181 §4).
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Protocol
+
+from twisted.internet import udp
+
+#: Datagrams read in one turn of the reactor, and handed on together.
+BATCH = 64
+
+#: No query is longer, and what is cut off could not be a whole message.
+MAX_DATAGRAM = 4096
+
+#: In <linux/in.h>; the socket module has it from Python 3.13 on.
+_IP_PKTINFO = 8
+_IPV6_RECVPKTINFO = 49
+_ANCILLARY = socket.CMSG_SPACE(64)
+
+#: (octets, client): the client is the socket address a datagram came from and, on a wildcard address,
+#: the ancillary data that says where it came to.
+Datagram = tuple[bytes, tuple[Any, ...]]
+
+
+class DatagramReceiver(Protocol):
+    """
+    Who is given what was read.
+    """
+
+    def datagrams_received(self, batch: list[Datagram]) -> None:
+        """
+        These came, in this order.
+        """
+
+
+class BatchPort(udp.Port):  # type: ignore[misc]
+    """
+    A port on a socket that is bound already, in non-blocking mode.
+    """
+
+    def __init__(self, bound: socket.socket, proto: Any, reactor: Any) -> None:
+        host, port = bound.getsockname()[:2]
+        super().__init__(port, proto, host, MAX_DATAGRAM, reactor)
+        self._preexistingSocket = bound
+        self._is_wildcard = host in ("0.0.0.0", "::")
+        if self._is_wildcard and bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+        elif self._is_wildcard:
+            bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        self.errors = 0
+
+    def doRead(self) -> None:
+        """
+        Read what there is, at most a batch, and hand it on.
+        """
+        receive = self._receive_noting_address if self._is_wildcard else self.socket.recvfrom
+        batch: list[Datagram] = []
+        for _ in range(BATCH):
+            try:
+                datagram = receive(MAX_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError:
+                self.errors += 1
+                break
+            batch.append(datagram)
+        if batch:
+            self.protocol.datagrams_received(batch)
+
+    def write_batch(self, batch: list[Datagram]) -> None:
+        """
+        Send datagrams; one that cannot be sent is lost, as any datagram may be.
+        """
+        if self.socket is None:
+            return
+        send = self._send_from_noted_address if self._is_wildcard else self.socket.sendto
+        for octets, client in batch:
+            try:
+                send(octets, client)
+            except OSError:
+                self.errors += 1
+
+    def _receive_noting_address(self, size: int) -> Datagram:
+        octets, ancillary, _, address = self.socket.recvmsg(size, _ANCILLARY)
+        return octets, (*address, ancillary)
+
+    def _send_from_noted_address(self, octets: bytes, client: tuple[Any, ...]) -> None:
+        self.socket.sendmsg([octets], client[-1], 0, client[:-1])

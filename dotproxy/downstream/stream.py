@@ -1,0 +1,202 @@
+"""
+The TCP listener: one client's connection (RFC 7766).
+
+Decides when a connection is read from, and when it ends.  Questions are handed on as they come, pipelined
+and however the stream was cut; answers go out in the order they are ready, those ready together in one
+write.
+
+* So many questions may be outstanding; while they are, or while the client does not read its answers, it
+  is not read from.
+* It ends when it was idle too long, idle being: no whole question came, and no answer is owed (RFC 7766
+  §6.2.3); when a client does not read; when a client has said it is done and has all its answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.names.dns import DNSProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dotproxy.wire.framing import Deframer, frame
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class StreamListener(DNSProtocol):  # type: ignore[misc]
+    """
+    A twisted.names stream protocol that passes octets to its factory undecoded.
+
+    Owns: its connection, and the questions read but not yet handed on.
+    Ends when: the connection does.  Answers that come later are dropped.
+    """
+
+    is_stream = True
+
+    def __init__(self, factory: Any) -> None:
+        super().__init__(factory)
+        self._factory = factory
+        self._deframer = Deframer()
+        self._backlog: list[bytes] = []
+        self._outstanding = 0
+        self._client: tuple[str, int] = ("", 0)
+        self._is_open = False
+        self._has_asked_all = False
+        self._is_blocked = False
+        self._is_reading = True
+        self._is_handing_on = False
+        self._is_closing = False
+        self._timer: IDelayedCall | None = None
+        self.last_used = factory.now()
+
+    @property
+    def is_idle(self) -> bool:
+        """
+        Whether nothing is owed to the client.
+        """
+        return not self._outstanding and not self._backlog
+
+    def connectionMade(self) -> None:
+        """
+        A client connected.
+        """
+        super().connectionMade()
+        self._is_open = True
+        peer = self.transport.getPeer()
+        self._client = (peer.host, peer.port)
+        self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self._judge_idleness)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        The connection is gone, and with it whatever was not answered.
+        """
+        self._is_open = False
+        self._backlog.clear()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        super().connectionLost(reason)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Octets from the client.
+        """
+        questions = self._deframer.feed(data)
+        if questions:
+            self.last_used = self._factory.now()
+            self._backlog += questions
+            self._hand_on()
+
+    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+        """
+        Send answers, all in one write.
+        """
+        self._outstanding -= len(answers)
+        if not self._is_open:
+            return
+        self.last_used = self._factory.now()
+        self.transport.write(b"".join([frame(octets) for octets, _ in answers]))
+        if not self._is_handing_on:
+            self._hand_on()
+
+    def readConnectionLost(self) -> None:
+        """
+        The client has asked all it will; it still gets its answers (RFC 1035 §4.2.2).
+        """
+        self._has_asked_all = True
+        self._end_if_done()
+
+    def writeConnectionLost(self) -> None:
+        """
+        The client takes no more answers.
+        """
+        self.abort()
+
+    def pauseProducing(self) -> None:
+        """
+        The client does not read: until it does, it is not read from either.
+        """
+        self._is_blocked = True
+        self._read_or_not()
+
+    def resumeProducing(self) -> None:
+        """
+        The client reads again.
+        """
+        self._is_blocked = False
+        self._hand_on()
+
+    def stopProducing(self) -> None:
+        """
+        The connection is gone; ``connectionLost`` says the rest.
+        """
+
+    def close(self) -> None:
+        """
+        End the connection once what was written has gone out, which a client has a while to take.
+        """
+        if self._is_open and not self._is_closing:
+            self._is_closing = True
+            if self._timer is not None and self._timer.active():
+                self._timer.cancel()
+            self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self.abort)
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """
+        End the connection now.
+        """
+        if self._is_open:
+            self.transport.abortConnection()
+
+    def _hand_on(self) -> None:
+        """
+        Hand on as many questions as may be outstanding; read more, or not; end, if all is done.
+        """
+        self._is_handing_on = True
+        while self._backlog and not self._is_blocked:
+            room = self._factory.max_outstanding - self._outstanding
+            if room <= 0:
+                break
+            batch, self._backlog = self._backlog[:room], self._backlog[room:]
+            self._outstanding += len(batch)
+            client = self._client
+            self._outstanding -= self._factory.questions_received(self, [(octets, client) for octets in batch])
+        self._is_handing_on = False
+        self._read_or_not()
+        self._end_if_done()
+
+    def _read_or_not(self) -> None:
+        should = not (self._is_blocked or self._backlog or self._outstanding >= self._factory.max_outstanding)
+        if not self._is_open or self._has_asked_all or should == self._is_reading:
+            return
+        self._is_reading = should
+        if should:
+            self.transport.resumeProducing()
+        else:
+            self.transport.pauseProducing()
+
+    def _end_if_done(self) -> None:
+        if self._has_asked_all and self.is_idle:
+            self.close()
+
+    def _judge_idleness(self) -> None:
+        """
+        Look again when the connection could next have been idle for long enough.
+        """
+        left = self.last_used + self._factory.idle_timeout - self._factory.now()
+        if left > 0:
+            pass
+        elif self._is_blocked:
+            self.abort()
+            return
+        elif self.is_idle:
+            self.close()
+            return
+        else:
+            left = self._factory.idle_timeout
+        self._timer = self._factory.clock.callLater(max(left, 0.01), self._judge_idleness)

@@ -1,0 +1,90 @@
+"""
+The one family of errors that crosses between rooms.
+
+Anything else that escapes a room is a bug.  An error here is a value first: it carries the parts a
+client, a log line or a person at a terminal needs, and its text is made from them.
+"""
+
+from __future__ import annotations
+
+
+class DotproxyError(Exception):
+    """
+    Whatever dotproxy raises on purpose.
+    """
+
+
+class WireError(DotproxyError):
+    """
+    Octets that are not the DNS message they claim to be.
+
+    ``rcode`` is what a querier that sent them should be told; ``None`` means nothing at all.
+    """
+
+    def __init__(self, reason: str, rcode: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.rcode = rcode
+
+
+class UpstreamError(DotproxyError):
+    """
+    An upstream did not answer.
+
+    ``phase`` is where it went wrong: ``connect``, ``tls``, ``verify`` or ``read``.
+    ``upstream`` is the label of the upstream, filled in by whoever knows it.
+    """
+
+    def __init__(self, phase: str, reason: str, upstream: str = "") -> None:
+        super().__init__(phase, reason, upstream)
+        self.phase = phase
+        self.reason = reason
+        self.upstream = upstream
+
+    def __str__(self) -> str:
+        where = f"{self.upstream}: " if self.upstream else ""
+        return f"{where}{self.phase}: {self.reason}"
+
+
+class Unreachable(UpstreamError):
+    """
+    No connection came about: refused, no route, or a TLS handshake that failed.
+    """
+
+
+class Timeout(UpstreamError):
+    """
+    Nothing came in time.
+    """
+
+
+class ConnectionGone(UpstreamError):
+    """
+    A verified connection ended with questions outstanding on it.
+
+    ``made_progress``: it had answered others before, so that asking again gets further.
+    """
+
+    made_progress = False
+
+
+class BadReply(UpstreamError):
+    """
+    The upstream sent what cannot be DNS over a stream; the connection is not worth keeping.
+    """
+
+
+class Untrusted(UpstreamError):
+    """
+    The upstream is not who it should be: chain, name, address or pin.
+    """
+
+
+class ConfigError(DotproxyError):
+    """
+    Configuration that cannot be used; ``problems`` holds one line for each thing wrong with it.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

@@ -1,0 +1,47 @@
+"""
+For any Twisted application: a resolver that asks over authenticated TLS.
+
+Decides nothing new: it is the proxy's own upstreams and forwarder, without listeners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from dotproxy.assembly import build_forwarder, build_upstreams
+from dotproxy.config.load import load
+from dotproxy.resolver import ForwarderResolver
+from dotproxy.telemetry.logs import LoggedEvents
+
+
+class DoTResolver(ForwarderResolver):
+    """
+    An ``IResolver``, to be used where ``twisted.names.client.Resolver`` would be.
+
+    ``upstreams`` are SPECs as the ``--upstream`` option takes them; ``settings`` are any other settings
+    by their configuration keys, as strings, for instance ``ca_file="ca.pem"``.  The environment is not
+    looked at.  Connections are made when something is asked.
+
+    :raises ConfigError: with every problem there is with them.
+    """
+
+    def __init__(self, upstreams: Sequence[str] = (), *, reactor: Any = None, **settings: str) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        options: dict[str, Sequence[str]] = {key: [value] for key, value in settings.items()}
+        if upstreams:
+            options["upstream"] = upstreams
+        config = load(options, {}).config
+        self._upstreams = build_upstreams(config, reactor, LoggedEvents())
+        super().__init__(build_forwarder(config, reactor, self._upstreams), reactor)
+        for upstream in self._upstreams:
+            upstream.startService()
+
+    def close(self) -> Deferred[Any]:
+        """
+        Close every connection; return a Deferred that fires when that is done.
+        """
+        return DeferredList([upstream.stopService() for upstream in self._upstreams])

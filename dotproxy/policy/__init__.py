@@ -1,0 +1,3 @@
+"""
+Decisions: no Twisted, no clock (time is an argument), no randomness of its own, no logging.
+"""

@@ -1,0 +1,112 @@
+"""
+The twistd plugin: ``twistd dotproxy``.
+
+Decides how options are spelled on twistd's command line, and how a configuration that cannot be used is
+reported there.  The only place that knows the global reactor.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from dotproxy.config.load import load
+from dotproxy.config.schema import SETTINGS, Config, Setting
+from dotproxy.errors import ConfigError
+
+
+class Options(usage.Options):  # type: ignore[misc]
+    """
+    The options of ``twistd dotproxy``; one for each setting of the schema, and ``--config``.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Forwards plain DNS to upstreams over verified TLS.  Without options it listens on 127.0.0.1:5300"
+        " and asks Cloudflare and Quad9.  Every option can also be set by an environment variable"
+        " (--tcp-idle-timeout: DOTPROXY_TCP_IDLE_TIMEOUT) or in a TOML file; options win over the"
+        " environment, the environment over the file.  Try: dig @127.0.0.1 -p 5300 example.org"
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: dict[str, list[str]] = {}
+        self.config_file: str | None = None
+        self.config: Config | None = None
+
+    def opt_config(self, path: str) -> None:
+        """
+        A TOML file with any of these settings.
+        """
+        self.config_file = path
+
+    def opt_version(self) -> None:
+        """
+        Print dotproxy's version and exit.
+        """
+        from dotproxy import __version__
+
+        print(f"dotproxy {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """
+        Load the configuration.
+        """
+        try:
+            self.config = load(self.given, os.environ, self.config_file).config
+        except ConfigError as error:
+            raise usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems])) from None
+
+
+def _taker(setting: Setting) -> Callable[[Options, str], None]:
+    def take(self: Options, value: str) -> None:
+        self.given.setdefault(setting.key, []).append(value)
+
+    default = setting.default
+    shown = " ".join(default) if setting.is_list and setting.key != "allow_from" else default
+    suffix = "" if default is None or setting.key == "allow_from" else f" [default: {shown}]"
+    take.__doc__ = setting.help + suffix
+    return take
+
+
+for _setting in SETTINGS:
+    setattr(Options, f"opt_{_setting.key}", _taker(_setting))
+    if _setting.short:
+        setattr(Options, f"opt_{_setting.short}", getattr(Options, f"opt_{_setting.key}"))
+
+
+def makeService(options: Options) -> IService:
+    """
+    Return the proxy as a service; called by twistd.
+    """
+    from twisted.internet import reactor
+
+    from dotproxy.assembly import build, log
+    from dotproxy.downstream.sockets import CannotBind
+
+    assert options.config is not None
+    try:
+        proxy: Any = build(options.config, reactor)
+    except (OSError, ValueError) as error:
+        raise usage.UsageError(f"ca_file: {options.config.ca_file} {error}") from None
+
+    bind = proxy.privilegedStartService
+
+    def bind_or_exit() -> None:
+        try:
+            bind()
+        except CannotBind as problem:
+            for line in str(problem).splitlines():
+                log.critical("{line}", line=line)
+            raise SystemExit(1) from None
+
+    proxy.privilegedStartService = bind_or_exit
+    # What is alive now lives until the end: the collector need not look at it again.
+    reactor.callWhenRunning(gc.freeze)
+    return proxy

@@ -1,0 +1,3 @@
+"""
+What dotproxy says about itself.
+"""

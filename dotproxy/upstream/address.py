@@ -1,0 +1,190 @@
+"""
+How an upstream is written, in every spelling that is in use.
+
+Decides what a SPEC means: addresses, port, the name to verify, pins.  Resolves nothing and dials
+nothing; an upstream is given by address, so that no question about it has to be asked of anyone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from ipaddress import IPv6Address, ip_address
+
+from dotproxy.policy.pins import parse_pin, show_pin
+from dotproxy.upstream.presets import PRESETS
+
+DEFAULT_PORT = 853
+
+_HOST = r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^#?@\[\]]*?))"
+_SPEC = re.compile(
+    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?"
+    + _HOST
+    + r"(?:[:@](?P<port>[0-9]+)(?::(?P<colon_name>[^#?:@]+))?)?"
+    r"(?:\?(?P<before>[^#?]*))?(?:\#(?P<name>[^#?]*))?(?:\?(?P<after>[^#?]*))?",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAddress:
+    """
+    One upstream: where it is, and how it shows who it is.
+
+    ``addresses`` are (IP address, port), in the order they are dialled.  ``name`` is verified against
+    the certificate; without one it is the IP address that must be in it.  ``pins`` are SHA-256 digests
+    of SubjectPublicKeyInfo.
+    """
+
+    addresses: tuple[tuple[str, int], ...]
+    name: str | None = None
+    pins: tuple[bytes, ...] = ()
+    preset: str | None = None
+
+    def __str__(self) -> str:
+        """
+        The canonical spelling; a preset's is its name.
+        """
+        if self.preset:
+            return self.preset
+        host, port = self.addresses[0]
+        text = f"tls://{endpoint_text(host, port)}" + (f"#{self.name}" if self.name else "")
+        pins = "&".join(f"pin-sha256={show_pin(pin)}" for pin in self.pins)
+        return f"{text}?{pins}" if pins else text
+
+    @property
+    def label(self) -> str:
+        """
+        What logs and answers call it.
+        """
+        if self.preset:
+            return self.preset
+        host, port = self.addresses[0]
+        where = host if port == DEFAULT_PORT else endpoint_text(host, port)
+        return f"{self.name} ({where})" if self.name else where
+
+
+def endpoint_text(host: str, port: int) -> str:
+    """
+    Return address and port as one word, IPv6 in brackets.
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_upstream(spec: str) -> UpstreamAddress:
+    """
+    Return what ``spec`` means: a preset's name, or ``[tls://]ADDRESS[:PORT][#NAME][?pin-sha256=…]``,
+    ``ADDRESS@PORT#NAME`` or ``ADDRESS:PORT:NAME``.
+
+    :raises ValueError: saying what is wrong with it and what would be right.
+    """
+    spec = spec.strip()
+    if spec.lower() in PRESETS:
+        return preset(spec.lower())
+    bare = _bare_ipv6(spec)
+    found = None if bare else _SPEC.fullmatch(spec)
+    if bare:
+        return UpstreamAddress(((bare, DEFAULT_PORT),))
+    if not found:
+        raise ValueError(f"{spec!r} is not an upstream; write tls://ADDRESS:PORT#NAME, as tls://1.1.1.1#cloudflare-dns.com")
+    if (scheme := (found["scheme"] or "tls").lower()) != "tls":
+        raise ValueError(f"{spec!r}: only tls:// upstreams are spoken to, not {scheme}://")
+    if found["colon_name"] and found["name"] is not None:
+        raise ValueError(f"{spec!r} gives two names")
+    host = found["host"] if found["v6"] is None else found["v6"]
+    query = "&".join(filter(None, (found["before"], found["after"])))
+    return from_parts(host, found["port"], found["name"] or found["colon_name"], _pins(spec, query))
+
+
+def from_parts(
+    address: str, port: str | int | None = None, name: str | None = None, pins: tuple[str, ...] = ()
+) -> UpstreamAddress:
+    """
+    Return the upstream at ``address``.
+
+    :raises ValueError: saying which part is wrong.
+    """
+    return UpstreamAddress(
+        ((_ip(address), _port(port)),),
+        _name(name) if name else None,
+        tuple(parse_pin(pin) for pin in pins),
+    )
+
+
+def preset(name: str) -> UpstreamAddress:
+    """
+    Return the upstream a preset stands for.
+    """
+    authentication_name, addresses = PRESETS[name]
+    return UpstreamAddress(
+        tuple((address, DEFAULT_PORT) for address in addresses), authentication_name, preset=name
+    )
+
+
+def _bare_ipv6(spec: str) -> str | None:
+    host = spec.removeprefix("tls://")
+    try:
+        return str(ip_address(host)) if host.count(":") > 1 else None
+    except ValueError:
+        return None
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        pass
+    if close := get_close_matches(text.lower(), PRESETS, 1):
+        raise ValueError(f"{text!r} is neither an IP address nor a preset; did you mean {close[0]!r}?")
+    if "." in text and not text.replace(".", "").isdigit():
+        raise ValueError(
+            f"{text!r} is a name, and looking it up would need plain DNS; give its address, and the name"
+            f" to verify after '#': tls://ADDRESS#{text}"
+        )
+    raise ValueError(f"{text!r} is neither an IP address nor a preset ({', '.join(PRESETS)})")
+
+
+def _port(text: str | int | None) -> int:
+    if text is None or text == "":
+        return DEFAULT_PORT
+    try:
+        port = int(text)
+    except ValueError:
+        port = 0
+    if not 0 < port < 65536:
+        raise ValueError(f"port {text!r} is not a number from 1 to 65535")
+    return port
+
+
+def _name(text: str) -> str:
+    """
+    The A-label form of a name, without a final dot: what SNI and certificates carry.
+    """
+    name = text.rstrip(".")
+    if not name.isascii():
+        try:
+            name = name.encode("idna").decode("ascii")
+        except UnicodeError:
+            raise ValueError(f"{text!r} cannot be a host name") from None
+    try:
+        address = ip_address(name.strip("[]"))
+    except ValueError:
+        pass
+    else:
+        kind = "IPv6" if isinstance(address, IPv6Address) else "IPv4"
+        raise ValueError(f"{text!r} is an {kind} address; leave the name out to have the address verified")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{text!r} is not a host name")
+    return name.lower()
+
+
+def _pins(spec: str, query: str) -> tuple[str, ...]:
+    pins: list[str] = []
+    for part in filter(None, query.split("&")):
+        key, _, value = part.partition("=")
+        if key.lower() != "pin-sha256":
+            raise ValueError(f"{spec!r}: {key!r} is not known here; only pin-sha256=BASE64 is")
+        pins.append(value.strip('"').replace("%2B", "+").replace("%2F", "/").replace("%3D", "="))
+    return tuple(pins)

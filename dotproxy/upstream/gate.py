@@ -1,0 +1,168 @@
+"""
+The gate: an endpoint whose connections are verified, or do not exist.
+
+Decides that a connection stands when, and only when, the TCP connection and the TLS handshake are done
+and ``trust`` is content.  The protocol behind it is not built earlier, so it cannot write earlier: not
+one octet of a question leaves on a connection that was not verified.
+
+(Twisted's ``wrapClientTLS`` endpoint fires at the TCP connection; ``ClientService`` with it.)
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, TimeoutError
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTCP,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dotproxy.errors import Timeout, Unreachable, Untrusted, UpstreamError
+from dotproxy.upstream.trust import Handshake, Trust
+
+
+@implementer(IHandshakeListener)
+class Gate(Protocol):
+    """
+    Stands on a TLS connection until it is verified, then passes everything to the protocol behind it.
+
+    Owns: ``opened``, which fires once, with that protocol or with an ``UpstreamError``.
+    Ends when: the connection does.
+    """
+
+    def __init__(self, factory: IProtocolFactory, handshake: Handshake) -> None:
+        self.opened: Deferred[IProtocol] = Deferred(self._cancelled)
+        self._factory = factory
+        self._handshake = handshake
+        self._behind: Any = None
+        self._is_first_data = True
+
+    def handshakeCompleted(self) -> None:
+        """
+        Called by Twisted when TLS stands and nothing has been said over it.
+        """
+        if self.opened.called:
+            return
+        try:
+            self._handshake.verify()
+            behind = self._factory.buildProtocol(cast(Any, self.transport).getPeer())
+            if behind is None:
+                raise Untrusted("verify", "no longer wanted")
+        except Untrusted as error:
+            self._refuse(error)
+        except Exception as error:
+            self._refuse(Untrusted("verify", f"the check itself failed: {error!r}"))
+        else:
+            self._behind = behind
+            behind.makeConnection(self.transport)
+            self.opened.callback(behind)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Application data; before the gate opened, or after it refused, there can be none that counts.
+        """
+        if self._behind is None:
+            return
+        if self._is_first_data:
+            self._is_first_data = False
+            self._handshake.remember_session()
+        self._behind.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Tell the protocol behind, or else whoever is waiting for it.
+        """
+        if self._behind is not None:
+            self._behind.connectionLost(reason)
+        elif not self.opened.called:
+            self.opened.errback(self._handshake.explain(reason))
+
+    def give_up(self, error: UpstreamError) -> None:
+        """
+        End the attempt, if it has not ended.
+        """
+        if not self.opened.called:
+            self._refuse(error)
+
+    def _refuse(self, error: UpstreamError) -> None:
+        self.opened.errback(error)
+        if self.transport is not None:
+            cast(Any, self.transport).abortConnection()
+
+    def _cancelled(self, opened: Deferred[IProtocol]) -> None:
+        if self.transport is not None:
+            cast(Any, self.transport).abortConnection()
+
+
+@implementer(IStreamClientEndpoint)
+class VerifiedEndpoint:
+    """
+    One address of an upstream.
+
+    ``timeout`` bounds TCP and TLS together, in seconds.  ``connect`` fails only with ``UpstreamError``,
+    or ``CancelledError`` if it was cancelled.
+    """
+
+    def __init__(self, reactor: IReactorTCP, host: str, port: int, trust: Trust, timeout: float) -> None:
+        tcp = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+        self._clock = cast(IReactorTime, reactor)
+        self._tcp = tcp(reactor, host, port, timeout + 1)
+        self._trust = trust
+        self._timeout = timeout
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Return a Deferred for the protocol of a verified connection.
+        """
+        handshake = self._trust.handshake()
+        gate = Gate(protocolFactory, handshake)
+        endpoint = wrapClientTLS(handshake, self._tcp, clock=self._clock)
+        factory = Factory.forProtocol(lambda: gate)
+        factory.noisy = False
+        dialling: Deferred[Any] = endpoint.connect(factory)
+        standing = False
+
+        def stands(_: object) -> None:
+            nonlocal standing
+            standing = True
+
+        def cannot(failure: Failure) -> None:
+            gate.give_up(_explain_tcp(failure))
+
+        def late() -> None:
+            phase, what = ("tls", "the handshake took") if standing else ("connect", "connecting took")
+            gate.give_up(Timeout(phase, f"{what} more than {self._timeout:g} s"))
+            dialling.cancel()
+
+        timer = self._clock.callLater(self._timeout, late)
+
+        def over(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            if isinstance(result, Failure) and result.check(CancelledError):
+                dialling.cancel()
+            return result
+
+        dialling.addCallbacks(stands, cannot)
+        return gate.opened.addBoth(over)
+
+
+def _explain_tcp(failure: Failure) -> UpstreamError:
+    if failure.check(TimeoutError):
+        return Timeout("connect", "timed out")
+    if failure.check(ConnectionDone, CancelledError, ConnectingCancelledError):
+        return Unreachable("connect", "given up")
+    if failure.check(ConnectError) and failure.value.osError:
+        # Twisted's text is its class's docstring and the errno in front: keep what the kernel said.
+        return Unreachable("connect", str(failure.value).rstrip(".").rpartition(": ")[2].lower())
+    return Unreachable("connect", failure.getErrorMessage())

@@ -1,0 +1,26 @@
+"""
+The question asked of an upstream that went silent, to learn whether it answers again.
+
+It is dotproxy's own and tells nothing about anybody: the name servers of the root.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dotproxy.wire.message import HEADER, HEADER_SIZE, RD
+
+_NS, _IN = 2, 1
+
+
+class Probe:
+    """
+    The token under which a probe's answer comes back.
+    """
+
+
+PROBE: Final = Probe()
+_MESSAGE: Final = HEADER.pack(0, RD, 1, 0, 0, 0) + b"\0" + _NS.to_bytes(2, "big") + _IN.to_bytes(2, "big")
+
+#: (token, query message, offset after its question): ``. NS``
+PROBE_QUESTION: Final = (PROBE, _MESSAGE, HEADER_SIZE + 5)

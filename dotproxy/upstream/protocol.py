@@ -1,0 +1,219 @@
+"""
+One verified connection to an upstream: a conversation joined to a transport.
+
+Decides when octets are written and when an idle connection is closed.  Which questions it is given, and
+what becomes of answers, is its owner's business.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dotproxy.errors import BadReply, UpstreamError
+from dotproxy.upstream.trust import lost
+from dotproxy.wire.conversation import Conversation
+
+Token = Any
+#: A token, a whole query message, and the offset after its question.
+Question = tuple[Token, bytes, int]
+Answer = tuple[Token, bytes]
+
+#: A closing connection that lingers longer than this is cut.
+CLOSE_TIMEOUT = 1.0
+
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+
+class Owner(Protocol):
+    """
+    Who a connection reports to.
+    """
+
+    def connection_answered(self, connection: DotProtocol, answers: list[Answer]) -> None:
+        """
+        Answers came; each question that is here is no longer outstanding.
+        """
+
+    def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
+        """
+        It is over, and these questions were outstanding on it.
+        """
+
+    def connection_has_room(self, connection: DotProtocol) -> None:
+        """
+        It takes questions again after it did not.
+        """
+
+
+@implementer(IPushProducer)
+class DotProtocol(TwistedProtocol):
+    """
+    Owns: what is outstanding on its connection, until it hands it to its owner.
+    Told by: its owner (``ask``, ``close``) and Twisted.
+    Ends when: the connection does; ``connection_lost`` is then told exactly once.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        random_octets: Callable[[int], bytes],
+        idle_timeout: float,
+    ) -> None:
+        self._owner = owner
+        self._clock = clock
+        self._now = now
+        self._idle_timeout = idle_timeout
+        self._conversation: Conversation[Token] = Conversation(random_octets)
+        self._is_blocked = False
+        self._error: UpstreamError | None = None
+        self._idle_timer: IDelayedCall | None = None
+        self._close_timer: IDelayedCall | None = None
+        self._socket: socket.socket | None = None
+        self.last_heard = self.last_used = now()
+        self.is_closing = False
+
+    @property
+    def outstanding(self) -> int:
+        """
+        How many questions have no answer yet.
+        """
+        return len(self._conversation.outstanding)
+
+    def unanswered(self) -> list[Token]:
+        """
+        What it was asked and has not answered, oldest first.
+        """
+        return [question[0] for question in self._conversation.outstanding.values()]
+
+    @property
+    def answers(self) -> int:
+        """
+        How many questions were answered over it.
+        """
+        return self._conversation.answers
+
+    def room(self) -> int:
+        """
+        How many questions it takes now.
+        """
+        return 0 if self._is_blocked or self.is_closing else self._conversation.room
+
+    def description(self) -> tuple[str, str]:
+        """
+        The address it goes to, and the TLS it speaks, for people.
+        """
+        transport = cast(Any, self.transport)
+        peer = transport.getPeer()
+        where = f"{getattr(peer, 'host', peer)}:{getattr(peer, 'port', '')}".rstrip(":")
+        return where, transport.getHandle().get_protocol_version_name()
+
+    def ask(self, questions: Sequence[Question]) -> None:
+        """
+        Send questions, all in one write; there has to be ``room`` for them.
+        """
+        self.last_used = self._now()
+        cast(Any, self.transport).write(self._conversation.submit(questions))
+
+    def connectionMade(self) -> None:
+        """
+        The gate opened.
+        """
+        transport = cast(Any, self.transport)
+        transport.setTcpNoDelay(True)
+        transport.setTcpKeepAlive(True)
+        transport.registerProducer(self, True)
+        try:
+            self._socket = transport.transport.getHandle()
+        except AttributeError:  # not a socket below: in memory, in a test
+            self._socket = None
+        self._quick_ack()
+        self._idle_timer = self._clock.callLater(self._idle_timeout, self._judge_idleness)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Octets from the upstream.
+        """
+        self.last_heard = self.last_used = self._now()
+        self._quick_ack()
+        answers = self._conversation.receive(data)
+        if answers:
+            self._owner.connection_answered(self, answers)
+        if self._conversation.broken and self._error is None:
+            self.abort(BadReply("read", f"the upstream sent {self._conversation.broken}"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        It is over.
+        """
+        self.is_closing = True
+        for timer in (self._idle_timer, self._close_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._socket = None
+        tokens = self._conversation.condemn()
+        self._owner.connection_lost(self, tokens, self._error or lost(reason))
+
+    def close(self) -> None:
+        """
+        End it politely, within ``CLOSE_TIMEOUT``; what is outstanding is not waited for.
+        """
+        if self.is_closing:
+            return
+        self.is_closing = True
+        transport = cast(Any, self.transport)
+        self._close_timer = self._clock.callLater(CLOSE_TIMEOUT, transport.abortConnection)
+        transport.unregisterProducer()  # a registered one would hold the close up for ever
+        transport.loseConnection()
+
+    def abort(self, error: UpstreamError) -> None:
+        """
+        End it now, because of ``error``.
+        """
+        self.is_closing = True
+        self._error = self._error or error
+        cast(Any, self.transport).abortConnection()
+
+    def pauseProducing(self) -> None:
+        """
+        The transport holds enough that the upstream has not read.
+        """
+        self._is_blocked = True
+
+    def resumeProducing(self) -> None:
+        """
+        The transport takes octets again.
+        """
+        if self._is_blocked:
+            self._is_blocked = False
+            self._owner.connection_has_room(self)
+
+    def stopProducing(self) -> None:
+        """
+        The transport is gone; ``connectionLost`` says the rest.
+        """
+
+    def _quick_ack(self) -> None:
+        # An upstream with Nagle on holds its next answer until the last one is acknowledged; the kernel
+        # forgets this option by itself, so it is set again after each read.
+        if self._socket is not None and _QUICKACK is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _judge_idleness(self) -> None:
+        left = self._idle_timeout - (self._now() - self.last_used)
+        if self.outstanding:
+            left = max(left, self._idle_timeout / 2)
+        if left > 0:
+            self._idle_timer = self._clock.callLater(left, self._judge_idleness)
+        else:
+            self.close()

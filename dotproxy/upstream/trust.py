@@ -1,0 +1,297 @@
+"""
+Who an upstream must be, and whether the peer of a TLS connection is that.
+
+Decides, for every connection, full or resumed handshake alike: the chain, the dates, the name (or the
+IP address when no name is configured), the SPKI pins.  Any doubt, and any exception, is a refusal.
+
+Twisted's own check is not relied on: it accepts a certificate with no usable subjectAltName for any
+name, and OpenSSL runs no verify callback at all on a resumed session.  Names are looked for in
+subjectAltName alone, never in the subject (RFC 8310 §8.1).
+
+A session may be resumed only in the context it was made in, and every upstream has its own; what was
+verified of the chain when a session was made (it is not sent again) is kept beside the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import Certificate as X509Certificate
+from cryptography.x509 import DNSName, ExtensionNotFound, IPAddress, SubjectAlternativeName
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity import VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import Certificate, CertificateOptions, platformTrust, trustRootFromCertificates
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from dotproxy.errors import ConnectionGone, Unreachable, Untrusted, UpstreamError
+from dotproxy.policy.pins import accepts, pin_of, show_pin
+
+#: What OpenSSL's verify callback reports, in words (X509_V_ERR_*).
+_CHAIN_ERRORS = {
+    9: "the certificate is not yet valid",
+    10: "the certificate has expired",
+    18: "the certificate is self-signed",
+    19: "the certificate chain ends in an unknown self-signed CA",
+    20: "the certificate is from an unknown CA",
+    21: "the certificate's signer was not sent and is not known",
+    23: "the certificate was revoked",
+    24: "the certificate's signer is not a CA",
+    26: "the certificate is not meant for TLS servers",
+}
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """
+    What is known of a verified peer.
+
+    ``verified`` is the name or address its certificate was verified for.
+    """
+
+    verified: str
+    tls_version: str
+    cipher: str
+    resumed: bool
+    pins: tuple[bytes, ...]
+
+
+class Trust:
+    """
+    How one address of an upstream is authenticated.
+
+    ``name`` is an A-label host name without final dot, or None to have ``address`` verified instead.
+    ``ca`` is PEM with the roots to trust, None for the system's.  ``now`` tells the time certificates
+    are judged by.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str,
+        name: str | None,
+        pins: tuple[bytes, ...] = (),
+        ca: bytes | None = None,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.address = address
+        self.name = name
+        self.pins = pins
+        self._ca = ca
+        self._now = now
+        self._options: CertificateOptions | None = None
+        self._session: SSL.Session | None = None
+        self._session_pins: tuple[bytes, ...] = ()
+
+    def handshake(self) -> Handshake:
+        """
+        Return what is needed for one connection attempt.
+        """
+        return Handshake(self)
+
+    def connection(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """
+        Return a new connection in this upstream's own context: TLS ≥ 1.2, ALPN ``dot``, SNI if there is
+        a name, and the last session to resume.
+        """
+        if self._options is None:
+            self._options = CertificateOptions(
+                trustRoot=platformTrust() if self._ca is None else roots_from(self._ca),
+                acceptableProtocols=[b"dot"],
+                enableSessionTickets=True,
+            )
+        connection = self._options.clientConnectionForTLS(protocol)
+        if self.name:
+            connection.set_tlsext_host_name(self.name.encode("ascii"))
+        if self._session is not None:
+            connection.set_session(self._session)
+        return connection
+
+    def remember(self, session: SSL.Session | None, pins: tuple[bytes, ...]) -> None:
+        """
+        Keep a verified connection's session, with the pins its chain held.
+        """
+        if session is not None:
+            self._session, self._session_pins = session, pins
+
+    def verify(self, connection: SSL.Connection, resumed: bool) -> Identity:
+        """
+        Return who the peer is.
+
+        :raises Untrusted: if that is not who it must be.
+        """
+        certificate = connection.get_peer_certificate()
+        if certificate is None:
+            raise Untrusted("verify", "no certificate was sent")
+        x509 = certificate.to_cryptography()
+        self._check_dates(x509)
+        self._check_name(connection, x509)
+        pins = self._session_pins if resumed else _pins_of(connection, certificate)
+        if not accepts(self.pins, pins):
+            raise Untrusted("verify", f"none of the pins matches; the key's pin is {show_pin(pins[0]) if pins else 'unknown'}")
+        return Identity(
+            self.name or self.address,
+            connection.get_protocol_version_name(),
+            connection.get_cipher_name() or "",
+            resumed,
+            pins,
+        )
+
+    def _check_dates(self, x509: X509Certificate) -> None:
+        # OpenSSL does this on a full handshake; a resumed one would outlive its certificate.
+        now = self._now()
+        if now < x509.not_valid_before_utc:
+            raise Untrusted("verify", f"the certificate is not valid before {x509.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+        if now > x509.not_valid_after_utc:
+            raise Untrusted("verify", f"the certificate expired on {x509.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+
+    def _check_name(self, connection: SSL.Connection, x509: X509Certificate) -> None:
+        try:
+            if self.name:
+                verify_hostname(connection, self.name)
+            else:
+                verify_ip_address(connection, self.address.partition("%")[0])
+        except VerificationError:
+            wanted = self.name or self.address
+            raise Untrusted("verify", f"the certificate is for {_names_of(x509)}, not for {wanted}") from None
+        except Exception as error:
+            # service-identity raises CertificateError or ValueError for what it cannot read; there is no
+            # certificate for which an exception is good news.
+            raise Untrusted("verify", f"the certificate's names cannot be used: {error}") from error
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class Handshake:
+    """
+    One attempt at a TLS connection, from its first octet to the verdict.
+
+    Owned by the gate.  Ends with ``verify`` or with ``explain``.
+    """
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._connection: SSL.Connection | None = None
+        self._chain_error = ""
+        self._resumed = True  # until OpenSSL asks us about a chain, which it does in every full handshake
+        self.identity: Identity | None = None
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """
+        Called by Twisted when TCP stands.
+        """
+        connection = self._trust.connection(tlsProtocol)
+        connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._chain_judged)
+        self._connection = connection
+        return connection
+
+    def verify(self) -> Identity:
+        """
+        Return who the peer of the finished handshake is.
+
+        :raises Untrusted: if it is not who it must be.
+        """
+        if self._connection is None or self._chain_error:
+            raise Untrusted("verify", self._chain_error or "no handshake took place")
+        self.identity = self._trust.verify(self._connection, self._resumed)
+        return self.identity
+
+    def remember_session(self) -> None:
+        """
+        Keep the session for the next connection; to be called once application data came, since only
+        then have TLS 1.3's tickets.
+        """
+        if self._connection is not None and self.identity is not None:
+            self._trust.remember(self._connection.get_session(), self.identity.pins)
+
+    def explain(self, failure: Failure) -> UpstreamError:
+        """
+        Return why the connection ended before it was verified.
+        """
+        if self._chain_error:
+            return Untrusted("verify", self._chain_error)
+        if failure.check(SSL.Error):
+            return Unreachable("tls", f"the handshake failed: {_openssl_reason(failure.value)}")
+        return Unreachable("tls", f"{closed_how(failure)} during the handshake")
+
+    def _chain_judged(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
+        self._resumed = False
+        if not ok and not self._chain_error:
+            self._chain_error = _CHAIN_ERRORS.get(error, f"the certificate chain is not valid (X509 error {error})")
+            if depth:
+                self._chain_error += f" (certificate {depth} of the chain)"
+        return bool(ok)
+
+
+def roots_from(pem: bytes) -> object:
+    """
+    Return the trust roots in ``pem``, one or more certificates.
+
+    :raises ValueError: if there is none, or one cannot be read.
+    """
+    end = b"-----END CERTIFICATE-----"
+    blocks = [block + end for block in pem.split(end)[:-1]]
+    if not blocks:
+        raise ValueError("holds no PEM certificate")
+    try:
+        return trustRootFromCertificates([Certificate.loadPEM(block) for block in blocks])
+    except Exception as error:
+        raise ValueError(f"holds a certificate that cannot be read ({_openssl_reason(error)})") from None
+
+
+def closed_how(failure: Failure) -> str:
+    """
+    Return in words how a connection ended.
+    """
+    if failure.check(ConnectionDone):
+        return "the upstream closed the connection"
+    if failure.check(SSL.Error):
+        return f"TLS failed: {_openssl_reason(failure.value)}"
+    if failure.check(ConnectionAborted):
+        return "the connection was given up"
+    if failure.check(ConnectionLost):
+        return "the connection broke"
+    return f"the connection broke ({failure.getErrorMessage()})"
+
+
+def lost(failure: Failure) -> ConnectionGone:
+    """
+    Return the error for a verified connection that ended.
+    """
+    return ConnectionGone("read", closed_how(failure))
+
+
+def _openssl_reason(error: object) -> str:
+    try:
+        return "; ".join(str(entry[-1]) for entry in error.args[0]) or "connection closed"  # type: ignore[attr-defined]
+    except (AttributeError, IndexError, TypeError):
+        return str(error) or type(error).__name__
+
+
+def _pins_of(connection: SSL.Connection, leaf: X509) -> tuple[bytes, ...]:
+    """
+    The pins of the verified chain, the leaf's first.
+    """
+    chain = connection.get_verified_chain() or [leaf]
+    return tuple(
+        pin_of(
+            certificate.to_cryptography().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        )
+        for certificate in chain
+    )
+
+
+def _names_of(x509: X509Certificate) -> str:
+    try:
+        names = x509.extensions.get_extension_for_class(SubjectAlternativeName).value
+    except ExtensionNotFound:
+        return "no name"
+    shown = [*names.get_values_for_type(DNSName), *map(str, names.get_values_for_type(IPAddress))]
+    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    return ", ".join(shown[:4]) + more if shown else "no host name"

@@ -1,0 +1,81 @@
+"""
+Messages made from other messages: answers of our own, and answers cut to fit.
+
+Decides how octets change on their way back.  What is answered, and to whom, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from dotproxy.errors import WireError
+from dotproxy.wire.edns import DO, ExtendedError, ede_option, opt_record
+from dotproxy.wire.message import (
+    CD,
+    HEADER,
+    HEADER_SIZE,
+    OPCODE,
+    QR,
+    RA,
+    RD,
+    TC,
+    Peek,
+    opt_of,
+    question_of,
+)
+
+#: What we say we take over UDP: the size that survives every path (RFC 9715 R3, DNS flag day 2020).
+OUR_UDP_SIZE = 1232
+
+
+def refusal(query: bytes, rcode: int, seen: Peek | None = None, error: ExtendedError | None = None) -> bytes:
+    """
+    Return an answer to ``query`` with no records: ``rcode``, its question if it has one, and, if it
+    came with EDNS, an OPT with ``error`` in it.
+
+    ``seen`` is None when ``query`` could not be parsed; an OPT is then sent only for a BADVERS, which
+    cannot be said without one.  ``query`` has at least 12 octets.
+    """
+    ident, flags, _, _, _, _ = HEADER.unpack_from(query)
+    end = seen.question_end if seen else question_of(query)
+    opt = b""
+    if seen and seen.opt_at:
+        options = ede_option(error) if error else b""
+        opt = opt_record(OUR_UDP_SIZE, rcode, seen.edns_flags & DO, options)
+    elif rcode > 15:
+        opt = opt_record(OUR_UDP_SIZE, rcode)
+    ours = QR | flags & (OPCODE | RD | CD) | RA | rcode & 15
+    header = HEADER.pack(ident, ours, 1 if end else 0, 0, 0, 1 if opt else 0)
+    return header + query[HEADER_SIZE:end] + opt
+
+
+def reply_to(query: bytes, seen: Peek, reply: bytes) -> bytes:
+    """
+    Return an upstream's ``reply`` as the answer to ``query``: its ID, its question as it was spelled.
+
+    Everything else is the upstream's, octet for octet.  An error that came without its question gets it
+    back, and no more.
+    """
+    end = seen.question_end
+    if reply[5]:
+        return query[:2] + reply[2:HEADER_SIZE] + query[HEADER_SIZE:end] + reply[end:]
+    return refusal(query, reply[3] & 15, seen)
+
+
+def truncated(reply: bytes, query: bytes, seen: Peek) -> bytes:
+    """
+    Return ``reply`` with TC set, and of its records nothing but OPT (RFC 6891 §7).
+
+    The question is the one in ``query``.  There is an OPT if and only if ``query`` has one; the reply's
+    extended rcode survives in it, its options do not.
+    """
+    flags = HEADER.unpack_from(reply)[1]
+    opt = b""
+    if seen.opt_at:
+        extended = 0
+        try:
+            at = opt_of(reply, question_of(reply) or HEADER_SIZE)
+            extended = reply[at + 5] << 4 if at else 0
+        except WireError:
+            pass
+        opt = opt_record(OUR_UDP_SIZE, extended, seen.edns_flags & DO)
+    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, 0, 0, 1 if opt else 0)
+    return header + query[HEADER_SIZE : seen.question_end] + opt

@@ -1,0 +1,125 @@
+"""
+The little a forwarder must know of a message: its header, its question, its OPT (RFC 1035 §4.1).
+
+Decides whether octets are a query that can be forwarded, and what a querier is told if they are not.
+Looks into no rdata and keeps no copy: a ``Peek`` is offsets into the octets it was made from.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from dotproxy.errors import WireError
+from dotproxy.wire.edns import OPT
+from dotproxy.wire.names import skip_question_name
+from dotproxy.wire.records import walk
+
+HEADER = Struct("!6H")
+HEADER_SIZE = 12
+MAX_MESSAGE = 65535
+
+QR = 0x8000
+OPCODE = 0x7800
+AA = 0x0400
+TC = 0x0200
+RD = 0x0100
+RA = 0x0080
+AD = 0x0020
+CD = 0x0010
+
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
+IXFR, AXFR = 251, 252
+
+#: A client without EDNS takes this much over UDP (RFC 1035 §4.2.1), and nobody less (RFC 6891 §6.2.3).
+MIN_UDP_SIZE = 512
+
+_TYPE_CLASS = Struct("!HH")
+_OPT_FIXED = Struct("!HHBBHH")
+
+
+class Peek(NamedTuple):
+    """
+    What was seen of a query.
+
+    ``opt_at`` is the offset of its OPT record, 0 without one; ``udp_size`` what its sender takes over
+    UDP, in octets; ``edns_flags`` the flags of its OPT (DO and the rest).
+    """
+
+    question_end: int
+    qtype: int
+    opt_at: int
+    udp_size: int
+    edns_flags: int
+
+
+def peek(octets: bytes) -> Peek:
+    """
+    Look at a query.
+
+    :raises WireError: if it is not one that can be forwarded; its ``rcode`` says what to answer.
+        Below 12 octets, or with QR set, that is nothing: such a message must never be answered, or two
+        servers could talk to each other for ever.
+    """
+    if len(octets) < HEADER_SIZE:
+        raise WireError("shorter than a header")
+    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(octets)
+    if flags & QR:
+        raise WireError("not a query")
+    if flags & OPCODE:
+        # RFC 8906 §3.1.4: NOTIMP, whether or not the rest can be parsed.
+        raise WireError("opcode not implemented", NOTIMP)
+    if questions != 1:
+        raise WireError(f"{questions} questions", FORMERR)  # RFC 9619 §4
+    try:
+        name_end = skip_question_name(octets, HEADER_SIZE)
+        question_end = name_end + 4
+        if question_end > len(octets):
+            raise WireError("question runs past the end of the message")
+        qtype = octets[name_end] << 8 | octets[name_end + 1]
+        if not (answers or authorities or additionals):
+            return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0)
+        opt_at = _find_opt(octets, question_end, answers + authorities, additionals)
+    except WireError as error:
+        error.rcode = FORMERR
+        raise
+    if not opt_at:
+        return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0)
+    _, udp_size, _, version, edns_flags, _ = _OPT_FIXED.unpack_from(octets, opt_at + 1)
+    if version:
+        raise WireError(f"EDNS version {version}", BADVERS)  # RFC 6891 §6.1.3
+    return Peek(question_end, qtype, opt_at, max(udp_size, MIN_UDP_SIZE), edns_flags)
+
+
+def question_of(octets: bytes) -> int:
+    """
+    Return the offset after the question of any message that has exactly one, else 0.
+    """
+    if len(octets) < HEADER_SIZE or octets[4:6] != b"\0\1":
+        return 0
+    try:
+        end = skip_question_name(octets, HEADER_SIZE) + 4
+    except WireError:
+        return 0
+    return end if end <= len(octets) else 0
+
+
+def opt_of(octets: bytes, question_end: int) -> int:
+    """
+    Return the offset of the one well-placed OPT record of a message, 0 if it has none.
+
+    :raises WireError: if the records cannot be walked, or OPT stands twice or where it must not.
+    """
+    _, _, _, answers, authorities, additionals = HEADER.unpack_from(octets)
+    return _find_opt(octets, question_end, answers + authorities, additionals)
+
+
+def _find_opt(octets: bytes, offset: int, before: int, additionals: int) -> int:
+    found = 0
+    for number, record in enumerate(walk(octets, offset, before + additionals)):
+        if record.type == OPT:
+            # RFC 6891 §6.1.1: at most one, in the additional section, owned by the root.
+            if found or number < before or octets[record.start]:
+                raise WireError("OPT twice or out of place")
+            found = record.start
+    return found
