@@ -20,6 +20,11 @@ _REASONS = {
 _TRIES = 16
 _BACKLOG = 1024
 
+#: Octets of datagrams the kernel keeps until they are read; its own default holds fewer than 300 queries.
+_RECEIVE_BUFFER = 4 << 20
+#: In <asm/socket.h>: as SO_RCVBUF, beyond net.core.rmem_max, for those who may.
+_SO_RCVBUFFORCE = 33
+
 
 class CannotBind(Exception):
     """
@@ -57,6 +62,8 @@ def _bind(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            _enlarge_buffer(bound)
         bound.bind(address)
         if kind == socket.SOCK_STREAM:
             bound.listen(_BACKLOG)
@@ -66,3 +73,10 @@ def _bind(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
         reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         raise CannotBind(f"cannot listen on {host} port {port} ({transport}): {reason}") from None
     return bound
+
+
+def _enlarge_buffer(bound: socket.socket) -> None:
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except OSError:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)

@@ -1,0 +1,75 @@
+"""
+Stand-ins for a forwarder's neighbours.
+
+Decides nothing; remembers what it was told, and does what it is told to.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dotproxy.errors import UpstreamError
+
+
+class ScriptedUpstream:
+    """
+    An upstream in whose place a test answers.
+
+    ``asked`` holds the questions that were asked and not yet answered or failed, oldest first;
+    ``suspicions`` counts how often it was suspected.
+    """
+
+    outcomes: Any
+
+    def __init__(self, label: str = "scripted", *, is_up: bool = True) -> None:
+        self.label = label
+        self.is_up = is_up
+        self.asked: list[tuple[Any, bytes, int]] = []
+        self.batches: list[int] = []
+        self.suspicions = 0
+
+    def ask(self, questions: list[tuple[Any, bytes, int]]) -> None:
+        """
+        Called by the forwarder.
+        """
+        self.batches.append(len(questions))
+        self.asked += questions
+
+    def suspect(self) -> None:
+        """
+        Called by the forwarder.
+        """
+        self.suspicions += 1
+
+    def answer(self, reply: bytes, index: int = 0) -> None:
+        """
+        Answer the question at ``index`` with ``reply``.
+        """
+        token, _, _ = self.asked.pop(index)
+        self.outcomes.answered(self, [(token, reply)])
+
+    def fail(self, error: UpstreamError, *, is_final: bool = False) -> None:
+        """
+        Fail everything that was asked.
+        """
+        asked, self.asked = self.asked, []
+        error.upstream = self.label
+        self.outcomes.failed(self, [token for token, _, _ in asked], error, is_final=is_final)
+
+
+class RecordingListener:
+    """
+    A listener that keeps the answers: ``answers`` holds (octets, client).
+    """
+
+    def __init__(self, *, is_stream: bool = False) -> None:
+        self.is_stream = is_stream
+        self.answers: list[tuple[bytes, Any]] = []
+        self.batches: list[int] = []
+
+    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+        """
+        Called by the forwarder.
+        """
+        self.batches.append(len(answers))
+        self.answers += answers
