@@ -36,7 +36,7 @@ from dotproxy.upstream.address import UpstreamAddress, endpoint_text
 from dotproxy.upstream.dial import RacingEndpoint
 from dotproxy.upstream.exchange import Upstream
 from dotproxy.upstream.gate import VerifiedEndpoint
-from dotproxy.upstream.trust import Trust, roots_from
+from dotproxy.upstream.trust import Trust
 
 #: How long outstanding queries are waited for when the proxy stops, in seconds.
 DRAIN = 2.0
@@ -48,9 +48,6 @@ _randomness = random.SystemRandom()
 def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     """
     Return the proxy that ``config`` describes, not started.
-
-    :raises ValueError: if its CA file holds no usable certificate.
-    :raises OSError: if its CA file cannot be read.
     """
     upstreams = build_upstreams(config, reactor, events or LoggedEvents())
     forwarder = build_forwarder(config, reactor, upstreams)
@@ -62,8 +59,6 @@ def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstre
     Return the upstreams of ``config``, in its order.
     """
     ca = config.ca_file.read_bytes() if config.ca_file else None
-    if ca is not None:
-        roots_from(ca)
     return [_build_upstream(address, ca, config, reactor, events) for address in config.upstream]
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.python import usage
 
-from dotproxy.config.load import load
-from dotproxy.config.schema import SETTINGS, Config, Setting
+from dotproxy.config.load import Loaded, load
+from dotproxy.config.schema import SETTINGS, Setting
 from dotproxy.errors import ConfigError
 
 
@@ -37,7 +37,7 @@ class Options(usage.Options):  # type: ignore[misc]
         super().__init__()
         self.given: dict[str, list[str]] = {}
         self.config_file: str | None = None
-        self.config: Config | None = None
+        self.loaded: Loaded | None = None
 
     def opt_config(self, path: str) -> None:
         """
@@ -59,7 +59,7 @@ class Options(usage.Options):  # type: ignore[misc]
         Load the configuration.
         """
         try:
-            self.config = load(self.given, os.environ, self.config_file).config
+            self.loaded = load(self.given, os.environ, self.config_file)
         except ConfigError as error:
             raise usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems])) from None
 
@@ -90,11 +90,8 @@ def makeService(options: Options) -> IService:
     from dotproxy.assembly import build, log
     from dotproxy.downstream.sockets import CannotBind
 
-    assert options.config is not None
-    try:
-        proxy: Any = build(options.config, reactor)
-    except (OSError, ValueError) as error:
-        raise usage.UsageError(f"ca_file: {options.config.ca_file} {error}") from None
+    assert options.loaded is not None
+    proxy: Any = build(options.loaded.config, reactor)
 
     bind = proxy.privilegedStartService
 

@@ -121,7 +121,7 @@ def _from_environment(
             continue
         text = environ[variable].strip()
         if variable not in known:
-            problems.append(f"{variable} (environment): no such setting{_did_you_mean(variable, known)}")
+            problems.append(f"{variable} (environment): no such setting{_did_you_mean(variable, known, 'DOTPROXY_')}")
         elif text:  # a variable set to nothing is what container templates make of one that is not set
             setting = known[variable]
             given[setting.key] = _Given(split(text) if setting.is_list else [text], variable)
@@ -188,9 +188,9 @@ def split(text: str) -> list[str]:
     return [value for value in _SEPARATORS.split(text) if value]
 
 
-def _did_you_mean(key: str, known: Mapping[str, object]) -> str:
-    close = get_close_matches(key, known, 1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"
+def _did_you_mean(key: str, known: Mapping[str, object], prefix: str = "") -> str:
+    close = get_close_matches(key.removeprefix(prefix), [name.removeprefix(prefix) for name in known], 1)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(known)}"
 
 
 def _check_together(config: Config, sources: Mapping[str, str], problems: list[str]) -> None:

@@ -13,6 +13,8 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from dotproxy.policy.admission import Network
 from dotproxy.policy.selection import POLICIES
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text, from_parts, parse_upstream
@@ -147,13 +149,17 @@ def _string(value: Any) -> str:
     return value.strip()
 
 
-def _file(value: Any) -> Path:
+def _certificates(value: Any) -> Path:
     path = Path(_string(value)).expanduser()
     try:
-        with path.open("rb"):
-            return path
+        pem = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ValueError(f"{str(path)!r} holds no PEM certificate that can be read") from None
+    return path
 
 
 def _policy(value: Any) -> str:
@@ -209,7 +215,7 @@ SETTINGS: tuple[Setting, ...] = (
         short="u",
         is_list=True,
     ),
-    Setting("ca_file", None, _file, "PEM", "CAs to trust instead of the system's.", short="c"),
+    Setting("ca_file", None, _certificates, "PEM", "CAs to trust instead of the system's.", short="c"),
     Setting(
         "policy",
         "failover",

@@ -15,11 +15,14 @@ class Events:
     The listener that does not listen.
     """
 
-    def upstream_connected(self, upstream: str, peer: str, how: str, seconds: float) -> None:
+    def upstream_connected(
+        self, upstream: str, peer: str, tls: str, verified: str, *, resumed: bool, seconds: float
+    ) -> None:
         """
         A verified connection came about, ``seconds`` after dialling began.
 
-        ``peer`` is its address; ``how`` the TLS version, and whether the session was resumed.
+        ``peer`` is its address, ``tls`` the version spoken, ``verified`` the name or IP address the
+        certificate was verified for; ``resumed``: in an earlier handshake, of which this one is the sequel.
         """
 
     def upstream_went_down(self, upstream: str, error: UpstreamError) -> None:

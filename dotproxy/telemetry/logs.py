@@ -24,17 +24,21 @@ class LoggedEvents(Events):
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
-    def upstream_connected(self, upstream: str, peer: str, how: str, seconds: float) -> None:
+    def upstream_connected(
+        self, upstream: str, peer: str, tls: str, verified: str, *, resumed: bool, seconds: float
+    ) -> None:
         """
         The first connection to an upstream is news; that there is another after an idle while is not.
         """
         level = log.debug if upstream in self._seen else log.info
         self._seen.add(upstream)
         level(
-            "{upstream}: connected to {peer} in {milliseconds} ms ({how})",
+            "{upstream}: connected to {peer} in {milliseconds} ms ({tls}{again}, verified as {verified})",
             upstream=upstream,
             peer=peer,
-            how=how,
+            tls=tls,
+            again=" resumed" if resumed else "",
+            verified=verified,
             milliseconds=round(seconds * 1000),
         )
 

@@ -252,8 +252,15 @@ class Upstream(Service):
         if connection.is_closing:  # it ended in the instant it stood
             return
         self._connection = connection
-        peer, how = connection.description()
-        self._events.upstream_connected(self.label, peer, how, self._now() - began)
+        identity = connection.identity
+        self._events.upstream_connected(
+            self.label,
+            connection.peer,
+            identity.tls_version,
+            identity.verified,
+            resumed=identity.resumed,
+            seconds=self._now() - began,
+        )
         self._note_up(self._health.connected)
         if not self._health.is_up:
             self._probe(connection)

@@ -36,6 +36,7 @@ class Gate(Protocol):
     """
     Stands on a TLS connection until it is verified, then passes everything to the protocol behind it.
 
+    Tells: the protocol behind, which learns from ``identity`` who its peer was verified to be.
     Owns: ``opened``, which fires once, with that protocol or with an ``UpstreamError``.
     Ends when: the connection does.
     """
@@ -54,8 +55,8 @@ class Gate(Protocol):
         if self.opened.called:
             return
         try:
-            self._handshake.verify()
-            behind = self._factory.buildProtocol(cast(Any, self.transport).getPeer())
+            identity = self._handshake.verify()
+            behind: Any = self._factory.buildProtocol(cast(Any, self.transport).getPeer())
             if behind is None:
                 raise Untrusted("verify", "no longer wanted")
         except Untrusted as error:
@@ -64,6 +65,7 @@ class Gate(Protocol):
             self._refuse(Untrusted("verify", f"the check itself failed: {error!r}"))
         else:
             self._behind = behind
+            behind.identity = identity
             behind.makeConnection(self.transport)
             self.opened.callback(behind)
 

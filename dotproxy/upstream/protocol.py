@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dotproxy.errors import BadReply, UpstreamError
-from dotproxy.upstream.trust import lost
+from dotproxy.upstream.address import endpoint_text
+from dotproxy.upstream.trust import Identity, lost
 from dotproxy.wire.conversation import Conversation
 
 Token = Any
@@ -60,6 +61,9 @@ class DotProtocol(TwistedProtocol):
     Told by: its owner (``ask``, ``close``) and Twisted.
     Ends when: the connection does; ``connection_lost`` is then told exactly once.
     """
+
+    #: Set by the gate, before anything else happens.
+    identity: Identity
 
     def __init__(
         self,
@@ -109,14 +113,13 @@ class DotProtocol(TwistedProtocol):
         """
         return 0 if self._is_blocked or self.is_closing else self._conversation.room
 
-    def description(self) -> tuple[str, str]:
+    @property
+    def peer(self) -> str:
         """
-        The address it goes to, and the TLS it speaks, for people.
+        The address it goes to.
         """
-        transport = cast(Any, self.transport)
-        peer = transport.getPeer()
-        where = f"{getattr(peer, 'host', peer)}:{getattr(peer, 'port', '')}".rstrip(":")
-        return where, transport.getHandle().get_protocol_version_name()
+        peer = cast(Any, self.transport).getPeer()
+        return endpoint_text(peer.host, peer.port)
 
     def ask(self, questions: Sequence[Question]) -> None:
         """

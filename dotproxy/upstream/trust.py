@@ -20,7 +20,13 @@ from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate as X509Certificate
-from cryptography.x509 import DNSName, ExtensionNotFound, IPAddress, SubjectAlternativeName
+from cryptography.x509 import (
+    DNSName,
+    ExtensionNotFound,
+    IPAddress,
+    SubjectAlternativeName,
+    load_pem_x509_certificates,
+)
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity import VerificationError
@@ -103,7 +109,7 @@ class Trust:
         """
         if self._options is None:
             self._options = CertificateOptions(
-                trustRoot=platformTrust() if self._ca is None else roots_from(self._ca),
+                trustRoot=self._roots(),
                 acceptableProtocols=[b"dot"],
                 enableSessionTickets=True,
             )
@@ -143,6 +149,12 @@ class Trust:
             resumed,
             pins,
         )
+
+    def _roots(self) -> object:
+        if self._ca is None:
+            return platformTrust()
+        roots = load_pem_x509_certificates(self._ca)
+        return trustRootFromCertificates([Certificate(X509.from_cryptography(root)) for root in roots])
 
     def _check_dates(self, x509: X509Certificate) -> None:
         # OpenSSL does this on a full handshake; a resumed one would outlive its certificate.
@@ -227,22 +239,6 @@ class Handshake:
             if depth:
                 self._chain_error += f" (certificate {depth} of the chain)"
         return bool(ok)
-
-
-def roots_from(pem: bytes) -> object:
-    """
-    Return the trust roots in ``pem``, one or more certificates.
-
-    :raises ValueError: if there is none, or one cannot be read.
-    """
-    end = b"-----END CERTIFICATE-----"
-    blocks = [block + end for block in pem.split(end)[:-1]]
-    if not blocks:
-        raise ValueError("holds no PEM certificate")
-    try:
-        return trustRootFromCertificates([Certificate.loadPEM(block) for block in blocks])
-    except Exception as error:
-        raise ValueError(f"holds a certificate that cannot be read ({_openssl_reason(error)})") from None
 
 
 def closed_how(failure: Failure) -> str:

@@ -1,0 +1,9 @@
+"""
+``python -m dotproxy``: the ``dotproxy`` command.
+"""
+
+import sys
+
+from dotproxy.cli import main
+
+sys.exit(main())

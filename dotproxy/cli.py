@@ -1,0 +1,117 @@
+"""
+The ``dotproxy`` command.
+
+Decides which subcommand does what, and the exit codes.  ``run`` is twistd in the foreground; the options
+of ``run`` and ``check`` are those of ``twistd dotproxy``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from dotproxy import __version__
+
+_USAGE = """\
+Usage: dotproxy COMMAND [options]
+
+  run      forward DNS, in the foreground (the same as: twistd --nodaemon dotproxy)
+  check    check the configuration, print it, and where each value came from
+  demo     show it working on this machine alone, then stay up to be tried (--once: exit)
+  example  print an example configuration file
+  version  print the version
+
+dotproxy run --help lists the options of run and check.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run a subcommand; return the exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments.pop(0) if arguments else ""
+    if name in ("", "help", "--help", "-h"):
+        print(_USAGE, end="")
+        return 0 if name else 2
+    command = _COMMANDS.get(name.lstrip("-"))
+    if command is None:
+        print(f"dotproxy: there is no command {name!r}\n\n{_USAGE}", end="", file=sys.stderr)
+        return 2
+    return command(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    from twisted.scripts.twistd import run
+
+    sys.argv = ["twistd", "--nodaemon", "--pidfile=", "dotproxy", *arguments]
+    run()
+    return 0
+
+
+def _check(arguments: list[str]) -> int:
+    from twisted.python.usage import UsageError
+
+    from dotproxy.config.describe import effective
+    from dotproxy.tap import Options
+
+    options = Options()
+    options.synopsis = "Usage: dotproxy check [options]"
+    try:
+        options.parseOptions(arguments)
+    except UsageError as error:
+        print(f"dotproxy check: {error}", file=sys.stderr)
+        return 1
+    assert options.loaded is not None
+    print(effective(options.loaded), end="")
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    import argparse
+
+    from twisted.internet.defer import TimeoutError
+    from twisted.internet.task import react
+
+    from dotproxy.demo import DemoFailed, demonstrate
+    from dotproxy.downstream.sockets import CannotBind
+
+    parser = argparse.ArgumentParser("dotproxy demo", description="Show dotproxy working, on this machine alone.")
+    parser.add_argument("--once", action="store_true", help="exit when it was shown, 0 if all of it worked")
+    parser.add_argument("--port", type=int, help="where to listen on 127.0.0.1 (default: 5300, or any that is free)")
+    given = parser.parse_args(arguments)
+
+    async def demonstration(reactor: object) -> None:
+        try:
+            await demonstrate(reactor, _say, once=given.once, port=given.port)
+        except (DemoFailed, CannotBind, TimeoutError) as error:
+            print(f"the demo failed: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+
+    react(demonstration)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _example(arguments: list[str]) -> int:
+    from dotproxy.config.describe import example_file
+
+    print(example_file(), end="")
+    return 0
+
+
+def _version(arguments: list[str]) -> int:
+    print(f"dotproxy {__version__}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "check": _check,
+    "demo": _demo,
+    "example": _example,
+    "version": _version,
+}
