@@ -75,6 +75,7 @@ def _demo(arguments: list[str]) -> int:
 
     from dotproxy.demo import DemoFailed, demonstrate
     from dotproxy.downstream.sockets import CannotBind
+    from dotproxy.errors import DotproxyError
 
     parser = argparse.ArgumentParser("dotproxy demo", description="Show dotproxy working, on this machine alone.")
     parser.add_argument("--once", action="store_true", help="exit when it was shown, 0 if all of it worked")
@@ -84,7 +85,7 @@ def _demo(arguments: list[str]) -> int:
     async def demonstration(reactor: object) -> None:
         try:
             await demonstrate(reactor, _say, once=given.once, port=given.port)
-        except (DemoFailed, CannotBind, TimeoutError) as error:
+        except (DemoFailed, DotproxyError, CannotBind, TimeoutError) as error:
             print(f"the demo failed: {error}", file=sys.stderr)
             raise SystemExit(1) from None
 

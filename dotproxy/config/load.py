@@ -24,6 +24,9 @@ CONFIG_VARIABLE = "DOTPROXY_CONFIG"
 #: variable.
 _ALIASES = ("DOTPROXY_UPSTREAM_HOST", "DOTPROXY_UPSTREAM_PORT", "DOTPROXY_LISTEN_PORT")
 
+#: What Kubernetes puts into every pod's environment for a Service named dotproxy.
+_SERVICE_LINKS = re.compile(r"DOTPROXY_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_.+)?)")
+
 _SEPARATORS = re.compile(r"[,\s]+")
 
 
@@ -118,6 +121,8 @@ def _from_environment(
     known = {setting.variable: setting for setting in SETTINGS}
     for variable in sorted(environ):
         if not variable.startswith("DOTPROXY_") or variable in (*_ALIASES, CONFIG_VARIABLE):
+            continue
+        if _SERVICE_LINKS.fullmatch(variable):
             continue
         text = environ[variable].strip()
         if variable not in known:
