@@ -153,7 +153,7 @@ async def _show_refusal(
 
 async def _until_stopped(reactor: Any) -> None:
     stopped: Deferred[None] = Deferred()
-    reactor.addSystemEventTrigger("before", "shutdown", lambda: stopped.called or stopped.callback(None))
+    reactor.addSystemEventTrigger("before", "shutdown", stopped.callback, None)
     await stopped
 
 

@@ -264,18 +264,19 @@ class Forwarder:
         hopeless: list[Query] = []
         upstreams = self._upstreams
         for query in queries:
-            index: int | None = query.order[0]
-            if query.tried or not upstreams[query.order[0]].is_up:
-                index = next_upstream(query.order, query.tried, self._is_up)
-                if index is None:
+            index = query.order[0]
+            if query.tried or not upstreams[index].is_up:
+                untried = next_upstream(query.order, query.tried, self._is_up)
+                if untried is None:
                     hopeless.append(query)
                     continue
-            query.tried += (index,)  # type: ignore[operator,assignment]
+                index = untried
+            query.tried += (index,)
             question = (query, query.octets, query.seen.question_end)
             if index in asks:
                 asks[index].append(question)
             else:
-                asks[index] = [question]  # type: ignore[index]
+                asks[index] = [question]
         for index, questions in asks.items():
             upstreams[index].ask(questions)
         if hopeless:

@@ -9,8 +9,9 @@ seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address
 from struct import Struct
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -62,7 +63,7 @@ class Asker(Protocol):
         """
 
 
-class ForwarderResolver(ResolverBase):  # type: ignore[misc]
+class ForwarderResolver(ResolverBase):
     """
     A resolver that asks a forwarder of this process.
     """
@@ -124,11 +125,11 @@ class ForwarderResolver(ResolverBase):  # type: ignore[misc]
         answers, _, _ = await self._lookup(query_name, dns.IN, dns.A, timeout)
         for answer in answers:
             if answer.type == dns.A:
-                return str(answer.payload.dottedQuad())
+                return str(cast(dns.Record_A, answer.payload).dottedQuad())
         answers, _, _ = await self._lookup(query_name, dns.IN, dns.AAAA, timeout)
         for answer in answers:
             if answer.type == dns.AAAA:
-                return str(answer.payload._address)
+                return str(IPv6Address(cast(dns.Record_AAAA, answer.payload).address))
         raise DomainError(f"{name} has no address")
 
 

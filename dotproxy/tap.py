@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -20,7 +20,7 @@ from dotproxy.config.schema import SETTINGS, Setting
 from dotproxy.errors import ConfigError
 
 
-class Options(usage.Options):  # type: ignore[misc]
+class Options(usage.Options):
     """
     The options of ``twistd dotproxy``; one for each setting of the schema, and ``--config``.
     """
@@ -106,4 +106,4 @@ def makeService(options: Options) -> IService:
     proxy.privilegedStartService = bind_or_exit
     # What is alive now lives until the end: the collector need not look at it again.
     reactor.callWhenRunning(gc.freeze)
-    return proxy
+    return cast(IService, proxy)

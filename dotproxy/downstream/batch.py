@@ -44,10 +44,12 @@ class DatagramReceiver(Protocol):
         """
 
 
-class BatchPort(udp.Port):  # type: ignore[misc]
+class BatchPort(udp.Port):
     """
     A port on a socket that is bound already, in non-blocking mode.
     """
+
+    _preexistingSocket: Any
 
     def __init__(self, bound: socket.socket, proto: Any, reactor: Any) -> None:
         host, port = bound.getsockname()[:2]

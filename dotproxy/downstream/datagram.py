@@ -13,7 +13,7 @@ from twisted.names.dns import DNSDatagramProtocol
 from dotproxy.downstream.batch import Datagram
 
 
-class DatagramListener(DNSDatagramProtocol):  # type: ignore[misc]
+class DatagramListener(DNSDatagramProtocol):
     """
     A twisted.names datagram protocol that passes octets to its factory undecoded.
 
@@ -22,6 +22,7 @@ class DatagramListener(DNSDatagramProtocol):  # type: ignore[misc]
 
     is_stream = False
     noisy = False
+    transport: Any
 
     def __init__(self, factory: Any, clock: Any) -> None:
         super().__init__(factory, clock)

@@ -30,7 +30,7 @@ class Asker(Protocol):
         """
 
 
-class ListenerFactory(DNSServerFactory):  # type: ignore[misc]
+class ListenerFactory(DNSServerFactory):
     """
     Told by: Twisted (``buildProtocol``), its listeners.
     Tells: ``asker``.
@@ -39,7 +39,7 @@ class ListenerFactory(DNSServerFactory):  # type: ignore[misc]
     """
 
     noisy = False
-    protocol = StreamListener
+    protocol = StreamListener  # type: ignore[assignment]  # Twisted's own comment calls its type wrong
 
     def __init__(
         self,

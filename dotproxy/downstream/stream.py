@@ -25,7 +25,7 @@ from dotproxy.wire.framing import Deframer, frame
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class StreamListener(DNSProtocol):  # type: ignore[misc]
+class StreamListener(DNSProtocol):
     """
     A twisted.names stream protocol that passes octets to its factory undecoded.
 
@@ -34,6 +34,7 @@ class StreamListener(DNSProtocol):  # type: ignore[misc]
     """
 
     is_stream = True
+    transport: Any
 
     def __init__(self, factory: Any) -> None:
         super().__init__(factory)

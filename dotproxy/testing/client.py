@@ -6,7 +6,7 @@ Decides nothing; sends octets and returns the octets that come back.  Not for us
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
@@ -52,14 +52,15 @@ async def ask_tcp(reactor: Any, host: str, port: int, query: bytes, timeout: flo
     client = _Stream()
     await connectProtocol(TCP4ClientEndpoint(reactor, host, port), client)
     try:
-        cast(Any, client.transport).write(frame(query))
+        client.transport.write(frame(query))
         return await client.reply.addTimeout(timeout, reactor)
     finally:
-        cast(Any, client.transport).loseConnection()
+        client.transport.loseConnection()
 
 
 class _Datagrams(DatagramProtocol):
     noisy = False
+    transport: Any
 
     def __init__(self) -> None:
         self.reply: Deferred[bytes] = Deferred()
@@ -70,6 +71,8 @@ class _Datagrams(DatagramProtocol):
 
 
 class _Stream(Protocol):
+    transport: Any
+
     def __init__(self) -> None:
         self.reply: Deferred[bytes] = Deferred()
         self._deframer = Deframer()

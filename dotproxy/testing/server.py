@@ -70,20 +70,22 @@ class DotServer(Factory):
         Close every connection, politely.
         """
         for connection in tuple(self.connections):
-            cast(Any, connection.transport).loseConnection()
+            connection.transport.loseConnection()
 
     def abort_connections(self) -> None:
         """
         Cut every connection.
         """
         for connection in tuple(self.connections):
-            cast(Any, connection.transport).abortConnection()
+            connection.transport.abortConnection()
 
 
 class DotServerConnection(Protocol):
     """
     One connection of a ``DotServer``.
     """
+
+    transport: Any
 
     def __init__(self, server: DotServer) -> None:
         self._server = server
@@ -115,7 +117,7 @@ class DotServerConnection(Protocol):
         """
         Send a message, wanted or not.
         """
-        cast(Any, self.transport).write(frame(message))
+        self.transport.write(frame(message))
 
 
 class MemoryNetwork:

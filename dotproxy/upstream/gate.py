@@ -41,6 +41,8 @@ class Gate(Protocol):
     Ends when: the connection does.
     """
 
+    transport: Any
+
     def __init__(self, factory: IProtocolFactory, handshake: Handshake) -> None:
         self.opened: Deferred[IProtocol] = Deferred(self._cancelled)
         self._factory = factory
@@ -56,7 +58,7 @@ class Gate(Protocol):
             return
         try:
             identity = self._handshake.verify()
-            behind: Any = self._factory.buildProtocol(cast(Any, self.transport).getPeer())
+            behind: Any = self._factory.buildProtocol(self.transport.getPeer())
             if behind is None:
                 raise Untrusted("verify", "no longer wanted")
         except Untrusted as error:
@@ -99,11 +101,11 @@ class Gate(Protocol):
     def _refuse(self, error: UpstreamError) -> None:
         self.opened.errback(error)
         if self.transport is not None:
-            cast(Any, self.transport).abortConnection()
+            self.transport.abortConnection()
 
     def _cancelled(self, opened: Deferred[IProtocol]) -> None:
         if self.transport is not None:
-            cast(Any, self.transport).abortConnection()
+            self.transport.abortConnection()
 
 
 @implementer(IStreamClientEndpoint)
@@ -164,7 +166,7 @@ def _explain_tcp(failure: Failure) -> UpstreamError:
         return Timeout("connect", "timed out")
     if failure.check(ConnectionDone, CancelledError, ConnectingCancelledError):
         return Unreachable("connect", "given up")
-    if failure.check(ConnectError) and failure.value.osError:
+    if isinstance(failure.value, ConnectError) and failure.value.osError:
         # Twisted's text is its class's docstring and the errno in front: keep what the kernel said.
         return Unreachable("connect", str(failure.value).rstrip(".").rpartition(": ")[2].lower())
     return Unreachable("connect", failure.getErrorMessage())

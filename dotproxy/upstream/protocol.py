@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -61,6 +61,8 @@ class DotProtocol(TwistedProtocol):
     Told by: its owner (``ask``, ``close``) and Twisted.
     Ends when: the connection does; ``connection_lost`` is then told exactly once.
     """
+
+    transport: Any
 
     #: Set by the gate, before anything else happens.
     identity: Identity
@@ -118,7 +120,7 @@ class DotProtocol(TwistedProtocol):
         """
         The address it goes to.
         """
-        peer = cast(Any, self.transport).getPeer()
+        peer = self.transport.getPeer()
         return endpoint_text(peer.host, peer.port)
 
     def ask(self, questions: Sequence[Question]) -> None:
@@ -126,18 +128,17 @@ class DotProtocol(TwistedProtocol):
         Send questions, all in one write; there has to be ``room`` for them.
         """
         self.last_used = self._now()
-        cast(Any, self.transport).write(self._conversation.submit(questions))
+        self.transport.write(self._conversation.submit(questions))
 
     def connectionMade(self) -> None:
         """
         The gate opened.
         """
-        transport = cast(Any, self.transport)
-        transport.setTcpNoDelay(True)
-        transport.setTcpKeepAlive(True)
-        transport.registerProducer(self, True)
+        self.transport.setTcpNoDelay(True)
+        self.transport.setTcpKeepAlive(True)
+        self.transport.registerProducer(self, True)
         try:
-            self._socket = transport.transport.getHandle()
+            self._socket = self.transport.transport.getHandle()
         except AttributeError:  # not a socket below: in memory, in a test
             self._socket = None
         self._quick_ack()
@@ -174,10 +175,9 @@ class DotProtocol(TwistedProtocol):
         if self.is_closing:
             return
         self.is_closing = True
-        transport = cast(Any, self.transport)
-        self._close_timer = self._clock.callLater(CLOSE_TIMEOUT, transport.abortConnection)
-        transport.unregisterProducer()  # a registered one would hold the close up for ever
-        transport.loseConnection()
+        self._close_timer = self._clock.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
+        self.transport.unregisterProducer()  # a registered one would hold the close up for ever
+        self.transport.loseConnection()
 
     def abort(self, error: UpstreamError) -> None:
         """
@@ -185,7 +185,7 @@ class DotProtocol(TwistedProtocol):
         """
         self.is_closing = True
         self._error = self._error or error
-        cast(Any, self.transport).abortConnection()
+        self.transport.abortConnection()
 
     def pauseProducing(self) -> None:
         """

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate as X509Certificate
@@ -150,7 +151,7 @@ class Trust:
             pins,
         )
 
-    def _roots(self) -> object:
+    def _roots(self) -> Any:
         if self._ca is None:
             return platformTrust()
         roots = load_pem_x509_certificates(self._ca)
