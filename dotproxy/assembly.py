@@ -15,9 +15,8 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTCP, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from dotproxy import __version__
@@ -49,7 +48,7 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     """
     Return the proxy that ``config`` describes, not started.
     """
-    upstreams = build_upstreams(config, reactor, events or LoggedEvents())
+    upstreams = build_upstreams(config, reactor, events or LoggedEvents(debug=config.log_level == "debug"))
     forwarder = build_forwarder(config, reactor, upstreams)
     return Proxy(config, reactor, upstreams, forwarder)
 
@@ -206,16 +205,16 @@ class Proxy(MultiService):
 
     async def _stop(self) -> None:
         for port in self._stream_ports:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
         for port in self._datagram_ports:
             port.stopReading()
-        drained = self._forwarder.drain()
-        limit = deferLater(self._reactor, DRAIN, self._forwarder.give_up)
-        await drained
-        limit.addErrback(lambda _: None)
-        limit.cancel()
+        limit = self._reactor.callLater(DRAIN, self._forwarder.stop)
+        await self._forwarder.drain()
+        if limit.active():
+            limit.cancel()
+        self._forwarder.stop()
         for port in self._datagram_ports:
-            port.loseConnection()
+            await maybeDeferred(port.stopListening)
         for connection in tuple(self._factory.connections):
             connection.close()
         await super().stopService()

@@ -77,9 +77,9 @@ class Upstream(Protocol):
         Ask; ``answered`` or ``failed`` hears of each question.
         """
 
-    def suspect(self) -> None:
+    def suspect(self) -> bool:
         """
-        A question asked of it is overdue.
+        A question asked of it is overdue; return whether asking it again is worth while.
         """
 
 
@@ -88,7 +88,7 @@ class Query:
     One live query.
     """
 
-    __slots__ = ("client", "deadline", "due", "errors", "forgiven", "listener", "octets", "order", "seen", "tried")
+    __slots__ = ("client", "deadline", "due", "errors", "forgiven", "listener", "octets", "order", "pending", "seen", "tried")
 
     def __init__(
         self, listener: Listener, client: Client, octets: bytes, seen: Peek, order: Order, now: float
@@ -101,6 +101,7 @@ class Query:
         self.due = self.deadline = now
         self.tried: tuple[int, ...] = ()
         self.forgiven = 0
+        self.pending = 0
         self.errors: tuple[UpstreamError, ...] = ()
 
 
@@ -213,6 +214,7 @@ class Forwarder:
         for query in tokens:
             if not self.is_wanted(query):
                 continue
+            query.pending -= 1
             query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
             if is_final:
                 query.tried = given_up(query.tried, index)
@@ -241,11 +243,12 @@ class Forwarder:
         self._drained = Deferred()
         return self._drained
 
-    def give_up(self) -> None:
+    def stop(self) -> None:
         """
-        Answer whatever is still live with SERVFAIL.
+        Answer whatever is still live with SERVFAIL, and watch over nothing any more.
         """
         self._refuse([*self._fresh, *self._late], "shutting down")
+        self._watch()
 
     def _take(self, query: Query) -> bool:
         if query in self._fresh:
@@ -268,10 +271,14 @@ class Forwarder:
             if query.tried or not upstreams[index].is_up:
                 untried = next_upstream(query.order, query.tried, self._is_up)
                 if untried is None:
-                    hopeless.append(query)
+                    if query.pending:  # somebody who was asked may still answer
+                        query.due = query.deadline
+                    else:
+                        hopeless.append(query)
                     continue
                 index = untried
             query.tried += (index,)
+            query.pending += 1
             question = (query, query.octets, query.seen.question_end)
             if index in asks:
                 asks[index].append(question)
@@ -298,7 +305,8 @@ class Forwarder:
             overdue.append(query)
         overdue += [query for query in self._late if query.due <= now]
         past: list[Query] = []
-        elsewhere: list[Query] = []
+        again: list[Query] = []
+        lively: dict[int, bool] = {}
         for query in overdue:
             self._take(query)
             self._late[query] = None
@@ -306,13 +314,12 @@ class Forwarder:
                 past.append(query)
                 continue
             query.due = min(now + self._attempt_timeout, query.deadline)
-            if any(index not in query.tried for index in query.order):
-                elsewhere.append(query)
-        suspects = {query.tried[-1] for query in overdue if query.tried}
-        for index in suspects:
-            self._upstreams[index].suspect()
-        self._ask(query for query in elsewhere if query in self._late)
-        self._refuse(query for query in past if query in self._late)
+            if (last := query.tried[-1] if query.tried else query.order[0]) not in lively:
+                lively[last] = self._upstreams[last].suspect()
+            if lively[last] or any(index not in query.tried for index in query.order):
+                again.append(query)
+        self._ask([query for query in again if query in self._late])
+        self._refuse([query for query in past if query in self._late])
         self._watch()
 
     def _watch(self) -> None:
@@ -359,6 +366,7 @@ class Forwarder:
             drained.callback(None)
 
 
-_NOT_SERVED = ExtendedError(EDE_PROHIBITED, "this client is not served here")
+# Without a text: whoever asked may not be who it seems, and should not get more than was sent.
+_NOT_SERVED = ExtendedError(EDE_PROHIBITED, "")
 _NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded")
 _OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")

@@ -35,7 +35,7 @@ class DoTResolver(ForwarderResolver):
         if upstreams:
             options["upstream"] = upstreams
         config = load(options, {}).config
-        self._upstreams = build_upstreams(config, reactor, LoggedEvents())
+        self._upstreams = build_upstreams(config, reactor, LoggedEvents(debug=config.log_level == "debug"))
         super().__init__(build_forwarder(config, reactor, self._upstreams), reactor)
         for upstream in self._upstreams:
             upstream.startService()

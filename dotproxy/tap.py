@@ -81,6 +81,14 @@ for _setting in SETTINGS:
         setattr(Options, f"opt_{_setting.short}", getattr(Options, f"opt_{_setting.key}"))
 
 
+def _settle() -> None:
+    """
+    What is alive after the start lives until the end: the collector need not look at it again.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def makeService(options: Options) -> IService:
     """
     Return the proxy as a service; called by twistd.
@@ -104,6 +112,5 @@ def makeService(options: Options) -> IService:
             raise SystemExit(1) from None
 
     proxy.privilegedStartService = bind_or_exit
-    # What is alive now lives until the end: the collector need not look at it again.
-    reactor.callWhenRunning(gc.freeze)
+    reactor.callWhenRunning(_settle)
     return cast(IService, proxy)

@@ -68,6 +68,7 @@ class Config:
     tcp_max_outstanding: int
     udp_max_size: int
     max_outstanding: int
+    log_level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,13 @@ def _policy(value: Any) -> str:
     if name not in POLICIES:
         raise ValueError(f"{value!r} is not a policy; there are {', '.join(POLICIES)}")
     return name
+
+
+def _log_level(value: Any) -> str:
+    level = _string(value).lower()
+    if level not in ("info", "debug"):
+        raise ValueError(f"{value!r} is not a log level; there are info and debug")
+    return level
 
 
 def _network(value: Any) -> Network:
@@ -294,6 +302,13 @@ SETTINGS: tuple[Setting, ...] = (
         _number(1, 1000000, "", whole=True),
         "N",
         "How many questions may be unanswered in all; beyond that clients get SERVFAIL at once.",
+    ),
+    Setting(
+        "log_level",
+        "info",
+        _log_level,
+        "LEVEL",
+        "info: a line for each change of state; debug: one for each connection, too.",
     ),
 )
 

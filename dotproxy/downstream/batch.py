@@ -16,6 +16,9 @@ import socket
 from typing import Any, Protocol
 
 from twisted.internet import udp
+from twisted.logger import Logger
+
+log = Logger("dotproxy")
 
 #: Datagrams read in one turn of the reactor, and handed on together.
 BATCH = 64
@@ -77,8 +80,13 @@ class BatchPort(udp.Port):
                 self.errors += 1
                 break
             batch.append(datagram)
-        if batch:
+        if not batch:
+            return
+        try:
             self.protocol.datagrams_received(batch)
+        except Exception:
+            # The reactor would take the port for broken, and close it.
+            log.failure("while handling {count} datagrams", count=len(batch))
 
     def write_batch(self, batch: list[Datagram]) -> None:
         """

@@ -19,9 +19,12 @@ log = Logger("dotproxy")
 class LoggedEvents(Events):
     """
     Events as lines for a person.
+
+    Without ``debug`` what is only of interest then is not logged at all: twistd shows every level.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, debug: bool = False) -> None:
+        self._debug = debug
         self._seen: set[str] = set()
 
     def upstream_connected(
@@ -30,9 +33,11 @@ class LoggedEvents(Events):
         """
         The first connection to an upstream is news; that there is another after an idle while is not.
         """
-        level = log.debug if upstream in self._seen else log.info
+        is_news = upstream not in self._seen
+        if not (is_news or self._debug):
+            return
         self._seen.add(upstream)
-        level(
+        (log.info if is_news else log.debug)(
             "{upstream}: connected to {peer} in {milliseconds} ms ({tls}{again}, verified as {verified})",
             upstream=upstream,
             peer=peer,
@@ -63,6 +68,8 @@ class LoggedEvents(Events):
         """
         Connections come and go; that is no change of state.
         """
+        if not self._debug:
+            return
         log.debug(
             "{upstream}: connection ended with {outstanding} questions outstanding: {reason}",
             upstream=upstream,

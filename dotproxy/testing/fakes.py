@@ -15,7 +15,7 @@ class ScriptedUpstream:
     """
     An upstream in whose place a test answers.
 
-    ``asked`` holds the questions that were asked and not yet answered or failed, oldest first;
+    ``is_lively`` is what it says when it is suspected.  ``asked`` holds the questions that were asked and not yet answered or failed, oldest first;
     ``suspicions`` counts how often it was suspected.
     """
 
@@ -27,6 +27,7 @@ class ScriptedUpstream:
         self.asked: list[tuple[Any, bytes, int]] = []
         self.batches: list[int] = []
         self.suspicions = 0
+        self.is_lively = False
 
     def ask(self, questions: list[tuple[Any, bytes, int]]) -> None:
         """
@@ -35,11 +36,12 @@ class ScriptedUpstream:
         self.batches.append(len(questions))
         self.asked += questions
 
-    def suspect(self) -> None:
+    def suspect(self) -> bool:
         """
         Called by the forwarder.
         """
         self.suspicions += 1
+        return self.is_lively
 
     def answer(self, reply: bytes, index: int = 0) -> None:
         """

@@ -114,21 +114,25 @@ class Upstream(Service):
         self._waiting += questions
         self._flush()
 
-    def suspect(self) -> None:
+    def suspect(self) -> bool:
         """
-        Take note that a question has had no answer for too long.
+        Take note that a question has had no answer for too long; return whether the connection is lively,
+        so that it seems to be the question, or its answer, that was lost.
 
-        Unless the connection was heard from a moment ago, it is asked something easy; if that brings
-        nothing either, it is retired and its questions are given back.
+        If it is not, it is asked something easy, and if that brings nothing either, it is retired and its
+        questions are given back.
         """
         connection = self._connection
         now = self._now()
-        if connection is None or connection in self._probed or now - connection.last_heard < RECENTLY:
-            return
+        if connection is None or connection in self._probed:
+            return False
+        if now - connection.last_heard < RECENTLY:
+            return True
         if connection.room():
             self._probe(connection)
         else:
             self._judge_probe(connection, now)
+        return False
 
     def stopService(self) -> Deferred[None]:
         """
@@ -185,7 +189,8 @@ class Upstream(Service):
         if self._all_closed is not None and not self._retired:
             done, self._all_closed = self._all_closed, None
             done.callback(None)
-        asked = [token for token in tokens if token is not PROBE]
+        # What was outstanding on a retired one was given back when it retired.
+        asked = [] if was_retired else [token for token in tokens if token is not PROBE]
         # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
         is_failure = bool(tokens) and not connection.answers
         if is_failure and not was_retired:

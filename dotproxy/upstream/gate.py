@@ -99,7 +99,8 @@ class Gate(Protocol):
             self._refuse(error)
 
     def _refuse(self, error: UpstreamError) -> None:
-        self.opened.errback(error)
+        # It is kept for as long as the upstream is down; the frames it was raised in need not be.
+        self.opened.errback(error.with_traceback(None))
         if self.transport is not None:
             self.transport.abortConnection()
 

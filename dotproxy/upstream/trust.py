@@ -177,7 +177,7 @@ class Trust:
         except Exception as error:
             # service-identity raises CertificateError or ValueError for what it cannot read; there is no
             # certificate for which an exception is good news.
-            raise Untrusted("verify", f"the certificate's names cannot be used: {error}") from error
+            raise Untrusted("verify", f"the certificate's names cannot be used: {error}") from None
 
 
 @implementer(IOpenSSLClientConnectionCreator)
