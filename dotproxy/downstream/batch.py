@@ -7,12 +7,13 @@ be felt by every client:
 * an error from the kernel (ENOMEM, ENETDOWN, …) is one lost datagram, not the end of the port;
 * what is read in one turn of the reactor is bounded in datagrams, so that empty ones, which cost nothing
   to send, cannot starve everything else;
-* on a wildcard address, an answer leaves from the address its question came to (RFC 2181 §4).
+* on a wildcard address, on Linux, an answer leaves from the address its question came to (RFC 2181 §4).
 """
 
 from __future__ import annotations
 
 import socket
+import sys
 from typing import Any, Protocol
 
 from twisted.internet import udp
@@ -58,7 +59,7 @@ class BatchPort(udp.Port):
         host, port = bound.getsockname()[:2]
         super().__init__(port, proto, host, MAX_DATAGRAM, reactor)
         self._preexistingSocket = bound
-        self._is_wildcard = host in ("0.0.0.0", "::")
+        self._is_wildcard = host in ("0.0.0.0", "::") and sys.platform == "linux"
         if self._is_wildcard and bound.family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
         elif self._is_wildcard:

@@ -8,6 +8,7 @@ so that port 0 gives the same free port for both.
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 
 _REASONS = {
@@ -79,4 +80,5 @@ def _enlarge_buffer(bound: socket.socket) -> None:
     try:
         bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     except OSError:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        with suppress(OSError):  # then it stays as the kernel made it
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
