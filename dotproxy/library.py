@@ -36,12 +36,16 @@ class DoTResolver(ForwarderResolver):
             options["upstream"] = upstreams
         config = load(options, {}).config
         self._upstreams = build_upstreams(config, reactor, LoggedEvents(debug=config.log_level == "debug"))
-        super().__init__(build_forwarder(config, reactor, self._upstreams), reactor)
+        self._forwarder = build_forwarder(config, reactor, self._upstreams)
+        super().__init__(self._forwarder, reactor)
         for upstream in self._upstreams:
             upstream.startService()
 
     def close(self) -> Deferred[Any]:
         """
         Close every connection; return a Deferred that fires when that is done.
+
+        What has no answer yet fails.
         """
+        self._forwarder.stop()
         return DeferredList([upstream.stopService() for upstream in self._upstreams])

@@ -88,6 +88,7 @@ class Upstream(Service):
         self._health = Health()
         self._down_since = 0.0
         self._connection: DotProtocol | None = None
+        self._standing: set[DotProtocol] = set()
         self._retired: set[DotProtocol] = set()
         self._probed: set[DotProtocol] = set()
         self._waiting: list[Question] = []
@@ -110,9 +111,11 @@ class Upstream(Service):
         connection = self._connection
         if connection is not None and not self._waiting and connection.room() >= len(questions):
             connection.ask(questions)
-            return
-        self._waiting += questions
-        self._flush()
+        elif self.running:
+            self._waiting += questions
+            self._flush()
+        else:
+            self._fail([question[0] for question in questions], Unreachable("connect", "stopped", self.label))
 
     def suspect(self) -> bool:
         """
@@ -147,17 +150,14 @@ class Upstream(Service):
             self._dialling.cancel()
         waiting, self._waiting = self._waiting, []
         if waiting:
-            self._fail([question[0] for question in waiting], Unreachable("connect", "shutting down"))
-        connections = set(self._retired)
-        if self._connection is not None:
-            connections.add(self._connection)
-        self._connection, self._retired = None, connections
-        if not connections:
+            self._fail([question[0] for question in waiting], Unreachable("connect", "stopped", self.label))
+        self._connection = None
+        if not self._standing:
             return succeed(None)
-        self._all_closed = Deferred()
-        for connection in tuple(connections):
+        self._all_closed = all_closed = Deferred[None]()
+        for connection in tuple(self._standing):
             connection.close()
-        return self._all_closed
+        return all_closed
 
     def connection_answered(self, connection: DotProtocol, answers: list[Answer]) -> None:
         """
@@ -182,13 +182,10 @@ class Upstream(Service):
         self._events.connection_closed(self.label, error.reason, len(tokens))
         error.upstream = self.label
         was_retired = connection in self._retired
-        self._retired.discard(connection)
-        self._probed.discard(connection)
+        for connections in (self._standing, self._retired, self._probed):
+            connections.discard(connection)
         if connection is self._connection:
             self._connection = None
-        if self._all_closed is not None and not self._retired:
-            done, self._all_closed = self._all_closed, None
-            done.callback(None)
         # What was outstanding on a retired one was given back when it retired.
         asked = [] if was_retired else [token for token in tokens if token is not PROBE]
         # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
@@ -201,6 +198,9 @@ class Upstream(Service):
             self._fail(asked, error)
         if self._waiting:
             self._flush()
+        if self._all_closed is not None and not self._standing:
+            done, self._all_closed = self._all_closed, None
+            done.callback(None)
 
     def connection_has_room(self, connection: DotProtocol) -> None:
         """
@@ -213,7 +213,8 @@ class Upstream(Service):
         Send what waits, as far as there is room; see to it that there will be.
         """
         connection = self._connection
-        if connection is None:
+        if connection is None or connection.is_closing:
+            self._connection = None
             if self._waiting and self._dialling is None:
                 self._dial_when_due(asked=True)
             return
@@ -257,6 +258,7 @@ class Upstream(Service):
         if connection.is_closing:  # it ended in the instant it stood
             return
         self._connection = connection
+        self._standing.add(connection)
         identity = connection.identity
         self._events.upstream_connected(
             self.label,
