@@ -184,9 +184,7 @@ class Proxy(MultiService):
         port = BatchPort(datagrams, DatagramListener(self._factory, self._reactor), self._reactor)
         port.startListening()
         self._datagram_ports.append(port)
-        self._stream_ports.append(
-            self._reactor.adoptStreamPort(streams.fileno(), streams.family, self._factory)
-        )
+        self._stream_ports.append(self._reactor.adoptStreamPort(streams.fileno(), streams.family, self._factory))
         streams.close()
         log.info("listening on {address} (UDP, TCP)", address=endpoint_text(*datagrams.getsockname()[:2]))
 

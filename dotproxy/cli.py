@@ -70,7 +70,7 @@ def _check(arguments: list[str]) -> int:
 def _demo(arguments: list[str]) -> int:
     import argparse
 
-    from twisted.internet.defer import TimeoutError
+    from twisted.internet import defer
     from twisted.internet.task import react
 
     from dotproxy.demo import DemoFailed, demonstrate
@@ -85,7 +85,7 @@ def _demo(arguments: list[str]) -> int:
     async def demonstration(reactor: object) -> None:
         try:
             await demonstrate(reactor, _say, once=given.once, port=given.port)
-        except (DemoFailed, DotproxyError, CannotBind, TimeoutError) as error:
+        except (DemoFailed, DotproxyError, CannotBind, defer.TimeoutError) as error:
             print(f"the demo failed: {error}", file=sys.stderr)
             raise SystemExit(1) from None
 

@@ -81,8 +81,9 @@ async def demonstrate(reactor: Any, say: Callable[[str], None], *, once: bool, p
         ca_file.write_bytes(authority.pem)
         server = DotServer(_ZONE, authority.issue([_NAME]))
         listening: Any = await server.listen(reactor)
-        upstream = f"tls://127.0.0.1:{listening.getHost().port}"
-        say(f"upstream   a DNS-over-TLS server for demo.test on {upstream.removeprefix('tls://')}, certificate for {_NAME}")
+        where = f"127.0.0.1:{listening.getHost().port}"
+        upstream = f"tls://{where}"
+        say(f"upstream   a DNS-over-TLS server for demo.test on {where}, with a certificate for {_NAME}")
         good, seen = _start(reactor, f"{upstream}#{_NAME}", ca_file, port if port is not None else _free_port())
         bad, unseen = _start(reactor, f"{upstream}#{_WRONG_NAME}", ca_file, 0)
         try:
@@ -129,7 +130,7 @@ async def _show_answers(reactor: Any, say: Callable[[str], None], host: str, por
     _expect(text == _GREETING, "the answer over TCP is wrong")
     query = make_query("long.demo.test.", TXT)
     reply = await ask_udp(reactor, host, port, query)
-    _expect(bool(HEADER.unpack_from(reply)[1] & TC), "the long answer was not truncated over UDP")
+    _expect(HEADER.unpack_from(reply)[1] & TC, "the long answer was not truncated over UDP")
     whole = await ask_tcp(reactor, host, port, query)
     say(f"UDP  long.demo.test. TXT   → truncated to {len(reply)} octets; over TCP {len(whole)} octets")
     _expect(_text(_rdatas(whole)[0]) == _LONG, "the long answer over TCP is wrong")
@@ -157,7 +158,7 @@ async def _until_stopped(reactor: Any) -> None:
     await stopped
 
 
-def _expect(true: bool, otherwise: str) -> None:
+def _expect(true: object, otherwise: str) -> None:
     if not true:
         raise DemoFailed(otherwise)
 

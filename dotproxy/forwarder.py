@@ -88,11 +88,21 @@ class Query:
     One live query.
     """
 
-    __slots__ = ("client", "deadline", "due", "errors", "forgiven", "listener", "octets", "order", "pending", "seen", "tried")
+    __slots__ = (
+        "client",
+        "deadline",
+        "due",
+        "errors",
+        "forgiven",
+        "listener",
+        "octets",
+        "order",
+        "pending",
+        "seen",
+        "tried",
+    )
 
-    def __init__(
-        self, listener: Listener, client: Client, octets: bytes, seen: Peek, order: Order, now: float
-    ) -> None:
+    def __init__(self, listener: Listener, client: Client, octets: bytes, seen: Peek, order: Order, now: float) -> None:
         self.listener = listener
         self.client = client
         self.octets = octets
@@ -169,7 +179,7 @@ class Forwarder:
                 continue
             if not self._admits(client[0]):
                 answers.append((refusal(octets, REFUSED, seen, _NOT_SERVED), client))
-            elif seen.qtype == AXFR or seen.qtype == IXFR:
+            elif seen.qtype in _TRANSFERS:
                 answers.append((refusal(octets, REFUSED, seen, _NO_TRANSFER), client))
             elif len(queries) >= room:
                 answers.append((refusal(octets, SERVFAIL, seen, _OVERLOADED), client))
@@ -368,5 +378,6 @@ class Forwarder:
 
 # Without a text: whoever asked may not be who it seems, and should not get more than was sent.
 _NOT_SERVED = ExtendedError(EDE_PROHIBITED, "")
+_TRANSFERS = (IXFR, AXFR)
 _NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded")
 _OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")

@@ -50,9 +50,7 @@ class _Given:
     source: str
 
 
-def load(
-    options: Mapping[str, Sequence[str]], environ: Mapping[str, str], config_file: str | None = None
-) -> Loaded:
+def load(options: Mapping[str, Sequence[str]], environ: Mapping[str, str], config_file: str | None = None) -> Loaded:
     """
     Return the configuration.
 
@@ -133,9 +131,7 @@ def _from_environment(
     return given
 
 
-def _from_aliases(
-    environ: Mapping[str, str], below: Mapping[str, _Given], problems: list[str]
-) -> dict[str, _Given]:
+def _from_aliases(environ: Mapping[str, str], below: Mapping[str, _Given], problems: list[str]) -> dict[str, _Given]:
     host, port, listen_port = (environ.get(alias, "").strip() for alias in _ALIASES)
     given: dict[str, _Given] = {}
     if port and not host:
@@ -204,5 +200,3 @@ def _check_together(config: Config, sources: Mapping[str, str], problems: list[s
             f"attempt_timeout ({sources['attempt_timeout']}): {config.attempt_timeout:g} s is longer than"
             f" query_timeout, {config.query_timeout:g} s ({sources['query_timeout']})"
         )
-
-

@@ -120,7 +120,9 @@ def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenA
     try:
         address = str(ip_address(host))
     except ValueError:
-        raise ValueError(f"{text!r} is not an address to listen on; write ADDRESS:PORT, as 127.0.0.1:53 or [::1]:53") from None
+        raise ValueError(
+            f"{text!r} is not an address to listen on; write ADDRESS:PORT, as 127.0.0.1:53 or [::1]:53"
+        ) from None
     if not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{text!r}: port {port!r} is not a number from 0 to 65535")
     return ListenAddress(address, int(port))

@@ -15,8 +15,8 @@ class ScriptedUpstream:
     """
     An upstream in whose place a test answers.
 
-    ``is_lively`` is what it says when it is suspected.  ``asked`` holds the questions that were asked and not yet answered or failed, oldest first;
-    ``suspicions`` counts how often it was suspected.
+    ``asked`` holds the questions that were asked and not yet answered or failed, oldest first;
+    ``suspicions`` counts how often it was suspected, ``is_lively`` is what it says to that.
     """
 
     outcomes: Any

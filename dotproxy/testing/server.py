@@ -156,9 +156,7 @@ class MemoryNetwork:
         served = factory.buildProtocol(kind("TCP", host, 1))
         client_io = iosim.FakeTransport(client, False, peerAddress=kind("TCP", host, port))
         server_io = iosim.FakeTransport(served, True)
-        self._pumps.append(
-            iosim.connect(served, server_io, client, client_io, clock=self.reactor, greet=False)
-        )
+        self._pumps.append(iosim.connect(served, server_io, client, client_io, clock=self.reactor, greet=False))
         self.settle()
 
     def refuse(self, reason: Exception) -> None:
@@ -175,7 +173,7 @@ class MemoryNetwork:
         busy = True
         while busy:
             self.reactor.advance(0)
-            busy = any([pump.pump() for pump in self._pumps])
+            busy = any([pump.pump() for pump in self._pumps])  # noqa: C419 (each has to be pumped)
 
     def advance(self, seconds: float) -> None:
         """
@@ -187,5 +185,3 @@ class MemoryNetwork:
     def _next_dial(self) -> Any:
         self._taken += 1
         return self.reactor.tcpClients[self._taken - 1]
-
-

@@ -56,9 +56,7 @@ class Zone:
         flags = QR | AA | (query[2] << 8) & RD | rcode
         opt = opt_record(1232, 0, seen.edns_flags & DO) if seen.opt_at else b""
         header = HEADER.pack(query[0] << 8 | query[1], flags, 1, len(rdatas), 0, 1 if opt else 0)
-        answers = (
-            b"\xc0\x0c" + query[seen.question_end - 4 : seen.question_end] + _rest(rdata) for rdata in rdatas
-        )
+        answers = (b"\xc0\x0c" + query[seen.question_end - 4 : seen.question_end] + _rest(rdata) for rdata in rdatas)
         return header + query[HEADER_SIZE : seen.question_end] + b"".join(answers) + opt
 
 

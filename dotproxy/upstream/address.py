@@ -19,13 +19,14 @@ DEFAULT_PORT = 853
 
 _HOST = r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^#?@\[\]]*?))"
 _SPEC = re.compile(
-    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?"
-    + _HOST
-    + r"(?:[:@](?P<port>[0-9]+)(?::(?P<colon_name>[^#?:@]+))?)?"
+    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?" + _HOST + r"(?:[:@](?P<port>[0-9]+)(?::(?P<colon_name>[^#?:@]+))?)?"
     r"(?:\?(?P<before>[^#?]*))?(?:\#(?P<name>[^#?]*))?(?:\?(?P<after>[^#?]*))?",
     re.IGNORECASE,
 )
-_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*", re.IGNORECASE)
+_NAME = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,9 @@ def parse_upstream(spec: str) -> UpstreamAddress:
     if bare:
         return UpstreamAddress(((bare, DEFAULT_PORT),))
     if not found:
-        raise ValueError(f"{spec!r} is not an upstream; write tls://ADDRESS:PORT#NAME, as tls://1.1.1.1#cloudflare-dns.com")
+        raise ValueError(
+            f"{spec!r} is not an upstream; write tls://ADDRESS:PORT#NAME, as tls://1.1.1.1#cloudflare-dns.com"
+        )
     if (scheme := (found["scheme"] or "tls").lower()) != "tls":
         raise ValueError(f"{spec!r}: only tls:// upstreams are spoken to, not {scheme}://")
     if found["colon_name"] and found["name"] is not None:
@@ -118,9 +121,7 @@ def preset(name: str) -> UpstreamAddress:
     Return the upstream a preset stands for.
     """
     authentication_name, addresses = PRESETS[name]
-    return UpstreamAddress(
-        tuple((address, DEFAULT_PORT) for address in addresses), authentication_name, preset=name
-    )
+    return UpstreamAddress(tuple((address, DEFAULT_PORT) for address in addresses), authentication_name, preset=name)
 
 
 def _bare_ipv6(spec: str) -> str | None:

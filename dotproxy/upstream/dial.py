@@ -51,9 +51,7 @@ class _Race:
     One dial.  Owns the attempts under way, and the timer that starts the next; ends with ``result``.
     """
 
-    def __init__(
-        self, clock: IReactorTime, endpoints: list[IStreamClientEndpoint], factory: IProtocolFactory
-    ) -> None:
+    def __init__(self, clock: IReactorTime, endpoints: list[IStreamClientEndpoint], factory: IProtocolFactory) -> None:
         self.result: Deferred[IProtocol] = Deferred(self._cancelled)
         self._clock = clock
         self._endpoints = endpoints

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from twisted.internet import error as net_error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone, TimeoutError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IProtocol,
@@ -163,7 +164,7 @@ class VerifiedEndpoint:
 
 
 def _explain_tcp(failure: Failure) -> UpstreamError:
-    if failure.check(TimeoutError):
+    if failure.check(net_error.TimeoutError):
         return Timeout("connect", "timed out")
     if failure.check(ConnectionDone, CancelledError, ConnectingCancelledError):
         return Unreachable("connect", "given up")

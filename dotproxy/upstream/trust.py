@@ -55,6 +55,7 @@ _CHAIN_ERRORS = {
     26: "the certificate is not meant for TLS servers",
 }
 
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """
@@ -128,7 +129,7 @@ class Trust:
         if session is not None:
             self._session, self._session_pins = session, pins
 
-    def verify(self, connection: SSL.Connection, resumed: bool) -> Identity:
+    def verify(self, connection: SSL.Connection, *, resumed: bool) -> Identity:
         """
         Return who the peer is.
 
@@ -142,7 +143,9 @@ class Trust:
         self._check_name(connection, x509)
         pins = self._session_pins if resumed else _pins_of(connection, certificate)
         if not accepts(self.pins, pins):
-            raise Untrusted("verify", f"none of the pins matches; the key's pin is {show_pin(pins[0]) if pins else 'unknown'}")
+            raise Untrusted(
+                "verify", f"none of the pins matches; the key's pin is {show_pin(pins[0]) if pins else 'unknown'}"
+            )
         return Identity(
             self.name or self.address,
             connection.get_protocol_version_name(),
@@ -161,7 +164,9 @@ class Trust:
         # OpenSSL does this on a full handshake; a resumed one would outlive its certificate.
         now = self._now()
         if now < x509.not_valid_before_utc:
-            raise Untrusted("verify", f"the certificate is not valid before {x509.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+            raise Untrusted(
+                "verify", f"the certificate is not valid before {x509.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            )
         if now > x509.not_valid_after_utc:
             raise Untrusted("verify", f"the certificate expired on {x509.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
 
@@ -212,7 +217,7 @@ class Handshake:
         """
         if self._connection is None or self._chain_error:
             raise Untrusted("verify", self._chain_error or "no handshake took place")
-        self.identity = self._trust.verify(self._connection, self._resumed)
+        self.identity = self._trust.verify(self._connection, resumed=self._resumed)
         return self.identity
 
     def remember_session(self) -> None:
@@ -277,9 +282,7 @@ def _pins_of(connection: SSL.Connection, leaf: X509) -> tuple[bytes, ...]:
     """
     chain = connection.get_verified_chain() or [leaf]
     return tuple(
-        pin_of(
-            certificate.to_cryptography().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        )
+        pin_of(certificate.to_cryptography().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
         for certificate in chain
     )
 
