@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from twisted.internet import error as net_error
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone
 from twisted.internet.interfaces import (
@@ -130,7 +130,10 @@ class VerifiedEndpoint:
         """
         Return a Deferred for the protocol of a verified connection.
         """
-        handshake = self._trust.handshake()
+        try:
+            handshake = self._trust.handshake()
+        except Exception as error:
+            return fail(Unreachable("tls", f"TLS cannot be used on this system: {error}"))
         gate = Gate(protocolFactory, handshake)
         endpoint = wrapClientTLS(handshake, self._tcp, clock=self._clock)
         factory = Factory.forProtocol(lambda: gate)

@@ -101,21 +101,25 @@ class Trust:
     def handshake(self) -> Handshake:
         """
         Return what is needed for one connection attempt.
-        """
-        return Handshake(self)
 
-    def connection(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        :raises Exception: whatever stands in the way of using TLS at all, as a system that forbids it.
+        """
+        if self._options is None:
+            options = CertificateOptions(
+                trustRoot=platformTrust() if self._ca is None else self._roots(self._ca),
+                acceptableProtocols=[b"dot"],
+                enableSessionTickets=True,
+            )
+            options.getContext()  # made now, since what goes wrong later is told to nobody
+            self._options = options
+        return Handshake(self, self._options)
+
+    def connection(self, options: CertificateOptions, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """
         Return a new connection in this upstream's own context: TLS ≥ 1.2, ALPN ``dot``, SNI if there is
         a name, and the last session to resume.
         """
-        if self._options is None:
-            self._options = CertificateOptions(
-                trustRoot=self._roots(),
-                acceptableProtocols=[b"dot"],
-                enableSessionTickets=True,
-            )
-        connection = self._options.clientConnectionForTLS(protocol)
+        connection = options.clientConnectionForTLS(protocol)
         if self.name:
             connection.set_tlsext_host_name(self.name.encode("ascii"))
         if self._session is not None:
@@ -154,10 +158,9 @@ class Trust:
             pins,
         )
 
-    def _roots(self) -> Any:
-        if self._ca is None:
-            return platformTrust()
-        roots = load_pem_x509_certificates(self._ca)
+    @staticmethod
+    def _roots(pem: bytes) -> Any:
+        roots = load_pem_x509_certificates(pem)
         return trustRootFromCertificates([Certificate(X509.from_cryptography(root)) for root in roots])
 
     def _check_dates(self, x509: X509Certificate) -> None:
@@ -193,8 +196,9 @@ class Handshake:
     Owned by the gate.  Ends with ``verify`` or with ``explain``.
     """
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: Trust, options: CertificateOptions) -> None:
         self._trust = trust
+        self._options = options
         self._connection: SSL.Connection | None = None
         self._chain_error = ""
         self._resumed = True  # until OpenSSL asks us about a chain, which it does in every full handshake
@@ -204,7 +208,7 @@ class Handshake:
         """
         Called by Twisted when TCP stands.
         """
-        connection = self._trust.connection(tlsProtocol)
+        connection = self._trust.connection(self._options, tlsProtocol)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._chain_judged)
         self._connection = connection
         return connection

@@ -1,0 +1,58 @@
+# What a developer or a newcomer types.  Everything happens in .venv; nothing is installed elsewhere, but
+# for the DNS servers that the integration tests use (Debian packages, and only if that is allowed).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+UNIT_TESTS = tests.wire tests.policy tests.upstream tests.downstream tests.config tests.telemetry tests.testing \
+	$(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
+
+.PHONY: help demo test run check cover servers unit wheel clean
+.DEFAULT_GOAL := help
+
+help:                        ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/ready          ## show dotproxy working on this machine alone, and leave it up to be tried
+	$(BIN)/dotproxy demo
+
+run: $(VENV)/ready           ## forward DNS: 127.0.0.1:5300 to Cloudflare and Quad9 (ARGS="--upstream …")
+	$(BIN)/dotproxy run $(ARGS)
+
+test: $(VENV)/ready servers  ## all tests: the unit tests under trial, everything under pytest
+	$(BIN)/python -m twisted.trial $(UNIT_TESTS)
+	$(BIN)/python -m pytest tests
+
+unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network
+	$(BIN)/python -m twisted.trial $(UNIT_TESTS)
+
+check: $(VENV)/ready-to-check  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+cover: $(VENV)/ready servers ## all tests under pytest, with branch coverage and its floors
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests
+	$(BIN)/coverage report --fail-under=92
+	$(BIN)/coverage report --include='dotproxy/wire/*,dotproxy/policy/*' --fail-under=98
+
+servers:                     ## the DNS servers and clients for the integration tests, from Debian packages
+	@sh tests/integration/install_packages.sh
+
+wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:                       ## remove what was made here
+	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	find . -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+$(VENV)/ready-to-check: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
