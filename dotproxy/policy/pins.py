@@ -26,8 +26,7 @@ def parse_pin(text: str) -> bytes:
     :raises ValueError: if it is not the base64 of 32 octets.
     """
     try:
-        # A "+" that went through form decoding arrives as a space.
-        pin = b64decode(text.strip().replace(" ", "+").encode(), validate=True)
+        pin = b64decode(text.strip().encode(), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise ValueError(f"pin {text!r} is not base64") from None
     if len(pin) != 32:

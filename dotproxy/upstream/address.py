@@ -137,6 +137,8 @@ def _ip(text: str) -> str:
         return str(ip_address(text))
     except ValueError:
         pass
+    if ":" in text:
+        raise ValueError(f"{text!r} is no address and port; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT")
     if close := get_close_matches(text.lower(), PRESETS, 1):
         raise ValueError(f"{text!r} is neither an IP address nor a preset; did you mean {close[0]!r}?")
     if "." in text and not text.replace(".", "").isdigit():

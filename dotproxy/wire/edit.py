@@ -40,7 +40,7 @@ def refusal(query: bytes, rcode: int, seen: Peek | None = None, error: ExtendedE
     if seen and seen.opt_at:
         options = ede_option(error) if error else b""
         opt = opt_record(OUR_UDP_SIZE, rcode, seen.edns_flags & DO, options)
-    elif rcode > 15:
+    elif seen is None and rcode > 15:
         opt = opt_record(OUR_UDP_SIZE, rcode)
     ours = QR | flags & (OPCODE | RD | CD) | RA | rcode & 15
     header = HEADER.pack(ident, ours, 1 if end else 0, 0, 0, 1 if opt else 0)

@@ -1,0 +1,207 @@
+"""
+Where values come from, and what is said of those that are wrong.
+"""
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.config.load import Loaded, load, split
+from dotproxy.errors import ConfigError
+
+
+class LoadTests(SynchronousTestCase):
+    """
+    Loading.
+    """
+
+    def file(self, text: str) -> str:
+        """
+        A TOML file.
+        """
+        path = Path(self.mktemp())
+        path.write_text(text, "utf-8")
+        return str(path)
+
+    def problems(self, *args: object) -> list[str]:
+        """
+        What is said of a configuration that cannot be used.
+        """
+        return self.assertRaises(ConfigError, load, *args).problems
+
+    def upstreams(self, loaded: Loaded) -> list[str]:
+        """
+        The upstreams, as they are spelled.
+        """
+        return [str(upstream) for upstream in loaded.config.upstream]
+
+    def test_defaults(self) -> None:
+        """
+        Without anything given everything has its default, and says so.
+        """
+        loaded = load({}, {})
+        self.assertEqual(["127.0.0.1:5300"], [str(address) for address in loaded.config.listen])
+        self.assertEqual(["cloudflare", "quad9"], self.upstreams(loaded))
+        self.assertEqual(
+            (4.0, 1.5, None, "failover"),
+            (loaded.config.query_timeout, loaded.config.attempt_timeout, loaded.config.ca_file, loaded.config.policy),
+        )
+        self.assertEqual({"default"}, set(loaded.sources.values()))
+
+    def test_precedence(self) -> None:
+        """
+        The command line wins over the environment, the environment over the file.
+        """
+        path = self.file('query_timeout = 3\nattempt_timeout = 1\npolicy = "random"\nudp_max_size = 4096\n')
+        environ = {"DOTPROXY_QUERY_TIMEOUT": "2", "DOTPROXY_ATTEMPT_TIMEOUT": "0.5", "HOME": "/"}
+        loaded = load({"query_timeout": ["5", "6"]}, environ, path)
+        config, sources = loaded.config, loaded.sources
+        self.assertEqual(
+            (6.0, 0.5, "random", 4096),
+            (config.query_timeout, config.attempt_timeout, config.policy, config.udp_max_size),
+        )
+        self.assertEqual(
+            ["--query-timeout", "DOTPROXY_ATTEMPT_TIMEOUT", path, "default"],
+            [sources[key] for key in ("query_timeout", "attempt_timeout", "policy", "listen")],
+        )
+
+    def test_lists_split_at_commas_and_spaces(self) -> None:
+        """
+        A list may be one string, or several, or an array.
+        """
+        expected = ["quad9", "google", "tls://1.1.1.1:853"]
+        as_text = "quad9, google 1.1.1.1"
+        self.assertEqual(expected, self.upstreams(load({"upstream": ["quad9,google", "1.1.1.1"]}, {})))
+        self.assertEqual(expected, self.upstreams(load({}, {"DOTPROXY_UPSTREAM": as_text})))
+        self.assertEqual(expected, self.upstreams(load({}, {}, self.file(f'upstream = "{as_text}"'))))
+        array = 'upstream = ["quad9", "google", { address = "1.1.1.1" }]'
+        self.assertEqual(expected, self.upstreams(load({}, {}, self.file(array))))
+        self.assertEqual(expected[2:], self.upstreams(load({}, {}, self.file('upstream = { address = "1.1.1.1" }'))))
+        self.assertEqual(["a", "b", "c"], split(" a,b ,, c\n"))
+
+    def test_the_file_may_be_named_by_the_environment(self) -> None:
+        """
+        DOTPROXY_CONFIG names a file, which --config overrules.
+        """
+        one, two = self.file("query_timeout = 2"), self.file("query_timeout = 3")
+        self.assertEqual(2.0, load({}, {"DOTPROXY_CONFIG": one}).config.query_timeout)
+        self.assertEqual(3.0, load({}, {"DOTPROXY_CONFIG": one}, two).config.query_timeout)
+
+    def test_container_variables(self) -> None:
+        """
+        The three variables of such containers stand for parts of settings, and yield to the settings' own.
+        """
+        cases = {
+            ("192.0.2.1", ""): "tls://192.0.2.1:853",
+            ("192.0.2.1", "8853"): "tls://192.0.2.1:8853",
+            ("2001:db8::1", "8853"): "tls://[2001:db8::1]:8853",
+            ("[2001:db8::1]", "8853"): "tls://[2001:db8::1]:8853",
+            ("192.0.2.1#dns.example", "8853"): "tls://192.0.2.1:8853#dns.example",
+            ("quad9", ""): "quad9",
+        }
+        for (host, port), spec in cases.items():
+            environ = {"DOTPROXY_UPSTREAM_HOST": host, "DOTPROXY_UPSTREAM_PORT": port}
+            self.assertEqual([spec], self.upstreams(load({}, environ)), host)
+            self.assertEqual(["google"], self.upstreams(load({}, {**environ, "DOTPROXY_UPSTREAM": "google"})))
+
+    def test_the_listen_port_of_containers(self) -> None:
+        """
+        DOTPROXY_LISTEN_PORT replaces the port of the file's addresses, or of the default's.
+        """
+        environ = {"DOTPROXY_LISTEN_PORT": "53"}
+        path = self.file('listen = ["0.0.0.0:5300", "[::]:5300"]')
+        self.assertEqual("127.0.0.1:53", str(load({}, environ).config.listen[0]))
+        self.assertEqual(["0.0.0.0:53", "[::]:53"], [str(a) for a in load({}, environ, path).config.listen])
+        both = {**environ, "DOTPROXY_LISTEN": "127.0.0.1:99"}
+        self.assertEqual(["127.0.0.1:99"], [str(a) for a in load({}, both, path).config.listen])
+        (problem,) = self.problems({}, {"DOTPROXY_LISTEN_PORT": "x"})
+        self.assertIn("listen (DOTPROXY_LISTEN_PORT): '127.0.0.1:x': port 'x' is not a number", problem)
+        (problem,) = self.problems({}, environ, self.file('listen = "nowhere"'))
+        self.assertIn("'nowhere' is not an address to listen on", problem)
+
+    def test_what_kubernetes_sets_is_no_setting(self) -> None:
+        """
+        A Service named dotproxy puts variables into every pod, which are not meant for us.
+        """
+        environ = {
+            "DOTPROXY_SERVICE_HOST": "10.0.0.1",
+            "DOTPROXY_SERVICE_PORT": "53",
+            "DOTPROXY_SERVICE_PORT_DNS_TCP": "53",
+            "DOTPROXY_PORT": "udp://10.0.0.1:53",
+            "DOTPROXY_PORT_53_UDP_ADDR": "10.0.0.1",
+        }
+        self.assertEqual({"default"}, set(load({}, environ).sources.values()))
+
+    def test_an_empty_variable_is_not_set(self) -> None:
+        """
+        What a template makes of a value that is not there does no harm.
+        """
+        self.assertEqual("default", load({}, {"DOTPROXY_POLICY": " "}).sources["policy"])
+
+    def test_every_problem_at_once(self) -> None:
+        """
+        Each thing that is wrong has its line: the key, where it stands, what is wrong, what would be right.
+        """
+        path = self.file('querytimeout = 3\npolicy = "best"\nudp_max_size = 1\n')
+        environ = {"DOTPROXY_UPSTREM": "quad9", "DOTPROXY_TCP_IDLE_TIMEOUT": "never"}
+        problems = self.problems({"listen": ["here", "127.0.0.1:1,127.0.0.1:1"]}, environ, path)
+        self.assertEqual(
+            [
+                f"querytimeout ({path}): no such setting; did you mean query_timeout?",
+                "DOTPROXY_UPSTREM (environment): no such setting; did you mean DOTPROXY_UPSTREAM?",
+                (
+                    "listen (--listen): 'here' is not an address to listen on; write ADDRESS:PORT, as 127.0.0.1:53 or"
+                    " [::1]:53"
+                ),
+                "listen (--listen): 127.0.0.1:1 is given twice",
+                f"policy ({path}): 'best' is not a policy; there are failover, round_robin, random",
+                "tcp_idle_timeout (DOTPROXY_TCP_IDLE_TIMEOUT): 'never' is not a number of seconds from 0.1 to 3600",
+                f"udp_max_size ({path}): 1 is not a whole number of octets from 512 to 65507",
+            ],
+            problems,
+        )
+
+    def test_a_key_like_no_other(self) -> None:
+        """
+        Where nothing is close, all there are is listed.
+        """
+        (problem,) = self.problems({}, {}, self.file("zzz = 1"))
+        self.assertIn("zzz", problem)
+        self.assertIn("; there are listen, upstream, ca_file", problem)
+
+    def test_files_that_cannot_be_used(self) -> None:
+        """
+        A file that is not there, or not TOML, is told of with who named it.
+        """
+        (problem,) = self.problems({}, {"DOTPROXY_CONFIG": "/nowhere/x.toml"})
+        self.assertEqual(
+            "config (DOTPROXY_CONFIG): '/nowhere/x.toml' cannot be read: no such file or directory", problem
+        )
+        (problem,) = self.problems({}, {}, self.file("listen ="))
+        self.assertIn("is not TOML", problem)
+        path = Path(self.mktemp())
+        path.write_bytes(b"\xff\xfe")
+        self.assertIn("is not TOML", self.problems({}, {}, str(path))[0])
+
+    def test_an_empty_list(self) -> None:
+        """
+        At least one listener and one upstream are needed.
+        """
+        self.assertIn("needs at least one value", self.problems({}, {}, self.file("upstream = []"))[0])
+
+    def test_a_port_without_a_host(self) -> None:
+        """
+        DOTPROXY_UPSTREAM_PORT alone means nothing, and is not passed over.
+        """
+        (problem,) = self.problems({}, {"DOTPROXY_UPSTREAM_PORT": "853"})
+        self.assertEqual("upstream (DOTPROXY_UPSTREAM_PORT): is of no use without DOTPROXY_UPSTREAM_HOST", problem)
+
+    def test_times_that_do_not_fit_together(self) -> None:
+        """
+        An attempt cannot take longer than the query it is for.
+        """
+        (problem,) = self.problems({"attempt_timeout": ["3"]}, {"DOTPROXY_QUERY_TIMEOUT": "2"})
+        self.assertEqual(
+            "attempt_timeout (--attempt-timeout): 3 s is longer than query_timeout, 2 s (DOTPROXY_QUERY_TIMEOUT)",
+            problem,
+        )

@@ -1,0 +1,56 @@
+"""
+Which clients are served.
+"""
+
+from ipaddress import ip_network
+from unittest import mock
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.config.schema import PRIVATE_NETWORKS
+from dotproxy.policy import admission
+from dotproxy.policy.admission import Admission
+
+
+class AdmissionTests(SynchronousTestCase):
+    """
+    Verdicts by address.
+    """
+
+    def setUp(self) -> None:
+        """
+        The networks that are served when nothing is configured.
+        """
+        self.admission = Admission(map(ip_network, PRIVATE_NETWORKS))
+
+    def test_loopback_and_private_networks(self) -> None:
+        """
+        By default those are served who can only be near (RFC 5625 §6.2).
+        """
+        near = ("127.0.0.1", "127.9.9.9", "10.1.2.3", "172.31.0.1", "192.168.0.1", "169.254.1.1", "100.64.0.1", "::1")
+        for host in (*near, "fd00::1", "fe80::1%eth0", "::ffff:192.168.1.1"):
+            self.assertTrue(self.admission.admits(host), host)
+        for host in ("192.0.2.1", "172.32.0.1", "2001:db8::1", "::ffff:192.0.2.1", "8.8.8.8", "::"):
+            self.assertFalse(self.admission.admits(host), host)
+
+    def test_the_process_itself(self) -> None:
+        """
+        What this process asks itself is always served.
+        """
+        self.assertTrue(Admission([]).admits(""))
+
+    def test_what_is_no_address(self) -> None:
+        """
+        A client that has no IP address is not served.
+        """
+        self.assertFalse(self.admission.admits("somewhere"))
+
+    def test_verdicts_are_remembered_and_bounded(self) -> None:
+        """
+        Spoofed addresses can fill no memory, and the verdict stays the same.
+        """
+        with mock.patch.object(admission, "_REMEMBERED", 4):
+            for last in range(20):
+                self.assertFalse(self.admission.admits(f"192.0.2.{last}"))
+                self.assertTrue(self.admission.admits("127.0.0.1"))
+                self.assertLessEqual(len(self.admission._verdicts), 4)

@@ -1,0 +1,61 @@
+"""
+Whom to ask next.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.policy.attempts import MAX_SENDS, forgiven, given_up, next_upstream
+
+
+class NextUpstreamTests(SynchronousTestCase):
+    """
+    The next of several.
+    """
+
+    def test_the_preferred_first(self) -> None:
+        """
+        With all up and nothing tried, the order decides.
+        """
+        self.assertEqual(2, next_upstream((2, 0, 1), (), lambda _: True))
+
+    def test_those_up_before_those_down(self) -> None:
+        """
+        One that is down is asked only when none is up that may be.
+        """
+        self.assertEqual(1, next_upstream((0, 1), (), lambda index: index == 1))
+        self.assertEqual(1, next_upstream((0, 1), (1, 1), lambda index: index == 1))
+        self.assertEqual(0, next_upstream((0, 1), (1, 1, 1), lambda index: index == 1))
+
+    def test_those_asked_least_first(self) -> None:
+        """
+        Of those that are up, the least asked is next.
+        """
+        self.assertEqual(1, next_upstream((0, 1), (0,), lambda _: True))
+        self.assertEqual(0, next_upstream((0, 1), (0, 1), lambda _: True))
+
+    def test_all_down_is_no_reason_not_to_ask(self) -> None:
+        """
+        With everything down the least asked is tried all the same.
+        """
+        self.assertEqual(0, next_upstream((0, 1), (), lambda _: False))
+
+    @given(st.integers(1, 4), st.lists(st.booleans(), min_size=4, max_size=4))
+    def test_three_times_each_and_no_more(self, count: int, up: list[bool]) -> None:
+        """
+        A question goes to each upstream three times at most, and then to nobody (RFC 9520 §3.1).
+        """
+        order, tried = tuple(range(count)), ()
+        while (index := next_upstream(order, tried, up.__getitem__)) is not None:
+            tried += (index,)
+        self.assertEqual(dict.fromkeys(order, MAX_SENDS), {index: tried.count(index) for index in order})
+
+    def test_given_up_and_forgiven(self) -> None:
+        """
+        One that is given up is not asked again; a sending that is forgiven does not count.
+        """
+        self.assertEqual(1, next_upstream((0, 1), given_up((), 0), lambda index: index == 0))
+        self.assertIsNone(next_upstream((0,), given_up((0,), 0), lambda _: True))
+        self.assertEqual((1, 0), forgiven((0, 1, 0), 0))
+        self.assertEqual((0, 0), forgiven((0, 1, 0), 1))

@@ -1,0 +1,68 @@
+"""
+What an upstream's past says about asking it.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import Timeout, Unreachable
+from dotproxy.policy.health import Health
+
+REFUSED = Unreachable("connect", "connection refused")
+
+
+class HealthTests(SynchronousTestCase):
+    """
+    Up, down, and up again.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nothing is known of.
+        """
+        self.health = Health()
+
+    def test_it_is_up_until_it_fails(self) -> None:
+        """
+        Nothing known is good; it may be dialled at once.
+        """
+        self.assertTrue(self.health.is_up)
+        self.assertEqual(0.0, self.health.wait(0.0, asked=False))
+
+    def test_only_the_first_failure_is_a_change(self) -> None:
+        """
+        Going down is told once, however many failures follow.
+        """
+        self.assertEqual([True, False, False], [self.health.failed(REFUSED, 1.0, 0.0) for _ in range(3)])
+        self.assertFalse(self.health.is_up)
+        self.assertIs(REFUSED, self.health.error)
+
+    def test_a_handshake_proves_a_failed_dial_wrong(self) -> None:
+        """
+        After failed dials a verified handshake brings it up, once.
+        """
+        self.health.failed(REFUSED, 1.0, 0.0)
+        self.assertEqual([True, False], [self.health.connected(), self.health.connected()])
+        self.assertTrue(self.health.is_up)
+        self.assertIsNone(self.health.error)
+
+    def test_after_silence_only_an_answer_counts(self) -> None:
+        """
+        An upstream that was silent is not up for shaking hands, but for answering.
+        """
+        self.health.failed(Timeout("read", "silent"), 1.0, 0.0, silent=True)
+        self.health.failed(REFUSED, 2.0, 0.0)
+        self.assertFalse(self.health.connected())
+        self.assertFalse(self.health.is_up)
+        self.assertTrue(self.health.answered())
+        self.assertTrue(self.health.is_up)
+
+    def test_the_wait_is_counted_from_the_failure(self) -> None:
+        """
+        What is left of the wait shrinks with time; while somebody asks it is a second at most.
+        """
+        for _ in range(10):
+            self.health.failed(REFUSED, 100.0, 0.0)
+        self.assertEqual(30.0, self.health.wait(100.0, asked=False))
+        self.assertEqual(1.0, self.health.wait(100.0, asked=True))
+        self.assertAlmostEqual(0.25, self.health.wait(100.75, asked=True))
+        self.assertEqual(0.0, self.health.wait(131.0, asked=False))

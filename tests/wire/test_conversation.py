@@ -1,0 +1,264 @@
+"""
+The DNS-over-TLS dialogue, without a network.
+"""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.wire.conversation import MAX_OUTSTANDING, STRAY_ALLOWANCE, Conversation
+from dotproxy.wire.framing import Deframer, frame
+
+
+def numbers() -> "object":
+    """
+    A source of octets that is not random, and never the same.
+    """
+    state = 1
+
+    def octets(count: int) -> bytes:
+        nonlocal state
+        out = bytearray()
+        while len(out) < count:
+            state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+            out += (state >> 40).to_bytes(3, "big")
+        return bytes(out[:count])
+
+    return octets
+
+
+def query(name: bytes, rtype: int = 1) -> tuple[bytes, int]:
+    """
+    A query and the offset after its question.
+    """
+    wire = b"\xab\xcd\1\0\0\1\0\0\0\0\0\0" + bytes([len(name)]) + name + b"\0" + rtype.to_bytes(2, "big") + b"\0\1"
+    return wire, len(wire)
+
+
+def answer(asked: bytes, **changes: bytes) -> bytes:
+    """
+    A reply to a query as the upstream saw it, with parts changed.
+    """
+    ident, flags = changes.get("ident", asked[:2]), changes.get("flags", b"\x81\x80")
+    return ident + flags + asked[4:12] + changes.get("question", asked[12:]) + changes.get("rest", b"")
+
+
+class ConversationTests(SynchronousTestCase):
+    """
+    Questions and answers.
+    """
+
+    def setUp(self) -> None:
+        """
+        A conversation, and the upstream's end of it.
+        """
+        self.conversation = Conversation(numbers())
+        self.upstream = Deframer()
+
+    def ask(self, token: object, name: bytes = b"www", rtype: int = 1) -> bytes:
+        """
+        Ask; return what the upstream sees.
+        """
+        return self.upstream.feed(self.conversation.submit([(token, *query(name, rtype))]))[-1]
+
+    def test_a_question_travels_under_another_id(self) -> None:
+        """
+        All but the ID of a query goes out as it is, in one frame (RFC 5625 §6.1).
+        """
+        sent = self.conversation.submit([("t", *query(b"www"))])
+        self.assertEqual(len(sent) - 2, int.from_bytes(sent[:2], "big"))
+        self.assertEqual(query(b"www")[0][2:], sent[4:])
+
+    def test_a_batch_is_one_piece(self) -> None:
+        """
+        Questions submitted together come as one run of octets, in order.
+        """
+        batch = [(n, *query(b"n%d" % n)) for n in range(5)]
+        seen = self.upstream.feed(self.conversation.submit(batch))
+        self.assertEqual([wire[2:] for _, wire, _ in batch], [message[2:] for message in seen])
+
+    def test_answers_out_of_order(self) -> None:
+        """
+        Each answer finds its question, whatever the order (RFC 7766 §7).
+        """
+        seen = [self.ask(n, b"n%d" % n) for n in range(3)]
+        received = self.conversation.receive(b"".join(frame(answer(asked)) for asked in reversed(seen)))
+        self.assertEqual([2, 1, 0], [token for token, _ in received])
+        self.assertEqual(answer(seen[2]), received[0][1])
+
+    def test_what_does_not_match_does_not_count(self) -> None:
+        """
+        A reply with another ID, question, type, class or opcode, or with QR clear, is no answer, and the right
+        one still is (RFC 7766 §7, RFC 5452 §9.1).
+        """
+        asked = self.ask("t")
+        other = bytes([asked[0] ^ 1, asked[1]])
+        strays = [
+            answer(asked, ident=other),
+            answer(asked, flags=b"\x01\x80"),
+            answer(asked, flags=b"\xa1\x80"),
+            answer(asked, question=asked[12:].replace(b"www", b"wwx")),
+            answer(asked, question=asked[12:-4] + b"\0\x1c\0\1"),
+            answer(asked, question=asked[12:-4] + b"\0\1\0\3"),
+            answer(asked)[:-1],
+            answer(asked[:4] + b"\0\2" + asked[6:]),
+            answer(asked[:4] + b"\0\0" + asked[6:12], flags=b"\x81\x80"),
+        ]
+        for stray in strays:
+            self.assertEqual([], self.conversation.receive(frame(stray)), stray)
+        self.assertEqual(len(strays), self.conversation.strays)
+        self.assertEqual([("t", answer(asked))], self.conversation.receive(frame(answer(asked))))
+
+    def test_a_question_spelled_otherwise_is_the_same(self) -> None:
+        """
+        A name matches whatever the case of its letters (RFC 4343), type and class exactly.
+        """
+        asked = self.ask("t", rtype=0x4161)
+        spelled = answer(asked, question=asked[12:].replace(b"www", b"WwW"))
+        self.assertEqual([], self.conversation.receive(frame(answer(asked, question=asked[12:-4] + b"\x61\x61\0\1"))))
+        self.assertEqual([("t", spelled)], self.conversation.receive(frame(spelled)))
+
+    def test_an_error_without_question_counts(self) -> None:
+        """
+        A server that could not read the question may leave it out of its error (RFC 1035 §4.1.1).
+        """
+        asked = self.ask("t")
+        error = asked[:2] + b"\x81\x81" + b"\0\0" * 4
+        self.assertEqual([("t", error)], self.conversation.receive(frame(error)))
+
+    def test_an_answer_counts_once(self) -> None:
+        """
+        The second copy of an answer answers nothing.
+        """
+        asked = self.ask("t")
+        received = self.conversation.receive(frame(answer(asked)) * 2)
+        self.assertEqual(["t"], [token for token, _ in received])
+        self.assertEqual(1, self.conversation.strays)
+
+    def test_ids_are_unique_and_spread(self) -> None:
+        """
+        No two questions outstanding share an ID, and IDs do not count up (RFC 7766 §6.2.1, RFC 5452 §9.2).
+        """
+        batch = [(n, *query(b"n")) for n in range(2000)]
+        seen = self.upstream.feed(self.conversation.submit(batch))
+        idents = [int.from_bytes(message[:2], "big") for message in seen]
+        self.assertEqual(2000, len(set(idents)))
+        steps = {b - a for a, b in itertools.pairwise(idents)}
+        self.assertGreater(len(steps), 1500)
+        self.assertEqual(MAX_OUTSTANDING - 2000, self.conversation.room)
+
+    def test_a_message_too_short_ends_it(self) -> None:
+        """
+        A message shorter than a header is no DNS; what came before it counts, what comes after does not.
+        """
+        first, second = self.ask(1), self.ask(2)
+        for runt in (b"", b"\0\0\0"):
+            conversation = self.conversation
+            received = conversation.receive(frame(answer(first)) + frame(runt) + frame(answer(second)))
+            self.assertEqual([(1, answer(first))], received)
+            self.assertEqual(f"a message of {len(runt)} octets", conversation.broken)
+            self.assertEqual([], conversation.receive(frame(answer(second))))
+            self.assertEqual([2], conversation.condemn())
+            self.setUp()
+            first, second = self.ask(1), self.ask(2)
+
+    def test_a_flood_of_strays_ends_it(self) -> None:
+        """
+        A peer may send a few more strays than answers; then it is given up.
+        """
+        asked = self.ask("t")
+        stray = frame(answer(asked, question=b"\0\0\2\0\1"))
+        self.conversation.receive(stray * STRAY_ALLOWANCE)
+        self.assertEqual("", self.conversation.broken)
+        self.assertEqual([("t", answer(asked))], self.conversation.receive(frame(answer(asked))))
+        self.conversation.receive(stray)
+        self.assertEqual("", self.conversation.broken)
+        self.conversation.receive(stray)
+        self.assertIn("answer nothing", self.conversation.broken)
+
+    def test_condemn_gives_back_what_is_outstanding(self) -> None:
+        """
+        What has no answer is given back once, oldest first.
+        """
+        seen = [self.ask(n, b"n%d" % n) for n in range(4)]
+        self.conversation.receive(frame(answer(seen[1])))
+        self.assertEqual([0, 2, 3], self.conversation.condemn())
+        self.assertEqual([], self.conversation.condemn())
+
+    @given(st.binary(max_size=400))
+    def test_rubbish_answers_nothing(self, rubbish: bytes) -> None:
+        """
+        Octets that are no answer finish no question and raise nothing.
+        """
+        conversation = Conversation(numbers())
+        conversation.submit([("t", *query(b"a-name-nobody-guesses"))])
+        self.assertEqual([], conversation.receive(rubbish))
+        self.assertEqual(["t"], conversation.condemn())
+
+
+class ConversationMachine(RuleBasedStateMachine):
+    """
+    Any sequence of questions, answers in any order and number, strays and cuts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conversation = Conversation(numbers())
+        self.upstream = Deframer()
+        self.seen: dict[int, bytes] = {}
+        self.owed: set[int] = set()
+        self.on_the_way = b""
+        self.tokens = 0
+
+    @rule(count=st.integers(1, 5))
+    def submit(self, count: int) -> None:
+        """
+        Ask.
+        """
+        tokens = range(self.tokens, self.tokens + count)
+        self.tokens += count
+        batch = [(token, *query(b"n%d" % token)) for token in tokens]
+        for token, message in zip(tokens, self.upstream.feed(self.conversation.submit(batch)), strict=True):
+            self.seen[token] = message
+            self.owed.add(token)
+
+    @precondition(lambda self: self.seen)
+    @rule(data=st.data(), copies=st.integers(1, 2))
+    def answer(self, data: st.DataObject, copies: int) -> None:
+        """
+        The upstream answers something, perhaps again, perhaps twice.
+        """
+        token = data.draw(st.sampled_from(sorted(self.seen)))
+        self.on_the_way += frame(answer(self.seen[token])) * copies
+
+    @rule()
+    def stray(self) -> None:
+        """
+        The upstream says something nobody asked for.
+        """
+        self.on_the_way += frame(b"\0\0\x81\x80\0\1\0\0\0\0\0\0\7nothing\0\0\1\0\1")
+
+    @rule(data=st.data())
+    def deliver(self, data: st.DataObject) -> None:
+        """
+        Some of it arrives.
+        """
+        cut = data.draw(st.integers(0, len(self.on_the_way)))
+        for token, reply in self.conversation.receive(self.on_the_way[:cut]):
+            assert token in self.owed, "answered twice, or never asked"
+            assert reply == answer(self.seen[token]), "somebody else's answer"
+            self.owed.remove(token)
+        self.on_the_way = self.on_the_way[cut:]
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        """
+        What is outstanding is exactly what is owed.
+        """
+        assert sorted(entry[0] for entry in self.conversation.outstanding.values()) == sorted(self.owed)
+
+
+ConversationMachineTests = ConversationMachine.TestCase

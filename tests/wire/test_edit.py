@@ -1,0 +1,160 @@
+"""
+Answers of our own making, as dnspython reads them.
+"""
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to, truncated
+from dotproxy.wire.edns import ExtendedError
+from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, peek
+from tests.wire.test_message import HEAD, QUESTION, octets, queries
+
+
+class RefusalTests(SynchronousTestCase):
+    """
+    Answers without records.
+    """
+
+    @given(queries(), st.sampled_from([0, 1, 2, 3, 4, 5, 16, 23]))
+    def test_it_answers_the_query(self, query: dns.message.Message, rcode: int) -> None:
+        """
+        A refusal has the query's ID, question, RD and CD, the rcode, and OPT if and only if the query has
+        (RFC 6891 §6.1.1 and §7).
+        """
+        wire = query.to_wire()
+        seen = peek(wire)
+        octets_ = refusal(wire, rcode, seen, ExtendedError(22, "because"))
+        reply = dns.message.from_wire(octets_, raise_on_truncation=False)
+        self.assertEqual(query.id, reply.id)
+        self.assertEqual(query.question, reply.question)
+        self.assertEqual(query.edns, reply.edns)
+        self.assertTrue(reply.flags & dns.flags.QR)
+        self.assertEqual(query.flags & (dns.flags.RD | dns.flags.CD), reply.flags & (dns.flags.RD | dns.flags.CD))
+        self.assertFalse(reply.flags & (dns.flags.AA | dns.flags.TC | dns.flags.AD | 0x40))
+        self.assertEqual(wire[12 : seen.question_end], octets_[12 : seen.question_end])
+        if seen.opt_at:
+            self.assertEqual(rcode, int(reply.rcode()))
+            self.assertEqual(query.ednsflags & dns.flags.DO, reply.ednsflags & 0xFFFF)
+            self.assertEqual([(22, "because")], [(int(o.code), o.text) for o in reply.options])
+        else:
+            self.assertEqual(rcode & 15, int(reply.rcode()))
+
+    def test_of_what_cannot_be_parsed(self) -> None:
+        """
+        A query that cannot be parsed is refused with a bare header.
+        """
+        self.assertEqual(octets("1234 8181 0000 0000 0000 0000"), refusal(octets(HEAD + "0000 ff"), FORMERR))
+
+    def test_notimp_keeps_the_opcode(self) -> None:
+        """
+        The opcode comes back as it was sent (RFC 1035 §4.1.1).
+        """
+        reply = refusal(octets("1234 2800 0000 0000 0000 0000"), NOTIMP)
+        self.assertEqual(octets("1234 a884 0000 0000 0000 0000"), reply)
+
+    def test_badvers_is_said_in_an_opt(self) -> None:
+        """
+        BADVERS comes with an OPT of version 0, whatever the query's OPT was (RFC 6891 §6.1.3).
+        """
+        query = octets(HEAD + "0001" + QUESTION + "00 0029 04d0 00010000 0000")
+        reply = dns.message.from_wire(refusal(query, BADVERS))
+        self.assertEqual((BADVERS, 0), (int(reply.rcode()), reply.edns))
+        self.assertEqual(1, len(reply.question))
+
+
+class ReplyTests(SynchronousTestCase):
+    """
+    An upstream's reply on its way to the client.
+    """
+
+    def setUp(self) -> None:
+        """
+        A query, and a reply with other ID and spelling.
+        """
+        self.query = octets("aaaa 0100 0001 0000 0000 0000 03575757 00 0001 0001")
+        self.seen = peek(self.query)
+        self.rest = octets("c00c 0001 0001 00000e10 0004 c0000201")
+
+    def test_only_id_and_spelling_change(self) -> None:
+        """
+        Everything else of a reply is the upstream's, octet for octet (RFC 5625 §3).
+        """
+        reply = octets("bbbb 87b0 0001 0001 0000 0000 03777777 00 0001 0001") + self.rest
+        expected = octets("aaaa 87b0 0001 0001 0000 0000 03575757 00 0001 0001") + self.rest
+        self.assertEqual(expected, reply_to(self.query, self.seen, reply))
+
+    def test_an_error_without_question_gets_it_back(self) -> None:
+        """
+        A client is told FORMERR in an answer to its question, even if the upstream left that out.
+        """
+        reply = reply_to(self.query, self.seen, octets("bbbb 8181 0000 0000 0000 0000"))
+        self.assertEqual(octets("aaaa 8181 0001 0000 0000 0000 03575757 00 0001 0001"), reply)
+
+
+class TruncatedTests(SynchronousTestCase):
+    """
+    Answers too large for UDP.
+    """
+
+    def make_reply(self, query: dns.message.Message) -> bytes:
+        """
+        A large reply to ``query``.
+        """
+        reply = dns.message.make_response(query, recursion_available=True)
+        reply.flags |= dns.flags.AA | dns.flags.AD
+        reply.answer.append(
+            dns.rrset.from_text("www.example.org.", 60, "IN", "TXT", *[f'"{n:>200}"' for n in range(9)])
+        )
+        if query.edns >= 0:
+            reply.use_edns(0, query.ednsflags, 4096, options=[dns.edns.GenericOption(65001, b"theirs")])
+            reply.set_rcode(dns.rcode.BADCOOKIE)
+        return reply.to_wire()
+
+    def test_with_edns(self) -> None:
+        """
+        Header, question and OPT are left, TC is set, the other flags and the extended rcode survive (RFC 6891 §7).
+        """
+        query = dns.message.make_query("www.example.org", "TXT", want_dnssec=True)
+        wire = query.to_wire()
+        cut = truncated(reply_to(wire, peek(wire), self.make_reply(query)), wire, peek(wire))
+        reply = dns.message.from_wire(cut, raise_on_truncation=False)
+        self.assertTrue(query.is_response(reply))
+        self.assertEqual(dns.flags.from_text("QR AA TC RD RA AD"), reply.flags & 0xFFF0)
+        self.assertEqual(dns.rcode.BADCOOKIE, reply.rcode())
+        self.assertEqual(
+            (0, OUR_UDP_SIZE, dns.flags.DO, ()), (reply.edns, reply.payload, reply.ednsflags & 0xFFFF, reply.options)
+        )
+        self.assertEqual([], [*reply.answer, *reply.authority])
+        self.assertEqual(33 + 11, len(cut))
+
+    def test_without_edns(self) -> None:
+        """
+        A client that sent no OPT gets none (RFC 6891 §7).
+        """
+        wire = dns.message.make_query("www.example.org", "TXT", use_edns=False).to_wire()
+        reply = self.make_reply(dns.message.from_wire(wire))
+        self.assertEqual(33, len(truncated(reply, wire, peek(wire))))
+
+    def test_of_a_reply_that_cannot_be_walked(self) -> None:
+        """
+        A large reply whose records make no sense is cut all the same.
+        """
+        wire = dns.message.make_query("www.example.org", "TXT", use_edns=0).to_wire()
+        reply = wire[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + wire[12:33] + b"\xff" * 2000
+        cut = dns.message.from_wire(truncated(reply, wire, peek(wire)), raise_on_truncation=False)
+        self.assertEqual((0, True), (int(cut.rcode()), bool(cut.flags & dns.flags.TC)))
+
+    def test_servfail_always_fits(self) -> None:
+        """
+        A SERVFAIL with the longest question and the longest reason is an answer of 512 octets at most.
+        """
+        name = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"a" * 61 + b"\0"
+        query = octets(HEAD + "0001") + name + octets("0001 0001 00 0029 04d0 00000000 0000")
+        self.assertLessEqual(len(refusal(query, SERVFAIL, peek(query), ExtendedError(22, "x" * 999))), 512)

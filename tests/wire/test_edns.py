@@ -1,0 +1,51 @@
+"""
+OPT records and Extended DNS Errors.
+"""
+
+import dns.edns
+import dns.flags
+import dns.message
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, ede_option, opt_record
+
+
+def parse(opt: bytes) -> dns.message.Message:
+    """
+    The message dnspython sees when ``opt`` is all there is in it.
+    """
+    return dns.message.from_wire(b"\0\0\x80\0" + b"\0\0" * 3 + b"\0\1" + opt)
+
+
+class OptTests(SynchronousTestCase):
+    """
+    What is written, as dnspython reads it.
+    """
+
+    @given(st.integers(512, 65535), st.integers(0, 4095), st.booleans())
+    def test_size_rcode_and_flags(self, size: int, rcode: int, do: bool) -> None:
+        """
+        An OPT says the size, the upper eight bits of the rcode, and DO (RFC 6891 §6.1.3).
+        """
+        message = parse(opt_record(size, rcode, DO if do else 0))
+        self.assertEqual(size, message.payload)
+        self.assertEqual(rcode & 0xFF0, int(message.rcode()))
+        self.assertEqual(0, message.edns)
+        self.assertEqual(do, bool(message.ednsflags & dns.flags.DO))
+
+    @given(st.integers(0, 65535), st.text(max_size=300))
+    def test_extended_errors(self, code: int, text: str) -> None:
+        """
+        An Extended DNS Error has its code, and of its text as much as fits, in whole characters (RFC 8914 §2).
+        """
+        message = parse(opt_record(1232, options=ede_option(ExtendedError(code, text))))
+        (option,) = message.options
+        assert isinstance(option, dns.edns.EDEOption)
+        self.assertEqual(code, int(option.code))
+        shown = option.text or ""
+        whole = text.encode("utf-8", "replace").decode()
+        self.assertTrue(whole.startswith(shown), (whole, shown))
+        if len(whole.encode()) <= MAX_EXTRA_TEXT:
+            self.assertEqual(whole.rstrip("\0"), shown.rstrip("\0"))
