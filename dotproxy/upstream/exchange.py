@@ -134,7 +134,7 @@ class Upstream(Service):
         if connection.room():
             self._probe(connection)
         else:
-            self._judge_probe(connection, now)
+            self._retire(connection)
         return False
 
     def stopService(self) -> Deferred[None]:
@@ -289,14 +289,16 @@ class Upstream(Service):
     def _probe(self, connection: DotProtocol) -> None:
         self._probed.add(connection)
         connection.ask([PROBE_QUESTION])
-        self._later(PROBE_TIMEOUT, self._judge_probe, connection, self._now())
+        self._later(PROBE_TIMEOUT, self._judge_probe, connection)
 
-    def _judge_probe(self, connection: DotProtocol, since: float) -> None:
+    def _judge_probe(self, connection: DotProtocol) -> None:
+        if connection is self._connection and connection in self._probed:
+            self._retire(connection)
+
+    def _retire(self, connection: DotProtocol) -> None:
         """
-        Retire a connection that brought nothing since it was probed.
+        Ask a silent connection nothing more, and give its questions back.
         """
-        if connection is not self._connection or connection.last_heard > since:
-            return
         self._connection = None
         self._retired.add(connection)
         error = Timeout("read", f"connected, but silent for {self._now() - connection.last_heard:.1f} s", self.label)

@@ -1,0 +1,499 @@
+"""
+One upstream: when it is dialled, what becomes of questions, and what is told of it.
+"""
+
+from typing import Any
+
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable
+from dotproxy.testing.client import make_query
+from dotproxy.testing.zone import A
+from dotproxy.upstream.exchange import PROBE_TIMEOUT, RETIREMENT
+from dotproxy.upstream.probe import PROBE_QUESTION
+from dotproxy.upstream.protocol import CLOSE_TIMEOUT
+from tests.upstream.scenes import AUTHORITY, ZONE, Scene
+
+REFUSED = Refused(111, "Connection refused")
+IS_PROBE = PROBE_QUESTION[1][2:]
+
+
+def names(queries: list[bytes]) -> list[bytes]:
+    """
+    Of each query everything but the ID.
+    """
+    return [query[2:] for query in queries]
+
+
+class ConnectingTests(SynchronousTestCase):
+    """
+    On demand, once, and again.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nobody has asked.
+        """
+        self.scene = Scene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+
+    def test_nothing_is_dialled_unasked(self) -> None:
+        """
+        Until there is a question there is no connection.
+        """
+        self.network.advance(3600)
+        self.assertEqual(0, self.scene.dials)
+        self.assertTrue(self.scene.upstream.is_up)
+
+    def test_questions_wait_for_one_dial(self) -> None:
+        """
+        Whatever is asked while a dial is under way goes out on that one connection, unless nobody wants it.
+        """
+        self.scene.ask("a", "b")
+        self.scene.ask("c", "d")
+        self.told.unwanted.add("b")
+        self.network.accept(self.server)
+        self.assertEqual(["a", "c", "d"], self.told.answered_tokens)
+        self.assertEqual((1, 1), (self.scene.dials, self.server.accepted))
+
+    def test_the_connection_is_used_again(self) -> None:
+        """
+        A second question needs no second connection, and goes out at once.
+        """
+        self.scene.connect("a")
+        self.scene.ask("b", "c")
+        self.network.settle()
+        self.assertEqual((["a", "b", "c"], 1), (self.told.answered_tokens, self.scene.dials))
+
+    def test_answers_come_in_any_order(self) -> None:
+        """
+        The upstream may answer as it likes (RFC 7766 §7).
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("a", "b", "c")
+        for query in reversed(self.server.queries):
+            self.server.connections[0].send(ZONE(query) or b"")
+        self.network.settle()
+        self.assertEqual(["c", "b", "a"], self.told.answered_tokens)
+
+    def test_a_server_that_closes_when_idle(self) -> None:
+        """
+        A clean close without questions outstanding is no failure; the next question dials at once.
+        """
+        self.scene.connect("a")
+        self.server.close_connections()
+        self.network.settle()
+        self.assertEqual(([], []), (self.scene.heard.states(), self.told.failures))
+        self.assertIn(("closed", "the upstream closed the connection", 0), self.scene.heard.events)
+        self.network.advance(60)
+        self.assertEqual(1, self.scene.dials)
+        self.scene.connect("b")
+        self.assertEqual((["a", "b"], 2), (self.told.answered_tokens, self.scene.dials))
+
+    def test_an_idle_connection_is_closed(self) -> None:
+        """
+        After the idle timeout, counted from the last use, the connection is closed, politely.
+        """
+        self.scene.connect("a")
+        self.network.advance(20)
+        self.scene.ask("b")
+        self.network.settle()
+        self.network.advance(29)
+        self.assertEqual(1, len(self.server.connections))
+        self.network.advance(2)
+        self.assertEqual(([], []), (self.server.connections, self.scene.heard.states()))
+        self.assertEqual([], self.scene.clock.getDelayedCalls())
+
+    def test_a_connection_with_questions_is_not_idle(self) -> None:
+        """
+        While something is outstanding a connection is not closed for idleness.
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("a")
+        self.network.advance(31)
+        self.assertEqual(1, len(self.server.connections))
+
+    def test_a_question_while_the_connection_closes(self) -> None:
+        """
+        What is asked while a connection is being closed does not wait for that; it dials.
+        """
+        self.scene.connect("a")
+        self.network.reactor.advance(31)  # without settling: the close is under way
+        self.scene.ask("b")
+        self.assertEqual(2, self.scene.dials)
+        self.network.settle()
+        self.network.accept(self.server)
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+
+
+class FailureTests(SynchronousTestCase):
+    """
+    Dials that fail, connections that break.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nobody has asked.
+        """
+        self.scene = Scene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+
+    def test_a_failed_dial_fails_what_waits(self) -> None:
+        """
+        Each waiting question is given back once, with upstream, phase and reason, and is not to be asked again.
+        """
+        self.scene.ask("a", "b")
+        self.network.refuse(REFUSED)
+        self.assertEqual(["a", "b"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        self.assertEqual("the upstream: connect: connection refused", str(error))
+        self.assertTrue(is_final)
+        self.assertFalse(self.scene.upstream.is_up)
+
+    def test_it_is_told_once_that_it_went_down_and_once_that_it_is_up(self) -> None:
+        """
+        One event for each change of state, however often it failed.
+        """
+        self.scene.ask("a")
+        for _ in range(5):
+            self.network.refuse(REFUSED)
+            self.network.advance(40)
+        self.network.accept(self.server)
+        self.assertEqual(["down", "up"], self.scene.heard.states())
+        self.assertIn(("down", "connect", "connection refused"), self.scene.heard.events)
+        self.assertTrue(self.scene.upstream.is_up)
+
+    def test_it_dials_again_by_itself_less_and_less(self) -> None:
+        """
+        Unasked, the time between dials grows to half a minute and no further.
+        """
+        self.scene.ask("a")
+        gaps = []
+        for _ in range(12):
+            self.network.refuse(REFUSED)
+            (redial,) = self.scene.clock.getDelayedCalls()
+            gaps.append(round(redial.getTime() - self.scene.clock.seconds(), 6))
+            self.network.advance(gaps[-1] + 0.001)
+        self.assertEqual([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0], gaps)
+
+    def test_while_somebody_asks_a_second_is_the_most(self) -> None:
+        """
+        A question brings the next dial forward: a recovered upstream is found within a second.
+        """
+        self.scene.ask("a")
+        for _ in range(9):
+            self.network.refuse(REFUSED)
+            self.network.advance(31)
+        self.network.refuse(REFUSED)
+        dials = self.scene.dials
+        self.scene.ask("b")
+        self.network.advance(0.9)
+        self.assertEqual(dials, self.scene.dials)
+        self.network.advance(0.2)
+        self.assertEqual(dials + 1, self.scene.dials)
+        self.network.accept(self.server)
+        self.assertIn("b", self.told.answered_tokens)
+
+    def test_a_connection_that_breaks_gives_its_questions_back(self) -> None:
+        """
+        What was outstanding comes back, each once; that others had been answered is told.
+        """
+        answering = self.server.answer
+        self.scene.connect("a")
+        self.server.answer = lambda query: None
+        self.scene.ask("b", "c")
+        self.network.settle()
+        self.server.abort_connections()
+        self.network.settle()
+        self.assertEqual(["b", "c"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        assert isinstance(error, ConnectionGone)
+        self.assertEqual((True, False), (error.made_progress, is_final))
+        self.assertTrue(self.scene.upstream.is_up)
+        self.server.answer = answering
+        self.scene.connect("b", "c")
+        self.assertEqual(["a", "b", "c"], self.told.answered_tokens)
+
+    def test_a_connection_that_answered_nothing(self) -> None:
+        """
+        One that ends before it answered anything is a failure of the upstream.
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("a")
+        self.server.close_connections()
+        self.network.settle()
+        _, error, is_final = self.told.failures[0]
+        assert isinstance(error, ConnectionGone)
+        self.assertEqual((False, False), (error.made_progress, is_final))
+        self.assertEqual(["down"], self.scene.heard.states())
+        self.network.advance(0.1)
+        self.assertEqual(2, self.scene.dials)
+
+    def test_questions_asked_again_at_once(self) -> None:
+        """
+        A question that is asked again from within its failure is not lost.
+        """
+
+        def again(tokens: list[Any]) -> None:
+            if len(self.told.failures) < 3:
+                self.scene.ask(*tokens)
+
+        self.told.on_failure = again
+        self.scene.ask("a")
+        self.network.refuse(REFUSED)
+        self.network.advance(0.1)
+        self.network.refuse(REFUSED)
+        self.network.advance(0.2)
+        self.network.accept(self.server)
+        self.assertEqual(["a"], self.told.answered_tokens)
+
+    def test_a_runt_ends_the_connection(self) -> None:
+        """
+        After a zero-length message nothing the upstream says counts.
+        """
+        self.server.answer = lambda query: b""
+        self.scene.connect("a", "b")
+        self.assertEqual(["a", "b"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        self.assertIsInstance(error, BadReply)
+        self.assertEqual(("the upstream sent a message of 0 octets", False), (error.reason, is_final))
+        self.assertEqual([], self.server.connections)
+
+
+class SilenceTests(SynchronousTestCase):
+    """
+    A connection that stands, and over which nothing comes.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream that has answered once, and then falls silent with a question outstanding.
+        """
+        self.scene = Scene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+        self.answering = self.server.answer
+        self.scene.connect("a")
+        self.server.answer = lambda query: None
+        self.network.advance(1)
+        self.scene.ask("b")
+        self.network.advance(1.5)
+
+    def test_it_is_probed_before_it_is_given_up(self) -> None:
+        """
+        Under suspicion it is asked something easy; if that is answered nothing changes.
+        """
+        self.server.answer = self.answering
+        self.assertFalse(self.scene.upstream.suspect())
+        self.assertFalse(self.scene.upstream.suspect())
+        self.network.settle()
+        self.assertEqual(1, names(self.server.queries).count(IS_PROBE))
+        self.network.advance(PROBE_TIMEOUT + 0.1)
+        self.assertEqual((1, [], True), (self.scene.dials, self.told.failures, self.scene.upstream.is_up))
+        self.assertEqual(["a"], self.told.answered_tokens)
+
+    def test_it_is_lively_if_it_was_just_heard(self) -> None:
+        """
+        One that answers others is under no suspicion; the question may be asked again.
+        """
+        self.server.answer = self.answering
+        self.scene.ask("c")
+        self.network.settle()
+        self.assertTrue(self.scene.upstream.suspect())
+        self.assertEqual(0, names(self.server.queries).count(IS_PROBE))
+
+    def test_without_a_connection_there_is_nothing_to_suspect(self) -> None:
+        """
+        While it is being dialled, waiting is all there is.
+        """
+        scene = Scene()
+        scene.ask("a")
+        self.assertFalse(scene.upstream.suspect())
+
+    def test_a_silent_one_is_retired(self) -> None:
+        """
+        If the probe brings nothing, questions are given back, a new connection is dialled, and a late answer
+        over the old one still counts.
+        """
+        self.scene.upstream.suspect()
+        self.network.advance(PROBE_TIMEOUT)
+        self.assertEqual(["b"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        self.assertIsInstance(error, Timeout)
+        self.assertEqual(("the upstream: read: connected, but silent for 3.5 s", False), (str(error), is_final))
+        self.assertEqual(["down"], self.scene.heard.states())
+        self.network.advance(0.1)
+        self.assertEqual(2, self.scene.dials)
+        self.server.connections[0].send(ZONE(self.server.queries[1]) or b"")
+        self.network.settle()
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+        self.assertEqual(["down"], self.scene.heard.states())
+
+    def test_a_retired_connection_ends(self) -> None:
+        """
+        A retired connection is cut in the end, and its questions are not given back a second time.
+        """
+        self.scene.upstream.suspect()
+        self.network.advance(PROBE_TIMEOUT)
+        self.network.advance(RETIREMENT)
+        self.assertEqual((["b"], []), (self.told.failed_tokens, self.server.connections))
+
+    def test_a_retired_connection_that_answers_all_is_closed(self) -> None:
+        """
+        When everything was answered after all, a retired connection has no more use.
+        """
+        self.scene.upstream.suspect()
+        self.network.advance(PROBE_TIMEOUT)
+        for query in self.server.queries[1:]:
+            self.server.connections[0].send(ZONE(query) or b"")
+        self.network.settle()
+        self.assertEqual([], self.server.connections)
+
+    def test_after_silence_a_handshake_is_not_enough(self) -> None:
+        """
+        It is up again when a probe is answered, and probed on every connection until then.
+        """
+        self.scene.upstream.suspect()
+        self.network.advance(PROBE_TIMEOUT)
+        self.network.advance(0.1)
+        self.network.accept(self.server)
+        self.assertFalse(self.scene.upstream.is_up)
+        self.assertEqual(2, names(self.server.queries).count(IS_PROBE))
+        self.network.advance(PROBE_TIMEOUT)
+        self.network.advance(0.2)
+        self.server.answer = self.answering
+        self.network.accept(self.server)
+        self.assertTrue(self.scene.upstream.is_up)
+        self.assertEqual(["down", "up"], self.scene.heard.states())
+        self.assertEqual(["a"], self.told.answered_tokens)
+
+
+class RoomTests(SynchronousTestCase):
+    """
+    An upstream that does not read.
+    """
+
+    def test_questions_wait_while_a_connection_is_blocked(self) -> None:
+        """
+        While the transport is full questions wait here, and go out when it takes them.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.network.advance(1)
+        connection = scene.upstream._connection
+        connection.pauseProducing()
+        scene.ask("b")
+        scene.network.settle()
+        self.assertEqual(["a"], scene.told.answered_tokens)
+        connection.resumeProducing()
+        scene.network.settle()
+        self.assertEqual(["a", "b"], scene.told.answered_tokens)
+        connection.resumeProducing()
+
+    def test_a_blocked_connection_under_suspicion(self) -> None:
+        """
+        One that takes no probe, and brings nothing, is retired at once.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.ask("b")
+        scene.network.advance(2)
+        scene.upstream._connection.pauseProducing()
+        self.assertFalse(scene.upstream.suspect())
+        self.assertEqual(["b"], scene.told.failed_tokens)
+
+
+class StopTests(SynchronousTestCase):
+    """
+    The end, in every state.
+    """
+
+    def stopped(self, scene: Scene) -> None:
+        """
+        Stop, and see that nothing is left.
+        """
+        stopping = scene.upstream.stopService()
+        scene.network.settle()
+        self.successResultOf(stopping)
+        self.assertEqual([], scene.clock.getDelayedCalls())
+        self.assertEqual([], scene.server.connections)
+        scene.ask("late")
+        self.assertEqual("late", scene.told.failed_tokens[-1])
+        self.assertIsInstance(scene.told.failures[-1][1], Unreachable)
+
+    def test_unused(self) -> None:
+        """
+        One that was never asked stops at once.
+        """
+        self.stopped(Scene())
+
+    def test_dialling(self) -> None:
+        """
+        A dial under way is given up, and what waits for it fails.
+        """
+        scene = Scene()
+        scene.ask("a")
+        self.stopped(scene)
+        self.assertEqual(["a", "late"], scene.told.failed_tokens)
+
+    def test_connected(self) -> None:
+        """
+        A connection is closed; what is outstanding on it fails.
+        """
+        scene = Scene()
+        scene.server.answer = lambda query: None
+        scene.connect("a")
+        self.stopped(scene)
+        self.assertEqual(["a", "late"], scene.told.failed_tokens)
+
+    def test_down(self) -> None:
+        """
+        It does not dial again when it is stopped.
+        """
+        scene = Scene(AUTHORITY.issue(["other.test"]))
+        scene.connect("a")
+        self.stopped(scene)
+
+    def test_retired_and_probing(self) -> None:
+        """
+        Retired connections and probes end with it.
+        """
+        scene = Scene()
+        scene.server.answer = lambda query: None
+        scene.connect("a")
+        scene.network.advance(2)
+        scene.upstream.suspect()
+        scene.network.advance(PROBE_TIMEOUT)
+        scene.network.advance(0.1)
+        scene.network.accept(scene.server)
+        self.stopped(scene)
+
+    def test_a_peer_that_does_not_answer_the_close(self) -> None:
+        """
+        Stopping takes no longer than a second.
+        """
+        scene = Scene()
+        scene.connect("a")
+        cut: list[bool] = []
+        self.patch(scene.upstream._connection.transport.transport, "abortConnection", lambda: cut.append(True))
+        stopping = scene.upstream.stopService()
+        scene.clock.advance(CLOSE_TIMEOUT - 0.01)
+        self.assertNoResult(stopping)
+        self.assertEqual([], cut)
+        scene.clock.advance(0.01)
+        self.assertEqual([True], cut)
+
+
+class ProbeTests(SynchronousTestCase):
+    """
+    The question of our own.
+    """
+
+    def test_it_tells_nothing(self) -> None:
+        """
+        It asks for the name servers of the root, as any resolver does.
+        """
+        _, query, end = PROBE_QUESTION
+        self.assertEqual(make_query(".", A, ident=0, edns=False)[:-4] + b"\0\2\0\1", query)
+        self.assertEqual(len(query), end)
