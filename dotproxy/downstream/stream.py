@@ -166,7 +166,9 @@ class StreamListener(DNSProtocol):
             batch, self._backlog = self._backlog[:room], self._backlog[room:]
             self._outstanding += len(batch)
             client = self._client
-            self._outstanding -= self._factory.questions_received(self, [(octets, client) for octets in batch])
+            # In two steps: answers may come before the call returns, and change the count.
+            silent = self._factory.questions_received(self, [(octets, client) for octets in batch])
+            self._outstanding -= silent
         self._is_handing_on = False
         self._read_or_not()
         self._end_if_done()

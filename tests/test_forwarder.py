@@ -1,0 +1,490 @@
+"""
+The life of one query.
+"""
+
+from ipaddress import ip_network
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.rcode
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError
+from dotproxy.forwarder import Forwarder
+from dotproxy.policy.admission import Admission
+from dotproxy.policy.attempts import MAX_FORGIVEN
+from dotproxy.testing.client import make_query
+from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
+from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
+
+ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
+CLIENT = ("127.0.0.1", 4000)
+OUTSIDER = ("192.0.2.200", 4000)
+
+
+def reply_of(question: tuple[Any, bytes, int]) -> bytes:
+    """
+    What the upstream says to a question.
+    """
+    reply = ZONE(question[1])
+    assert reply is not None
+    return reply
+
+
+class Scene:
+    """
+    A forwarder between a listener and upstreams.
+    """
+
+    def __init__(self, upstreams: int = 1, **settings: Any) -> None:
+        self.clock = Clock()
+        self.upstreams = [ScriptedUpstream(f"u{n}") for n in range(upstreams)]
+        given: dict[str, Any] = {
+            "ordering": lambda: tuple(range(upstreams)),
+            "admission": Admission([ip_network("127.0.0.0/8")]),
+            "query_timeout": 4.0,
+            "attempt_timeout": 1.5,
+            "udp_max_size": 1232,
+            "max_outstanding": 100,
+            **settings,
+        }
+        self.forwarder = Forwarder(self.upstreams, clock=self.clock, now=self.clock.seconds, **given)
+        self.listener = RecordingListener()
+
+    def ask(self, *queries: bytes, client: Any = CLIENT, listener: RecordingListener | None = None) -> int:
+        """
+        Questions arrive, in one batch.
+        """
+        return self.forwarder.questions_received(listener or self.listener, [(query, client) for query in queries])
+
+    def answers(self) -> list[dns.message.Message]:
+        """
+        What was answered, parsed, and taken away.
+        """
+        parsed = [dns.message.from_wire(octets, raise_on_truncation=False) for octets, _ in self.listener.answers]
+        self.listener.answers.clear()
+        return parsed
+
+    def answer(self) -> dns.message.Message:
+        """
+        The one answer there is.
+        """
+        (answer,) = self.answers()
+        return answer
+
+
+def extended_error(message: dns.message.Message) -> tuple[int, str]:
+    """
+    The Extended DNS Error in an answer.
+    """
+    (option,) = message.options
+    return int(option.code), option.text or ""
+
+
+class ForwardingTests(SynchronousTestCase):
+    """
+    A question that is answered.
+    """
+
+    def test_octets_pass_through(self) -> None:
+        """
+        The question goes to the upstream as it came, the answer to the client but for its ID.
+        """
+        scene = Scene()
+        query = make_query("wWw.test.", A, ident=0xABCD)
+        scene.ask(query)
+        ((_token, sent, end),) = scene.upstreams[0].asked
+        self.assertEqual((query, 26), (sent, end))
+        reply = b"\x12\x34" + reply_of(scene.upstreams[0].asked[0])[2:]
+        scene.upstreams[0].answer(reply)
+        self.assertEqual([(b"\xab\xcd" + reply[2:], CLIENT)], scene.listener.answers)
+        self.assertEqual(0, scene.forwarder.outstanding)
+
+    def test_a_batch_stays_a_batch(self) -> None:
+        """
+        Questions that come together go out together, and answers that come together are sent together.
+        """
+        scene = Scene()
+        scene.ask(*[make_query("www.test.", A, ident=n) for n in range(5)])
+        upstream = scene.upstreams[0]
+        self.assertEqual([5], upstream.batches)
+        upstream.outcomes.answered(
+            upstream, [(token, reply_of((token, octets, end))) for token, octets, end in upstream.asked]
+        )
+        self.assertEqual([5], scene.listener.batches)
+        self.assertEqual([0, 1, 2, 3, 4], [answer.id for answer in scene.answers()])
+
+    def test_each_listener_gets_its_own(self) -> None:
+        """
+        Answers to several listeners are sorted to them.
+        """
+        scene = Scene()
+        other = RecordingListener(is_stream=True)
+        scene.ask(make_query("www.test.", A, ident=1))
+        scene.ask(make_query("www.test.", A, ident=2), client=("127.0.0.2", 1), listener=other)
+        upstream = scene.upstreams[0]
+        upstream.outcomes.answered(upstream, [(asked[0], reply_of(asked)) for asked in upstream.asked])
+        self.assertEqual([(1, CLIENT)], [(octets[1], client) for octets, client in scene.listener.answers])
+        self.assertEqual([(2, ("127.0.0.2", 1))], [(octets[1], client) for octets, client in other.answers])
+
+    def test_too_large_for_udp(self) -> None:
+        """
+        An answer larger than the client takes, or than is ever sent, is truncated over UDP, and whole over TCP.
+        """
+        for size, is_stream, truncated in ((1232, False, True), (4096, False, True), (512, True, False)):
+            scene = Scene()
+            listener = RecordingListener(is_stream=is_stream)
+            query = make_query("big.test.", TXT)[:-11] + b"\0\0\x29" + size.to_bytes(2, "big") + b"\0" * 6
+            scene.ask(query, listener=listener)
+            scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+            ((octets, _),) = listener.answers
+            message = dns.message.from_wire(octets, raise_on_truncation=False)
+            self.assertEqual(truncated, bool(message.flags & dns.flags.TC))
+            self.assertEqual((truncated, 0), (not message.answer, message.edns))
+
+    def test_the_cap_is_configurable(self) -> None:
+        """
+        With a larger cap the client's own size decides (RFC 5625 §4.4.3).
+        """
+        scene = Scene(udp_max_size=4096)
+        scene.ask(make_query("big.test.", TXT)[:-11] + b"\0\0\x29\x10\0" + b"\0" * 6)
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        self.assertEqual(1, len(scene.answer().answer))
+
+    def test_a_client_without_edns_takes_512(self) -> None:
+        """
+        Without OPT 512 octets are the limit (RFC 1035 §4.2.1), and the truncated answer has no OPT.
+        """
+        scene = Scene()
+        scene.ask(make_query("big.test.", TXT, edns=False))
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        answer = scene.answer()
+        self.assertEqual((True, -1), (bool(answer.flags & dns.flags.TC), answer.edns))
+
+
+class JudgementTests(SynchronousTestCase):
+    """
+    Questions that are not forwarded.
+    """
+
+    def test_silence(self) -> None:
+        """
+        Runts and responses get nothing, and are counted (RFC 1035 §7.3).
+        """
+        scene = Scene()
+        response = make_query("www.test.", A)
+        response = response[:2] + b"\x81" + response[3:]
+        self.assertEqual(3, scene.ask(b"", b"x" * 11, response))
+        self.assertEqual(([], []), (scene.listener.answers, scene.upstreams[0].asked))
+
+    def test_rubbish_is_told_what_it_is(self) -> None:
+        """
+        FORMERR, NOTIMP and BADVERS come at once, and nothing goes out.
+        """
+        scene = Scene()
+        good = make_query("www.test.", A)
+        badvers = good[:-5] + b"\1" + good[-4:]
+        self.assertEqual(0, scene.ask(good[:-1], good[:2] + b"\x21" + good[3:], badvers))
+        self.assertEqual([1, 4, 16], [int(answer.rcode()) for answer in scene.answers()])
+        self.assertEqual([], scene.upstreams[0].asked)
+
+    def test_outsiders(self) -> None:
+        """
+        A client that is not served is refused, in as few octets as it sent; its rubbish gets nothing.
+        """
+        scene = Scene()
+        self.assertEqual(1, scene.ask(make_query("www.test.", A), b"\0\1\1\0" + b"\0" * 8, client=OUTSIDER))
+        ((octets, client),) = scene.listener.answers
+        self.assertEqual(OUTSIDER, client)
+        self.assertLessEqual(len(octets), len(make_query("www.test.", A)) + 6)
+        self.assertEqual(
+            (dns.rcode.REFUSED, (18, "")), (scene.answers()[0].rcode(), extended_error(dns.message.from_wire(octets)))
+        )
+
+    def test_transfers(self) -> None:
+        """
+        AXFR and IXFR are refused cleanly (RFC 5936 §2.2).
+        """
+        scene = Scene()
+        scene.ask(make_query("test.", 252), make_query("test.", 251))
+        self.assertEqual([dns.rcode.REFUSED] * 2, [answer.rcode() for answer in scene.answers()])
+
+    def test_overload(self) -> None:
+        """
+        Beyond the limit a question gets SERVFAIL at once, with the reason.
+        """
+        scene = Scene(max_outstanding=3)
+        scene.ask(*[make_query("www.test.", A, ident=n) for n in range(5)])
+        answers = scene.answers()
+        self.assertEqual([3, 4], [answer.id for answer in answers])
+        self.assertEqual((0, "too many queries outstanding"), extended_error(answers[0]))
+        self.assertEqual(3, len(scene.upstreams[0].asked))
+
+
+class FailureTests(SynchronousTestCase):
+    """
+    Upstreams that do not answer.
+    """
+
+    def test_the_next_upstream_is_asked(self) -> None:
+        """
+        A question one upstream fails goes to the next, and its answer to the client.
+        """
+        scene = Scene(upstreams=2)
+        scene.ask(make_query("www.test.", A))
+        scene.upstreams[0].fail(Unreachable("connect", "connection refused"), is_final=True)
+        self.assertEqual([], scene.listener.answers)
+        scene.upstreams[1].answer(reply_of(scene.upstreams[1].asked[0]))
+        self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
+
+    def test_one_that_is_down_is_asked_last(self) -> None:
+        """
+        Preference goes to upstreams that are up.
+        """
+        scene = Scene(upstreams=2)
+        scene.upstreams[0].is_up = False
+        scene.ask(make_query("www.test.", A))
+        self.assertEqual([0, 1], [len(upstream.asked) for upstream in scene.upstreams])
+
+    def test_all_failed(self) -> None:
+        """
+        When nobody is left the client gets SERVFAIL, with EDE 22 and who failed how (RFC 8914 §4.23).
+        """
+        scene = Scene(upstreams=2)
+        scene.ask(make_query("www.test.", A, ident=7))
+        scene.upstreams[0].fail(Unreachable("connect", "connection refused"), is_final=True)
+        scene.upstreams[1].fail(Untrusted("verify", "the certificate has expired"), is_final=True)
+        answer = scene.answer()
+        self.assertEqual((7, dns.rcode.SERVFAIL), (answer.id, answer.rcode()))
+        text = "u0: connect: connection refused; u1: verify: the certificate has expired"
+        self.assertEqual((22, text), extended_error(answer))
+        self.assertEqual(0, scene.forwarder.outstanding)
+
+    def test_one_that_was_reached(self) -> None:
+        """
+        When a connection stood and the answer did not come, it is EDE 23 (RFC 8914 §4.24).
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        for _ in range(3):
+            scene.upstreams[0].fail(ConnectionGone("read", "the connection broke"))
+        self.assertEqual((23, "u0: read: the connection broke"), extended_error(scene.answer()))
+
+    def test_a_client_without_edns(self) -> None:
+        """
+        A client without EDNS gets SERVFAIL without OPT (RFC 6891 §7).
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A, edns=False))
+        scene.upstreams[0].fail(Unreachable("connect", "connection refused"), is_final=True)
+        answer = scene.answer()
+        self.assertEqual((dns.rcode.SERVFAIL, -1), (answer.rcode(), answer.edns))
+
+    def test_three_times_and_no_more(self) -> None:
+        """
+        A question goes to one upstream three times at most (RFC 9520 §3.1).
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        for n in range(3):
+            self.assertEqual((1, []), (len(scene.upstreams[0].asked), scene.listener.answers), n)
+            scene.upstreams[0].fail(BadReply("read", "the upstream sent a message of 0 octets"))
+        self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
+
+    def test_a_connection_that_ends_costs_no_attempt(self) -> None:
+        """
+        A question whose connection ended after answering others is asked again without that being counted, but
+        not for ever.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        gone = ConnectionGone("read", "the upstream closed the connection")
+        gone.made_progress = True
+        for _ in range(MAX_FORGIVEN + 2):
+            scene.upstreams[0].fail(gone)
+            self.assertEqual([], scene.listener.answers)
+        scene.upstreams[0].fail(gone)
+        self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
+
+    def test_one_that_may_still_answer_is_waited_for(self) -> None:
+        """
+        While another upstream that was asked may answer, the failure of one is not the end.
+        """
+        scene = Scene(upstreams=2)
+        scene.ask(make_query("www.test.", A))
+        scene.clock.advance(1.6)
+        asked = scene.upstreams[0].asked[0]
+        scene.upstreams[1].fail(Unreachable("connect", "connection refused"), is_final=True)
+        self.assertEqual(2, len(scene.upstreams[0].asked))
+        scene.forwarder.failed(scene.upstreams[0], [asked[0]], Unreachable("connect", "refused", "u0"), is_final=True)
+        self.assertEqual([], scene.listener.answers)
+        scene.upstreams[0].answer(reply_of(asked))
+        self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
+
+
+class TimeTests(SynchronousTestCase):
+    """
+    Deadlines.
+    """
+
+    def test_the_deadline_holds(self) -> None:
+        """
+        A question nobody answers gets SERVFAIL at the deadline, with EDE 23, and nothing is left.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        for _ in range(398):
+            scene.clock.advance(0.01)
+        self.assertEqual([], scene.listener.answers)
+        for _ in range(5):
+            scene.clock.advance(0.01)
+        self.assertEqual((23, "u0: read: no answer in time"), extended_error(scene.answer()))
+        self.assertEqual(([], 0), (scene.clock.getDelayedCalls(), scene.forwarder.outstanding))
+
+    def test_an_overdue_question_is_asked_elsewhere_too(self) -> None:
+        """
+        After the attempt timeout the upstream is suspected, and the next one asked; the first answer wins, the
+        second goes nowhere.
+        """
+        scene = Scene(upstreams=2)
+        scene.ask(make_query("www.test.", A))
+        scene.clock.advance(1.4)
+        self.assertEqual((0, 0), (scene.upstreams[0].suspicions, len(scene.upstreams[1].asked)))
+        scene.clock.advance(0.1)
+        self.assertEqual((1, 1), (scene.upstreams[0].suspicions, len(scene.upstreams[1].asked)))
+        for upstream in reversed(scene.upstreams):
+            upstream.answer(reply_of(upstream.asked[0]))
+        self.assertEqual(1, len(scene.listener.answers))
+
+    def test_a_late_answer_is_an_answer(self) -> None:
+        """
+        An upstream that takes three seconds is waited for.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        scene.clock.pump([0.5] * 7)
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
+
+    def test_an_answer_after_the_deadline_goes_nowhere(self) -> None:
+        """
+        Nobody is answered twice.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        scene.clock.pump([0.5] * 9)
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        self.assertEqual([dns.rcode.SERVFAIL], [answer.rcode() for answer in scene.answers()])
+
+    def test_a_lively_upstream_is_asked_again(self) -> None:
+        """
+        If it answers others, the question or its answer was lost, and it is asked once more.
+        """
+        scene = Scene()
+        scene.upstreams[0].is_lively = True
+        scene.ask(make_query("www.test.", A))
+        scene.clock.advance(1.5)
+        self.assertEqual(2, len(scene.upstreams[0].asked))
+
+    def test_no_timer_without_queries(self) -> None:
+        """
+        When all is answered the timer ends by itself.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        scene.clock.advance(1.5)
+        self.assertEqual([], scene.clock.getDelayedCalls())
+
+
+class StopTests(SynchronousTestCase):
+    """
+    The end.
+    """
+
+    def test_draining(self) -> None:
+        """
+        Draining is done when the last live query is answered.
+        """
+        scene = Scene()
+        self.successResultOf(scene.forwarder.drain())
+        scene.ask(make_query("www.test.", A), make_query("www.test.", A, ident=2))
+        drained = scene.forwarder.drain()
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        self.assertNoResult(drained)
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        self.successResultOf(drained)
+
+    def test_stopping(self) -> None:
+        """
+        What is left when it stops gets SERVFAIL, and no timer stays.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        drained = scene.forwarder.drain()
+        scene.forwarder.stop()
+        self.successResultOf(drained)
+        self.assertEqual((0, "shutting down"), extended_error(scene.answer()))
+        self.assertEqual([], scene.clock.getDelayedCalls())
+
+
+ERRORS: list[tuple[UpstreamError, bool]] = [
+    (Unreachable("connect", "connection refused"), True),
+    (Untrusted("verify", "the certificate has expired"), True),
+    (ConnectionGone("read", "the connection broke"), False),
+    (Timeout("read", "silent"), False),
+    (BadReply("read", "rubbish"), False),
+]
+
+
+class AnySequenceTests(SynchronousTestCase):
+    """
+    Whatever happens, in whatever order.
+    """
+
+    @given(st.data())
+    def test_every_query_is_answered_exactly_once(self, data: st.DataObject) -> None:
+        """
+        Any interleaving of questions, answers, failures and time: each query gets one answer, by its deadline.
+        """
+        scene = Scene(upstreams=data.draw(st.integers(1, 3)))
+        sent: dict[int, float] = {}
+        answered: dict[int, float] = {}
+
+        def note() -> None:
+            for octets, _ in scene.listener.answers:
+                ident = int.from_bytes(octets[:2], "big")
+                self.assertNotIn(ident, answered)
+                answered[ident] = scene.clock.seconds()
+            scene.listener.answers.clear()
+
+        for _ in range(data.draw(st.integers(1, 40))):
+            upstream = data.draw(st.sampled_from(scene.upstreams))
+            step = data.draw(st.sampled_from(["ask", "answer", "answer", "fail", "wait", "flip"]))
+            if step == "ask":
+                idents = range(len(sent), len(sent) + data.draw(st.integers(1, 3)))
+                sent |= dict.fromkeys(idents, scene.clock.seconds())
+                scene.ask(*[make_query("www.test.", A, ident=ident) for ident in idents])
+            elif step == "answer" and upstream.asked:
+                index = data.draw(st.integers(0, len(upstream.asked) - 1))
+                upstream.answer(reply_of(upstream.asked[index]), index)
+            elif step == "fail" and upstream.asked:
+                error, is_final = data.draw(st.sampled_from(ERRORS))
+                upstream.fail(type(error)(error.phase, error.reason), is_final=is_final)
+            elif step == "wait":
+                scene.clock.advance(data.draw(st.sampled_from([0.01, 0.3, 1.5, 2.0])))
+            elif step == "flip":
+                upstream.is_up = not upstream.is_up
+                upstream.is_lively = data.draw(st.booleans())
+            note()
+        for _ in range(100):
+            scene.clock.advance(0.05)
+            note()
+        self.assertEqual(sorted(sent), sorted(answered))
+        self.assertEqual((0, []), (scene.forwarder.outstanding, scene.clock.getDelayedCalls()))
+        for ident, at in answered.items():
+            self.assertLessEqual(at - sent[ident], 4.0 + 2.1)
