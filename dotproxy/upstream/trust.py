@@ -296,6 +296,8 @@ def _names_of(x509: X509Certificate) -> str:
         names = x509.extensions.get_extension_for_class(SubjectAlternativeName).value
     except ExtensionNotFound:
         return "no name"
-    shown = [*names.get_values_for_type(DNSName), *map(str, names.get_values_for_type(IPAddress))]
+    found = [*names.get_values_for_type(DNSName), *map(str, names.get_values_for_type(IPAddress))]
+    # Whoever made the certificate may have wanted to write lines into a log.
+    shown = [name if name.isascii() and name.isprintable() else ascii(name) for name in found]
     more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
     return ", ".join(shown[:4]) + more if shown else "no host name"

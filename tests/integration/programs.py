@@ -67,7 +67,7 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def wait_until(true: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def wait_until(true: Callable[[], object], what: object, patience: float = PATIENCE) -> None:
     """
     Look again and again until something is so.
     """
@@ -127,7 +127,10 @@ class Program:
                 raise AssertionError(f"{self.command()[0]} ended: {self.said()}")
             return self.is_ready()
 
-        wait_until(ready, f"{self.command()[0]} is up: {self.said()}")
+        wait_until(ready, self)
+
+    def __str__(self) -> str:
+        return f"{self.command()[0]} runs: {self.said()}"
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         """

@@ -492,8 +492,9 @@ class ProbeTests(SynchronousTestCase):
 
     def test_it_tells_nothing(self) -> None:
         """
-        It asks for the name servers of the root, as any resolver does.
+        It asks for the name servers of the root, and for no recursion.
         """
         _, query, end = PROBE_QUESTION
-        self.assertEqual(make_query(".", A, ident=0, edns=False)[:-4] + b"\0\2\0\1", query)
+        like = make_query(".", A, ident=0, edns=False)
+        self.assertEqual(like[:2] + b"\0" + like[3:-4] + b"\0\2\0\1", query)
         self.assertEqual(len(query), end)

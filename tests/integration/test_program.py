@@ -1,0 +1,243 @@
+"""
+The program: how it starts, what it says, how it ends.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import dns.message
+import pytest
+
+from dotproxy.config.schema import SETTINGS
+from tests.integration.programs import Proxy, free_port, wait_until
+
+WWW = dns.message.make_query("www.lab.example.", "A").to_wire()
+
+
+def twistd(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """
+    Run twistd to its end.
+    """
+    code = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("DOTPROXY_")}
+    return subprocess.run(
+        [sys.executable, "-c", code, "--nodaemon", "--pidfile=", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**clean, **environment},
+    )
+
+
+def test_twistd_lists_it():
+    """
+    twistd knows dotproxy, and dotproxy's help has every option.
+    """
+    assert "dotproxy" in twistd("--help").stdout
+    shown = twistd("dotproxy", "--help").stdout
+    for setting in SETTINGS:
+        assert f"--{setting.option}=" in shown
+
+
+def test_mistakes_are_told_all_at_once():
+    """
+    A configuration that cannot be used ends with exit code 1 and a line for each problem.
+    """
+    done = twistd("dotproxy", "-u", "quad", "--policy", "best", DOTPROXY_QUERY_TIMEOUT="soon")
+    assert done.returncode == 1
+    told = done.stdout + done.stderr
+    for line in (
+        "upstream (--upstream): 'quad'",
+        "policy (--policy): 'best'",
+        "query_timeout (DOTPROXY_QUERY_TIMEOUT)",
+    ):
+        assert line in told
+    assert "Traceback" not in told
+
+
+def test_a_port_that_is_taken():
+    """
+    A port somebody else listens on is one clear line, and exit code 1.
+    """
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = twistd("dotproxy", "-l", f"127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port} (TCP): the address is in use" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_start_and_stop(serve, proxy):
+    """
+    It says its version, its listeners and its upstreams, then that it is ready; SIGTERM ends it soon.
+    """
+    server = serve()
+    program = proxy(server.upstream, "quad9")
+    said = program.said()
+    parts = [
+        "dotproxy 0.",
+        f"listening on 127.0.0.1:{program.port} (UDP, TCP)",
+        f"upstream dot.test (127.0.0.1:{server.port}): strict, name dot.test verified against",
+        "upstream quad9: strict, name dns.quad9.net verified against",
+        "ready",
+    ]
+    at = [said.index(part) for part in parts]
+    assert at == sorted(at)
+    assert program.ask(WWW)
+    assert program.stop() in (-signal.SIGTERM, 0)
+    assert "stopped" in program.said()
+    assert "Traceback" not in program.said()
+
+
+def test_questions_outstanding_when_it_stops(serve, proxy):
+    """
+    What is outstanding when it is told to stop gets an answer.
+    """
+    server = serve()
+    program = proxy(server.upstream)
+    assert program.ask(WWW)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.connect(("127.0.0.1", program.port))
+            client.send(WWW)
+            # The question has to be in before the signal is: it is when another client's is answered.
+            client.send(WWW[:2] + b"\x21" + WWW[3:])
+            assert client.recv(512)[3] & 15 == 4
+            program.process.send_signal(signal.SIGTERM)
+            assert client.recv(512)[:2] == WWW[:2]
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    program.process.wait(10)
+
+
+def test_the_log_names_nobody(serve, proxy):
+    """
+    After a run with answers, failures and rubbish, no query name and no client address is in the log.
+    """
+    server = serve()
+    program = proxy(server.upstream, listen="0.0.0.0:PORT".replace("PORT", str(free_port())))
+    program.port = int(program.arguments[1].rpartition(":")[2])
+    program.host = "127.7.7.7"
+    for tcp in (False, True):
+        for name in ("www.lab.example.", "secret-name.lab.example."):
+            assert program.ask(dns.message.make_query(name, "A").to_wire(), tcp=tcp)
+    program.ask(WWW[:-1])
+    server.stop()
+    program.ask(WWW)
+    program.stop()
+    said = program.said()
+    assert "lab.example" not in said
+    assert "secret" not in said
+    assert "127.7.7.7" not in said
+    assert "Traceback" not in said
+
+
+def test_the_environment_alone(serve, ca_file, tmp_path):
+    """
+    In a container everything may come from the environment, a file among it.
+    """
+    server = serve()
+    toml = tmp_path / "dotproxy.toml"
+    toml.write_text(f'listen = "127.0.0.1:1"\nca_file = "{ca_file}"\n')
+
+    class FromEnvironment(Proxy):
+        def command(self) -> list[str]:
+            return [sys.executable, "-m", "dotproxy", "run"]
+
+        def environment(self) -> dict[str, str]:
+            return {
+                **super().environment(),
+                "DOTPROXY_CONFIG": str(toml),
+                "DOTPROXY_LISTEN_PORT": str(self.port),
+                "DOTPROXY_UPSTREAM_HOST": "127.0.0.1#dot.test",
+                "DOTPROXY_UPSTREAM_PORT": str(server.port),
+            }
+
+    program = FromEnvironment(tmp_path / "log", ca_file, ())
+    program.start()
+    try:
+        assert dns.message.from_wire(program.ask(WWW)).answer
+    finally:
+        program.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give root up")
+def test_root_is_given_up(serve, ca_file, tmp_path):
+    """
+    Port 53 is bound as root, and questions are answered as nobody.
+    """
+    server = serve()
+
+    class AsNobody(Proxy):
+        def command(self) -> list[str]:
+            code = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+            ids = ["--uid", "65534", "--gid", "65534"]
+            return [sys.executable, "-c", code, "--nodaemon", "--pidfile=", *ids, "dotproxy", *self.arguments]
+
+    program = AsNobody(tmp_path / "log", ca_file, (server.upstream,), listen="127.53.53.53:53")
+    program.host, program.port = "127.53.53.53", 53
+    tmp_path.chmod(0o755)
+    program.start()
+    try:
+        assert dns.message.from_wire(program.ask(WWW)).answer
+        assert dns.message.from_wire(program.ask(WWW, tcp=True)).answer
+        with Path(f"/proc/{program.process.pid}/status").open() as status:
+            ids = {line.split(":")[0]: line.split()[1:] for line in status if line.startswith(("Uid", "Gid"))}
+        assert ids == {"Uid": ["65534"] * 4, "Gid": ["65534"] * 4}
+    finally:
+        program.stop()
+
+
+def test_the_demo():
+    """
+    `dotproxy demo --once` shows everything, and succeeds; on a port that is taken it fails, and says why.
+    """
+    command = [sys.executable, "-m", "dotproxy", "demo", "--once", "--port"]
+    done = subprocess.run([*command, "0"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in (
+        "→ 192.0.2.80",
+        "'hello over TLS'",
+        "truncated",
+        "TLSv1.3",
+        "verified as dot.demo.test",
+        "SERVFAIL: EDE 22",
+    ):
+        assert part in done.stdout
+    assert "not one octet of a question" in done.stdout
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*command, port], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "the address is in use" in done.stderr) == (1, True)
+
+
+def test_the_demo_stays_up():
+    """
+    Without --once it can be asked afterwards, until it is stopped.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "dotproxy", "demo", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        lines: list[str] = []
+        wait_until(lambda: lines.append(process.stdout.readline()) or "Ctrl-C" in lines[-1], "it stays up")
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.connect(("127.0.0.1", port))
+            query = dns.message.make_query("hello.demo.test.", "TXT")
+            client.send(query.to_wire())
+            assert "hello over TLS" in dns.message.from_wire(client.recv(4096)).answer[0].to_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) is not None
