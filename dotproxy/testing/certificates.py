@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
-from twisted.internet.ssl import CertificateOptions, PrivateCertificate
+from twisted.internet.ssl import CertificateOptions
 
 from dotproxy.policy.pins import pin_of
 
@@ -60,11 +61,10 @@ class Issued:
         """
         What a Twisted TLS server needs to be a DoT server with this certificate.
         """
-        loaded = PrivateCertificate.loadPEM(self.key_pem + self.certificate_pem)
         # A Twisted server without protocols of its own ends a handshake that offers any.
         return CertificateOptions(
-            privateKey=loaded.privateKey.original,
-            certificate=loaded.original,
+            privateKey=cast(Any, self.key),  # pyOpenSSL takes cryptography's objects, and deprecates its own
+            certificate=cast(Any, self.certificate),
             acceptableProtocols=[b"dot"],
             enableSessionTickets=True,
         )

@@ -2,6 +2,8 @@
 Messages in a stream.
 """
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,17 +21,26 @@ class DeframerTests(SynchronousTestCase):
     @given(messages, st.lists(st.integers(1, 40), max_size=60))
     def test_any_cut_gives_the_same_messages(self, sent: list[bytes], cuts: list[int]) -> None:
         """
-        Messages come out as they went in, whatever pieces the stream comes in (RFC 7766 §8).
+        Messages come out as they went in, each as soon as its last octet has come, whatever pieces the stream
+        comes in (RFC 7766 §8).
         """
+        ends = list(itertools.accumulate(2 + len(message) for message in sent))
         stream = b"".join(map(frame, sent))
         deframer = Deframer()
         received: list[bytes] = []
-        for cut in cuts:
-            received += deframer.feed(stream[:cut])
-            stream = stream[cut:]
-        received += deframer.feed(stream)
+        at = 0
+        for cut in [*cuts, len(stream)]:
+            received += deframer.feed(stream[at : at + cut])
+            at = min(at + cut, len(stream))
+            self.assertEqual(sent[: sum(end <= at for end in ends)], received)
+            self.assertEqual(at in (0, *ends), deframer.is_between_messages)
         self.assertEqual(sent, received)
-        self.assertTrue(deframer.is_between_messages)
+
+    def test_a_frame_is_its_length_and_its_message(self) -> None:
+        """
+        The length is two octets, the high one first, and does not count itself (RFC 1035 §4.2.2).
+        """
+        self.assertEqual(b"\1\2" + b"x" * 258, frame(b"x" * 258))
 
     def test_octet_by_octet(self) -> None:
         """

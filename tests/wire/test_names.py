@@ -15,6 +15,33 @@ from dotproxy.wire.names import fold, from_text, read_name, skip_name, skip_ques
 
 labels = st.lists(st.binary(min_size=1, max_size=63), max_size=6).filter(lambda ls: sum(map(len, ls)) + len(ls) < 255)
 
+#: Octets in which names, pointers and malice are dense.
+dense = st.lists(
+    st.one_of(
+        st.sampled_from([b"\0", b"\1a", b"\x3f" + b"b" * 63, b"\x3e" + b"c" * 62, b"\x40", b"\x80", b"\xc0"]),
+        st.integers(0, 300).map(lambda target: (0xC000 | target).to_bytes(2, "big")),
+    ),
+    max_size=12,
+).map(b"".join)
+
+#: The root's octet included, this is one more than a name may have.
+OCTETS_256 = (b"\x3f" + b"a" * 63) * 3 + b"\x3e" + b"a" * 62 + b"\0"
+
+
+class Counted(bytes):
+    """
+    Octets that count how often one of them is looked at.
+    """
+
+    looks = 0
+
+    def __getitem__(self, key: object) -> object:
+        """
+        Look.
+        """
+        self.looks += 1
+        return super().__getitem__(key)
+
 
 class NameTests(SynchronousTestCase):
     """
@@ -58,6 +85,20 @@ class NameTests(SynchronousTestCase):
         theirs, length = dns.name.from_wire(octets, offset)
         self.assertEqual((theirs.to_wire(), offset + length), (name, end))
 
+    @given(dense, st.integers(0, 300))
+    def test_compressed_names_are_read_as_dnspython_reads_them(self, octets: bytes, offset: int) -> None:
+        """
+        Where dnspython reads a name we read the same one, and where it sees none neither do we (RFC 1035 §4.1.4).
+        """
+        offset %= len(octets) + 1
+        try:
+            theirs, length = dns.name.from_wire(octets, offset)
+        except dns.exception.DNSException:
+            self.assertRaises(WireError, read_name, octets, offset)
+            return
+        self.assertEqual((theirs.to_wire(), offset + length), read_name(octets, offset))
+        self.assertEqual(offset + length, skip_name(octets, offset))
+
     def test_read_name_follows_compression(self) -> None:
         """
         A pointer continues the name where it points to (RFC 1035 §4.1.4).
@@ -67,25 +108,73 @@ class NameTests(SynchronousTestCase):
 
     def test_hostile_names_are_refused(self) -> None:
         """
-        Loops, forward pointers, unknown label types, overlong and unfinished names are errors.
+        Loops, forward pointers, unknown label types, overlong and unfinished names are errors (RFC 1035 §3.1, §4.1.4).
+        """
+        backwards = "compression pointer does not point backwards"
+        past = "name runs past the end of the message"
+        hostile = {
+            "points at itself": (b"\xc0\0", 0, backwards),
+            "points forward": (b"\xc0\4\0\0\0", 0, backwards),
+            "two point at each other": (b"\1a\xc0\4\1b\xc0\0", 4, backwards),
+            "label type 0x40": (b"\x41" + b"a" * 65 + b"\0", 0, "unknown label type"),
+            "label type 0x80": (b"\x80\0", 0, "unknown label type"),
+            "256 octets": (OCTETS_256, 0, "name longer than 255 octets"),
+            "no end": (b"\3www", 0, past),
+            "a pointer cut in two": (b"\0\xc0", 1, past),
+            "a label cut short": (b"\5ab", 0, past),
+            "nothing": (b"", 0, past),
+        }
+        for why, (octets, offset, reason) in hostile.items():
+            error = self.assertRaises(WireError, read_name, octets, offset)
+            self.assertEqual((reason, None), (error.reason, error.rcode), why)
+
+    def test_a_question_name_has_no_pointers(self) -> None:
+        """
+        A question has nothing before it to point at: any pointer, label type or length that is none of it is refused.
         """
         hostile = {
-            "points at itself": (b"\xc0\0", 0),
-            "points forward": (b"\xc0\4\0\0\0", 0),
-            "two point at each other": (b"\1a\xc0\4\1b\xc0\0", 4),
-            "label type 0x40": (b"\x41" + b"a" * 65 + b"\0", 0),
-            "label type 0x80": (b"\x80\0", 0),
-            "256 octets": (b"\x3f" + b"a" * 63, 0),
-            "no end": (b"\3www", 0),
-            "a pointer cut in two": (b"\0\xc0", 1),
-            "a label cut short": (b"\5ab", 0),
+            b"\xc0\x0c": "pointer or unknown label type in the question name",
+            b"\3www\xc0\0": "pointer or unknown label type in the question name",
+            b"\x40\0": "pointer or unknown label type in the question name",
+            b"\3www": "question name runs past the end of the message",
+            b"\5ab": "question name runs past the end of the message",
+            b"": "question name runs past the end of the message",
+            OCTETS_256: "question name longer than 255 octets",
         }
-        hostile["256 octets"] = ((b"\x3f" + b"a" * 63) * 4 + b"\0", 0)
-        for why, (octets, offset) in hostile.items():
-            self.assertRaises(WireError, read_name, octets, offset)
-            if "point" not in why or "cut" in why:
-                self.assertRaises(WireError, skip_name, octets, offset)
-            self.assertRaises(WireError, skip_question_name, octets, offset)
+        for octets, reason in hostile.items():
+            self.assertEqual(reason, self.assertRaises(WireError, skip_question_name, octets, 0).reason, octets)
+
+    def test_a_name_that_is_skipped_is_judged_too(self) -> None:
+        """
+        Skipping follows no pointer, but an unknown label type, or no end, is an error all the same.
+        """
+        self.assertEqual(4, skip_name(b"\1a\xc0\0", 0))
+        hostile = {
+            b"\x40\0": "unknown label type",
+            b"\xbf\0": "unknown label type",
+            b"\1a\xc0": "name runs past the end of the message",
+            b"\5ab": "name runs past the end of the message",
+            b"": "name runs past the end of the message",
+        }
+        for octets, reason in hostile.items():
+            self.assertEqual(reason, self.assertRaises(WireError, skip_name, octets, 0).reason, octets)
+
+    def test_a_name_of_256_octets_is_not_skipped(self) -> None:
+        """
+        Of a name that is skipped, too, 255 octets are the limit, its last one and what a pointer adds included
+        (RFC 1035 §2.3.4).
+        """
+        for octets in (OCTETS_256, OCTETS_256[:-1] + b"\xc0\0"):
+            self.assertRaises(WireError, skip_name, octets, 0)
+
+    def test_a_walk_costs_no_more_than_a_name(self) -> None:
+        """
+        However long the run of labels a stranger sends, no more of it is looked at than a name may have.
+        """
+        for walk in (skip_name, read_name, skip_question_name):
+            octets = Counted(b"\1a" * 30_000 + b"\0")
+            self.assertRaises(WireError, walk, octets, 0)
+            self.assertLessEqual(octets.looks, 2 * 255, walk.__name__)
 
     def test_a_name_grown_by_pointers_is_limited(self) -> None:
         """
@@ -95,7 +184,9 @@ class NameTests(SynchronousTestCase):
         for _ in range(4):
             target = len(octets) - (65 if len(octets) == 65 else 66)
             octets += b"\x3f" + b"b" * 63 + (0xC000 | target).to_bytes(2, "big")
-        self.assertRaises(WireError, read_name, octets, len(octets) - 66)
+        error = self.assertRaises(WireError, read_name, octets, len(octets) - 66)
+        self.assertEqual("name longer than 255 octets", error.reason)
+        self.assertEqual(64 + 64 + 64 + 1, len(read_name(octets, 65 + 66)[0]))
 
     def test_the_longest_name_is_a_name(self) -> None:
         """
@@ -115,10 +206,36 @@ class NameTests(SynchronousTestCase):
 
     def test_text_that_is_no_name_is_refused(self) -> None:
         """
-        Empty and overlong labels, overlong names and bad escapes are errors.
+        Empty and overlong labels, overlong names and bad escapes are errors that name what is wrong.
         """
-        for text in ("a..b", ".a", "a" * 64, ".".join(["a" * 63] * 4), "a\\", "a\\3", "a\\300"):
+        wrong = {
+            "a..b": "label of 0 octets in 'a..b'",
+            ".a": "label of 0 octets in '.a'",
+            "..": "label of 0 octets in '..'",
+            "a" * 64: "label of 64 octets in '" + "a" * 64 + "'",
+            ".".join(["a" * 63] * 4): "name longer than 255 octets: '" + "a" * 40 + "'…",
+            "a\\": "name ends in a lone backslash",
+            "a\\3": "bad escape \\3  ",
+            "a\\25.": "bad escape \\25.",
+            "a\\256": "bad escape \\256",
+        }
+        for text, reason in wrong.items():
+            self.assertEqual(reason, self.assertRaises(WireError, from_text, text).reason)
+
+    def test_unicode_that_is_no_name_is_refused(self) -> None:
+        """
+        A name beyond ASCII that has no A-label form is refused like any other that is none.
+        """
+        for text in ("ü" * 64, "ü..b", ".ü"):
             self.assertRaises(WireError, from_text, text)
+
+    def test_escapes(self) -> None:
+        """
+        A dot, a backslash and any octet at all may stand in a label (RFC 1035 §5.1, RFC 2181 §11).
+        """
+        self.assertEqual(b"\3a.b\4\\\0\xff(\0", from_text(r"a\.b.\\\000\255\("))
+        self.assertEqual(r"a\.b.\\\000\255\(.", to_text(b"\3a.b\4\\\0\xff(\0"))
+        self.assertEqual(r"\032\127~!.", to_text(b"\4 \x7f~!\0"))
 
     def test_text_of_the_root_and_of_unicode(self) -> None:
         """

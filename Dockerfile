@@ -1,0 +1,35 @@
+# dotproxy in a container: plain DNS on port 5300 (UDP and TCP), upstreams over TLS.
+#
+#   docker build -t dotproxy .
+#   docker run --rm -p 127.0.0.1:53:5300/udp -p 127.0.0.1:53:5300/tcp -e DOTPROXY_UPSTREAM=quad9 dotproxy
+
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY dotproxy dotproxy
+COPY twisted twisted
+RUN python -m venv /opt/dotproxy \
+ && /opt/dotproxy/bin/pip install --no-cache-dir --no-compile . \
+ && /opt/dotproxy/bin/pip uninstall --yes pip \
+ && /opt/dotproxy/bin/python -m compileall -q /opt/dotproxy/lib \
+ && /opt/dotproxy/bin/twistd --help >/dev/null
+# The last line lets twistd write its cache of plugins, which the user below may not.
+
+FROM python:3.13-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/dotproxy /opt/dotproxy
+COPY deploy/docker/dotproxy.toml /etc/dotproxy/dotproxy.toml
+COPY deploy/docker/healthcheck.py /opt/dotproxy/healthcheck.py
+# Every setting can be overridden: DOTPROXY_UPSTREAM, DOTPROXY_LISTEN_PORT, … win over the file.
+ENV DOTPROXY_CONFIG=/etc/dotproxy/dotproxy.toml \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PATH=/opt/dotproxy/bin:$PATH
+# A number, so that Kubernetes can see that it is not root.
+USER 65532:65532
+WORKDIR /tmp
+EXPOSE 5300/udp 5300/tcp
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["python", "/opt/dotproxy/healthcheck.py"]
+ENTRYPOINT ["dotproxy"]
+CMD ["run"]
