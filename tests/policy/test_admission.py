@@ -39,6 +39,16 @@ class AdmissionTests(SynchronousTestCase):
         """
         self.assertTrue(Admission([]).admits(""))
 
+    def test_the_networks_that_are_configured(self) -> None:
+        """
+        Served are the members of what is configured, to the address, and nobody else.
+        """
+        admission = Admission([ip_network("192.0.2.64/28"), ip_network("2001:db8:1::/48")])
+        for host in ("192.0.2.64", "192.0.2.79", "2001:db8:1:ffff::1", "::ffff:192.0.2.70"):
+            self.assertTrue(admission.admits(host), host)
+        for host in ("192.0.2.63", "192.0.2.80", "2001:db8:2::", "2001:db8:0:ffff::1", "127.0.0.1", "::1"):
+            self.assertFalse(admission.admits(host), host)
+
     def test_what_is_no_address(self) -> None:
         """
         A client that has no IP address is not served.

@@ -41,6 +41,18 @@ class NextUpstreamTests(SynchronousTestCase):
         """
         self.assertEqual(0, next_upstream((0, 1), (), lambda _: False))
 
+    @given(
+        st.permutations(range(4)), st.lists(st.integers(0, 3), max_size=10).map(tuple), st.sets(st.integers(0, 3))
+    )
+    def test_up_then_least_asked_then_preferred(self, order: list[int], tried: tuple[int, ...], up: set[int]) -> None:
+        """
+        Of those asked fewer than three times: those up first, of them the least asked, of those the first in order
+        (RFC 9520 §3.1).
+        """
+        may = [index for index in order if tried.count(index) < 3]
+        ranked = sorted(may, key=lambda index: (index not in up, tried.count(index), order.index(index)))
+        self.assertEqual(ranked[0] if ranked else None, next_upstream(order, tried, up.__contains__))
+
     @given(st.integers(1, 4), st.lists(st.booleans(), min_size=4, max_size=4))
     def test_three_times_each_and_no_more(self, count: int, up: list[bool]) -> None:
         """
@@ -49,7 +61,8 @@ class NextUpstreamTests(SynchronousTestCase):
         order, tried = tuple(range(count)), ()
         while (index := next_upstream(order, tried, up.__getitem__)) is not None:
             tried += (index,)
-        self.assertEqual(dict.fromkeys(order, MAX_SENDS), {index: tried.count(index) for index in order})
+        self.assertEqual(3, MAX_SENDS)
+        self.assertEqual(dict.fromkeys(order, 3), {index: tried.count(index) for index in order})
 
     def test_given_up_and_forgiven(self) -> None:
         """
@@ -59,3 +72,5 @@ class NextUpstreamTests(SynchronousTestCase):
         self.assertIsNone(next_upstream((0,), given_up((0,), 0), lambda _: True))
         self.assertEqual((1, 0), forgiven((0, 1, 0), 0))
         self.assertEqual((0, 0), forgiven((0, 1, 0), 1))
+        self.assertEqual(0, next_upstream((0,), forgiven((0, 0, 0), 0), lambda _: True))
+        self.assertRaises(ValueError, forgiven, (0,), 1)

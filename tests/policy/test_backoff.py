@@ -19,7 +19,9 @@ class DelayTests(SynchronousTestCase):
         Without jitter each failure doubles the wait, until the cap.
         """
         self.assertEqual([0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0], [delay(n, 0.0, CAP_ASKED) for n in range(7)])
-        self.assertEqual(CAP_UNASKED, delay(10_000, 0.0))
+        self.assertEqual([12.8, 25.6, 30.0, 30.0], [delay(n, 0.0) for n in range(8, 12)])
+        self.assertEqual(CAP_UNASKED, delay(10**9, 0.0))
+        self.assertEqual(0.0, delay(-1, 0.0))
 
     @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
     def test_jitter_takes_off_at_most_half(self, failures: int, jitter: float) -> None:
@@ -29,3 +31,10 @@ class DelayTests(SynchronousTestCase):
         whole = delay(failures, 0.0)
         self.assertTrue(whole / 2 <= delay(failures, jitter) <= whole)
         self.assertGreaterEqual(delay(failures, jitter), FIRST / 2)
+
+    def test_jitter_comes_off_what_is_capped(self) -> None:
+        """
+        Proxies that have all reached the cap do not dial in step either.
+        """
+        self.assertEqual([0.1, 0.075], [delay(1, 0.0), delay(1, 0.5)])
+        self.assertEqual([30.0, 22.5], [delay(99, 0.0), delay(99, 0.5)])

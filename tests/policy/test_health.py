@@ -56,6 +56,41 @@ class HealthTests(SynchronousTestCase):
         self.assertTrue(self.health.answered())
         self.assertTrue(self.health.is_up)
 
+    def test_silence_is_forgotten_with_an_answer(self) -> None:
+        """
+        After an answer a failed dial is again a failed dial, which a handshake proves wrong.
+        """
+        self.health.failed(Timeout("read", "silent"), 1.0, 0.0, silent=True)
+        self.health.answered()
+        self.assertTrue(self.health.failed(REFUSED, 2.0, 0.0))
+        self.assertTrue(self.health.connected())
+
+    def test_an_answer_from_one_that_is_up_is_no_change(self) -> None:
+        """
+        Coming up is told once.
+        """
+        self.assertEqual([False, False], [self.health.answered(), self.health.connected()])
+
+    def test_the_last_failure_is_the_one_told(self) -> None:
+        """
+        Of several failures the latest is kept, and the wait is that of the latest, with its jitter.
+        """
+        self.health.failed(REFUSED, 1.0, 0.0)
+        latest = Timeout("connect", "slow")
+        self.health.failed(latest, 5.0, 0.5)
+        self.assertIs(latest, self.health.error)
+        self.assertAlmostEqual(0.15, self.health.wait(5.0, asked=False))
+        self.assertAlmostEqual(0.05, self.health.wait(5.1, asked=False))
+
+    def test_one_that_came_up_may_be_dialled_at_once(self) -> None:
+        """
+        Recovery ends the wait.
+        """
+        for _ in range(10):
+            self.health.failed(REFUSED, 100.0, 0.0)
+        self.health.connected()
+        self.assertEqual(0.0, self.health.wait(100.0, asked=False))
+
     def test_the_wait_is_counted_from_the_failure(self) -> None:
         """
         What is left of the wait shrinks with time; while somebody asks it is a second at most.

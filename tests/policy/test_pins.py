@@ -28,23 +28,28 @@ class PinTests(SynchronousTestCase):
         A pin is read as it is shown.
         """
         self.assertEqual(PIN, parse_pin(f" {show_pin(PIN)} "))
+        self.assertEqual("A" * 43 + "=", show_pin(bytes(32)))
 
     def test_what_is_no_pin(self) -> None:
         """
         Anything but the base64 of 32 octets is refused, and told why.
         """
-        for text, why in (
-            ("not base64!", "is not base64"),
-            ("ünicode", "is not base64"),
-            (b64encode(b"short").decode(), "is 5 octets, a SHA-256 pin is 32"),
-            ("", "is 0 octets"),
+        long = "(44 characters of base64)"
+        for text, told in (
+            ("not base64!", "pin 'not base64!' is not base64"),
+            ("ünicode", "pin 'ünicode' is not base64"),
+            ("\udc80", "pin '\\udc80' is not base64"),
+            ("-" * 43 + "=", "pin '" + "-" * 43 + "=' is not base64"),
+            ("A" * 43, "pin '" + "A" * 43 + "' is not base64"),
+            (b64encode(b"short").decode(), f"pin 'c2hvcnQ=' is 5 octets, a SHA-256 pin is 32 {long}"),
+            (b64encode(bytes(33)).decode(), f"pin '{'A' * 44}' is 33 octets, a SHA-256 pin is 32 {long}"),
+            ("", f"pin '' is 0 octets, a SHA-256 pin is 32 {long}"),
         ):
-            error = self.assertRaises(ValueError, parse_pin, text)
-            self.assertIn(why, str(error))
+            self.assertEqual(told, str(self.assertRaises(ValueError, parse_pin, text)))
 
     def test_any_key_of_the_chain_may_match(self) -> None:
         """
-        One of the pins has to be of one of the keys; with no pins everything is accepted.
+        One of the pins has to be of one of the keys; with no pins everything is accepted (RFC 7858 §4.2).
         """
         self.assertTrue(accepts((), []))
         self.assertTrue(accepts((PIN,), [b"x", PIN]))

@@ -2,6 +2,7 @@
 In which order upstreams are tried.
 """
 
+import itertools
 from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -37,6 +38,34 @@ class OrderingTests(SynchronousTestCase):
         """
         ordering = POLICIES["round_robin"](3, lambda _: 0)
         self.assertEqual([(0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 1, 2)], [tuple(ordering()) for _ in range(4)])
+
+    def test_round_robin_begins_anywhere(self) -> None:
+        """
+        Many proxies started together do not all begin with the same upstream.
+        """
+        firsts = []
+        for start in range(3):
+            asked: list[int] = []
+            ordering = POLICIES["round_robin"](3, lambda below, start=start, asked=asked: asked.append(below) or start)
+            firsts.append(ordering()[0])
+            self.assertEqual([3], asked)
+        self.assertEqual([0, 1, 2], firsts)
+
+    def test_random_draws_each_place(self) -> None:
+        """
+        Each place is drawn from those that are left, so that every order is as likely as any other.
+        """
+        orders = set()
+        for draws in itertools.product(range(3), range(2), range(1)):
+            drawn = iter(zip(draws, (3, 2, 1), strict=True))
+
+            def below(count: int, drawn: object = drawn) -> int:
+                value, expected = next(drawn)
+                self.assertEqual(expected, count)
+                return value
+
+            orders.add(POLICIES["random"](3, below)())
+        self.assertEqual(set(itertools.permutations(range(3))), orders)
 
     def test_random_is_even(self) -> None:
         """

@@ -3,17 +3,24 @@ The DNS-over-TLS dialogue, without a network.
 """
 
 import itertools
+from collections.abc import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.wire.conversation import MAX_OUTSTANDING, STRAY_ALLOWANCE, Conversation
 from dotproxy.wire.framing import Deframer, frame
 
 
-def numbers() -> "object":
+def numbers() -> Callable[[int], bytes]:
     """
     A source of octets that is not random, and never the same.
     """
@@ -126,8 +133,42 @@ class ConversationTests(SynchronousTestCase):
         A server that could not read the question may leave it out of its error (RFC 1035 §4.1.1).
         """
         asked = self.ask("t")
+        for stray in (b"\x81\x80", b"\x01\x81", b"\xa1\x81"):
+            self.assertEqual([], self.conversation.receive(frame(asked[:2] + stray + b"\0\0" * 4)))
         error = asked[:2] + b"\x81\x81" + b"\0\0" * 4
         self.assertEqual([("t", error)], self.conversation.receive(frame(error)))
+
+    def test_what_follows_the_question_is_not_judged(self) -> None:
+        """
+        A reply with the right question counts, whatever its records are, and comes back whole.
+        """
+        asked = self.ask("t")
+        reply = answer(asked, rest=b"\xff" * 50)
+        self.assertEqual([("t", reply)], self.conversation.receive(frame(reply)))
+
+    def test_a_taken_id_is_not_given_again(self) -> None:
+        """
+        An ID that is in use is passed over, and is free again when its answer has come (RFC 7766 §6.2.1).
+        """
+        drawn = iter([b"\0\7" * 256, b"\0\7" * 254 + b"\0\x09" + b"\0\7"])
+        conversation = Conversation(lambda count: next(drawn))
+        first, second = self.upstream.feed(conversation.submit([("a", *query(b"a")), ("b", *query(b"b"))]))
+        self.assertEqual([b"\0\7", b"\0\x09"], [first[:2], second[:2]])
+        conversation.receive(frame(answer(first)))
+        (third,) = self.upstream.feed(conversation.submit([("c", *query(b"c"))]))
+        self.assertEqual(b"\0\7", third[:2])
+        self.assertEqual([], conversation.receive(frame(answer(first))))
+        self.assertEqual([("c", answer(third))], conversation.receive(frame(answer(third))))
+
+    def test_room_shrinks_and_grows(self) -> None:
+        """
+        What is outstanding takes room, and its answer gives it back.
+        """
+        self.assertEqual(32768, self.conversation.room)
+        asked = self.ask("t")
+        self.assertEqual(32767, self.conversation.room)
+        self.conversation.receive(frame(answer(asked)))
+        self.assertEqual(32768, self.conversation.room)
 
     def test_an_answer_counts_once(self) -> None:
         """
@@ -177,7 +218,7 @@ class ConversationTests(SynchronousTestCase):
         self.conversation.receive(stray)
         self.assertEqual("", self.conversation.broken)
         self.conversation.receive(stray)
-        self.assertIn("answer nothing", self.conversation.broken)
+        self.assertEqual(f"{STRAY_ALLOWANCE + 2} messages that answer nothing", self.conversation.broken)
 
     def test_condemn_gives_back_what_is_outstanding(self) -> None:
         """
@@ -197,6 +238,13 @@ class ConversationTests(SynchronousTestCase):
         conversation.submit([("t", *query(b"a-name-nobody-guesses"))])
         self.assertEqual([], conversation.receive(rubbish))
         self.assertEqual(["t"], conversation.condemn())
+
+    def test_any_dialogue(self) -> None:
+        """
+        Whatever is asked, answered, repeated, dropped or made up, in whatever order and pieces, each question is
+        finished once, by its own answer, or given back at the end (RFC 7766 §6.2.1, §7).
+        """
+        run_state_machine_as_test(ConversationMachine)
 
 
 class ConversationMachine(RuleBasedStateMachine):
@@ -234,12 +282,23 @@ class ConversationMachine(RuleBasedStateMachine):
         token = data.draw(st.sampled_from(sorted(self.seen)))
         self.on_the_way += frame(answer(self.seen[token])) * copies
 
-    @rule()
-    def stray(self) -> None:
+    @rule(ident=st.integers(0, 65535))
+    def stray(self, ident: int) -> None:
         """
         The upstream says something nobody asked for.
         """
-        self.on_the_way += frame(b"\0\0\x81\x80\0\1\0\0\0\0\0\0\7nothing\0\0\1\0\1")
+        self.on_the_way += frame(ident.to_bytes(2, "big") + query(b"nothing")[0][2:])
+
+    @precondition(lambda self: self.seen)
+    @rule(data=st.data())
+    def wrong(self, data: st.DataObject) -> None:
+        """
+        The upstream answers under the right ID, but another question, or as if it were asking.
+        """
+        asked = self.seen[data.draw(st.sampled_from(sorted(self.seen)))]
+        question = data.draw(st.sampled_from([query(b"nothing")[0][12:], asked[12:-1] + b"\3", asked[12:-4]]))
+        flags = data.draw(st.sampled_from([b"\x81\x80", b"\1\0"]))
+        self.on_the_way += frame(answer(asked, question=question, flags=flags))
 
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
@@ -256,9 +315,18 @@ class ConversationMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         """
-        What is outstanding is exactly what is owed.
+        What is outstanding is exactly what is owed, each under an ID of its own.
         """
-        assert sorted(entry[0] for entry in self.conversation.outstanding.values()) == sorted(self.owed)
+        outstanding = self.conversation.outstanding
+        assert {ident: entry[0] for ident, entry in outstanding.items()} == {
+            int.from_bytes(self.seen[token][:2], "big"): token for token in self.owed
+        }
+        assert len(outstanding) == len(self.owed) == MAX_OUTSTANDING - self.conversation.room
 
-
-ConversationMachineTests = ConversationMachine.TestCase
+    def teardown(self) -> None:
+        """
+        The connection ends: what is owed is given back, oldest first, and nothing comes any more.
+        """
+        assert self.conversation.condemn() == sorted(self.owed)
+        assert self.conversation.receive(self.on_the_way) == []
+        assert self.conversation.condemn() == []

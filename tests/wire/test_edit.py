@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to, truncated
-from dotproxy.wire.edns import ExtendedError
-from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, peek
+from dotproxy.wire.edns import DO, ExtendedError, opt_record
+from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, peek, question_of
 from tests.wire.test_message import HEAD, QUESTION, octets, queries
 
 
@@ -37,20 +37,40 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(query.edns, reply.edns)
         self.assertTrue(reply.flags & dns.flags.QR)
         self.assertEqual(query.flags & (dns.flags.RD | dns.flags.CD), reply.flags & (dns.flags.RD | dns.flags.CD))
+        self.assertTrue(reply.flags & dns.flags.RA)
         self.assertFalse(reply.flags & (dns.flags.AA | dns.flags.TC | dns.flags.AD | 0x40))
+        self.assertEqual([], [*reply.answer, *reply.authority, *reply.additional])
         self.assertEqual(wire[12 : seen.question_end], octets_[12 : seen.question_end])
         if seen.opt_at:
             self.assertEqual(rcode, int(reply.rcode()))
             self.assertEqual(query.ednsflags & dns.flags.DO, reply.ednsflags & 0xFFFF)
+            self.assertEqual(OUR_UDP_SIZE, reply.payload)
             self.assertEqual([(22, "because")], [(int(o.code), o.text) for o in reply.options])
         else:
             self.assertEqual(rcode & 15, int(reply.rcode()))
 
     def test_of_what_cannot_be_parsed(self) -> None:
         """
-        A query that cannot be parsed is refused with a bare header.
+        A query that cannot be parsed is refused with a header, and its question if that much can be read.
         """
         self.assertEqual(octets("1234 8181 0000 0000 0000 0000"), refusal(octets(HEAD + "0000 ff"), FORMERR))
+        two = octets("1234 0100 0002 0000 0000 0000" + QUESTION + QUESTION)
+        self.assertEqual(octets("1234 8181 0000 0000 0000 0000"), refusal(two, FORMERR))
+        short = octets(HEAD + "0001" + QUESTION)
+        self.assertEqual(octets("1234 8181 0001 0000 0000 0000" + QUESTION), refusal(short, FORMERR))
+
+    @given(st.binary(min_size=12, max_size=80), st.sampled_from([FORMERR, NOTIMP, BADVERS]))
+    def test_of_any_octets(self, query: bytes, rcode: int) -> None:
+        """
+        Whatever is refused unparsed, the refusal is a message with its ID and opcode, and an OPT only for BADVERS.
+        """
+        reply = refusal(query, rcode)
+        self.assertEqual(query[:2], reply[:2])
+        self.assertEqual((0x80 | query[2] & 0x79, 0x80 | query[3] & 0x10 | rcode & 15), (reply[2], reply[3]))
+        end = question_of(reply) or 12
+        self.assertEqual(question_of(query) or 12, end)
+        self.assertEqual(query[12:end], reply[12:end])
+        self.assertEqual(opt_record(OUR_UDP_SIZE, BADVERS) if rcode == BADVERS else b"", reply[end:])
 
     def test_notimp_keeps_the_opcode(self) -> None:
         """
@@ -65,8 +85,8 @@ class RefusalTests(SynchronousTestCase):
         """
         query = octets(HEAD + "0001" + QUESTION + "00 0029 04d0 00010000 0000")
         reply = dns.message.from_wire(refusal(query, BADVERS))
-        self.assertEqual((BADVERS, 0), (int(reply.rcode()), reply.edns))
-        self.assertEqual(1, len(reply.question))
+        self.assertEqual((BADVERS, 0, OUR_UDP_SIZE), (int(reply.rcode()), reply.edns, reply.payload))
+        self.assertEqual("www.example.org. IN A", reply.question[0].to_text())
 
 
 class ReplyTests(SynchronousTestCase):
@@ -96,6 +116,28 @@ class ReplyTests(SynchronousTestCase):
         """
         reply = reply_to(self.query, self.seen, octets("bbbb 8181 0000 0000 0000 0000"))
         self.assertEqual(octets("aaaa 8181 0001 0000 0000 0000 03575757 00 0001 0001"), reply)
+
+    def test_such_an_error_has_opt_if_the_query_has(self) -> None:
+        """
+        A client with EDNS gets an OPT with its error, DO as it was, even if the upstream sent none (RFC 6891 §6.1.1).
+        """
+        query = octets("aaaa 0110 0001 0000 0000 0001 03575757 00 0001 0001 00 0029 1000 00008001 0000")
+        reply = reply_to(query, peek(query), octets("bbbb 8185 0000 0000 0000 0000"))
+        expected = octets("aaaa 8195 0001 0000 0000 0001 03575757 00 0001 0001") + opt_record(OUR_UDP_SIZE, 0, DO)
+        self.assertEqual(expected, reply)
+
+    @given(queries(), st.integers(0, 65535), st.binary(max_size=60))
+    def test_any_reply(self, query: dns.message.Message, ident: int, rest: bytes) -> None:
+        """
+        Whatever the query, its reply comes back under its ID, with its spelling, otherwise as the upstream sent it.
+        """
+        wire = query.to_wire()
+        seen = peek(wire)
+        question = wire[12 : seen.question_end]
+        shouted = question[:-4].upper() + question[-4:]
+        tail = b"\x81\x80\0\1\0\7\0\0\0\0"
+        reply = reply_to(wire, seen, ident.to_bytes(2, "big") + tail + shouted + rest)
+        self.assertEqual(wire[:2] + tail + question + rest, reply)
 
 
 class TruncatedTests(SynchronousTestCase):
@@ -131,8 +173,28 @@ class TruncatedTests(SynchronousTestCase):
         self.assertEqual(
             (0, OUR_UDP_SIZE, dns.flags.DO, ()), (reply.edns, reply.payload, reply.ednsflags & 0xFFFF, reply.options)
         )
-        self.assertEqual([], [*reply.answer, *reply.authority])
+        self.assertEqual([], [*reply.answer, *reply.authority, *reply.additional])
         self.assertEqual(33 + 11, len(cut))
+
+    @given(queries(), st.integers(0, 15), st.integers(0, 255), st.booleans())
+    def test_any_truncated_reply(self, query: dns.message.Message, rcode: int, extended: int, plain: bool) -> None:
+        """
+        Whatever the query, dnspython reads the cut answer as a truncated one to it, with OPT if and only if the
+        query has one, and with the whole rcode the upstream gave (RFC 6891 §6.1.1, §6.1.3, §7).
+        """
+        wire = query.to_wire()
+        seen = peek(wire)
+        opt = b"" if plain else opt_record(4096, extended << 4, DO)
+        head = wire[:2] + bytes([0x84, 0x80 | rcode]) + b"\0\1\0\1\0\0" + (b"\0\0" if plain else b"\0\1")
+        record = b"\xc0\x0c\0\x10\0\1\0\0\0\0\7\xd1" + b"\xff" * 2001
+        cut = truncated(head + wire[12 : seen.question_end] + record + opt, wire, seen)
+        reply = dns.message.from_wire(cut, raise_on_truncation=False)
+        self.assertEqual((query.id, query.question, query.edns), (reply.id, reply.question, reply.edns))
+        self.assertEqual(dns.flags.QR | dns.flags.AA | dns.flags.TC | dns.flags.RA, reply.flags & 0xFFF0)
+        self.assertEqual(rcode | (extended << 4 if query.edns >= 0 and not plain else 0), int(reply.rcode()))
+        if query.edns >= 0:
+            self.assertEqual(query.ednsflags & dns.flags.DO, reply.ednsflags & 0xFFFF)
+        self.assertEqual(seen.question_end + (11 if seen.opt_at else 0), len(cut))
 
     def test_without_edns(self) -> None:
         """
@@ -140,7 +202,9 @@ class TruncatedTests(SynchronousTestCase):
         """
         wire = dns.message.make_query("www.example.org", "TXT", use_edns=False).to_wire()
         reply = self.make_reply(dns.message.from_wire(wire))
-        self.assertEqual(33, len(truncated(reply, wire, peek(wire))))
+        cut = truncated(reply, wire, peek(wire))
+        self.assertEqual(wire[:2] + reply[2:4], cut[:2] + bytes([cut[2] & ~2]) + cut[3:4])
+        self.assertEqual(b"\0\1\0\0\0\0\0\0" + wire[12:33], cut[4:])
 
     def test_of_a_reply_that_cannot_be_walked(self) -> None:
         """
@@ -157,4 +221,6 @@ class TruncatedTests(SynchronousTestCase):
         """
         name = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"a" * 61 + b"\0"
         query = octets(HEAD + "0001") + name + octets("0001 0001 00 0029 04d0 00000000 0000")
-        self.assertLessEqual(len(refusal(query, SERVFAIL, peek(query), ExtendedError(22, "x" * 999))), 512)
+        reply = refusal(query, SERVFAIL, peek(query), ExtendedError(22, "x" * 999))
+        self.assertLessEqual(len(reply), 512)
+        self.assertEqual("x" * 200, dns.message.from_wire(reply).options[0].text)
