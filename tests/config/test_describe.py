@@ -3,13 +3,17 @@ A configuration, written out.
 """
 
 import re
-from pathlib import Path
+import tomllib
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.config.describe import effective, example_file, options_table
 from dotproxy.config.load import load
-from dotproxy.config.schema import SETTINGS
+from dotproxy.config.schema import BY_KEY, SETTINGS
+from dotproxy.testing.certificates import Authority
+from tests.config.test_schema import folder
 
 
 class DescribeTests(SynchronousTestCase):
@@ -21,7 +25,7 @@ class DescribeTests(SynchronousTestCase):
         """
         The configuration in a file with ``text``.
         """
-        path = Path(self.mktemp())
+        path = folder(self) / "dotproxy.toml"
         path.write_text(text, "utf-8")
         return load({}, {}, str(path)).config
 
@@ -30,10 +34,33 @@ class DescribeTests(SynchronousTestCase):
         The output of `dotproxy check` is a configuration file for the same configuration.
         """
         pin = "sxDbe4S5sNkmkqq8b5EdBi7RKtEY5hhR23rHRLMRTMs="
+        ca_file = folder(self) / 'a "CA" with\ttab, \\ and ü.pem'
+        ca_file.write_bytes(Authority().pem)
         given = {"upstream": [f"192.0.2.1#dns.example?pin-sha256={pin}", "quad9"], "query_timeout": ["2.25"]}
-        for options in ({}, given):
+        everything = {
+            "listen": ["127.0.0.1:53", "[::1]:53"],
+            "upstream": ["tls://[2001:db8::1]:8853#dns.example"],
+            "ca_file": [str(ca_file)],
+            "policy": ["round-robin"],
+            "allow_from": ["192.0.2.7/24"],
+            "udp_max_size": ["65507"],
+            "max_outstanding": ["1000000"],
+            "log_level": ["debug"],
+        }
+        for options in ({}, given, everything):
             loaded = load(options, {})
             self.assertEqual(loaded.config, self.read_back(effective(loaded)))
+
+    @given(st.sampled_from([s.key for s in SETTINGS if isinstance(s.default, float)]), st.floats(2, 59))
+    def test_a_time_is_written_as_it_is(self, key: str, seconds: float) -> None:
+        """
+        No digit of a time is lost when it is written out.
+        """
+        options = {"query_timeout": ["60"], key: [repr(seconds)]}
+        if key == "query_timeout":
+            options["attempt_timeout"] = ["1"]
+        line = next(line for line in effective(load(options, {})).splitlines() if line.startswith(f"{key} "))
+        self.assertEqual(seconds, BY_KEY[key].parse(line.partition("=")[2].partition("#")[0].strip()))
 
     def test_it_says_where_each_value_came_from(self) -> None:
         """
@@ -52,13 +79,24 @@ class DescribeTests(SynchronousTestCase):
         text = example_file()
         self.assertEqual(load({}, {}).config, self.read_back(text))
         uncommented = re.sub(r"^#(\w+ = \S)", r"\1", text, flags=re.MULTILINE)
-        self.assertNotEqual(text, uncommented)
+        self.assertEqual({s.key for s in SETTINGS if s.default is not None}, set(tomllib.loads(uncommented)))
         self.assertEqual(load({}, {}).config, self.read_back(uncommented))
+        for setting in SETTINGS:
+            self.assertIn(f"# {setting.help}\n#{setting.key} = ", text)
 
     def test_the_table_has_every_setting(self) -> None:
         """
         One line for each setting, with its option, variable and default.
         """
         lines = options_table().splitlines()
-        self.assertEqual(len(SETTINGS) + 2, len(lines))
-        self.assertIn("| `listen` | `-l`, `--listen ADDR:PORT` | `DOTPROXY_LISTEN` |", lines[2])
+        self.assertEqual([f"`{setting.key}`" for setting in SETTINGS], [line.split(" | ")[0][2:] for line in lines[2:]])
+        rows = {line.split(" | ")[0][2:]: line for line in lines[2:]}
+        for start in (
+            '| `listen` | `-l`, `--listen ADDR:PORT` | `DOTPROXY_LISTEN` | `["127.0.0.1:5300"]` | Where to ',
+            "| `ca_file` | `-c`, `--ca-file PEM` | `DOTPROXY_CA_FILE` | – | CAs to ",
+            "| `allow_from` | `--allow-from NETWORK` | `DOTPROXY_ALLOW_FROM` | loopback and private networks | ",
+            "| `query_timeout` | `--query-timeout SECONDS` | `DOTPROXY_QUERY_TIMEOUT` | `4` | When ",
+            '| `policy` | `--policy NAME` | `DOTPROXY_POLICY` | `"failover"` | Which ',
+        ):
+            self.assertEqual(start, rows[start.split(" | ")[0][2:]][: len(start)])
+        self.assertEqual({6}, {line.count("|") for line in lines})

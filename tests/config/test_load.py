@@ -2,12 +2,14 @@
 Where values come from, and what is said of those that are wrong.
 """
 
-from pathlib import Path
+import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.config.load import Loaded, load, split
+from dotproxy.config.schema import SETTINGS
 from dotproxy.errors import ConfigError
+from tests.config.test_schema import folder
 
 
 class LoadTests(SynchronousTestCase):
@@ -19,7 +21,7 @@ class LoadTests(SynchronousTestCase):
         """
         A TOML file.
         """
-        path = Path(self.mktemp())
+        path = folder(self) / "dotproxy.toml"
         path.write_text(text, "utf-8")
         return str(path)
 
@@ -104,6 +106,72 @@ class LoadTests(SynchronousTestCase):
             self.assertEqual([spec], self.upstreams(load({}, environ)), host)
             self.assertEqual(["google"], self.upstreams(load({}, {**environ, "DOTPROXY_UPSTREAM": "google"})))
 
+    def test_container_variables_with_more_in_them(self) -> None:
+        """
+        A scheme is no part of the address, and a port that is given twice is not taken for a name.
+        """
+        for host in ("tls://192.0.2.1", "tls://[2001:db8::1]", "tls://2001:db8::1"):
+            environ = {"DOTPROXY_UPSTREAM_HOST": host, "DOTPROXY_UPSTREAM_PORT": "8853"}
+            spec = "tls://192.0.2.1:8853" if "192" in host else "tls://[2001:db8::1]:8853"
+            self.assertEqual([spec], self.upstreams(load({}, environ)), host)
+
+    def test_a_container_variable_with_a_port_of_its_own(self) -> None:
+        """
+        Where host and port both have a port, that is a problem, and not the name of the upstream.
+        """
+        for host in ("192.0.2.1:853", "192.0.2.1@853", "[2001:db8::1]:853"):
+            environ = {"DOTPROXY_UPSTREAM_HOST": host, "DOTPROXY_UPSTREAM_PORT": "853"}
+            (problem,) = self.problems({}, environ)
+            self.assertIn("upstream (DOTPROXY_UPSTREAM_HOST and DOTPROXY_UPSTREAM_PORT): ", problem)
+
+    def test_every_setting_from_every_source(self) -> None:
+        """
+        Each setting can be given in the file, in its variable and as its option, the later over the earlier.
+        """
+        for setting in SETTINGS:
+            if setting.key == "ca_file":
+                continue
+            default = setting.default[0] if setting.is_list else setting.default
+            path = self.file(f"{setting.key} = {json.dumps(default)}")
+            environ = {setting.variable: str(default)}
+            for args, source in (
+                (({}, {}, path), path),
+                (({}, environ, path), setting.variable),
+                (({setting.key: [str(default)]}, environ, path), f"--{setting.option}"),
+            ):
+                loaded = load(*args)
+                self.assertEqual(source, loaded.sources[setting.key])
+                value = getattr(loaded.config, setting.key)
+                self.assertEqual(setting.parse(default), value[0] if setting.is_list else value)
+                self.assertEqual({source, "default"}, set(loaded.sources.values()))
+
+    def test_a_list_replaces_the_one_below(self) -> None:
+        """
+        Values from two sources are not mixed: the higher source's list is the list.
+        """
+        path = self.file('upstream = ["quad9", "google"]')
+        loaded = load({}, {"DOTPROXY_UPSTREAM": "mullvad"}, path)
+        self.assertEqual(["mullvad"], self.upstreams(loaded))
+        loaded = load({"upstream": ["adguard", "dns-sb"]}, {"DOTPROXY_UPSTREAM": "mullvad"}, path)
+        self.assertEqual(["adguard", "dns-sb"], self.upstreams(loaded))
+
+    def test_upstream_tables(self) -> None:
+        """
+        Each [[upstream]] is one upstream, and what is wrong in it is told with the file's name.
+        """
+        path = self.file(
+            '[[upstream]]\naddress = "192.0.2.1"\nname = "dns.example"\n[[upstream]]\naddress = "::1"\nport = 8853\n'
+        )
+        self.assertEqual(["tls://192.0.2.1:853#dns.example", "tls://[::1]:8853"], self.upstreams(load({}, {}, path)))
+        path = self.file('[[upstream]]\naddress = "192.0.2.1"\nnmae = "dns.example"\n[[upstream]]\nport = 853\n')
+        self.assertEqual(
+            [
+                f"upstream ({path}): an upstream has no nmae; it has address, port, name, pin_sha256",
+                f"upstream ({path}): an upstream needs an address",
+            ],
+            self.problems({}, {}, path),
+        )
+
     def test_the_listen_port_of_containers(self) -> None:
         """
         DOTPROXY_LISTEN_PORT replaces the port of the file's addresses, or of the default's.
@@ -165,9 +233,13 @@ class LoadTests(SynchronousTestCase):
         """
         Where nothing is close, all there are is listed.
         """
-        (problem,) = self.problems({}, {}, self.file("zzz = 1"))
-        self.assertIn("zzz", problem)
-        self.assertIn("; there are listen, upstream, ca_file", problem)
+        path = self.file("zzz = 1")
+        (problem,) = self.problems({}, {}, path)
+        keys = ", ".join(setting.key for setting in SETTINGS)
+        self.assertEqual(f"zzz ({path}): no such setting; there are {keys}", problem)
+        (problem,) = self.problems({}, {"DOTPROXY_ZZZ": ""})
+        variables = ", ".join(setting.variable for setting in SETTINGS)
+        self.assertEqual(f"DOTPROXY_ZZZ (environment): no such setting; there are {variables}", problem)
 
     def test_files_that_cannot_be_used(self) -> None:
         """
@@ -179,15 +251,31 @@ class LoadTests(SynchronousTestCase):
         )
         (problem,) = self.problems({}, {}, self.file("listen ="))
         self.assertIn("is not TOML", problem)
-        path = Path(self.mktemp())
+        path = folder(self) / "binary"
         path.write_bytes(b"\xff\xfe")
-        self.assertIn("is not TOML", self.problems({}, {}, str(path))[0])
+        (problem,) = self.problems({}, {}, str(path))
+        self.assertIn(f"config (--config): {str(path)!r} is not TOML", problem)
+        (problem,) = self.problems({}, {}, str(path.parent))
+        self.assertEqual(f"config (--config): {str(path.parent)!r} cannot be read: is a directory", problem)
+
+    def test_a_home_that_is_not_there(self) -> None:
+        """
+        A file in the home of somebody unknown is one that cannot be read, and is told of like any other.
+        """
+        (problem,) = self.problems({}, {}, "~nobody-of-that-name/dotproxy.toml")
+        self.assertIn("config (--config): '~nobody-of-that-name/dotproxy.toml' cannot be read", problem)
+        (problem,) = self.problems({"ca_file": ["~nobody-of-that-name/ca.pem"]}, {})
+        self.assertIn("ca_file (--ca-file): '~nobody-of-that-name/ca.pem' cannot be read", problem)
 
     def test_an_empty_list(self) -> None:
         """
         At least one listener and one upstream are needed.
         """
-        self.assertIn("needs at least one value", self.problems({}, {}, self.file("upstream = []"))[0])
+        path = self.file("upstream = []\nlisten = ' , '")
+        self.assertEqual(
+            [f"listen ({path}): needs at least one value", f"upstream ({path}): needs at least one value"],
+            self.problems({}, {}, path),
+        )
 
     def test_a_port_without_a_host(self) -> None:
         """

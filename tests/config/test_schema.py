@@ -2,6 +2,8 @@
 Each setting: what it takes, and what it says to what it does not take.
 """
 
+import datetime
+import tempfile
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -10,6 +12,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.config.schema import BY_KEY, SETTINGS, Config, ListenAddress, parse_listen, parse_upstream_value
 from dotproxy.testing.certificates import Authority
 from dotproxy.upstream.address import UpstreamAddress
+
+
+def folder(case: SynchronousTestCase) -> Path:
+    """
+    A folder that is gone after the test.  (``mktemp`` would leave one in the checkout, under pytest.)
+    """
+    temporary = tempfile.TemporaryDirectory()
+    case.addCleanup(temporary.cleanup)
+    return Path(temporary.name)
 
 
 class SchemaTests(SynchronousTestCase):
@@ -80,9 +91,8 @@ class ParserTests(SynchronousTestCase):
         """
         What a setting does not take, and what it says would be right.
         """
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        (folder / "empty.pem").write_bytes(b"")
+        here = folder(self)
+        (here / "empty.pem").write_bytes(b"")
         mistakes: list[tuple[str, object, str]] = [
             ("listen", "example.org:53", "write ADDRESS:PORT"),
             ("listen", "127.0.0.1:x", "port 'x' is not a number from 0 to 65535"),
@@ -94,8 +104,8 @@ class ParserTests(SynchronousTestCase):
             ("upstream", {"name": "dns.example"}, "needs an address"),
             ("upstream", {"address": "192.0.2.1", "name": 7}, "7 is not a string"),
             ("upstream", 9, "9 is not a string"),
-            ("ca_file", str(folder / "none.pem"), "cannot be read: no such file"),
-            ("ca_file", str(folder / "empty.pem"), "holds no PEM certificate"),
+            ("ca_file", str(here / "none.pem"), "cannot be read: no such file"),
+            ("ca_file", str(here / "empty.pem"), "holds no PEM certificate"),
             ("policy", "best", "there are failover, round_robin, random"),
             ("allow_from", "10.0.0.0/99", "write ADDRESS/LENGTH"),
             ("query_timeout", "soon", "is not a number of seconds from 0.1 to 60"),
@@ -106,19 +116,77 @@ class ParserTests(SynchronousTestCase):
             ("udp_max_size", "1232.5", "is not a whole number"),
             ("tcp_max_connections", "many", "is not a whole number from 1 to 65535"),
             ("log_level", "loud", "there are info and debug"),
+            ("listen", "127.0.0.1:", "port '' is not a number from 0 to 65535"),
+            ("listen", "127.0.0.1:-1", "port '-1' is not a number from 0 to 65535"),
+            ("ca_file", str(here), "cannot be read: is a directory"),
+            ("ca_file", 7, "7 is not a string"),
+            ("policy", ["failover"], "['failover'] is not a string"),
+            ("query_timeout", "inf", "'inf' is not a number of seconds from 0.1 to 60"),
+            ("query_timeout", [4], "[4] is not a number of seconds from 0.1 to 60"),
+            ("query_timeout", 60.1, "60.1 is not a number of seconds from 0.1 to 60"),
+            ("udp_max_size", 1232.0, "1232.0 is not a whole number of octets"),
+            ("udp_max_size", 65508, "65508 is not a whole number of octets from 512 to 65507"),
+            ("udp_max_size", True, "True is not a whole number"),
+            ("max_outstanding", 0, "0 is not a whole number from 1 to 1e+06"),
         ]
         for key, value, told in mistakes:
             error = self.assertRaises(ValueError, BY_KEY[key].parse, value)
             self.assertIn(told, str(error), (key, value))
 
+    def test_wrong_types_in_tables(self) -> None:
+        """
+        A port that is not a whole number, or pins that are no strings, are mistakes, whatever TOML has there.
+        """
+        told: dict[str, str] = {}
+        tables: list[dict[str, object]] = [
+            *({"port": port} for port in (True, 853.7, [853], {"tcp": 853}, datetime.date(2026, 1, 1))),
+            *({"pin_sha256": pins} for pins in (5, True, [7])),
+        ]
+        for table in tables:
+            try:
+                told[str(table)] = f"taken as {parse_upstream_value({'address': '192.0.2.1', **table})}"
+            except ValueError:
+                continue
+            except Exception as error:
+                told[str(table)] = repr(error)
+        self.assertEqual({}, told)
+
+    def test_a_number_beyond_all_numbers(self) -> None:
+        """
+        A whole number too large for a float is out of range like any other.
+        """
+        error = self.assertRaises(ValueError, BY_KEY["query_timeout"].parse, 10**400)
+        self.assertIn("is not a number of seconds from 0.1 to 60", str(error))
+
+    def test_a_port_in_other_digits(self) -> None:
+        """
+        A port is written in ASCII digits; others are told what would be right.
+        """
+        for port in ("²", "٣"):
+            error = self.assertRaises(ValueError, parse_listen, f"127.0.0.1:{port}")
+            self.assertEqual(f"'127.0.0.1:{port}': port {port!r} is not a number from 0 to 65535", str(error))
+
+    def test_limits_are_in_range(self) -> None:
+        """
+        The ends of a range belong to it.
+        """
+        for key, low, high in (
+            ("query_timeout", 0.1, 60),
+            ("attempt_timeout", 0.05, 60),
+            ("tcp_idle_timeout", 0.1, 3600),
+            ("tcp_max_connections", 1, 65535),
+            ("udp_max_size", 512, 65507),
+            ("max_outstanding", 1, 1_000_000),
+        ):
+            self.assertEqual([low, high], [BY_KEY[key].parse(low), BY_KEY[key].parse(str(high))], key)
+
     def test_values(self) -> None:
         """
         Values come out as what they are.
         """
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        (folder / "ca.pem").write_bytes(Authority().pem)
-        self.assertEqual(folder / "ca.pem", BY_KEY["ca_file"].parse(str(folder / "ca.pem")))
+        here = folder(self)
+        (here / "ca.pem").write_bytes(Authority().pem)
+        self.assertEqual(here / "ca.pem", BY_KEY["ca_file"].parse(str(here / "ca.pem")))
         self.assertEqual("round_robin", BY_KEY["policy"].parse("round-robin"))
         self.assertEqual(ip_network("10.0.0.0/8"), BY_KEY["allow_from"].parse("10.1.2.3/8"))
         self.assertEqual(2.5, BY_KEY["query_timeout"].parse("2.5"))

@@ -243,10 +243,14 @@ def _unverified() -> ssl.SSLContext:
 
 class Unbound(Server):
     """
-    Unbound, which logs every question.
+    Unbound, which logs every question, unless it is told not to.
     """
 
     program = "unbound"
+
+    def __init__(self, folder: Path, certificate: Issued, *, log_queries: bool = True) -> None:
+        super().__init__(folder, certificate)
+        self.log_queries = "yes" if log_queries else "no"
 
     def command(self) -> list[str]:
         """
@@ -267,7 +271,7 @@ server:
     directory: "{self.folder}"
     pidfile: ""
     use-syslog: no
-    log-queries: yes
+    log-queries: {self.log_queries}
     do-not-query-localhost: no
     module-config: "iterator"
     rrset-roundrobin: no

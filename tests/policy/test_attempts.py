@@ -41,9 +41,7 @@ class NextUpstreamTests(SynchronousTestCase):
         """
         self.assertEqual(0, next_upstream((0, 1), (), lambda _: False))
 
-    @given(
-        st.permutations(range(4)), st.lists(st.integers(0, 3), max_size=10).map(tuple), st.sets(st.integers(0, 3))
-    )
+    @given(st.permutations(range(4)), st.lists(st.integers(0, 3), max_size=10).map(tuple), st.sets(st.integers(0, 3)))
     def test_up_then_least_asked_then_preferred(self, order: list[int], tried: tuple[int, ...], up: set[int]) -> None:
         """
         Of those asked fewer than three times: those up first, of them the least asked, of those the first in order

@@ -48,6 +48,49 @@ class SpellingTests(SynchronousTestCase):
         for spec, address in expected.items():
             self.assertEqual(address, parse_upstream(spec), spec)
 
+    def test_ipv6_without_brackets_and_with_a_name(self) -> None:
+        """
+        IPv6 without brackets is all address, with a name or pins after it as without, the way systemd-resolved
+        takes it: its last group is not taken for a port.
+        """
+        pin = f"pin-sha256={show_pin(PIN)}"
+        quad9 = (("2620:fe::fe:10", 853),)
+        expected = {
+            "2606:4700:4700::1111#cloudflare-dns.com": UpstreamAddress(SIX, NAME),
+            "tls://2606:4700:4700::1111#cloudflare-dns.com": UpstreamAddress(SIX, NAME),
+            "2620:fe::fe:10#dns10.quad9.net": UpstreamAddress(quad9, "dns10.quad9.net"),
+            f"2001:db8::1:2:3?{pin}": UpstreamAddress((("2001:db8::1:2:3", 853),), None, (PIN,)),
+            "2620:fe::fe:10@8853#dns10.quad9.net": UpstreamAddress((("2620:fe::fe:10", 8853),), "dns10.quad9.net"),
+        }
+        self.assertEqual(expected, {spec: self.meaning(spec) for spec in expected})
+
+    def test_the_scheme_may_be_in_capitals(self) -> None:
+        """
+        A scheme is the same in any case (RFC 3986 §3.1), before every kind of address.
+        """
+        for spec in ("TLS://1.1.1.1", "Tls://[::1]:853", "TLS://2606:4700:4700::1111"):
+            self.assertEqual(self.meaning(spec.lower()), self.meaning(spec), spec)
+
+    def test_percent_encoding_is_the_same_in_any_case(self) -> None:
+        """
+        The octets of base64 that a URL escapes may be escaped in capitals or not (RFC 3986 §2.1).
+        """
+        pin = b"\xfb\xff" * 16
+        text = show_pin(pin)
+        self.assertEqual({"+", "/", "="}, {"+", "/", "="} & set(text))
+        for plus, slash, equals in (("%2B", "%2F", "%3D"), ("%2b", "%2f", "%3d")):
+            spec = "1.1.1.1?pin-sha256=" + text.replace("+", plus).replace("/", slash).replace("=", equals)
+            self.assertEqual(UpstreamAddress(ONE, None, (pin,)), self.meaning(spec), spec)
+
+    def meaning(self, spec: str) -> object:
+        """
+        What a SPEC means, or is said to be wrong with it.
+        """
+        try:
+            return parse_upstream(spec)
+        except ValueError as error:
+            return str(error)
+
     def test_pins_before_and_after_the_name(self) -> None:
         """
         Pins follow a question mark, joined by &, before the name or after it.
@@ -70,9 +113,23 @@ class SpellingTests(SynchronousTestCase):
         self.assertEqual(("9.9.9.9", 853), quad9.addresses[0])
         self.assertEqual(("quad9", "quad9"), (str(quad9), quad9.label))
         for name, (authentication_name, addresses) in PRESETS.items():
-            self.assertEqual(authentication_name, parse_upstream(name).name)
+            upstream = parse_upstream(name)
+            self.assertEqual((authentication_name, (), name), (upstream.name, upstream.pins, upstream.preset))
+            self.assertEqual(tuple((address, 853) for address in addresses), upstream.addresses)
             for address in addresses:
                 self.assertTrue(ip_address(address).is_global, address)
+
+    def test_the_addresses_of_presets(self) -> None:
+        """
+        Every preset has addresses of both families, each spelled canonically, and no two share one.
+        """
+        every = [address for _, addresses in PRESETS.values() for address in addresses]
+        self.assertEqual([str(ip_address(address)) for address in every], every)
+        self.assertEqual(len(set(every)), len(every))
+        for name, (authentication_name, addresses) in PRESETS.items():
+            self.assertEqual({4, 6}, {ip_address(address).version for address in addresses}, name)
+            given = UpstreamAddress(((addresses[0], 853),), authentication_name)
+            self.assertEqual(given, parse_upstream(str(given)), "its name is a name")
 
     @given(
         st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)),
@@ -126,7 +183,13 @@ class MistakeTests(SynchronousTestCase):
             "1.1.1.1:853:a.example#b.example": "gives two names",
             "1.1.1.1#1.1.1.1": "leave the name out to have the address verified",
             "1.1.1.1#[::1]": "IPv6 address; leave the name out",
+            "1.1.1.1?pin-sha256": "pin '' is 0 octets",
+            "1.1.1.1/24": "'1.1.1.1/24' is ",
             "1.1.1.1#not a name": "is not a host name",
+            "1.1.1.1#.": "is not a host name",
+            "1.1.1.1#-a.example": "is not a host name",
+            "1.1.1.1#a..example": "is not a host name",
+            "1.1.1.1#" + ".".join(["a" * 49] * 6): "is not a host name",
             "1.1.1.1#" + "a" * 64 + ".example": "is not a host name",
             "1.1.1.1#" + "ü" * 64: "cannot be a host name",
             "1.1.1.1?pin-sha256=AAAA": "a SHA-256 pin is 32",
@@ -141,11 +204,32 @@ class MistakeTests(SynchronousTestCase):
             self.assertIn(told, str(error), spec)
             self.assertNotIn("\n", str(error))
 
+    def test_a_port_is_no_name(self) -> None:
+        """
+        A second port is not taken for the name to verify, which no number can be.
+        """
+        for spec in ("1.1.1.1:853:853", "1.1.1.1@853:8853", "1.1.1.1#853"):
+            self.assertIn("is not a host name", str(self.assertRaises(ValueError, parse_upstream, spec)), spec)
+
+    def test_a_preset_with_more_to_it(self) -> None:
+        """
+        A preset has its port and name; one written with others is not told that it is no preset, and to write
+        what was written.
+        """
+        for spec in ("quad9:853", "tls://quad9", "quad9#dns.quad9.net", f"quad9?pin-sha256={show_pin(PIN)}"):
+            told = str(self.assertRaises(ValueError, parse_upstream, spec))
+            self.assertNotIn("did you mean 'quad9'", told, spec)
+            self.assertIn("quad9", told, spec)
+
     def test_parts_that_are_wrong(self) -> None:
         """
-        A port that is no number is told so.
+        A port that is no number from 1 to 65535 is told so.
         """
-        self.assertIn("port 'x'", str(self.assertRaises(ValueError, from_parts, "1.1.1.1", "x")))
+        for port in ("x", "8_53", "٣", "-1", "0", 0, -1, 65536):
+            error = self.assertRaises(ValueError, from_parts, "1.1.1.1", port)
+            self.assertEqual(f"port {port!r} is not a number from 1 to 65535", str(error))
+        for port, taken in (("1", 1), (65535, 65535), ("", 853), (None, 853)):
+            self.assertEqual((("1.1.1.1", taken),), from_parts("1.1.1.1", port).addresses)
 
     @given(st.text(max_size=60))
     def test_any_text_is_an_upstream_or_a_mistake(self, text: str) -> None:
@@ -153,6 +237,16 @@ class MistakeTests(SynchronousTestCase):
         No text makes the parser do anything else.
         """
         try:
-            self.assertTrue(parse_upstream(text).addresses)
+            upstream = parse_upstream(text)
         except ValueError as error:
-            self.assertTrue(str(error))
+            self.assertNotIsInstance(error, UnicodeError)
+            self.assertNotIn("\n", str(error))
+        else:
+            self.assertEqual(upstream, parse_upstream(str(upstream)))
+
+    @given(st.text("1:.[]#?@&=tls/-ax", max_size=20))
+    def test_what_looks_like_an_upstream_is_one_or_a_mistake(self, text: str) -> None:
+        """
+        Of text made of a SPEC's characters, what is taken is read back as the same from its canonical spelling.
+        """
+        self.test_any_text_is_an_upstream_or_a_mistake.hypothesis.inner_test(self, text)

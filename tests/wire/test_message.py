@@ -196,13 +196,14 @@ class PeekTests(SynchronousTestCase):
         Each kind of rubbish is answered as its RFC says, or not at all (RFC 1035 §4.1.1 and §7.3, RFC 6891
         §6.1.1 and §6.1.3, RFC 8906 §3.1.4, RFC 9619 §4).
         """
-        said: dict[str, object] = {}
-        for why, (packet, _) in HOSTILE.items():
+        otherwise: dict[str, object] = {}
+        for why, (packet, rcode) in HOSTILE.items():
             try:
-                said[why] = peek(octets(packet))
+                otherwise[why] = peek(octets(packet))
             except WireError as error:
-                said[why] = error.rcode
-        self.assertEqual({why: rcode for why, (_, rcode) in HOSTILE.items()}, said)
+                if error.rcode != rcode:
+                    otherwise[why] = error.rcode
+        self.assertEqual({}, otherwise)
 
     def test_a_query_without_edns_takes_512_octets(self) -> None:
         """
@@ -267,4 +268,6 @@ class QuestionOfTests(SynchronousTestCase):
         A reply whose records are no OPT has none.
         """
         self.assertEqual(0, opt_of(octets("1234 8100 0001 0000 0000 0000" + QUESTION), 33))
-        self.assertEqual(0, opt_of(octets("1234 8100 0001 0000 0000 0001" + QUESTION + "00 0001 0001 00000000 0000"), 33))
+        self.assertEqual(
+            0, opt_of(octets("1234 8100 0001 0000 0000 0001" + QUESTION + "00 0001 0001 00000000 0000"), 33)
+        )

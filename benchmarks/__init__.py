@@ -1,0 +1,3 @@
+"""
+Measurements: ratios against peers in the same run.
+"""
