@@ -5,7 +5,6 @@ The twistd plugin, and the command.
 import os
 import sys
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, IServiceMaker
@@ -22,6 +21,7 @@ from dotproxy.config.load import load
 from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.tap import Options, makeService
+from tests.config.test_schema import folder
 
 
 class CleanEnvironment(SynchronousTestCase):
@@ -75,7 +75,7 @@ class OptionsTests(CleanEnvironment):
         """
         --config names a file; the environment wins over it.
         """
-        path = Path(self.mktemp())
+        path = folder(self) / "dotproxy.toml"
         path.write_text("query_timeout = 2\nattempt_timeout = 1")
         os.environ["DOTPROXY_ATTEMPT_TIMEOUT"] = "0.5"
         loaded = self.parse("--config", str(path)).loaded

@@ -64,5 +64,5 @@ def _toml_default(setting: Setting) -> str:
 
 def _toml(value: Any) -> str:
     if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        return str(int(value)) if value == int(value) else repr(value)
     return json.dumps(str(value), ensure_ascii=False)

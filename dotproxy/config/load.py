@@ -137,9 +137,13 @@ def _from_aliases(environ: Mapping[str, str], below: Mapping[str, _Given], probl
     if port and not host:
         problems.append(f"upstream ({_ALIASES[1]}): is of no use without {_ALIASES[0]}")
     if host and port:
-        where, mark, rest = re.split(r"([#?].*|$)", host, maxsplit=1)
-        where = f"[{where}]" if where.count(":") > 1 and not where.startswith("[") else where
-        given["upstream"] = _Given([f"{where}:{port}{mark}{rest}"], f"{_ALIASES[0]} and {_ALIASES[1]}")
+        where, mark, rest = re.split(r"([#?].*|$)", re.sub("^tls://", "", host, flags=re.IGNORECASE), maxsplit=1)
+        source = f"{_ALIASES[0]} and {_ALIASES[1]}"
+        if (re.search(r"[:@][0-9]+$", where) and where.count(":") < 2) or re.search(r"\][:@]", where):
+            problems.append(f"upstream ({source}): {host!r} has a port already")
+        else:
+            where = f"[{where}]" if where.count(":") > 1 and not where.startswith("[") else where
+            given["upstream"] = _Given([f"{where}:{port}{mark}{rest}"], source)
     elif host:
         given["upstream"] = _Given([host], _ALIASES[0])
     if listen_port:
@@ -163,8 +167,9 @@ def _listen_on(port: str, below: _Given | None) -> _Given:
 def _from_toml(path: str, path_source: str, problems: list[str]) -> dict[str, _Given]:
     try:
         table = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
-    except OSError as error:
-        problems.append(f"config ({path_source}): {path!r} cannot be read: {(error.strerror or str(error)).lower()}")
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home that is not there
+        reason = getattr(error, "strerror", None) or str(error)
+        problems.append(f"config ({path_source}): {path!r} cannot be read: {reason.lower()}")
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"config ({path_source}): {path!r} is not TOML: {error}")

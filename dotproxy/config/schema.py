@@ -123,7 +123,7 @@ def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenA
         raise ValueError(
             f"{text!r} is not an address to listen on; write ADDRESS:PORT, as 127.0.0.1:53 or [::1]:53"
         ) from None
-    if not port.isdigit() or int(port) > 65535:
+    if not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
         raise ValueError(f"{text!r}: port {port!r} is not a number from 0 to 65535")
     return ListenAddress(address, int(port))
 
@@ -143,6 +143,10 @@ def parse_upstream_value(value: Any) -> UpstreamAddress:
         raise ValueError("an upstream needs an address")
     if isinstance(pins, str):
         pins = [pins]
+    if not isinstance(pins, list):
+        raise ValueError(f"pin_sha256 {pins!r} is neither a string nor a list of strings")
+    if port is not None and not isinstance(port, int):
+        raise ValueError(f"port {port!r} is not a number from 1 to 65535")
     return from_parts(_string(address), port, None if name is None else _string(name), tuple(map(_string, pins)))
 
 
@@ -153,11 +157,13 @@ def _string(value: Any) -> str:
 
 
 def _certificates(value: Any) -> Path:
-    path = Path(_string(value)).expanduser()
+    path = Path(_string(value))
     try:
+        path = path.expanduser()
         pem = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home that is not there
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{str(path)!r} cannot be read: {reason.lower()}") from None
     try:
         x509.load_pem_x509_certificates(pem)
     except ValueError:
@@ -198,7 +204,7 @@ def _number(low: float, high: float, unit: str, *, whole: bool = False) -> Calla
             number = int(str(value)) if whole else float(value)
             if not low <= number <= high:
                 raise ValueError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{value!r} is not {kind}{suffix} from {low:g} to {high:g}") from None
         return number
 

@@ -11,22 +11,26 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
+from urllib.parse import unquote
 
 from dotproxy.policy.pins import parse_pin, show_pin
 from dotproxy.upstream.presets import PRESETS
 
 DEFAULT_PORT = 853
 
-_HOST = r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^#?@\[\]]*?))"
+#: What stands before the first # or ?, and what after each of them.
 _SPEC = re.compile(
-    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?" + _HOST + r"(?:[:@](?P<port>[0-9]+)(?::(?P<colon_name>[^#?:@]+))?)?"
+    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?(?P<where>[^#?]*)"
     r"(?:\?(?P<before>[^#?]*))?(?:\#(?P<name>[^#?]*))?(?:\?(?P<after>[^#?]*))?",
     re.IGNORECASE,
 )
-_NAME = re.compile(
-    r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*",
-    re.IGNORECASE,
+#: ADDRESS, [ADDRESS], with :PORT or @PORT, and :NAME after a port.
+_WHERE = re.compile(
+    r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?:[:@](?P<port>[0-9]+)(?::(?P<name>[^:@]+))?)?", re.ASCII
 )
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+#: A host name; one whose last label is a number is none (RFC 1123 §2.1).
+_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +88,35 @@ def parse_upstream(spec: str) -> UpstreamAddress:
     spec = spec.strip()
     if spec.lower() in PRESETS:
         return preset(spec.lower())
-    bare = _bare_ipv6(spec)
-    found = None if bare else _SPEC.fullmatch(spec)
-    if bare:
-        return UpstreamAddress(((bare, DEFAULT_PORT),))
+    found = _SPEC.fullmatch(spec)
     if not found:
-        raise ValueError(
-            f"{spec!r} is not an upstream; write tls://ADDRESS:PORT#NAME, as tls://1.1.1.1#cloudflare-dns.com"
-        )
+        raise ValueError(f"{spec!r} is not an upstream; {_WRITE}")
     if (scheme := (found["scheme"] or "tls").lower()) != "tls":
         raise ValueError(f"{spec!r}: only tls:// upstreams are spoken to, not {scheme}://")
-    if found["colon_name"] and found["name"] is not None:
+    host, port, colon_name = _where(spec, found["where"])
+    if colon_name and found["name"] is not None:
         raise ValueError(f"{spec!r} gives two names")
-    host = found["host"] if found["v6"] is None else found["v6"]
     query = "&".join(filter(None, (found["before"], found["after"])))
-    return from_parts(host, found["port"], found["name"] or found["colon_name"], _pins(spec, query))
+    return from_parts(host, port, found["name"] or colon_name, _pins(spec, query))
+
+
+_WRITE = "write tls://ADDRESS:PORT#NAME, as tls://1.1.1.1#cloudflare-dns.com"
+
+
+def _where(spec: str, text: str) -> tuple[str, str | None, str | None]:
+    """
+    Address, port and name.  IPv6 without brackets is all address, but for a port after an @.
+    """
+    bare, _, port = text.partition("@")
+    if bare.count(":") > 1 and _is_ip(bare):
+        return bare, port or None, None
+    found = _WHERE.fullmatch(text)
+    if not found:
+        raise ValueError(f"{spec!r} is not an upstream; {_WRITE}, and IPv6 with a port as [ADDRESS]:PORT")
+    host = found["host"] if found["v6"] is None else found["v6"]
+    if host.lower() in PRESETS:
+        raise ValueError(f"{spec!r}: {host!r} is a preset, which has addresses, ports and a name of its own")
+    return host, found["port"], found["name"]
 
 
 def from_parts(
@@ -124,21 +142,17 @@ def preset(name: str) -> UpstreamAddress:
     return UpstreamAddress(tuple((address, DEFAULT_PORT) for address in addresses), authentication_name, preset=name)
 
 
-def _bare_ipv6(spec: str) -> str | None:
-    host = spec.removeprefix("tls://")
+def _is_ip(text: str) -> bool:
     try:
-        return str(ip_address(host)) if host.count(":") > 1 else None
+        ip_address(text)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def _ip(text: str) -> str:
-    try:
+    if _is_ip(text):
         return str(ip_address(text))
-    except ValueError:
-        pass
-    if ":" in text:
-        raise ValueError(f"{text!r} is no address and port; write ADDRESS:PORT, IPv6 as [ADDRESS]:PORT")
     if close := get_close_matches(text.lower(), PRESETS, 1):
         raise ValueError(f"{text!r} is neither an IP address nor a preset; did you mean {close[0]!r}?")
     if "." in text and not text.replace(".", "").isdigit():
@@ -152,13 +166,11 @@ def _ip(text: str) -> str:
 def _port(text: str | int | None) -> int:
     if text is None or text == "":
         return DEFAULT_PORT
-    try:
-        port = int(text)
-    except ValueError:
-        port = 0
-    if not 0 < port < 65536:
+    digits = str(text)
+    is_number = not isinstance(text, bool) and digits.isascii() and digits.isdigit()
+    if not is_number or not 0 < int(digits[:6]) < 65536:
         raise ValueError(f"port {text!r} is not a number from 1 to 65535")
-    return port
+    return int(digits)
 
 
 def _name(text: str) -> str:
@@ -171,12 +183,8 @@ def _name(text: str) -> str:
             name = name.encode("idna").decode("ascii")
         except UnicodeError:
             raise ValueError(f"{text!r} cannot be a host name") from None
-    try:
-        address = ip_address(name.strip("[]"))
-    except ValueError:
-        pass
-    else:
-        kind = "IPv6" if isinstance(address, IPv6Address) else "IPv4"
+    if _is_ip(bare := name.strip("[]")):
+        kind = "IPv6" if isinstance(ip_address(bare), IPv6Address) else "IPv4"
         raise ValueError(f"{text!r} is an {kind} address; leave the name out to have the address verified")
     if not _NAME.fullmatch(name):
         raise ValueError(f"{text!r} is not a host name")
@@ -189,5 +197,5 @@ def _pins(spec: str, query: str) -> tuple[str, ...]:
         key, _, value = part.partition("=")
         if key.lower() != "pin-sha256":
             raise ValueError(f"{spec!r}: {key!r} is not known here; only pin-sha256=BASE64 is")
-        pins.append(value.strip('"').replace("%2B", "+").replace("%2F", "/").replace("%3D", "="))
+        pins.append(unquote(value).strip('"'))
     return tuple(pins)

@@ -20,18 +20,17 @@ def skip_question_name(octets: bytes, offset: int) -> int:
     A question has nothing before it to point at, so a pointer is an error here.
     :raises WireError: if it is no name, or runs past the end of ``octets``.
     """
-    start = offset
+    last = offset + MAX_NAME - 1  # where its final octet may stand at the latest
     try:
         while length := octets[offset]:
             if length > MAX_LABEL:
                 raise WireError("pointer or unknown label type in the question name")
             offset += length + 1
+            if offset > last:
+                raise WireError("question name longer than 255 octets")
     except IndexError:
         raise WireError("question name runs past the end of the message") from None
-    offset += 1
-    if offset - start > MAX_NAME:
-        raise WireError("question name longer than 255 octets")
-    return offset
+    return offset + 1
 
 
 def skip_name(octets: bytes, offset: int) -> int:
@@ -40,7 +39,7 @@ def skip_name(octets: bytes, offset: int) -> int:
 
     :raises WireError: if it is no name, or runs past the end of ``octets``.
     """
-    start = offset
+    last = offset + MAX_NAME - 1
     try:
         while length := octets[offset]:
             if length > MAX_LABEL:
@@ -49,7 +48,7 @@ def skip_name(octets: bytes, offset: int) -> int:
                 octets[offset + 1]
                 return offset + 2
             offset += length + 1
-            if offset - start > MAX_NAME:
+            if offset > last:
                 raise WireError("name longer than 255 octets")
     except IndexError:
         raise WireError("name runs past the end of the message") from None
@@ -109,7 +108,10 @@ def from_text(text: str) -> bytes:
     :raises WireError: if it has an empty or overlong label, or is too long.
     """
     labels: list[bytearray] = [bytearray()]
-    rest = iter(text.encode("ascii") if text.isascii() else text.encode("idna"))
+    try:
+        rest = iter(text.encode("ascii") if text.isascii() else text.encode("idna"))
+    except UnicodeError:
+        raise WireError(f"not a domain name: {text[:80]!r}") from None
     for octet in rest:
         if octet == 0x2E:
             labels.append(bytearray())

@@ -2,7 +2,7 @@
 Each setting: what it takes, and what it says to what it does not take.
 """
 
-import datetime
+import datetime as dt
 import tempfile
 from ipaddress import ip_network
 from pathlib import Path
@@ -139,7 +139,7 @@ class ParserTests(SynchronousTestCase):
         """
         told: dict[str, str] = {}
         tables: list[dict[str, object]] = [
-            *({"port": port} for port in (True, 853.7, [853], {"tcp": 853}, datetime.date(2026, 1, 1))),
+            *({"port": port} for port in (True, 853.7, [853], {"tcp": 853}, dt.date(2026, 1, 1))),
             *({"pin_sha256": pins} for pins in (5, True, [7])),
         ]
         for table in tables:
