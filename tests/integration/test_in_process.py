@@ -17,7 +17,7 @@ from twisted.names import dns as names
 from twisted.names.client import Resolver
 from twisted.names.error import DomainError
 
-from dotproxy import DoTResolver
+from dotproxy import DoTResolver, demo
 from dotproxy.assembly import build
 from dotproxy.config.load import load
 from dotproxy.telemetry.events import Events
@@ -202,3 +202,16 @@ async def test_the_library(server, ca_file):
         await resolver.close()
     with pytest.raises(DomainError):
         await unanswered
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_demonstration(monkeypatch):
+    """
+    The demonstration shows what it promises, and fails if any of it is not so.
+    """
+    said: list[str] = []
+    await demo.demonstrate(reactor, said.append, once=True, port=0)
+    assert "and the server received not one octet of a question" in said[-1]
+    monkeypatch.setattr(demo, "_GREETING", "something else")
+    with pytest.raises(demo.DemoFailed, match="over TCP is wrong"):
+        await demo.demonstrate(reactor, said.append, once=True)
