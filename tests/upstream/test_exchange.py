@@ -390,6 +390,20 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual(["a", "b"], scene.told.answered_tokens)
         connection.resumeProducing()
 
+    def test_a_blocked_connection_that_ends(self) -> None:
+        """
+        What waited for room on it goes out on a new connection.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.upstream._connection.pauseProducing()
+        scene.ask("b")
+        scene.server.close_connections()
+        scene.network.settle()
+        self.assertEqual(2, scene.dials)
+        scene.network.accept(scene.server)
+        self.assertEqual(["a", "b"], scene.told.answered_tokens)
+
     def test_a_blocked_connection_under_suspicion(self) -> None:
         """
         One that takes no probe, and brings nothing, is retired at once.
