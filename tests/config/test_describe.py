@@ -34,7 +34,7 @@ class DescribeTests(SynchronousTestCase):
         The output of `dotproxy check` is a configuration file for the same configuration.
         """
         pin = "sxDbe4S5sNkmkqq8b5EdBi7RKtEY5hhR23rHRLMRTMs="
-        ca_file = folder(self) / 'a "CA" with\ttab, \\ and ü.pem'
+        ca_file = folder(self) / 'a "CA" with\ttab, \\ and ü😀.pem'
         ca_file.write_bytes(Authority().pem)
         given = {"upstream": [f"192.0.2.1#dns.example?pin-sha256={pin}", "quad9"], "query_timeout": ["2.25"]}
         everything = {

@@ -106,6 +106,14 @@ class NameTests(SynchronousTestCase):
         octets = b"\7example\3org\0\3www\xc0\0"
         self.assertEqual((b"\3www\7example\3org\0", 19), read_name(octets, 13))
 
+    def test_a_pointer_has_fourteen_bits(self) -> None:
+        """
+        A name may continue anywhere in the first 16,384 octets of a message (RFC 1035 §4.1.4).
+        """
+        octets = b"\0" * 16383 + b"\3www\0" + b"\xff\xff" + b"\xe0\0"
+        self.assertEqual((b"\3www\0", 16390), read_name(octets, 16388))
+        self.assertEqual((b"\0", 16392), read_name(octets, 16390))
+
     def test_hostile_names_are_refused(self) -> None:
         """
         Loops, forward pointers, unknown label types, overlong and unfinished names are errors (RFC 1035 §3.1, §4.1.4).
@@ -116,6 +124,8 @@ class NameTests(SynchronousTestCase):
             "points at itself": (b"\xc0\0", 0, backwards),
             "points forward": (b"\xc0\4\0\0\0", 0, backwards),
             "two point at each other": (b"\1a\xc0\4\1b\xc0\0", 4, backwards),
+            "points back, and from there forward": (b"\xc0\2\0\0\xc0\0", 4, backwards),
+            "points back into a circle": (b"\xc0\2\xc0\0\xc0\0", 4, backwards),
             "label type 0x40": (b"\x41" + b"a" * 65 + b"\0", 0, "unknown label type"),
             "label type 0x80": (b"\x80\0", 0, "unknown label type"),
             "256 octets": (OCTETS_256, 0, "name longer than 255 octets"),
