@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dotproxy.testing.certificates import Authority
-from tests.integration.programs import Program, Proxy, Unbound, free_port, run, which
+from tests.integration.programs import Program, Proxy, free_port, run, which
+from tests.integration.servers import Unbound
 
 TICK = os.sysconf("SC_CLK_TCK")
 

@@ -122,7 +122,8 @@ class LoadTests(SynchronousTestCase):
         for host in ("192.0.2.1:853", "192.0.2.1@853", "[2001:db8::1]:853"):
             environ = {"DOTPROXY_UPSTREAM_HOST": host, "DOTPROXY_UPSTREAM_PORT": "853"}
             (problem,) = self.problems({}, environ)
-            self.assertIn("upstream (DOTPROXY_UPSTREAM_HOST and DOTPROXY_UPSTREAM_PORT): ", problem)
+            source = "upstream (DOTPROXY_UPSTREAM_HOST and DOTPROXY_UPSTREAM_PORT)"
+            self.assertEqual(f"{source}: {host!r} has a port already", problem)
 
     def test_every_setting_from_every_source(self) -> None:
         """

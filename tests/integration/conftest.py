@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from dotproxy.testing.certificates import Authority
-from tests.integration.programs import Proxy, Server, Unbound
+from tests.integration.programs import Proxy
+from tests.integration.servers import Server, Unbound
 
 collect_ignore: list[str] = []
 

@@ -12,7 +12,8 @@ import pytest
 
 from dotproxy.policy.pins import show_pin
 from dotproxy.testing.certificates import Authority
-from tests.integration.programs import Unbound, run, wait_until
+from tests.integration.programs import run, wait_until
+from tests.integration.servers import Unbound
 
 WWW = dns.message.make_query("www.lab.example.", "A", use_edns=0)
 

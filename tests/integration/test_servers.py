@@ -10,7 +10,8 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from tests.integration.programs import LONG_TXT, TXT_STRINGS, Bind, Dnsdist, KnotResolver, Nsd, Unbound, run
+from tests.integration.programs import run
+from tests.integration.servers import LONG_TXT, TXT_STRINGS, Bind, Dnsdist, KnotResolver, Nsd, Unbound
 
 SERVERS = [Unbound, Nsd, Bind, KnotResolver, Dnsdist]
 each_server = pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.__name__)
