@@ -4,8 +4,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-UNIT_TESTS = tests.wire tests.policy tests.upstream tests.downstream tests.config tests.telemetry tests.testing \
-	$(patsubst tests/%.py,tests.%,$(wildcard tests/test_*.py))
 
 .PHONY: help demo test run check cover servers unit wheel clean
 .DEFAULT_GOAL := help
@@ -20,11 +18,11 @@ run: $(VENV)/ready           ## forward DNS: 127.0.0.1:5300 to Cloudflare and Qu
 	$(BIN)/dotproxy run $(ARGS)
 
 test: $(VENV)/ready servers  ## all tests: the unit tests under trial, everything under pytest
-	$(BIN)/python -m twisted.trial $(UNIT_TESTS)
+	$(BIN)/python -m twisted.trial tests
 	$(BIN)/python -m pytest tests
 
 unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network
-	$(BIN)/python -m twisted.trial $(UNIT_TESTS)
+	$(BIN)/python -m twisted.trial tests
 
 check: $(VENV)/ready-to-check  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from dotproxy.errors import WireError
 
 MAX_NAME = 255
 MAX_LABEL = 63
+MAX_LABELS = 127
 
 
 def skip_question_name(octets: bytes, offset: int) -> int:
@@ -59,11 +60,12 @@ def read_name(octets: bytes, offset: int) -> tuple[bytes, int]:
     """
     Return the name at ``offset`` uncompressed, and the offset after it.
 
-    :raises WireError: for a pointer that does not point strictly backwards, a name of more than 255
-        octets, or one that runs past the end of ``octets``.
+    :raises WireError: for a pointer that does not point strictly backwards, more pointers than a name can
+        have labels, a name of more than 255 octets, or one that runs past the end of ``octets``.
     """
     labels: list[bytes] = []
     size = 1
+    pointers = 0
     lowest = offset
     after = -1
     try:
@@ -81,6 +83,9 @@ def read_name(octets: bytes, offset: int) -> tuple[bytes, int]:
                 target = (length & 0x3F) << 8 | octets[offset + 1]
                 if target >= lowest:
                     raise WireError("compression pointer does not point backwards")
+                pointers += 1
+                if pointers > MAX_LABELS:
+                    raise WireError("more compression pointers than a name can have labels")
                 if after < 0:
                     after = offset + 2
                 lowest = offset = target

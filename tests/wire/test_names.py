@@ -186,6 +186,16 @@ class NameTests(SynchronousTestCase):
             self.assertRaises(WireError, walk, octets, 0)
             self.assertLessEqual(octets.looks, 2 * 255, walk.__name__)
 
+    def test_a_chain_of_pointers_costs_no_more_than_a_name(self) -> None:
+        """
+        Pointers that lead to pointers, each strictly backwards, are followed no further than a name has labels.
+        """
+        chain = b"".join((0xC000 | max(0, at - 2)).to_bytes(2, "big") for at in range(2, 16_000, 2))
+        octets = Counted(b"\0\0" + chain)
+        with contextlib.suppress(WireError):
+            self.assertEqual((b"\0", len(octets)), read_name(octets, len(octets) - 2))
+        self.assertLessEqual(octets.looks, 4 * 255)
+
     def test_a_name_grown_by_pointers_is_limited(self) -> None:
         """
         A name that would grow past 255 octets by following pointers is refused, not built.
