@@ -34,19 +34,17 @@ class Health:
         """
         return not self.failures
 
-    def failed(self, error: UpstreamError, now: float, jitter: float, *, silent: bool = False) -> bool:
+    def failed(self, error: UpstreamError, now: float, jitter: float, *, silent: bool = False) -> None:
         """
-        Note a failure; return whether that is a change.
+        Note a failure.
 
         ``silent``: a connection stood, and nothing came over it; the next handshake proves nothing.
         """
-        was_up = self.is_up
         self.failures += 1
         self.error = error
         self.is_silent = self.is_silent or silent
         self._failed_at = now
         self._jitter = jitter
-        return was_up
 
     def connected(self) -> bool:
         """

@@ -87,6 +87,7 @@ class Upstream(Service):
         self._events = events
         self._health = Health()
         self._down_since = 0.0
+        self._is_known_down = False
         self._connection: DotProtocol | None = None
         self._standing: set[DotProtocol] = set()
         self._retired: set[DotProtocol] = set()
@@ -191,7 +192,7 @@ class Upstream(Service):
         # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
         is_failure = bool(tokens) and not connection.answers
         if is_failure and not was_retired:
-            self._note_down(error)
+            self._note_down(error, silent=True)
         if asked:
             if isinstance(error, ConnectionGone):
                 error.made_progress = not is_failure
@@ -311,8 +312,12 @@ class Upstream(Service):
             connection.abort(error)
 
     def _note_down(self, error: UpstreamError, *, silent: bool = False) -> None:
-        if self._health.failed(error, self._now(), self._jitter(), silent=silent):
+        self._health.failed(error, self._now(), self._jitter(), silent=silent)
+        if self._health.failures == 1:
             self._down_since = self._now()
+        # That one connection was cut is no news yet: a busy server may do that.
+        if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
+            self._is_known_down = True
             self._events.upstream_went_down(self.label, error)
         if self._connection is None and self._dialling is None:
             # By itself and without being asked, so that it is known when it works again.
@@ -320,7 +325,8 @@ class Upstream(Service):
 
     def _note_up(self, note: Callable[[], bool]) -> None:
         failures = self._health.failures
-        if note():
+        if note() and self._is_known_down:
+            self._is_known_down = False
             self._events.upstream_came_up(self.label, self._now() - self._down_since, failures)
 
     def _fail(self, tokens: list[Token], error: UpstreamError) -> None:

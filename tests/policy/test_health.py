@@ -28,12 +28,13 @@ class HealthTests(SynchronousTestCase):
         self.assertTrue(self.health.is_up)
         self.assertEqual(0.0, self.health.wait(0.0, asked=False))
 
-    def test_only_the_first_failure_is_a_change(self) -> None:
+    def test_failures_are_counted(self) -> None:
         """
-        Going down is told once, however many failures follow.
+        It is down from the first failure on, and remembers how many there were and the last one's reason.
         """
-        self.assertEqual([True, False, False], [self.health.failed(REFUSED, 1.0, 0.0) for _ in range(3)])
-        self.assertFalse(self.health.is_up)
+        for _ in range(3):
+            self.health.failed(REFUSED, 1.0, 0.0)
+        self.assertEqual((False, 3), (self.health.is_up, self.health.failures))
         self.assertIs(REFUSED, self.health.error)
 
     def test_a_handshake_proves_a_failed_dial_wrong(self) -> None:
@@ -62,7 +63,7 @@ class HealthTests(SynchronousTestCase):
         """
         self.health.failed(Timeout("read", "silent"), 1.0, 0.0, silent=True)
         self.health.answered()
-        self.assertTrue(self.health.failed(REFUSED, 2.0, 0.0))
+        self.health.failed(REFUSED, 2.0, 0.0)
         self.assertTrue(self.health.connected())
 
     def test_an_answer_from_one_that_is_up_is_no_change(self) -> None:

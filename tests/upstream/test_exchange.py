@@ -222,9 +222,27 @@ class FailureTests(SynchronousTestCase):
         _, error, is_final = self.told.failures[0]
         assert isinstance(error, ConnectionGone)
         self.assertEqual((False, False), (error.made_progress, is_final))
-        self.assertEqual(["down"], self.scene.heard.states())
+        self.assertFalse(self.scene.upstream.is_up)
         self.network.advance(0.1)
         self.assertEqual(2, self.scene.dials)
+
+    def test_one_connection_cut_short_is_no_news(self) -> None:
+        """
+        That it is down is told when it happens twice in a row; then that it is up.
+        """
+        answering = self.server.answer
+        self.server.answer = lambda query: None
+        for expected in ([], ["down"], ["down"]):
+            self.scene.ask("a")
+            self.network.advance(1)
+            self.network.accept(self.server)
+            self.server.close_connections()
+            self.network.settle()
+            self.assertEqual(expected, self.scene.heard.states())
+        self.server.answer = answering
+        self.network.advance(1)
+        self.network.accept(self.server)
+        self.assertEqual(["down", "up"], self.scene.heard.states())
 
     def test_questions_asked_again_at_once(self) -> None:
         """
