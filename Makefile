@@ -19,7 +19,7 @@ run: $(VENV)/ready           ## forward DNS: 127.0.0.1:5300 to Cloudflare and Qu
 
 test: $(VENV)/ready servers  ## all tests: the unit tests under trial, everything under pytest
 	$(BIN)/python -m twisted.trial tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/coverage run -m pytest tests
 
 unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network
 	$(BIN)/python -m twisted.trial tests
@@ -29,9 +29,7 @@ check: $(VENV)/ready-to-check  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-cover: $(VENV)/ready servers ## all tests under pytest, with branch coverage and its floors
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests
+cover: .coverage             ## branch coverage of the last `make test`, and its floors
 	$(BIN)/coverage report --fail-under=92
 	$(BIN)/coverage report --include='dotproxy/wire/*,dotproxy/policy/*' --fail-under=98
 
@@ -44,6 +42,9 @@ wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
 clean:                       ## remove what was made here
 	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
+
+.coverage:
+	$(MAKE) test
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

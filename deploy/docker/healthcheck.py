@@ -11,8 +11,8 @@ import sys
 
 from dotproxy.config.load import load
 
-# A header with opcode STATUS, which is answered with NOTIMP on the spot.
-QUESTION = b"\x64\x70\x10\x00" + b"\x00" * 8
+# The root's zone transfer: REFUSED on the spot, and so it is where allow_from does not have this machine.
+QUESTION = b"\x64\x70\x00\x00\x00\x01" + b"\x00" * 6 + b"\x00\x00\xfc\x00\x01"
 
 
 def main() -> int:

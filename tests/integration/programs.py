@@ -44,6 +44,12 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
+class Late(AssertionError):
+    """
+    Something did not happen in time.
+    """
+
+
 def wait_until(true: Callable[[], object], what: object, patience: float = PATIENCE) -> None:
     """
     Look again and again until something is so.
@@ -52,7 +58,7 @@ def wait_until(true: Callable[[], object], what: object, patience: float = PATIE
     pause = 0.01
     while not true():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {patience} s: {what}")
+            raise Late(f"not within {patience} s: {what}")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
 
@@ -86,8 +92,15 @@ class Program:
 
     def start(self) -> None:
         """
-        Start it, and wait until it can be used.
+        Start it, and wait until it can be used; one that hangs before that is started once more.
         """
+        try:
+            self._start(PATIENCE / 2)
+        except Late:
+            self.stop(signal.SIGKILL)
+            self._start(PATIENCE)
+
+    def _start(self, patience: float) -> None:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command(),
@@ -104,7 +117,7 @@ class Program:
                 raise AssertionError(f"{self.command()[0]} ended: {self.said()}")
             return self.is_ready()
 
-        wait_until(ready, self)
+        wait_until(ready, self, patience)
 
     def __str__(self) -> str:
         return f"{self.command()[0]} runs: {self.said()}"

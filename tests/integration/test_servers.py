@@ -10,6 +10,8 @@ import dns.message
 import dns.rdatatype
 import pytest
 
+from dotproxy.wire.message import question_of
+from dotproxy.wire.records import walk
 from tests.integration.programs import run
 from tests.integration.servers import LONG_TXT, TXT_STRINGS, Bind, Dnsdist, KnotResolver, Nsd, Unbound
 
@@ -54,13 +56,24 @@ def test_a_long_answer(kind, serve, proxy):
         assert len(cut) <= (1232 if edns else 512)
         assert (len(message.question), message.edns) == (1, 0 if edns else -1)
         whole = program.ask(query, tcp=True)
-        assert whole[2:] == server.ask(query)[2:]
+        assert without_ttls(whole)[2:] == without_ttls(server.ask(query))[2:]
         (rdata,) = next(iter(dns.message.from_wire(whole).answer))
         assert [text.decode() for text in rdata.strings] == TXT_STRINGS
         assert len(rdata.to_wire()) == LONG_TXT
     assert f'"{TXT_STRINGS[-1]}"' in run(
         "dig", "@127.0.0.1", "-p", str(program.port), "+short", "long.lab.example", "TXT"
     )
+
+
+def without_ttls(message: bytes) -> bytes:
+    """
+    A message with the TTLs of its records zero: one of the servers is a cache, in which they age.
+    """
+    octets = bytearray(message)
+    answers = int.from_bytes(message[6:8], "big")
+    for record in walk(message, question_of(message), answers):
+        octets[record.rdata_at - 6 : record.rdata_at - 2] = bytes(4)
+    return bytes(octets)
 
 
 def varied_queries():
