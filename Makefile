@@ -5,11 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help demo test run check cover servers unit wheel clean
+.PHONY: help venv demo test run check cover servers unit wheel clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+venv: $(VENV)/ready          ## .venv, with dotproxy and what its tests need; made anew when pyproject.toml changes
 
 demo: $(VENV)/ready          ## show dotproxy working on this machine alone, and leave it up to be tried
 	$(BIN)/dotproxy demo
@@ -40,7 +42,7 @@ wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
 	$(BIN)/python -m build --wheel --outdir dist .
 
 clean:                       ## remove what was made here
-	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
+	rm -rf $(VENV) .venv-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
 
 .coverage:

@@ -36,6 +36,7 @@ from dotproxy.upstream.dial import RacingEndpoint
 from dotproxy.upstream.exchange import Upstream
 from dotproxy.upstream.gate import VerifiedEndpoint
 from dotproxy.upstream.trust import Trust
+from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
 
 #: How long outstanding queries are waited for when the proxy stops, in seconds.
 DRAIN = 2.0
@@ -69,6 +70,7 @@ def build_forwarder(config: Config, reactor: IReactorTime, upstreams: Sequence[U
         upstreams,
         ordering=POLICIES[config.policy](len(upstreams), _randomness.randrange),
         admission=Admission(config.allow_from),
+        hop=Verbatim() if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet)),
         clock=reactor,
         now=time.monotonic,
         query_timeout=config.query_timeout,

@@ -3,7 +3,7 @@ The life of one query, from its octets to its answer.
 
 Decides the order of things and nothing else: whether a client is served is ``admission``'s word, what a
 message is ``wire``'s, whom to prefer ``selection``'s, whom to ask next ``attempts``'s.  Sees listeners
-and upstreams only as the two protocols below.
+and upstreams only as its ``neighbours``.
 
 A query that cannot be answered on the spot is *live* until its answer is handed to its listener.  It is
 in one of two tables: ``fresh``, asked once, in order of arrival, or ``late``, with a time of its own when
@@ -14,16 +14,16 @@ whatever its upstreams do afterwards; and the deadline takes out whatever is lef
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from dotproxy.errors import ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError, WireError
+from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError, WireError
+from dotproxy.neighbours import Answers, Client, Hop, Listener, Upstream
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.attempts import MAX_FORGIVEN, forgiven, given_up, next_upstream
 from dotproxy.policy.selection import Order, Ordering
-from dotproxy.wire.edit import refusal, reply_to, truncated
+from dotproxy.wire.edit import refusal, truncated
 from dotproxy.wire.edns import (
     EDE_NETWORK_ERROR,
     EDE_NO_REACHABLE_AUTHORITY,
@@ -33,54 +33,8 @@ from dotproxy.wire.edns import (
 )
 from dotproxy.wire.message import AXFR, IXFR, REFUSED, SERVFAIL, Peek, peek
 
-#: Whatever a listener needs to find its client again; its first item is the client's IP address.
-Client = Any
-Answers = list[tuple[bytes, Client]]
-
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
-
-
-class Listener(Protocol):
-    """
-    Where queries come from and answers go.
-    """
-
-    @property
-    def is_stream(self) -> bool:
-        """
-        Whether an answer of any size can be sent.
-        """
-
-    def send_answers(self, answers: Answers) -> None:
-        """
-        Send these; a client that is no longer there is no error.
-        """
-
-
-class Upstream(Protocol):
-    """
-    Who can be asked.
-    """
-
-    label: str
-    outcomes: Any
-
-    @property
-    def is_up(self) -> bool:
-        """
-        Whether it is to be preferred over those that are not.
-        """
-
-    def ask(self, questions: list[tuple[Any, bytes, int]]) -> None:
-        """
-        Ask; ``answered`` or ``failed`` hears of each question.
-        """
-
-    def suspect(self) -> bool:
-        """
-        A question asked of it is overdue; return whether asking it again is worth while.
-        """
 
 
 class Query:
@@ -99,16 +53,27 @@ class Query:
         "order",
         "pending",
         "seen",
+        "sent",
         "tried",
     )
 
-    def __init__(self, listener: Listener, client: Client, octets: bytes, seen: Peek, order: Order, now: float) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        client: Client,
+        octets: bytes,
+        seen: Peek,
+        sent: bytes,
+        order: Order,
+        deadline: float,
+    ) -> None:
         self.listener = listener
         self.client = client
         self.octets = octets
         self.seen = seen
+        self.sent = sent
         self.order = order
-        self.due = self.deadline = now
+        self.due = self.deadline = deadline
         self.tried: tuple[int, ...] = ()
         self.forgiven = 0
         self.pending = 0
@@ -127,6 +92,7 @@ class Forwarder:
         *,
         ordering: Ordering,
         admission: Admission,
+        hop: Hop,
         clock: IReactorTime,
         now: Callable[[], float],
         query_timeout: float,
@@ -137,6 +103,7 @@ class Forwarder:
         self._upstreams = tuple(upstreams)
         self._ordering = ordering
         self._admits = admission.admits
+        self._hop = hop
         self._clock = clock
         self._now = now
         self._query_timeout = query_timeout
@@ -171,6 +138,7 @@ class Forwarder:
         for octets, client in batch:
             try:
                 seen = peek(octets)
+                sent = self._hop.outgoing(octets, seen)
             except WireError as error:
                 if error.rcode is None or not self._admits(client[0]):
                     silent += 1
@@ -184,7 +152,7 @@ class Forwarder:
             elif len(queries) >= room:
                 answers.append((refusal(octets, SERVFAIL, seen, _OVERLOADED), client))
             else:
-                queries.append(Query(listener, client, octets, seen, self._ordering(), deadline))
+                queries.append(Query(listener, client, octets, seen, sent, self._ordering(), deadline))
         if answers:
             listener.send_answers(answers)
         if queries:
@@ -202,17 +170,28 @@ class Forwarder:
         An upstream answered; what nobody waits for any more is dropped.
         """
         outgoing: dict[Listener, Answers] = {}
+        unusable: list[Query] = []
         for query, reply in answers:
-            if not self._take(query):
+            if not self.is_wanted(query):
                 continue
-            octets = reply_to(query.octets, query.seen, reply)
-            if not query.listener.is_stream and len(octets) > min(query.seen.udp_size, self._udp_max_size):
-                octets = truncated(octets, query.octets, query.seen)
+            try:
+                octets = self._hop.incoming(query.octets, query.seen, reply)
+            except WireError:
+                unusable.append(query)
+                continue
+            self._take(query)
+            if not query.listener.is_stream:
+                limit = min(query.seen.udp_size, self._udp_max_size)
+                if len(octets) > limit:
+                    octets = truncated(octets, query.octets, query.seen)
             if query.listener in outgoing:
                 outgoing[query.listener].append((octets, query.client))
             else:
                 outgoing[query.listener] = [(octets, query.client)]
         self._send(outgoing)
+        if unusable:
+            error = BadReply("read", "an answer whose records cannot be read", upstream.label)
+            self.failed(upstream, unusable, error, is_final=False)
 
     def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
         """
@@ -289,7 +268,7 @@ class Forwarder:
                 index = untried
             query.tried += (index,)
             query.pending += 1
-            question = (query, query.octets, query.seen.question_end)
+            question = (query, query.sent, query.seen.question_end)
             if index in asks:
                 asks[index].append(question)
             else:

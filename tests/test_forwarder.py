@@ -18,6 +18,7 @@ from dotproxy.policy.attempts import MAX_FORGIVEN
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
 from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
+from dotproxy.wire.hop import Verbatim
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
 CLIENT = ("127.0.0.1", 4000)
@@ -43,6 +44,7 @@ class Scene:
         self.upstreams = [ScriptedUpstream(f"u{n}") for n in range(upstreams)]
         given: dict[str, Any] = {
             "ordering": lambda: tuple(range(upstreams)),
+            "hop": Verbatim(),
             "admission": Admission([ip_network("127.0.0.0/8")]),
             "query_timeout": 4.0,
             "attempt_timeout": 1.5,

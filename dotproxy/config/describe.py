@@ -63,6 +63,8 @@ def _toml_default(setting: Setting) -> str:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int | float):
         return str(int(value)) if value == int(value) else repr(value)
     return json.dumps(str(value), ensure_ascii=False)

@@ -67,6 +67,9 @@ class Config:
     tcp_max_connections: int
     tcp_max_outstanding: int
     udp_max_size: int
+    transparent: bool
+    padding: int
+    client_subnet: str
     max_outstanding: int
     log_level: str
 
@@ -176,6 +179,20 @@ def _policy(value: Any) -> str:
     if name not in POLICIES:
         raise ValueError(f"{value!r} is not a policy; there are {', '.join(POLICIES)}")
     return name
+
+
+def _yes_or_no(value: Any) -> bool:
+    known = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+    if (answer := known.get(str(value).strip().lower())) is None:
+        raise ValueError(f"{value!r} is neither yes nor no")
+    return answer
+
+
+def _client_subnet(value: Any) -> str:
+    how = _string(value).lower()
+    if how not in ("private", "off", "pass"):
+        raise ValueError(f"{value!r} is not a way to treat client subnets; there are private, off, pass")
+    return how
 
 
 def _log_level(value: Any) -> str:
@@ -303,6 +320,27 @@ SETTINGS: tuple[Setting, ...] = (
         _number(512, 65507, "octets", whole=True),
         "OCTETS",
         "The longest answer sent over UDP, whatever the client says it takes.",
+    ),
+    Setting(
+        "transparent",
+        False,
+        _yes_or_no,
+        "BOOL",
+        "Pass EDNS on untouched, both ways: no padding, no privacy for client subnet, all options as they come.",
+    ),
+    Setting(
+        "padding",
+        128,
+        _number(0, 4096, "octets", whole=True),
+        "OCTETS",
+        "Pad every question to a multiple of this, so that its length does not tell its name; 0 for no padding.",
+    ),
+    Setting(
+        "client_subnet",
+        "private",
+        _client_subnet,
+        "HOW",
+        "EDNS client subnet: private (ask upstreams to use none), off (say nothing), or pass (what clients send).",
     ),
     Setting(
         "max_outstanding",

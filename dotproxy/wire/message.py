@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import OPT
-from dotproxy.wire.names import skip_question_name
-from dotproxy.wire.records import walk
+from dotproxy.wire.names import skip_name, skip_question_name
 
 HEADER = Struct("!6H")
 HEADER_SIZE = 12
@@ -34,7 +33,9 @@ IXFR, AXFR = 251, 252
 #: A client without EDNS takes this much over UDP (RFC 1035 §4.2.1), and nobody less (RFC 6891 §6.2.3).
 MIN_UDP_SIZE = 512
 
-_TYPE_CLASS = Struct("!HH")
+#: SIG, which in a query can only be a SIG(0), and TSIG.
+_SIGNATURES = (24, 250)
+
 _OPT_FIXED = Struct("!HHBBHH")
 
 
@@ -43,7 +44,8 @@ class Peek(NamedTuple):
     What was seen of a query.
 
     ``opt_at`` is the offset of its OPT record, 0 without one; ``udp_size`` what its sender takes over
-    UDP, in octets; ``edns_flags`` the flags of its OPT (DO and the rest).
+    UDP, in octets; ``edns_flags`` the flags of its OPT (DO and the rest); ``opt_end`` the offset after that;
+    ``is_signed`` whether it ends in a TSIG or SIG(0).
     """
 
     question_end: int
@@ -51,6 +53,8 @@ class Peek(NamedTuple):
     opt_at: int
     udp_size: int
     edns_flags: int
+    opt_end: int = 0
+    is_signed: bool = False
 
 
 def peek(octets: bytes) -> Peek:
@@ -79,16 +83,17 @@ def peek(octets: bytes) -> Peek:
         qtype = octets[name_end] << 8 | octets[name_end + 1]
         if not (answers or authorities or additionals):
             return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0)
-        opt_at = _find_opt(octets, question_end, answers + authorities, additionals)
+        opt_at, opt_end, last_type = sections_of(octets, question_end, answers + authorities, additionals)
     except WireError as error:
         error.rcode = FORMERR
         raise
+    is_signed = bool(additionals) and last_type in _SIGNATURES
     if not opt_at:
-        return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0)
+        return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, is_signed)
     _, udp_size, _, version, edns_flags, _ = _OPT_FIXED.unpack_from(octets, opt_at + 1)
     if version:
         raise WireError(f"EDNS version {version}", BADVERS)  # RFC 6891 §6.1.3
-    return Peek(question_end, qtype, opt_at, max(udp_size, MIN_UDP_SIZE), edns_flags)
+    return Peek(question_end, qtype, opt_at, max(udp_size, MIN_UDP_SIZE), edns_flags, opt_end, is_signed)
 
 
 def question_of(octets: bytes) -> int:
@@ -111,15 +116,31 @@ def opt_of(octets: bytes, question_end: int) -> int:
     :raises WireError: if the records cannot be walked, or OPT stands twice or where it must not.
     """
     _, _, _, answers, authorities, additionals = HEADER.unpack_from(octets)
-    return _find_opt(octets, question_end, answers + authorities, additionals)
+    return sections_of(octets, question_end, answers + authorities, additionals)[0]
 
 
-def _find_opt(octets: bytes, offset: int, before: int, additionals: int) -> int:
-    found = 0
-    for number, record in enumerate(walk(octets, offset, before + additionals)):
-        if record.type == OPT:
-            # RFC 6891 §6.1.1: at most one, in the additional section, owned by the root.
-            if found or number < before or octets[record.start]:
+def sections_of(octets: bytes, offset: int, before: int, additionals: int) -> tuple[int, int, int]:
+    """
+    Walk the records after a question, of which ``before`` stand before the additional section.
+
+    Return where the OPT record begins and ends, 0 and 0 without one, and the type of the last record.
+
+    :raises WireError: if they cannot be walked, or OPT stands twice or where it must not (RFC 6891 §6.1.1).
+    """
+    opt_at = opt_end = rtype = 0
+    size = len(octets)
+    for number in range(before + additionals):
+        start = offset
+        # The usual owner is a pointer; anything else is walked.
+        offset = offset + 2 if offset < size and octets[offset] >= 0xC0 else skip_name(octets, offset)
+        if offset + 10 > size:
+            raise WireError("record runs past the end of the message")
+        rtype = octets[offset] << 8 | octets[offset + 1]
+        offset += 10 + (octets[offset + 8] << 8 | octets[offset + 9])
+        if offset > size:
+            raise WireError("rdata runs past the end of the message")
+        if rtype == OPT:
+            if opt_at or number < before or octets[start]:
                 raise WireError("OPT twice or out of place")
-            found = record.start
-    return found
+            opt_at, opt_end = start, offset
+    return opt_at, opt_end, rtype

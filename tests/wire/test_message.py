@@ -224,7 +224,7 @@ class PeekTests(SynchronousTestCase):
         What follows a whole query is passed over.
         """
         self.assertEqual(Peek(33, 1, 0, 512, 0), peek(octets(HEAD + "0000" + QUESTION + "ffff")))
-        self.assertEqual(Peek(33, 1, 33, 1232, 0), peek(octets(HEAD + "0001" + QUESTION + OPT + "ffff")))
+        self.assertEqual(Peek(33, 1, 33, 1232, 0, 44), peek(octets(HEAD + "0001" + QUESTION + OPT + "ffff")))
 
     def test_records_that_are_no_opt_do_no_harm(self) -> None:
         """

@@ -1,0 +1,283 @@
+"""
+EDNS from hop to hop.
+"""
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+import dns.tsig
+from hypothesis import given
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import WireError
+from dotproxy.testing.client import make_query
+from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
+from dotproxy.wire.message import FORMERR, HEADER, peek
+from tests.wire.test_message import queries
+
+A_RECORD = dns.rrset.from_text("www.test.", 60, "IN", "A", "192.0.2.1")
+COOKIE = dns.edns.GenericOption(10, b"cookie!!")
+KEEPALIVE = dns.edns.GenericOption(11, b"")
+PADDING = dns.edns.GenericOption(12, b"\0" * 7)
+UNKNOWN = dns.edns.GenericOption(65001, b"what?")
+NSID = dns.edns.GenericOption(3, b"")
+SUBNET = dns.edns.ECSOption("192.0.2.0", 24)
+
+
+def plain(**changes: object) -> dns.message.Message:
+    """
+    A query for www.test.
+    """
+    return dns.message.make_query("www.test.", "A", **changes)
+
+
+def outgoing(hop: Rebuilt | Verbatim, query: dns.message.Message) -> tuple[dns.message.Message, int]:
+    """
+    A query as it goes out, parsed, and its size.
+    """
+    wire = query.to_wire()
+    sent = hop.outgoing(wire, peek(wire))
+    return dns.message.from_wire(sent), len(sent)
+
+
+def incoming(hop: Rebuilt | Verbatim, query: dns.message.Message, reply: dns.message.Message) -> dns.message.Message:
+    """
+    A reply as it comes back, parsed.
+    """
+    wire = query.to_wire()
+    octets = hop.incoming(wire, peek(wire), reply.to_wire())
+    return dns.message.from_wire(octets)
+
+
+def reply_to(query: dns.message.Message, *options: dns.edns.Option, edns: bool = True) -> dns.message.Message:
+    """
+    An upstream's reply, with its OPT.
+    """
+    reply = dns.message.make_response(query, recursion_available=True)
+    reply.answer.append(A_RECORD)
+    if edns:
+        reply.use_edns(0, 0, 4096, options=options)
+    else:
+        reply.use_edns(-1)
+    return reply
+
+
+def codes(message: dns.message.Message) -> list[int]:
+    """
+    The options of a message.
+    """
+    return [int(option.otype) for option in message.options]
+
+
+class OutgoingTests(SynchronousTestCase):
+    """
+    Questions.
+    """
+
+    @given(queries())
+    def test_any_question_is_padded_and_otherwise_itself(self, query: dns.message.Message) -> None:
+        """
+        Every question is a multiple of 128 octets long, with one OPT of ours, padding last; question, flags and
+        DO are the client's (RFC 8467 §4.1, RFC 6891 §6.1.1, RFC 3225 §3).
+        """
+        try:
+            sent, size = outgoing(Rebuilt(), query)
+        except WireError:
+            return
+        self.assertEqual(0, size % 128)
+        self.assertEqual((query.id, query.flags, query.question), (sent.id, sent.flags, sent.question))
+        self.assertEqual((0, 1232), (sent.edns, sent.payload))
+        do = query.ednsflags & dns.flags.DO if query.edns >= 0 else 0
+        self.assertEqual(do, sent.ednsflags & 0xFFFF)
+        self.assertEqual(12, codes(sent)[-1])
+        theirs = [code for code in codes(query) if code not in (8, 10, 11, 12)]
+        self.assertEqual([*theirs, 8, 12], codes(sent))
+
+    def test_clients_without_edns_are_padded_too(self) -> None:
+        """
+        A question without OPT gets one (RFC 6891 §6.2.6 leaves that to us).
+        """
+        sent, size = outgoing(Rebuilt(), plain(use_edns=-1))
+        self.assertEqual((128, [8, 12], 0), (size, codes(sent), sent.ednsflags))
+
+    def test_what_is_between_neighbours_stays_there(self) -> None:
+        """
+        Cookies, keepalive and padding of the client do not go out; other options do (RFC 7873 §5, RFC 7828 §3).
+        """
+        query = plain(use_edns=0, options=[COOKIE, UNKNOWN, KEEPALIVE, NSID, PADDING])
+        self.assertEqual([65001, 3, 8, 12], codes(outgoing(Rebuilt(), query)[0]))
+
+    def test_client_subnet(self) -> None:
+        """
+        Upstreams are asked not to use any, told nothing, or told what the client said (RFC 7871 §7.1.2).
+        """
+        query = plain(use_edns=0, options=[SUBNET])
+        expected = {Subnet.PRIVATE: ["0.0.0.0/0"], Subnet.OFF: [], Subnet.PASS: ["192.0.2.0/24"]}
+        for subnet, told in expected.items():
+            sent, _ = outgoing(Rebuilt(subnet=subnet), query)
+            subnets = [option for option in sent.options if isinstance(option, dns.edns.ECSOption)]
+            self.assertEqual(told, [f"{option.address}/{option.srclen}" for option in subnets])
+
+    def test_without_padding(self) -> None:
+        """
+        With a block of 0 there is no padding.
+        """
+        sent, size = outgoing(Rebuilt(0, Subnet.OFF), plain(use_edns=-1))
+        self.assertEqual(([], 12 + 14 + 11), (codes(sent), size))
+
+    def test_signed_questions(self) -> None:
+        """
+        A signed message goes out as it came (RFC 8945 §5.5).
+        """
+        query = plain(use_edns=0, options=[COOKIE])
+        query.use_tsig(dns.tsig.Key("key.", b"secret"))
+        wire = query.to_wire()
+        self.assertTrue(peek(wire).is_signed)
+        self.assertEqual(wire, Rebuilt().outgoing(wire, peek(wire)))
+
+    def test_other_records(self) -> None:
+        """
+        Records a question carries beside OPT stay.
+        """
+        for edns in (-1, 0):
+            query = plain(use_edns=edns)
+            query.additional.append(A_RECORD)
+            query.authority.append(A_RECORD)
+            sent, size = outgoing(Rebuilt(), query)
+            self.assertEqual(([A_RECORD], [A_RECORD]), (sent.additional, sent.authority))
+            self.assertEqual(0, size % 128)
+
+    def test_octets_after_the_question(self) -> None:
+        """
+        What follows a whole query does not go out.
+        """
+        for edns in (False, True):
+            wire = make_query("www.test.", 1, edns=edns)
+            hop = Rebuilt()
+            self.assertEqual(hop.outgoing(wire, peek(wire)), hop.outgoing(wire + b"junk", peek(wire + b"junk")))
+
+    def test_malformed_options(self) -> None:
+        """
+        An option cut short, or past the end of its OPT, is a FORMERR (RFC 6891 §7).
+        """
+        for rdata in (b"\0", b"\0\x0a\0", b"\0\x0a\0\x08short"):
+            wire = make_query("www.test.", 1)[:-2] + len(rdata).to_bytes(2, "big") + rdata
+            error = self.assertRaises(WireError, Rebuilt().outgoing, wire, peek(wire))
+            self.assertEqual(FORMERR, error.rcode)
+
+
+class IncomingTests(SynchronousTestCase):
+    """
+    Answers.
+    """
+
+    def test_with_edns(self) -> None:
+        """
+        A client with EDNS gets an OPT of ours: our size, its DO, what options are not between neighbours, and
+        the upstream's extended rcode (RFC 6891 §6.1.1, §6.1.3, RFC 7830 §6).
+        """
+        for do in (False, True):
+            query = plain(use_edns=0, want_dnssec=do, options=[NSID])
+            upstream = reply_to(query, NSID, COOKIE, UNKNOWN, KEEPALIVE, PADDING, SUBNET, dns.edns.EDEOption(6))
+            upstream.set_rcode(dns.rcode.BADCOOKIE)
+            answer = incoming(Rebuilt(), query, upstream)
+            self.assertEqual((0, 1232, [3, 65001, 15]), (answer.edns, answer.payload, codes(answer)))
+            self.assertEqual(do, bool(answer.ednsflags & dns.flags.DO))
+            self.assertEqual(dns.rcode.BADCOOKIE, answer.rcode())
+            self.assertEqual([A_RECORD], answer.answer)
+
+    def test_without_edns(self) -> None:
+        """
+        A client without EDNS gets none, whatever went on upstream (RFC 6891 §7).
+        """
+        answer = incoming(Rebuilt(), plain(use_edns=-1), reply_to(plain(use_edns=0), PADDING))
+        self.assertEqual((-1, [A_RECORD], []), (answer.edns, answer.answer, answer.additional))
+
+    def test_an_upstream_without_edns(self) -> None:
+        """
+        A client with EDNS gets an OPT even if the upstream sent none (RFC 6891 §6.1.1).
+        """
+        answer = incoming(Rebuilt(), plain(use_edns=0), reply_to(plain(), edns=False))
+        self.assertEqual((0, [], [A_RECORD]), (answer.edns, codes(answer), answer.answer))
+
+    def test_an_rcode_that_cannot_be_told(self) -> None:
+        """
+        An extended rcode becomes SERVFAIL for a client without EDNS; its lower bits alone would say another.
+        """
+        upstream = reply_to(plain(use_edns=0))
+        upstream.set_rcode(dns.rcode.BADVERS)
+        answer = incoming(Rebuilt(), plain(use_edns=-1), upstream)
+        self.assertEqual((dns.rcode.SERVFAIL, []), (answer.rcode(), answer.answer))
+
+    def test_client_subnet(self) -> None:
+        """
+        Its scope comes back if it was passed on (RFC 7871 §7.2.2).
+        """
+        query = plain(use_edns=0, options=[SUBNET])
+        self.assertEqual([8], codes(incoming(Rebuilt(subnet=Subnet.PASS), query, reply_to(query, SUBNET))))
+
+    def test_other_additional_records(self) -> None:
+        """
+        Records before and after OPT stay where they are.
+        """
+        query = plain(use_edns=0)
+        upstream = reply_to(query)
+        upstream.additional.append(A_RECORD)
+        answer = incoming(Rebuilt(), query, upstream)
+        self.assertEqual(([A_RECORD], 0), (answer.additional, answer.edns))
+
+    def test_only_the_opt_changes(self) -> None:
+        """
+        Up to the OPT an answer is the upstream's, octet for octet, compression and all.
+        """
+        query = make_query("wWw.test.", 1, ident=0x1234, edns=False)
+        reply = b"\xff\xff\x87\xb0\0\1\0\1\0\0\0\0" + query[12:].lower() + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"
+        answer = Rebuilt().incoming(query, peek(query), reply)
+        self.assertEqual(query[:2] + reply[2:12] + query[12:] + reply[len(query) :], answer)
+
+    def test_signed_answers(self) -> None:
+        """
+        The answer to a signed question comes back as it is.
+        """
+        query = plain(use_edns=0)
+        query.use_tsig(dns.tsig.Key("key.", b"secret"))
+        wire = query.to_wire()
+        reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
+        self.assertEqual(wire[:2] + reply[2:], Rebuilt().incoming(wire, peek(wire), reply))
+
+    def test_answers_that_cannot_be_read(self) -> None:
+        """
+        Records that do not fit, two OPTs, and malformed options are no answer.
+        """
+        query = plain(use_edns=0).to_wire()
+        good = reply_to(plain(use_edns=0)).to_wire()
+        two = good[:10] + b"\0\2" + good[12:] + good[-11:]
+        odd = good[:-2] + b"\0\1\0"
+        for reply in (good[:-1], two, odd):
+            self.assertRaises(WireError, Rebuilt().incoming, query, peek(query), reply)
+
+    def test_errors_without_question(self) -> None:
+        """
+        An error that came without its question gets it back.
+        """
+        query = plain(use_edns=0).to_wire()
+        error = HEADER.pack(0, 0x8181, 0, 0, 0, 0)
+        answer = dns.message.from_wire(Rebuilt().incoming(query, peek(query), error))
+        self.assertEqual((dns.rcode.FORMERR, 0, 1), (answer.rcode(), answer.edns, len(answer.question)))
+
+
+class VerbatimTests(SynchronousTestCase):
+    """
+    The transparent mode.
+    """
+
+    def test_nothing_changes(self) -> None:
+        """
+        Both ways everything passes as it is, but for the ID.
+        """
+        query = plain(use_edns=0, options=[COOKIE, PADDING]).to_wire()
+        self.assertIs(query, Verbatim().outgoing(query, peek(query)))
+        reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
+        self.assertEqual(query[:2] + reply[2:], Verbatim().incoming(query, peek(query), reply))
