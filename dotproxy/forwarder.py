@@ -183,7 +183,7 @@ class Forwarder:
             if not query.listener.is_stream:
                 limit = min(query.seen.udp_size, self._udp_max_size)
                 if len(octets) > limit:
-                    octets = truncated(octets, query.octets, query.seen)
+                    octets = truncated(octets, query.octets, query.seen, limit)
             if query.listener in outgoing:
                 outgoing[query.listener].append((octets, query.client))
             else:

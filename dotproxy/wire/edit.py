@@ -7,7 +7,7 @@ Decides how octets change on their way back.  What is answered, and to whom, is 
 from __future__ import annotations
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import DO, ExtendedError, ede_option, opt_record
+from dotproxy.wire.edns import DO, OPT, ExtendedError, ede_option, opt_record
 from dotproxy.wire.message import (
     CD,
     HEADER,
@@ -18,9 +18,9 @@ from dotproxy.wire.message import (
     RD,
     TC,
     Peek,
-    opt_of,
     question_of,
 )
+from dotproxy.wire.records import walk
 
 #: What we say we take over UDP: the size that survives every path (RFC 9715 R3, DNS flag day 2020).
 OUR_UDP_SIZE = 1232
@@ -60,22 +60,32 @@ def reply_to(query: bytes, seen: Peek, reply: bytes) -> bytes:
     return refusal(query, reply[3] & 15, seen)
 
 
-def truncated(reply: bytes, query: bytes, seen: Peek) -> bytes:
+def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
     """
-    Return ``reply`` with TC set, and of its records nothing but OPT (RFC 6891 §7).
+    Return ``reply`` with TC set and no longer than ``limit`` octets: its question as in ``query``, of its
+    records as many whole ones as fit, from the first (RFC 2181 §9; a stub that does not ask again over TCP can
+    use them), and OPT.
 
-    The question is the one in ``query``.  There is an OPT if and only if ``query`` has one; the reply's
-    extended rcode survives in it, its options do not.
+    There is an OPT if and only if ``query`` has one; the reply's extended rcode survives in it, its options do
+    not (RFC 6891 §7).
     """
-    flags = HEADER.unpack_from(reply)[1]
-    opt = b""
-    if seen.opt_at:
-        extended = 0
-        try:
-            at = opt_of(reply, question_of(reply) or HEADER_SIZE)
-            extended = reply[at + 5] << 4 if at else 0
-        except WireError:
-            pass
-        opt = opt_record(OUR_UDP_SIZE, extended, seen.edns_flags & DO)
-    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, 0, 0, 1 if opt else 0)
-    return header + query[HEADER_SIZE : seen.question_end] + opt
+    _, flags, _, *counts = HEADER.unpack_from(reply)
+    end = seen.question_end
+    opt_size = 11 if seen.opt_at else 0
+    kept = [0, 0, 0]
+    extended = 0
+    cut = end
+    sections = [section for section, count in enumerate(counts) for _ in range(count)]
+    try:
+        for section, record in zip(sections, walk(reply, end, len(sections)), strict=True):
+            if record.type == OPT:
+                extended = reply[record.start + 5]
+            elif record.start == cut and record.end + opt_size <= limit:
+                cut = record.end
+                kept[section] += 1
+    except WireError:
+        pass
+    opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO) if opt_size else b""
+    kept[2] += 1 if opt else 0
+    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, *kept)
+    return header + query[HEADER_SIZE:end] + reply[end:cut] + opt

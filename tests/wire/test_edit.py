@@ -161,11 +161,13 @@ class TruncatedTests(SynchronousTestCase):
 
     def test_with_edns(self) -> None:
         """
-        Header, question and OPT are left, TC is set, the other flags and the extended rcode survive (RFC 6891 §7).
+        Header, question, whole records and OPT are left, TC is set, the other flags and the extended rcode survive
+        (RFC 2181 §9, RFC 6891 §7).
         """
         query = dns.message.make_query("www.example.org", "TXT", want_dnssec=True)
         wire = query.to_wire()
-        cut = truncated(reply_to(wire, peek(wire), self.make_reply(query)), wire, peek(wire))
+        whole = reply_to(wire, peek(wire), self.make_reply(query))
+        cut = truncated(whole, wire, peek(wire), 1232)
         reply = dns.message.from_wire(cut, raise_on_truncation=False)
         self.assertTrue(query.is_response(reply))
         self.assertEqual(dns.flags.from_text("QR AA TC RD RA AD"), reply.flags & 0xFFF0)
@@ -173,8 +175,34 @@ class TruncatedTests(SynchronousTestCase):
         self.assertEqual(
             (0, OUR_UDP_SIZE, dns.flags.DO, ()), (reply.edns, reply.payload, reply.ednsflags & 0xFFFF, reply.options)
         )
-        self.assertEqual([], [*reply.answer, *reply.authority, *reply.additional])
-        self.assertEqual(33 + 11, len(cut))
+        self.assertEqual(5, len(reply.answer[0]))
+        self.assertEqual(33 + 5 * 213 + 11, len(cut))
+        self.assertEqual(whole[12 : 33 + 5 * 213], cut[12:-11])
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 2), st.integers(0, 300)), max_size=12), st.integers(512, 1400), st.booleans()
+    )
+    def test_as_many_whole_records_as_fit(self, records: list[tuple[int, int]], limit: int, edns: bool) -> None:
+        """
+        Of any answer the longest run of whole records from the first is kept that leaves room for OPT.
+        """
+        records.sort()
+        query = dns.message.make_query("www.example.org", "TXT", use_edns=0 if edns else -1)
+        wire = query.to_wire()
+        seen = peek(wire)
+        pieces = [b"\xc0\x0c\xff\0\0\1\0\0\0\0" + size.to_bytes(2, "big") + b"x" * size for _, size in records]
+        counts = [sum(section == at for at, _ in records) for section in range(3)]
+        ours = opt_record(OUR_UDP_SIZE) if edns else b""
+        head = wire[:2] + b"\x81\x80\0\1" + b"".join(n.to_bytes(2, "big") for n in (*counts[:2], counts[2] + edns))
+        whole = head + wire[12 : seen.question_end] + b"".join(pieces) + ours
+        cut = truncated(whole, wire, seen, limit)
+        self.assertLessEqual(len(cut), limit)
+        kept = 0
+        while kept < len(pieces) and seen.question_end + sum(map(len, pieces[: kept + 1])) + len(ours) <= limit:
+            kept += 1
+        self.assertEqual(b"".join(pieces[:kept]) + ours, cut[seen.question_end :])
+        shown = [sum(section == at for at, _ in records[:kept]) for section in range(3)]
+        self.assertEqual([*shown[:2], shown[2] + edns], [int.from_bytes(cut[n : n + 2], "big") for n in (6, 8, 10)])
 
     @given(queries(), st.integers(0, 15), st.integers(0, 255), st.booleans())
     def test_any_truncated_reply(self, query: dns.message.Message, rcode: int, extended: int, plain: bool) -> None:
@@ -187,7 +215,7 @@ class TruncatedTests(SynchronousTestCase):
         opt = b"" if plain else opt_record(4096, extended << 4, DO)
         head = wire[:2] + bytes([0x84, 0x80 | rcode]) + b"\0\1\0\1\0\0" + (b"\0\0" if plain else b"\0\1")
         record = b"\xc0\x0c\0\x10\0\1\0\0\0\0\7\xd1" + b"\xff" * 2001
-        cut = truncated(head + wire[12 : seen.question_end] + record + opt, wire, seen)
+        cut = truncated(head + wire[12 : seen.question_end] + record + opt, wire, seen, 512)
         reply = dns.message.from_wire(cut, raise_on_truncation=False)
         self.assertEqual((query.id, query.question, query.edns), (reply.id, reply.question, reply.edns))
         self.assertEqual(dns.flags.QR | dns.flags.AA | dns.flags.TC | dns.flags.RA, reply.flags & 0xFFF0)
@@ -202,9 +230,10 @@ class TruncatedTests(SynchronousTestCase):
         """
         wire = dns.message.make_query("www.example.org", "TXT", use_edns=False).to_wire()
         reply = self.make_reply(dns.message.from_wire(wire))
-        cut = truncated(reply, wire, peek(wire))
+        cut = truncated(reply, wire, peek(wire), 512)
         self.assertEqual(wire[:2] + reply[2:4], cut[:2] + bytes([cut[2] & ~2]) + cut[3:4])
-        self.assertEqual(b"\0\1\0\0\0\0\0\0" + wire[12:33], cut[4:])
+        self.assertEqual(b"\0\1\0\2\0\0\0\0" + wire[12:33], cut[4:33])
+        self.assertEqual(33 + 2 * 213, len(cut))
 
     def test_of_a_reply_that_cannot_be_walked(self) -> None:
         """
@@ -212,7 +241,7 @@ class TruncatedTests(SynchronousTestCase):
         """
         wire = dns.message.make_query("www.example.org", "TXT", use_edns=0).to_wire()
         reply = wire[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + wire[12:33] + b"\xff" * 2000
-        cut = dns.message.from_wire(truncated(reply, wire, peek(wire)), raise_on_truncation=False)
+        cut = dns.message.from_wire(truncated(reply, wire, peek(wire), 1232), raise_on_truncation=False)
         self.assertEqual((0, True), (int(cut.rcode()), bool(cut.flags & dns.flags.TC)))
 
     def test_servfail_always_fits(self) -> None:
