@@ -28,6 +28,7 @@ from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.selection import POLICIES
+from dotproxy.policy.special import SpecialNames
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
@@ -70,6 +71,7 @@ def build_forwarder(config: Config, reactor: IReactorTime, upstreams: Sequence[U
         upstreams,
         ordering=POLICIES[config.policy](len(upstreams), _randomness.randrange),
         admission=Admission(config.allow_from),
+        special=SpecialNames(config.forward_special),
         hop=Verbatim() if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet)),
         clock=reactor,
         now=time.monotonic,

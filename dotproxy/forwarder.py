@@ -23,6 +23,7 @@ from dotproxy.neighbours import Answers, Client, Hop, Listener, Upstream
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.attempts import MAX_FORGIVEN, forgiven, given_up, next_upstream
 from dotproxy.policy.selection import Order, Ordering
+from dotproxy.policy.special import Kind, SpecialNames
 from dotproxy.wire.edit import refusal, truncated
 from dotproxy.wire.edns import (
     EDE_NETWORK_ERROR,
@@ -31,7 +32,8 @@ from dotproxy.wire.edns import (
     EDE_PROHIBITED,
     ExtendedError,
 )
-from dotproxy.wire.message import AXFR, IXFR, REFUSED, SERVFAIL, Peek, peek
+from dotproxy.wire.local import loopback, negative
+from dotproxy.wire.message import AXFR, HEADER_SIZE, IXFR, NXDOMAIN, REFUSED, SERVFAIL, Peek, peek
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
@@ -92,6 +94,7 @@ class Forwarder:
         *,
         ordering: Ordering,
         admission: Admission,
+        special: SpecialNames,
         hop: Hop,
         clock: IReactorTime,
         now: Callable[[], float],
@@ -103,6 +106,7 @@ class Forwarder:
         self._upstreams = tuple(upstreams)
         self._ordering = ordering
         self._admits = admission.admits
+        self._special = special
         self._hop = hop
         self._clock = clock
         self._now = now
@@ -147,6 +151,8 @@ class Forwarder:
                 continue
             if not self._admits(client[0]):
                 answers.append((refusal(octets, REFUSED, seen, _NOT_SERVED), client))
+            elif (local := self._answer_here(octets, seen)) is not None:
+                answers.append((local, client))
             elif seen.qtype in _TRANSFERS:
                 answers.append((refusal(octets, REFUSED, seen, _NO_TRANSFER), client))
             elif len(queries) >= room:
@@ -238,6 +244,17 @@ class Forwarder:
         """
         self._refuse([*self._fresh, *self._late], "shutting down")
         self._watch()
+
+    def _answer_here(self, octets: bytes, seen: Peek) -> bytes | None:
+        """
+        Return the answer to a question about a name that is not for the DNS at large.
+        """
+        verdict = self._special.judge(octets[HEADER_SIZE : seen.question_end - 4], seen.qtype)
+        if verdict is None:
+            return None
+        if verdict.kind is Kind.LOOPBACK:
+            return loopback(octets, seen, verdict.zone)
+        return negative(octets, seen, NXDOMAIN if verdict.kind is Kind.NO_NAME else 0, verdict.zone)
 
     def _take(self, query: Query) -> bool:
         if query in self._fresh:

@@ -70,7 +70,7 @@ def _taker(setting: Setting) -> Callable[[Options, str], None]:
 
     default = setting.default
     shown = " ".join(default) if setting.is_list and setting.key != "allow_from" else default
-    suffix = "" if default is None or setting.key == "allow_from" else f" [default: {shown}]"
+    suffix = "" if default in (None, ()) or setting.key == "allow_from" else f" [default: {shown}]"
     take.__doc__ = setting.help + suffix
     return take
 

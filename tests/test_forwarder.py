@@ -15,10 +15,11 @@ from dotproxy.errors import BadReply, ConnectionGone, Unreachable, Untrusted
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.attempts import MAX_FORGIVEN
+from dotproxy.policy.special import FAMILIES, SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
 from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
-from dotproxy.wire.hop import Verbatim
+from dotproxy.wire.hop import Rebuilt, Verbatim
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
 CLIENT = ("127.0.0.1", 4000)
@@ -44,6 +45,7 @@ class Scene:
         self.upstreams = [ScriptedUpstream(f"u{n}") for n in range(upstreams)]
         given: dict[str, Any] = {
             "ordering": lambda: tuple(range(upstreams)),
+            "special": SpecialNames(FAMILIES),
             "hop": Verbatim(),
             "admission": Admission([ip_network("127.0.0.0/8")]),
             "query_timeout": 4.0,
@@ -324,3 +326,45 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual([], scene.listener.answers)
         scene.upstreams[0].answer(reply_of(asked))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
+
+
+class LocalTests(SynchronousTestCase):
+    """
+    Names that are answered here.
+    """
+
+    def test_special_names_never_go_out(self) -> None:
+        """
+        They are answered on the spot, and no upstream hears of them (RFC 6761 §6).
+        """
+        scene = Scene(special=SpecialNames())
+        names = ("x.localhost.", "x.onion.", "resolver.arpa.")
+        scene.ask(*[make_query(name, A) for name in names])
+        expected = [(dns.rcode.NOERROR, 1), (dns.rcode.NXDOMAIN, 0), (dns.rcode.NOERROR, 0)]
+        self.assertEqual(expected, [(answer.rcode(), len(answer.answer)) for answer in scene.answers()])
+        self.assertEqual([], scene.upstreams[0].asked)
+
+    def test_outsiders_are_not_told_even_these(self) -> None:
+        """
+        A client that is not served is refused first.
+        """
+        scene = Scene(special=SpecialNames())
+        scene.ask(make_query("localhost.", A), client=OUTSIDER)
+        self.assertEqual(dns.rcode.REFUSED, scene.answer().rcode())
+
+    def test_an_answer_that_cannot_be_read(self) -> None:
+        """
+        An upstream whose records make no sense is no answer: another is asked, and then there is SERVFAIL.
+        """
+        scene = Scene(upstreams=2, hop=Rebuilt())
+        scene.ask(make_query("www.test.", A))
+        for upstream in scene.upstreams:
+            upstream.answer(reply_of(upstream.asked[0])[:-1])
+        self.assertEqual([0, 1], sorted(len(upstream.asked) for upstream in scene.upstreams))
+        for _ in range(4):
+            for upstream in scene.upstreams:
+                if upstream.asked:
+                    upstream.answer(reply_of(upstream.asked[0])[:-1])
+        answer = scene.answer()
+        self.assertEqual((dns.rcode.SERVFAIL, 23), (answer.rcode(), extended_error(answer)[0]))
+        self.assertIn("an answer whose records cannot be read", extended_error(answer)[1])

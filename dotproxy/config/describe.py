@@ -27,7 +27,7 @@ def effective(loaded: Loaded) -> str:
         elif setting.is_list and len(value) > 1:
             lines += [f"{setting.key} = [  {source}", *(f"    {_toml(item)}," for item in value), "]"]
         else:
-            shown = f"[{_toml(value[0])}]" if setting.is_list else _toml(value)
+            shown = "[" + ", ".join(map(_toml, value)) + "]" if setting.is_list else _toml(value)
             lines.append(f"{setting.key:{width}} = {shown}  {source}")
     return "\n".join(lines) + "\n"
 

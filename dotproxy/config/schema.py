@@ -17,6 +17,7 @@ from cryptography import x509
 
 from dotproxy.policy.admission import Network
 from dotproxy.policy.selection import POLICIES
+from dotproxy.policy.special import FAMILIES
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text, from_parts, parse_upstream
 
 DEFAULT_LISTEN_PORT = 5300
@@ -67,6 +68,7 @@ class Config:
     tcp_max_connections: int
     tcp_max_outstanding: int
     udp_max_size: int
+    forward_special: tuple[str, ...]
     transparent: bool
     padding: int
     client_subnet: str
@@ -186,6 +188,13 @@ def _yes_or_no(value: Any) -> bool:
     if (answer := known.get(str(value).strip().lower())) is None:
         raise ValueError(f"{value!r} is neither yes nor no")
     return answer
+
+
+def _special_family(value: Any) -> str:
+    name = _string(value).lower().rstrip(".").replace("-", "_")
+    if name not in FAMILIES:
+        raise ValueError(f"{value!r} is not a special name; there are {', '.join(FAMILIES)}")
+    return name
 
 
 def _client_subnet(value: Any) -> str:
@@ -320,6 +329,16 @@ SETTINGS: tuple[Setting, ...] = (
         _number(512, 65507, "octets", whole=True),
         "OCTETS",
         "The longest answer sent over UDP, whatever the client says it takes.",
+    ),
+    Setting(
+        "forward_special",
+        (),
+        _special_family,
+        "NAME",
+        "Special names to ask upstreams about all the same; otherwise they are answered here. Of "
+        + ", ".join(FAMILIES)
+        + ".",
+        is_list=True,
     ),
     Setting(
         "transparent",

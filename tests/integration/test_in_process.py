@@ -69,7 +69,12 @@ def running(server, ca_file, heard):
     """
     A proxy, running; where it listens.
     """
-    options = {"listen": ["127.0.0.1:0", "[::1]:0"], "upstream": [server.spec], "ca_file": [str(ca_file)]}
+    options = {
+        "listen": ["127.0.0.1:0", "[::1]:0"],
+        "upstream": [server.spec],
+        "ca_file": [str(ca_file)],
+        "forward_special": ["test"],
+    }
     proxy = build(load(options, {}).config, reactor, heard)
     proxy.startService()
     yield proxy
@@ -188,7 +193,7 @@ async def test_the_library(server, ca_file):
     """
     DoTResolver answers like any resolver, over verified TLS, and closes cleanly.
     """
-    resolver = DoTResolver([server.spec], reactor=reactor, ca_file=str(ca_file))
+    resolver = DoTResolver([server.spec], reactor=reactor, ca_file=str(ca_file), forward_special="test")
     try:
         assert await resolver.getHostByName("www.test") == "192.0.2.1"
         results = await gatherResults([resolver.lookupAddress("www.test") for _ in range(50)])

@@ -1,0 +1,122 @@
+"""
+Names that are not for the DNS at large: answered here, and never asked of anybody.
+
+Decides which names those are, and what kind of answer each gets.  What an answer looks like is ``wire``'s.
+
+| name | answer | rule |
+|---|---|---|
+| localhost | loopback addresses | RFC 6761 §6.3 |
+| invalid, test | no such name | RFC 6761 §6.4, §6.2 |
+| onion | no such name | RFC 7686 §2 |
+| local | no such name | RFC 6762 §22.1 |
+| alt | no such name | RFC 9476 §2 |
+| home.arpa | no such name, but for the DS of home.arpa itself | RFC 8375 §4 |
+| resolver.arpa | no data | RFC 9462 §6.4 |
+| private_reverse | no such name, in the zones of private and other local addresses | RFC 6303 §4, RFC 7793 §3 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from dotproxy.wire.names import fold, from_text
+
+_DS = 43
+
+
+class Kind(Enum):
+    """
+    What is said of a name.
+    """
+
+    LOOPBACK = "loopback"
+    NO_NAME = "no such name"
+    NO_DATA = "no data"
+
+
+class Verdict(NamedTuple):
+    """
+    The kind of answer, and the zone (wire form) it comes from.
+    """
+
+    kind: Kind
+    zone: bytes
+
+
+def _reverse(*addresses: str) -> tuple[str, ...]:
+    return tuple(f"{address}.in-addr.arpa" for address in addresses)
+
+
+def _reverse6(*prefixes: str) -> tuple[str, ...]:
+    return tuple(".".join(reversed(prefix)) + ".ip6.arpa" for prefix in prefixes)
+
+
+#: By the name a family is switched by: the zones in it.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "localhost": ("localhost",),
+    "invalid": ("invalid",),
+    "test": ("test",),
+    "onion": ("onion",),
+    "local": ("local",),
+    "alt": ("alt",),
+    "home.arpa": ("home.arpa",),
+    "resolver.arpa": ("resolver.arpa",),
+    "private_reverse": (
+        *_reverse("10", "168.192", "254.169", "0", "127", "2.0.192", "100.51.198", "113.0.203", "255.255.255.255"),
+        *_reverse(*(f"{n}.172" for n in range(16, 32)), *(f"{n}.100" for n in range(64, 128))),
+        *_reverse6("0" * 32, "0" * 31 + "1", "fd", "fe8", "fe9", "fea", "feb", "20010db8"),
+    ),
+}
+
+#: Those whose top is no name either: they are not delegated, and nothing is there.
+_NOT_EVEN_THE_TOP = frozenset(("invalid", "test", "onion", "local", "alt"))
+
+
+class SpecialNames:
+    """
+    The families that are answered here: all but those ``forwarded``.
+    """
+
+    def __init__(self, forwarded: Iterable[str] = ()) -> None:
+        self._zones: dict[bytes, tuple[str, bytes]] = {}
+        for family in FAMILIES.keys() - set(forwarded):
+            for zone in FAMILIES[family]:
+                wire = from_text(zone)
+                self._zones[fold(wire)] = (family, wire)
+        # One look at the end of a name tells most names from these; it need not be exact.
+        self._ends = tuple({_last_label(zone) for zone in self._zones})
+
+    def judge(self, name: bytes, qtype: int) -> Verdict | None:
+        """
+        Return what is said of ``name`` (uncompressed wire form, any case), None if it is to be asked upstream.
+        """
+        folded = name.lower()
+        if not folded.endswith(self._ends):
+            return None
+        offset = 0
+        while folded[offset]:
+            found = self._zones.get(folded[offset:])
+            if found:
+                return _verdict(*found, is_top=not offset, qtype=qtype)
+            offset += 1 + folded[offset]
+        return None
+
+
+def _verdict(family: str, zone: bytes, *, is_top: bool, qtype: int) -> Verdict | None:
+    if family == "localhost":
+        return Verdict(Kind.LOOPBACK, zone)
+    if family == "resolver.arpa":
+        return Verdict(Kind.NO_DATA, zone)
+    if is_top and family not in _NOT_EVEN_THE_TOP:
+        # A validator below us needs the proof that home.arpa is not signed (RFC 8375 §4).
+        return None if family == "home.arpa" and qtype == _DS else Verdict(Kind.NO_DATA, zone)
+    return Verdict(Kind.NO_NAME, zone)
+
+
+def _last_label(zone: bytes) -> bytes:
+    offset = 0
+    while zone[offset + 1 + zone[offset]]:
+        offset += 1 + zone[offset]
+    return zone[offset:]
