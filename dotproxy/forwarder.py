@@ -205,7 +205,7 @@ class Forwarder:
         """
         index = self._upstreams.index(upstream)
         due = self._now() + self._attempt_timeout
-        again: list[Query] = []
+        again: dict[Query, None] = {}  # one may have been asked twice over the same connection
         for query in tokens:
             if not self.is_wanted(query):
                 continue
@@ -219,7 +219,7 @@ class Forwarder:
             self._fresh.pop(query, None)
             query.due = min(due, query.deadline)
             self._late[query] = None
-            again.append(query)
+            again[query] = None
         self._ask(again)
         self._watch()
 

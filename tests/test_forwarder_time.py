@@ -88,6 +88,28 @@ class TimeTests(SynchronousTestCase):
         self.assertEqual([], scene.clock.getDelayedCalls())
 
 
+class TwiceTests(SynchronousTestCase):
+    """
+    A question that was asked twice over one connection.
+    """
+
+    def test_both_end_with_the_connection(self) -> None:
+        """
+        When the connection ends it is asked again once.
+        """
+        scene = Scene()
+        scene.upstreams[0].is_lively = True
+        scene.ask(make_query("www.test.", A))
+        scene.clock.advance(1.5)
+        self.assertEqual(2, len(scene.upstreams[0].asked))
+        gone = ConnectionGone("read", "the upstream closed the connection")
+        gone.made_progress = True
+        scene.upstreams[0].fail(gone)
+        self.assertEqual(1, len(scene.upstreams[0].asked))
+        scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
+        self.assertEqual([dns.rcode.NOERROR], [answer.rcode() for answer in scene.answers()])
+
+
 class StopTests(SynchronousTestCase):
     """
     The end.
@@ -161,7 +183,10 @@ class AnySequenceTests(SynchronousTestCase):
                 upstream.answer(reply_of(upstream.asked[index]), index)
             elif step == "fail" and upstream.asked:
                 error, is_final = data.draw(st.sampled_from(ERRORS))
-                upstream.fail(type(error)(error.phase, error.reason), is_final=is_final)
+                failure = type(error)(error.phase, error.reason)
+                if isinstance(failure, ConnectionGone):
+                    failure.made_progress = data.draw(st.booleans())
+                upstream.fail(failure, is_final=is_final)
             elif step == "wait":
                 scene.clock.advance(data.draw(st.sampled_from([0.01, 0.3, 1.5, 2.0])))
             elif step == "flip":
