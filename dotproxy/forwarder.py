@@ -13,7 +13,7 @@ whatever its upstreams do afterwards; and the deadline takes out whatever is lef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError, WireError
 from dotproxy.neighbours import Answers, Client, Hop, Listener, Upstream
 from dotproxy.policy.admission import Admission
-from dotproxy.policy.attempts import MAX_FORGIVEN, forgiven, given_up, next_upstream
+from dotproxy.policy.attempts import MAX_FORGIVEN, given_up, next_upstreams, taken_back
 from dotproxy.policy.selection import Order, Ordering
 from dotproxy.policy.special import Kind, SpecialNames
 from dotproxy.wire.edit import refusal, truncated
@@ -78,7 +78,7 @@ class Query:
         self.due = self.deadline = deadline
         self.tried: tuple[int, ...] = ()
         self.forgiven = 0
-        self.pending = 0
+        self.pending: tuple[int, ...] = ()
         self.errors: tuple[UpstreamError, ...] = ()
 
 
@@ -209,12 +209,12 @@ class Forwarder:
         for query in tokens:
             if not self.is_wanted(query):
                 continue
-            query.pending -= 1
+            query.pending = taken_back(query.pending, index)
             query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
             if is_final:
                 query.tried = given_up(query.tried, index)
             elif isinstance(error, ConnectionGone) and error.made_progress and query.forgiven < MAX_FORGIVEN:
-                query.tried = forgiven(query.tried, index)
+                query.tried = taken_back(query.tried, index)
                 query.forgiven += 1
             self._fresh.pop(query, None)
             query.due = min(due, query.deadline)
@@ -265,31 +265,34 @@ class Forwarder:
             return False
         return True
 
-    def _ask(self, queries: Iterable[Query]) -> None:
+    def _ask(self, queries: Iterable[Query], lively: Collection[int] = ()) -> None:
         """
         Send each to the upstream that is next for it; those for which there is none are refused.
+
+        One that was asked and may still answer is asked again only if it is ``lively``.
         """
         asks: dict[int, list[tuple[Query, bytes, int]]] = {}
         hopeless: list[Query] = []
         upstreams = self._upstreams
         for query in queries:
-            index = query.order[0]
-            if query.tried or not upstreams[index].is_up:
-                untried = next_upstream(query.order, query.tried, self._is_up)
-                if untried is None:
+            chosen: tuple[int, ...] = (query.order[0],)
+            if query.tried or not upstreams[chosen[0]].is_up:
+                busy = [index for index in query.pending if index not in lively]
+                chosen = next_upstreams(query.order, query.tried, busy, self._is_up)
+                if not chosen:
                     if query.pending:  # somebody who was asked may still answer
                         query.due = query.deadline
                     else:
                         hopeless.append(query)
                     continue
-                index = untried
-            query.tried += (index,)
-            query.pending += 1
+            query.tried += chosen
+            query.pending += chosen
             question = (query, query.sent, query.seen.question_end)
-            if index in asks:
-                asks[index].append(question)
-            else:
-                asks[index] = [question]
+            for index in chosen:
+                if index in asks:
+                    asks[index].append(question)
+                else:
+                    asks[index] = [question]
         for index, questions in asks.items():
             upstreams[index].ask(questions)
         if hopeless:
@@ -324,7 +327,7 @@ class Forwarder:
                 lively[last] = self._upstreams[last].suspect()
             if lively[last] or any(index not in query.tried for index in query.order):
                 again.append(query)
-        self._ask([query for query in again if query in self._late])
+        self._ask([query for query in again if query in self._late], {index for index in lively if lively[index]})
         self._refuse([query for query in past if query in self._late])
         self._watch()
 

@@ -6,7 +6,7 @@ Decides from an order of preference, who is up, and where the question has been 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dotproxy.policy.selection import Order
 
@@ -35,6 +35,24 @@ def next_upstream(order: Order, tried: tuple[int, ...], is_up: Callable[[int], b
     return best
 
 
+def next_upstreams(
+    order: Order, tried: tuple[int, ...], busy: Collection[int], is_up: Callable[[int], bool]
+) -> tuple[int, ...]:
+    """
+    Return whom to ask next: one upstream that is up, or, if there is none, all of those asked least at once, so
+    that whichever works again first answers; nobody, if all that may be asked have been.
+
+    Those ``busy`` with the question already are not asked.
+    """
+    free = [index for index in order if index not in busy]
+    first = next_upstream(free, tried, is_up)
+    if first is None:
+        return ()
+    if is_up(first):
+        return (first,)
+    return tuple(index for index in free if tried.count(index) == tried.count(first))
+
+
 def given_up(tried: tuple[int, ...], index: int) -> tuple[int, ...]:
     """
     Return ``tried`` with upstream ``index`` not to be asked again.
@@ -42,9 +60,11 @@ def given_up(tried: tuple[int, ...], index: int) -> tuple[int, ...]:
     return tried + (index,) * MAX_SENDS
 
 
-def forgiven(tried: tuple[int, ...], index: int) -> tuple[int, ...]:
+def taken_back(indices: tuple[int, ...], index: int) -> tuple[int, ...]:
     """
-    Return ``tried`` with one sending to upstream ``index`` not counted.
+    Return ``indices`` with one ``index`` fewer, if there is one.
     """
-    at = tried.index(index)
-    return tried[:at] + tried[at + 1 :]
+    if index not in indices:
+        return indices
+    at = indices.index(index)
+    return indices[:at] + indices[at + 1 :]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.attempts import MAX_SENDS, forgiven, given_up, next_upstream
+from dotproxy.policy.attempts import MAX_SENDS, given_up, next_upstream, next_upstreams, taken_back
 
 
 class NextUpstreamTests(SynchronousTestCase):
@@ -62,13 +62,44 @@ class NextUpstreamTests(SynchronousTestCase):
         self.assertEqual(3, MAX_SENDS)
         self.assertEqual(dict.fromkeys(order, 3), {index: tried.count(index) for index in order})
 
-    def test_given_up_and_forgiven(self) -> None:
+    def test_given_up_and_taken_back(self) -> None:
         """
         One that is given up is not asked again; a sending that is forgiven does not count.
         """
         self.assertEqual(1, next_upstream((0, 1), given_up((), 0), lambda index: index == 0))
         self.assertIsNone(next_upstream((0,), given_up((0,), 0), lambda _: True))
-        self.assertEqual((1, 0), forgiven((0, 1, 0), 0))
-        self.assertEqual((0, 0), forgiven((0, 1, 0), 1))
-        self.assertEqual(0, next_upstream((0,), forgiven((0, 0, 0), 0), lambda _: True))
-        self.assertRaises(ValueError, forgiven, (0,), 1)
+        self.assertEqual((1, 0), taken_back((0, 1, 0), 0))
+        self.assertEqual((0, 0), taken_back((0, 1, 0), 1))
+        self.assertEqual(0, next_upstream((0,), taken_back((0, 0, 0), 0), lambda _: True))
+
+
+class NextUpstreamsTests(SynchronousTestCase):
+    """
+    The next, or all of them.
+    """
+
+    def test_one_that_is_up(self) -> None:
+        """
+        As long as one is up it alone is asked.
+        """
+        self.assertEqual((1,), next_upstreams((0, 1, 2), (), (), lambda index: index > 0))
+
+    def test_all_at_once_when_none_is(self) -> None:
+        """
+        With everything down, all that were asked least are asked together, for one of them may work again.
+        """
+        self.assertEqual((0, 1, 2), next_upstreams((0, 1, 2), (), (), lambda _: False))
+        self.assertEqual((1, 2), next_upstreams((0, 1, 2), (0,), (), lambda _: False))
+
+    def test_those_that_have_the_question(self) -> None:
+        """
+        One that may still answer is not asked again, and with nobody else there is nobody.
+        """
+        self.assertEqual((2,), next_upstreams((0, 1, 2), (0, 1), (0, 1), lambda _: True))
+        self.assertEqual((), next_upstreams((0,), (0,), (0,), lambda _: True))
+
+    def test_taking_back_what_is_not_there(self) -> None:
+        """
+        Nothing changes.
+        """
+        self.assertEqual((1, 1), taken_back((1, 1), 0))
