@@ -116,7 +116,6 @@ def _start(reactor: Any, upstream: str, ca_file: Path, port: int) -> tuple[Proxy
         "listen": [f"127.0.0.1:{port}"],
         "upstream": [upstream],
         "ca_file": [str(ca_file)],
-        "forward_special": ["test"],
     }
     seen = _Seen()
     proxy = build(load(options, {}).config, reactor, seen)

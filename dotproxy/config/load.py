@@ -95,7 +95,7 @@ def _parse(setting: Setting, raw: _Given, problems: list[str]) -> Any:
         except ValueError as error:
             problems.append(f"{setting.key} ({raw.source}): {error}")
     if setting.is_list:
-        if not raw.values and setting.default:
+        if not raw.values:
             problems.append(f"{setting.key} ({raw.source}): needs at least one value")
         repeated = {str(value) for value in parsed if parsed.count(value) > 1}
         problems += [f"{setting.key} ({raw.source}): {value} is given twice" for value in sorted(repeated)]

@@ -192,8 +192,8 @@ def _yes_or_no(value: Any) -> bool:
 
 def _special_family(value: Any) -> str:
     name = _string(value).lower().rstrip(".").replace("-", "_")
-    if name not in FAMILIES:
-        raise ValueError(f"{value!r} is not a special name; there are {', '.join(FAMILIES)}")
+    if name not in FAMILIES and name != "none":
+        raise ValueError(f"{value!r} is not a special name; there are {', '.join(FAMILIES)}, or none")
     return name
 
 
@@ -332,12 +332,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "forward_special",
-        (),
+        ("test",),
         _special_family,
         "NAME",
-        "Special names to ask upstreams about all the same; otherwise they are answered here. Of "
+        "Special names to ask upstreams about all the same; the others are answered here. Of "
         + ", ".join(FAMILIES)
-        + ".",
+        + "; or none.",
         is_list=True,
     ),
     Setting(

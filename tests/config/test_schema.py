@@ -192,3 +192,17 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(2.5, BY_KEY["query_timeout"].parse("2.5"))
         self.assertEqual(4096, BY_KEY["udp_max_size"].parse("4096"))
         self.assertEqual("debug", BY_KEY["log_level"].parse("DEBUG"))
+
+    def test_special_names(self) -> None:
+        """
+        Families by their names, however they are spelled, or none; others are told what there is.
+        """
+        parse = BY_KEY["forward_special"].parse
+        self.assertEqual(
+            ["home.arpa", "private_reverse", "none"], [parse(n) for n in ("Home.Arpa.", "private-reverse", "none")]
+        )
+        self.assertIn("there are localhost, invalid", str(self.assertRaises(ValueError, parse, "example")))
+        self.assertIn("neither yes nor no", str(self.assertRaises(ValueError, BY_KEY["transparent"].parse, "maybe")))
+        self.assertEqual([True, True, False], [BY_KEY["transparent"].parse(v) for v in (True, "Yes", "off")])
+        self.assertIn("private, off, pass", str(self.assertRaises(ValueError, BY_KEY["client_subnet"].parse, "on")))
+        self.assertEqual("pass", BY_KEY["client_subnet"].parse("PASS"))

@@ -73,7 +73,6 @@ def running(server, ca_file, heard):
         "listen": ["127.0.0.1:0", "[::1]:0"],
         "upstream": [server.spec],
         "ca_file": [str(ca_file)],
-        "forward_special": ["test"],
     }
     proxy = build(load(options, {}).config, reactor, heard)
     proxy.startService()
@@ -193,7 +192,7 @@ async def test_the_library(server, ca_file):
     """
     DoTResolver answers like any resolver, over verified TLS, and closes cleanly.
     """
-    resolver = DoTResolver([server.spec], reactor=reactor, ca_file=str(ca_file), forward_special="test")
+    resolver = DoTResolver([server.spec], reactor=reactor, ca_file=str(ca_file))
     try:
         assert await resolver.getHostByName("www.test") == "192.0.2.1"
         results = await gatherResults([resolver.lookupAddress("www.test") for _ in range(50)])
