@@ -15,7 +15,7 @@ from struct import Struct
 from dotproxy.errors import WireError
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to
 from dotproxy.wire.edns import DO, opt_record
-from dotproxy.wire.message import FORMERR, HEADER, HEADER_SIZE, SERVFAIL, Peek, sections_of
+from dotproxy.wire.message import FORMERR, HEADER, HEADER_SIZE, MAX_MESSAGE, SERVFAIL, Peek, sections_of
 
 _ECS, _COOKIE, _KEEPALIVE, _PADDING = 8, 10, 11, 12
 _BETWEEN_NEIGHBOURS = frozenset((_COOKIE, _KEEPALIVE, _PADDING))
@@ -90,9 +90,11 @@ class Rebuilt:
         additionals += not seen.opt_at
         message = query[:10] + _COUNT.pack(additionals) + head
         if options:
-            return message + self._tail(do, options, len(message))
-        tails = self._tails[do]
-        return message + tails[len(message) % len(tails)]
+            message += self._tail(do, options, len(message))
+        else:
+            tails = self._tails[do]
+            message += tails[len(message) % len(tails)]
+        return message if len(message) <= MAX_MESSAGE else query  # there is no room to hide its length in
 
     def incoming(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
@@ -104,19 +106,21 @@ class Rebuilt:
             return reply_to(query, seen, reply)
         end = seen.question_end
         _, _, _, answers, authorities, additionals = HEADER.unpack_from(reply)
-        opt_at, opt_end, _ = sections_of(reply, end, answers + authorities, additionals)
+        opt_at, opt_end, _, last = sections_of(reply, end, answers + authorities, additionals)
         extended = 0
         options = b""
-        rest = reply[end:]
+        rest = reply[end:last]
         if opt_at:
             extended = reply[opt_at + 5]
-            rest = reply[end:opt_at] + reply[opt_end:]
+            rest = reply[end:opt_at] + reply[opt_end:last]
             additionals -= 1
             if opt_end - opt_at > 11 and seen.opt_at:
                 options = kept(reply, opt_at, opt_end, self._dropped)
         if seen.opt_at:
-            rest += opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options)
-            additionals += 1
+            opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options)
+            if end + len(rest) + len(opt) <= MAX_MESSAGE:  # the longest answers have no room for it
+                rest += opt
+                additionals += 1
         elif extended:
             return refusal(query, SERVFAIL, seen)  # an rcode that cannot be told without EDNS
         return query[:2] + reply[2:10] + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest

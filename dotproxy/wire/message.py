@@ -83,7 +83,7 @@ def peek(octets: bytes) -> Peek:
         qtype = octets[name_end] << 8 | octets[name_end + 1]
         if not (answers or authorities or additionals):
             return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0)
-        opt_at, opt_end, last_type = sections_of(octets, question_end, answers + authorities, additionals)
+        opt_at, opt_end, last_type, _ = sections_of(octets, question_end, answers + authorities, additionals)
     except WireError as error:
         error.rcode = FORMERR
         raise
@@ -119,11 +119,12 @@ def opt_of(octets: bytes, question_end: int) -> int:
     return sections_of(octets, question_end, answers + authorities, additionals)[0]
 
 
-def sections_of(octets: bytes, offset: int, before: int, additionals: int) -> tuple[int, int, int]:
+def sections_of(octets: bytes, offset: int, before: int, additionals: int) -> tuple[int, int, int, int]:
     """
     Walk the records after a question, of which ``before`` stand before the additional section.
 
-    Return where the OPT record begins and ends, 0 and 0 without one, and the type of the last record.
+    Return where the OPT record begins and ends, 0 and 0 without one, the type of the last record, and where that
+    ends.
 
     :raises WireError: if they cannot be walked, or OPT stands twice or where it must not (RFC 6891 §6.1.1).
     """
@@ -143,4 +144,4 @@ def sections_of(octets: bytes, offset: int, before: int, additionals: int) -> tu
             if opt_at or number < before or octets[start]:
                 raise WireError("OPT twice or out of place")
             opt_at, opt_end = start, offset
-    return opt_at, opt_end, rtype
+    return opt_at, opt_end, rtype, offset

@@ -6,6 +6,7 @@ from typing import assert_type
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IResolver
+from twisted.names.dns import TXT, Query
 
 from dotproxy import DoTResolver, __version__
 from dotproxy.errors import ConfigError
@@ -22,7 +23,8 @@ async def look_up() -> str:
     except ConfigError as error:
         return "\n".join(error.problems)
     used: IResolver = resolver
+    assert used is resolver
     assert_type(resolver.getHostByName("example.org"), Deferred[str])
-    answers, _, _ = await resolver.query(used.query, [1.0])  # type: ignore[arg-type]  # not a dns.Query
+    answers, _, _ = await resolver.query(Query(b"example.org", TXT), [1.0])
     await resolver.close()
     return await resolver.getHostByName(str(answers[0].name))

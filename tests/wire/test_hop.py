@@ -149,6 +149,15 @@ class OutgoingTests(SynchronousTestCase):
             self.assertEqual(([A_RECORD], [A_RECORD]), (sent.additional, sent.authority))
             self.assertEqual(0, size % 128)
 
+    def test_the_longest_questions(self) -> None:
+        """
+        A question that padding would make longer than a message can be goes out as it is.
+        """
+        option = (65001).to_bytes(2, "big") + (65400).to_bytes(2, "big") + b"x" * 65400
+        wire = make_query("www.test.", 1)[:-2] + len(option).to_bytes(2, "big") + option
+        self.assertLessEqual(len(wire), 65535)
+        self.assertEqual(wire, Rebuilt(4096).outgoing(wire, peek(wire)))
+
     def test_octets_after_the_question(self) -> None:
         """
         What follows a whole query does not go out.
@@ -236,6 +245,27 @@ class IncomingTests(SynchronousTestCase):
         reply = b"\xff\xff\x87\xb0\0\1\0\1\0\0\0\0" + query[12:].lower() + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"
         answer = Rebuilt().incoming(query, peek(query), reply)
         self.assertEqual(query[:2] + reply[2:12] + query[12:] + reply[len(query) :], answer)
+
+    def test_octets_after_an_answer(self) -> None:
+        """
+        What follows a whole answer does not come in, and not between it and OPT.
+        """
+        for edns in (-1, 0):
+            query = plain(use_edns=edns).to_wire()
+            for reply in (reply_to(plain(use_edns=0)).to_wire(), reply_to(plain(), edns=False).to_wire()):
+                expected = Rebuilt().incoming(query, peek(query), reply)
+                self.assertEqual(expected, Rebuilt().incoming(query, peek(query), reply + b"junk"))
+
+    def test_the_longest_answers(self) -> None:
+        """
+        Of an answer of 65,535 octets nothing is lost, and it does not grow (RFC 1035 §4.2.2).
+        """
+        query = make_query("www.test.", 1)
+        room = 65535 - (len(query) - 11)
+        record = b"\xc0\x0c\xff\0\0\1\0\0\0\0" + (room - 12).to_bytes(2, "big") + b"x" * (room - 12)
+        reply = query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:-11] + record
+        self.assertEqual(65535, len(reply))
+        self.assertEqual(reply, Rebuilt().incoming(query, peek(query), reply))
 
     def test_signed_answers(self) -> None:
         """
