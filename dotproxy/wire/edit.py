@@ -25,6 +25,9 @@ from dotproxy.wire.records import walk
 #: What we say we take over UDP: the size that survives every path (RFC 9715 R3, DNS flag day 2020).
 OUR_UDP_SIZE = 1232
 
+#: One question, no records, with and without an OPT.
+_WITH_OPT, _BARE = b"\0\1\0\0\0\0\0\1", b"\0\1\0\0\0\0\0\0"
+
 
 def refusal(query: bytes, rcode: int, seen: Peek | None = None, error: ExtendedError | None = None) -> bytes:
     """
@@ -52,12 +55,14 @@ def reply_to(query: bytes, seen: Peek, reply: bytes) -> bytes:
     Return an upstream's ``reply`` as the answer to ``query``: its ID, its question as it was spelled.
 
     Everything else is the upstream's, octet for octet.  An error that came without its question gets it
-    back, and no more.
+    back, and an OPT if ``query`` has one, and no more.
     """
     end = seen.question_end
     if reply[5]:
         return query[:2] + reply[2:HEADER_SIZE] + query[HEADER_SIZE:end] + reply[end:]
-    return refusal(query, reply[3] & 15, seen)
+    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO) if seen.opt_at else b""
+    flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
+    return query[:2] + flags + (_WITH_OPT if opt else _BARE) + query[HEADER_SIZE:end] + opt
 
 
 def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:

@@ -11,8 +11,6 @@ from dotproxy.testing.certificates import Authority
 from tests.integration.programs import Proxy
 from tests.integration.servers import Server, Unbound
 
-collect_ignore: list[str] = []
-
 
 @pytest.fixture(scope="session")
 def authority() -> Authority:

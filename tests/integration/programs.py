@@ -92,15 +92,14 @@ class Program:
 
     def start(self) -> None:
         """
-        Start it, and wait until it can be used; one that hangs before that is started once more.
+        Start it, and wait until it can be used.
         """
-        try:
-            self._start(PATIENCE / 2)
-        except Late:
-            self.stop(signal.SIGKILL)
-            self._start(PATIENCE)
+        self.start_within(PATIENCE)
 
-    def _start(self, patience: float) -> None:
+    def start_within(self, patience: float) -> None:
+        """
+        Start it, and wait so long until it can be used.
+        """
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 self.command(),
@@ -141,6 +140,14 @@ class Program:
         What it said so far.
         """
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+
+
+def connections_to(port: int) -> int:
+    """
+    How many TCP connections to this port of 127.0.0.1 stand, as the kernel has it.
+    """
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(line.split()[2:4] == [f"0100007F:{port:04X}", "01"] for line in lines)
 
 
 def read_message(stream: socket.socket) -> bytes:
@@ -189,13 +196,15 @@ class Proxy(Program):
         """
         return "ready" in self.said().split()
 
-    def ask(self, query: bytes, *, tcp: bool = False, timeout: float = 10.0) -> bytes:
+    def ask(self, query: bytes, *, tcp: bool = False, timeout: float = 10.0, source: str = "") -> bytes:
         """
         Ask it, and return what it says, octet for octet.
         """
         kind = socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM
         with socket.socket(socket.AF_INET, kind) as client:
             client.settimeout(timeout)
+            if source:
+                client.bind((source, 0))
             client.connect((self.host, self.port))
             if not tcp:
                 client.send(query)

@@ -2,10 +2,12 @@
 Real DNS-over-TLS servers for the zone lab.example.
 """
 
+import contextlib
 import signal
 import socket
 import ssl
 import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dns.exception
@@ -13,10 +15,13 @@ import dns.message
 import dns.query
 
 from dotproxy.testing.certificates import Issued
-from tests.integration.programs import Program, free_port, read_message, which
+from tests.integration.programs import PATIENCE, Late, Program, free_port, read_message, which
 
 LONG_TXT = 4212
 TXT_STRINGS = [f"{n:02d}" + "abcdefghij" * 25 for n in range(16)] + ["0123456789" * 16 + "012"]
+
+#: 95 records of 630 octets: about 61,000 in all; BIND takes 100 records of a kind and no more.
+HUGE_RECORDS = [(f"{n:02d}" + "h" * 253, "u" * 255, "g" * 117) for n in range(95)]
 
 ZONE = f"""\
 $ORIGIN lab.example.
@@ -29,7 +34,9 @@ www     AAAA 2001:db8::1
 alias   CNAME www
 mx      MX 10 mail.lab.example.
 unk     TYPE65280 \\# 5 0102030405
+a\\000\\255\\.b A 192.0.2.3
 long    TXT {" ".join(f'"{text}"' for text in TXT_STRINGS)}
+{chr(10).join(f"huge TXT {' '.join(record)}" for record in HUGE_RECORDS)}
 *.wild  A 192.0.2.99
 """
 
@@ -37,13 +44,16 @@ long    TXT {" ".join(f'"{text}"' for text in TXT_STRINGS)}
 class Server(Program):
     """
     A real DNS-over-TLS server for lab.example, with a certificate.
+
+    ``idle_timeout`` is when it closes connections that nobody uses, in seconds.
     """
 
     program = ""
 
-    def __init__(self, folder: Path, certificate: Issued) -> None:
+    def __init__(self, folder: Path, certificate: Issued, *, idle_timeout: int = 60) -> None:
         super().__init__(folder / "log")
         self.folder = folder
+        self.idle_timeout = idle_timeout
         self.port = free_port()
         self.executable = which(self.program)
         (folder / "zone").write_text(ZONE)
@@ -72,6 +82,16 @@ class Server(Program):
         path.write_text(text)
         return path
 
+    def start(self) -> None:
+        """
+        Start it, and wait until it can be used; one that hangs before that is started once more.
+        """
+        try:
+            self.start_within(PATIENCE / 2)
+        except Late:
+            self.stop(signal.SIGKILL)
+            self.start_within(PATIENCE)
+
     def is_ready(self) -> bool:
         """
         It shakes hands; it is not asked, so that what it logs of questions is the proxy's.
@@ -89,12 +109,24 @@ class Server(Program):
         """
         Ask it directly, over TLS.
         """
+        with self.asked_directly() as ask:
+            return ask(query)
+
+    @contextlib.contextmanager
+    def asked_directly(self) -> Iterator[Callable[[bytes], bytes]]:
+        """
+        Something that asks it directly, all over one TLS connection.
+        """
         with (
-            socket.create_connection(("127.0.0.1", self.port), 5) as plain,
+            socket.create_connection(("127.0.0.1", self.port), 10) as plain,
             _unverified().wrap_socket(plain, server_hostname="dot.test") as tls,
         ):
-            tls.sendall(struct.pack("!H", len(query)) + query)
-            return read_message(tls)
+
+            def ask(query: bytes) -> bytes:
+                tls.sendall(struct.pack("!H", len(query)) + query)
+                return read_message(tls)
+
+            yield ask
 
 
 def _unverified() -> ssl.SSLContext:
@@ -111,8 +143,8 @@ class Unbound(Server):
 
     program = "unbound"
 
-    def __init__(self, folder: Path, certificate: Issued, *, log_queries: bool = True) -> None:
-        super().__init__(folder, certificate)
+    def __init__(self, folder: Path, certificate: Issued, *, log_queries: bool = True, idle_timeout: int = 60) -> None:
+        super().__init__(folder, certificate, idle_timeout=idle_timeout)
         self.log_queries = "yes" if log_queries else "no"
 
     def command(self) -> list[str]:
@@ -127,7 +159,7 @@ server:
     tls-service-key: "{self.key}"
     do-udp: no
     incoming-num-tcp: 300
-    tcp-idle-timeout: 60000
+    tcp-idle-timeout: {self.idle_timeout * 1000}
     num-threads: 1
     username: ""
     chroot: ""
@@ -178,6 +210,7 @@ server:
     tls-service-key: "{self.key}"
     server-count: 1
     tcp-count: 300
+    tcp-timeout: {self.idle_timeout}
     username: ""
     chroot: ""
     zonesdir: "{self.folder}"
@@ -220,6 +253,8 @@ options {{
     dnssec-validation no;
     rrset-order {{ order none; }};
     tcp-clients 300;
+    tcp-idle-timeout {self.idle_timeout * 10};
+    check-names primary ignore;
 }};
 controls {{ }};
 zone "lab.example" {{ type primary; file "zone"; }};
@@ -232,8 +267,8 @@ class ServerWithBackend(Server):
     One that asks an authoritative server beside it.
     """
 
-    def __init__(self, folder: Path, certificate: Issued) -> None:
-        super().__init__(folder, certificate)
+    def __init__(self, folder: Path, certificate: Issued, *, idle_timeout: int = 60) -> None:
+        super().__init__(folder, certificate, idle_timeout=idle_timeout)
         self.backend = Backend(folder)
 
     def start(self) -> None:
@@ -286,6 +321,7 @@ class Dnsdist(ServerWithBackend):
         """
         config = self.write(f"""
 setACL({{"127.0.0.0/8"}})
+setTCPRecvTimeout({self.idle_timeout})
 addTLSLocal("127.0.0.1:{self.port}", "{self.certificate}", "{self.key}", {{ maxInFlight = 1000 }})
 newServer({{ address = "127.0.0.1:{self.backend.port}", tcpOnly = true, healthCheckMode = "up" }})
 """)

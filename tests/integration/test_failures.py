@@ -2,6 +2,8 @@
 Upstreams that are down, or not who they should be.
 """
 
+import signal
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from dotproxy.policy.pins import show_pin
 from dotproxy.testing.certificates import Authority
-from tests.integration.programs import run, wait_until
+from tests.integration.programs import PATIENCE, run, wait_until
 from tests.integration.servers import Unbound
 
 WWW = dns.message.make_query("www.lab.example.", "A", use_edns=0)
@@ -33,7 +35,8 @@ def ask(program, *, tcp: bool = False) -> tuple[str, str]:
 ANSWER = ("NOERROR", "192.0.2.1")
 
 
-def test_killed_and_restarted(serve, proxy):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
+def test_killed_and_restarted(how, serve, proxy):
     """
     While the upstream is dead there is SERVFAIL with the reason, in time; when it is back there are answers
     within two seconds, without a restart; the log has one line for each of the two changes.
@@ -41,7 +44,7 @@ def test_killed_and_restarted(serve, proxy):
     server = serve()
     program = proxy(server.upstream)
     assert ask(program) == ask(program, tcp=True) == ANSWER
-    server.stop()
+    server.stop(how)
     for tcp in (False, True, False):
         began = time.monotonic()
         rcode, reason = ask(program, tcp=tcp)
@@ -62,8 +65,6 @@ def test_frozen_and_thawed(serve, proxy):
     """
     An upstream that stands still with its connection open is found out; the client is answered by the other.
     """
-    import signal
-
     frozen, healthy = serve(), serve()
     program = proxy(frozen.upstream, healthy.upstream)
     assert ask(program) == ANSWER
@@ -93,6 +94,36 @@ def test_one_of_two_is_dead(policy, serve, proxy):
     for n in range(20):
         assert ask(program, tcp=n % 2 == 1) == ANSWER
     assert wrong.questions == []
+
+
+def test_killed_under_load(serve, proxy):
+    """
+    An upstream that is killed with questions outstanding costs nobody an answer while there is another.
+    """
+    first, second = serve(log_queries=False), serve(log_queries=False)
+    program = proxy(first.upstream, second.upstream)
+    answered: list[tuple[str, str]] = []
+    enough = threading.Event()
+
+    def client() -> None:
+        while not enough.is_set():
+            answered.append(ask(program))
+
+    threads = [threading.Thread(target=client) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_until(lambda: len(answered) > 500, "500 questions are answered")
+        first.stop(signal.SIGKILL)
+        wait_until(lambda: len(answered) > 2000, "2000 are")
+        first.start()
+        wait_until(lambda: ": up again " in program.said(), "the first is up again")
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert set(answered) == {ANSWER}
+    assert program.said().count(": down: ") == 1
 
 
 def bad_certificates(authority: Authority):
@@ -148,7 +179,9 @@ def test_ip_addresses_and_pins(authority, serve, proxy):
     certificate = authority.issue(["dot.test", "127.0.0.1"])
     server, nameless = serve(Unbound, certificate), serve(Unbound, authority.issue(["dot.test"]))
     assert ask(proxy(f"tls://127.0.0.1:{server.port}")) == ANSWER
-    assert "not for 127.0.0.1" in ask(proxy(f"tls://127.0.0.1:{nameless.port}"))[1]
+    rcode, told = ask(proxy(f"tls://127.0.0.1:{nameless.port}"))
+    assert (rcode, "verify: the certificate is for dot.test, not for 127.0.0.1" in told) == ("SERVFAIL", True)
+    assert nameless.questions == []
     right, wrong = show_pin(certificate.pin), show_pin(b"\1" * 32)
     assert ask(proxy(f"{server.upstream}?pin-sha256={wrong}&pin-sha256={right}")) == ANSWER
     assert ask(proxy(f"{server.upstream}?pin-sha256={show_pin(authority.root.pin)}")) == ANSWER
@@ -194,3 +227,4 @@ def test_what_the_ca_file_says_is_what_counts(serve, proxy, tmp_path: Path):
     other.write_bytes(Authority("a stranger").pem)
     program = proxy(server.upstream, options=("--ca-file", str(other)))
     assert "from an unknown CA" in ask(program)[1]
+    assert server.questions == []

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dns.message
@@ -91,7 +92,9 @@ def test_start_and_stop(serve, proxy):
     at = [said.index(part) for part in parts]
     assert at == sorted(at)
     assert program.ask(WWW)
+    began = time.monotonic()
     assert program.stop() in (-signal.SIGTERM, 0)
+    assert time.monotonic() - began < 5
     assert "stopped" in program.said()
     assert "Traceback" not in program.said()
 
@@ -124,15 +127,13 @@ def test_the_log_names_nobody(serve, proxy):
     After a run with answers, failures and rubbish, no query name and no client address is in the log.
     """
     server = serve()
-    program = proxy(server.upstream, listen="0.0.0.0:PORT".replace("PORT", str(free_port())))
-    program.port = int(program.arguments[1].rpartition(":")[2])
-    program.host = "127.7.7.7"
+    program = proxy(server.upstream)
     for tcp in (False, True):
         for name in ("www.lab.example.", "secret-name.lab.example."):
-            assert program.ask(dns.message.make_query(name, "A").to_wire(), tcp=tcp)
-    program.ask(WWW[:-1])
+            assert program.ask(dns.message.make_query(name, "A").to_wire(), tcp=tcp, source="127.7.7.7")
+    program.ask(WWW[:-1], source="127.7.7.7")
     server.stop()
-    program.ask(WWW)
+    program.ask(WWW, source="127.7.7.7")
     program.stop()
     said = program.said()
     assert "lab.example" not in said
