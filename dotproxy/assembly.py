@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from twisted.application.service import MultiService
+from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTCP, IReactorTime
 from twisted.logger import Logger
@@ -26,9 +26,12 @@ from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.forwarder import Forwarder
+from dotproxy.neighbours import Hop
 from dotproxy.policy.admission import Admission
+from dotproxy.policy.cookies import Cookies
 from dotproxy.policy.selection import POLICIES
 from dotproxy.policy.special import SpecialNames
+from dotproxy.reception import Reception
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
@@ -36,6 +39,7 @@ from dotproxy.upstream.address import UpstreamAddress, endpoint_text
 from dotproxy.upstream.dial import RacingEndpoint
 from dotproxy.upstream.exchange import Upstream
 from dotproxy.upstream.gate import VerifiedEndpoint
+from dotproxy.upstream.transfer import Transfers
 from dotproxy.upstream.trust import Trust
 from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
 
@@ -51,8 +55,9 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     Return the proxy that ``config`` describes, not started.
     """
     upstreams = build_upstreams(config, reactor, events or LoggedEvents(debug=config.log_level == "debug"))
-    forwarder = build_forwarder(config, reactor, upstreams)
-    return Proxy(config, reactor, upstreams, forwarder)
+    transfers = build_transfers(config, reactor, upstreams)
+    forwarder = build_forwarder(config, reactor, upstreams, transfers)
+    return Proxy(config, reactor, [*upstreams, transfers], forwarder)
 
 
 def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstream]:
@@ -63,16 +68,29 @@ def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstre
     return [_build_upstream(address, ca, config, reactor, events) for address in config.upstream]
 
 
-def build_forwarder(config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream]) -> Forwarder:
+def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream]) -> Transfers:
+    """
+    Return what sees to zone transfers from ``upstreams``.
+    """
+    return Transfers(
+        upstreams, hop=_build_hop(config), clock=reactor, random_octets=os.urandom, limit=config.max_transfers
+    )
+
+
+def build_forwarder(
+    config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream], transfers: Transfers
+) -> Forwarder:
     """
     Return a forwarder that asks ``upstreams``.
     """
+    hop = _build_hop(config)
+    special = SpecialNames(config.forward_special)
     return Forwarder(
         upstreams,
         ordering=POLICIES[config.policy](len(upstreams), _randomness.randrange),
-        admission=Admission(config.allow_from),
-        special=SpecialNames(config.forward_special),
-        hop=Verbatim() if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet)),
+        reception=Reception(Admission(config.allow_from), special, hop, with_minimal_any=config.minimal_any),
+        hop=hop,
+        transfers=transfers,
         clock=reactor,
         now=time.monotonic,
         query_timeout=config.query_timeout,
@@ -80,6 +98,10 @@ def build_forwarder(config: Config, reactor: IReactorTime, upstreams: Sequence[U
         udp_max_size=config.udp_max_size,
         max_outstanding=config.max_outstanding,
     )
+
+
+def _build_hop(config: Config) -> Hop:
+    return Verbatim() if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet))
 
 
 def _build_upstream(
@@ -119,7 +141,7 @@ class Proxy(MultiService):
     ``addresses`` holds where it listens, once it does.
     """
 
-    def __init__(self, config: Config, reactor: Any, upstreams: Sequence[Upstream], forwarder: Forwarder) -> None:
+    def __init__(self, config: Config, reactor: Any, services: Sequence[IService], forwarder: Forwarder) -> None:
         super().__init__()
         self._config = config
         self._reactor = reactor
@@ -132,12 +154,14 @@ class Proxy(MultiService):
             idle_timeout=config.tcp_idle_timeout,
             max_connections=config.tcp_max_connections,
             max_outstanding=config.tcp_max_outstanding,
+            tells_idle_timeout=not config.transparent,
         )
         self._bound: list[tuple[Any, Any]] = []
         self._datagram_ports: list[BatchPort] = []
         self._stream_ports: list[Any] = []
-        for upstream in upstreams:
-            upstream.setServiceParent(self)
+        self._cookie_for = Cookies(os.urandom(32)).option_for if config.udp_cookies and not config.transparent else None
+        for service in services:
+            service.setServiceParent(self)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -185,7 +209,8 @@ class Proxy(MultiService):
         return Deferred.fromCoroutine(self._stop())
 
     def _listen(self, datagrams: Any, streams: Any) -> None:
-        port = BatchPort(datagrams, DatagramListener(self._factory, self._reactor), self._reactor)
+        listener = DatagramListener(self._factory, self._reactor, self._cookie_for)
+        port = BatchPort(datagrams, listener, self._reactor)
         port.startListening()
         self._datagram_ports.append(port)
         self._stream_ports.append(self._reactor.adoptStreamPort(streams.fileno(), streams.family, self._factory))

@@ -1,9 +1,8 @@
 """
 The life of one query, from its octets to its answer.
 
-Decides the order of things and nothing else: whether a client is served is ``admission``'s word, what a
-message is ``wire``'s, whom to prefer ``selection``'s, whom to ask next ``attempts``'s.  Sees listeners
-and upstreams only as its ``neighbours``.
+Decides the order of things and nothing else: what becomes of a query on arrival is ``reception``'s word, whom to
+prefer ``selection``'s, whom to ask next ``attempts``'s.  Sees listeners and upstreams only as its ``neighbours``.
 
 A query that cannot be answered on the spot is *live* until its answer is handed to its listener.  It is
 in one of two tables: ``fresh``, asked once, in order of arrival, or ``late``, with a time of its own when
@@ -19,21 +18,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError, WireError
-from dotproxy.neighbours import Answers, Client, Hop, Listener, Upstream
-from dotproxy.policy.admission import Admission
+from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers, Upstream
 from dotproxy.policy.attempts import MAX_FORGIVEN, given_up, next_upstreams, taken_back
 from dotproxy.policy.selection import Order, Ordering
-from dotproxy.policy.special import Kind, SpecialNames
+from dotproxy.reception import TRANSFERS, Reception
 from dotproxy.wire.edit import refusal, truncated
-from dotproxy.wire.edns import (
-    EDE_NETWORK_ERROR,
-    EDE_NO_REACHABLE_AUTHORITY,
-    EDE_OTHER,
-    EDE_PROHIBITED,
-    ExtendedError,
-)
-from dotproxy.wire.local import loopback, negative
-from dotproxy.wire.message import AXFR, HEADER_SIZE, IXFR, NXDOMAIN, REFUSED, SERVFAIL, Peek, peek
+from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, EDE_OTHER, ExtendedError
+from dotproxy.wire.message import SERVFAIL, Peek
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
@@ -93,9 +84,9 @@ class Forwarder:
         upstreams: Sequence[Upstream],
         *,
         ordering: Ordering,
-        admission: Admission,
-        special: SpecialNames,
+        reception: Reception,
         hop: Hop,
+        transfers: Transfers,
         clock: IReactorTime,
         now: Callable[[], float],
         query_timeout: float,
@@ -105,9 +96,9 @@ class Forwarder:
     ) -> None:
         self._upstreams = tuple(upstreams)
         self._ordering = ordering
-        self._admits = admission.admits
-        self._special = special
+        self._receive = reception.receive
         self._hop = hop
+        self._transfers = transfers
         self._clock = clock
         self._now = now
         self._query_timeout = query_timeout
@@ -140,21 +131,16 @@ class Forwarder:
         room = self._max_outstanding - self.outstanding
         silent = 0
         for octets, client in batch:
-            try:
-                seen = peek(octets)
-                sent = self._hop.outgoing(octets, seen)
-            except WireError as error:
-                if error.rcode is None or not self._admits(client[0]):
-                    silent += 1
-                else:
-                    answers.append((refusal(octets, error.rcode), client))
+            received = self._receive(listener, octets, client)
+            if received is None:
+                silent += 1
                 continue
-            if not self._admits(client[0]):
-                answers.append((refusal(octets, REFUSED, seen, _NOT_SERVED), client))
-            elif (local := self._answer_here(octets, seen)) is not None:
-                answers.append((local, client))
-            elif seen.qtype in _TRANSFERS:
-                answers.append((refusal(octets, REFUSED, seen, _NO_TRANSFER), client))
+            if isinstance(received, bytes):
+                answers.append((received, client))
+                continue
+            seen, sent = received
+            if seen.qtype in TRANSFERS:
+                self._transfers.begin(listener, client, octets, seen, sent, self._ordering())
             elif len(queries) >= room:
                 answers.append((refusal(octets, SERVFAIL, seen, _OVERLOADED), client))
             else:
@@ -176,14 +162,14 @@ class Forwarder:
         An upstream answered; what nobody waits for any more is dropped.
         """
         outgoing: dict[Listener, Answers] = {}
-        unusable: list[Query] = []
+        unusable: dict[str, list[Query]] = {}
         for query, reply in answers:
             if not self.is_wanted(query):
                 continue
             try:
                 octets = self._hop.incoming(query.octets, query.seen, reply)
-            except WireError:
-                unusable.append(query)
+            except WireError as error:
+                unusable.setdefault(error.reason, []).append(query)
                 continue
             self._take(query)
             if not query.listener.is_stream:
@@ -195,9 +181,10 @@ class Forwarder:
             else:
                 outgoing[query.listener] = [(octets, query.client)]
         self._send(outgoing)
-        if unusable:
-            error = BadReply("read", "an answer whose records cannot be read", upstream.label)
-            self.failed(upstream, unusable, error, is_final=False)
+        for reason, queries in unusable.items():
+            self.failed(
+                upstream, queries, BadReply("read", f"an answer of no use: {reason}", upstream.label), is_final=False
+            )
 
     def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
         """
@@ -244,17 +231,6 @@ class Forwarder:
         """
         self._refuse([*self._fresh, *self._late], "shutting down")
         self._watch()
-
-    def _answer_here(self, octets: bytes, seen: Peek) -> bytes | None:
-        """
-        Return the answer to a question about a name that is not for the DNS at large.
-        """
-        verdict = self._special.judge(octets[HEADER_SIZE : seen.question_end - 4], seen.qtype)
-        if verdict is None:
-            return None
-        if verdict.kind is Kind.LOOPBACK:
-            return loopback(octets, seen, verdict.zone)
-        return negative(octets, seen, NXDOMAIN if verdict.kind is Kind.NO_NAME else 0, verdict.zone)
 
     def _take(self, query: Query) -> bool:
         if query in self._fresh:
@@ -375,8 +351,4 @@ class Forwarder:
             drained.callback(None)
 
 
-# Without a text: whoever asked may not be who it seems, and should not get more than was sent.
-_NOT_SERVED = ExtendedError(EDE_PROHIBITED, "")
-_TRANSFERS = (IXFR, AXFR)
-_NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded")
 _OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from dotproxy.assembly import build_forwarder, build_upstreams
+from dotproxy.assembly import build_forwarder, build_transfers, build_upstreams
 from dotproxy.config.load import load
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.logs import LoggedEvents
@@ -36,7 +36,9 @@ class DoTResolver(ForwarderResolver):
             options["upstream"] = upstreams
         config = load(options, {}).config
         self._upstreams = build_upstreams(config, reactor, LoggedEvents(debug=config.log_level == "debug"))
-        self._forwarder = build_forwarder(config, reactor, self._upstreams)
+        self._forwarder = build_forwarder(
+            config, reactor, self._upstreams, build_transfers(config, reactor, self._upstreams)
+        )
         super().__init__(self._forwarder, reactor)
         for upstream in self._upstreams:
             upstream.startService()

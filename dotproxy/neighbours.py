@@ -6,6 +6,7 @@ Decides nothing: these are the shapes by which listeners, upstreams and the form
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dotproxy.wire.message import Peek
@@ -26,9 +27,64 @@ class Listener(Protocol):
         Whether an answer of any size can be sent.
         """
 
+    @property
+    def takes_transfers(self) -> bool:
+        """
+        Whether an answer of many messages can be sent: it is then a ``StreamOfParts`` too.
+        """
+
+    def options_for(self, query: bytes, seen: Peek, client: Client) -> bytes:
+        """
+        Return the listener's own EDNS options for the answer to ``query``, which has options, in wire form.
+
+        :raises WireError: if an option that the listener looks for is malformed.
+        """
+
     def send_answers(self, answers: Answers) -> None:
         """
         Send these; a client that is no longer there is no error.
+        """
+
+
+class Source(Protocol):
+    """
+    Where the parts of a long answer come from.
+    """
+
+    def pause(self) -> None:
+        """
+        The client does not read: send it nothing more for now.
+        """
+
+    def resume(self) -> None:
+        """
+        The client reads again.
+        """
+
+    def client_gone(self) -> None:
+        """
+        Nobody will read any more of it.
+        """
+
+
+class StreamOfParts(Listener, Protocol):
+    """
+    A listener that can send answers of many messages (RFC 5936 §2.2).
+    """
+
+    def send_parts(self, parts: list[bytes], source: Source) -> None:
+        """
+        Send these messages of an answer of which more will come; the last goes by ``send_answers``.
+        """
+
+    def begin_parts(self, source: Source) -> None:
+        """
+        An answer of many messages begins.
+        """
+
+    def end_parts(self, source: Source) -> None:
+        """
+        It is over.
         """
 
 
@@ -45,6 +101,22 @@ class Hop(Protocol):
     def incoming(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
         Return an upstream's reply as the client gets it, or raise ``WireError`` if nothing can be made of it.
+        """
+
+    def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
+        """
+        Return one message of a zone transfer as the client gets it, or raise ``WireError``.
+        """
+
+
+class Transfers(Protocol):
+    """
+    Who sees to zone transfers.
+    """
+
+    def begin(self, listener: Any, client: Client, query: bytes, seen: Peek, sent: bytes, order: Sequence[int]) -> None:
+        """
+        Begin one, for a listener that ``takes_transfers``; it is answered in any case.
         """
 
 

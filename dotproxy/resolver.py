@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from dotproxy.errors import WireError
 from dotproxy.wire.edit import OUR_UDP_SIZE
 from dotproxy.wire.edns import opt_record
-from dotproxy.wire.message import HEADER, RD, question_of
+from dotproxy.wire.message import HEADER, RD, Peek, question_of
 from dotproxy.wire.names import MAX_LABEL, MAX_NAME, read_name
 from dotproxy.wire.records import Record, walk
 
@@ -69,6 +69,7 @@ class ForwarderResolver(ResolverBase):
     """
 
     is_stream = True
+    takes_transfers = False
 
     def __init__(self, asker: Asker, clock: IReactorTime) -> None:
         super().__init__()
@@ -91,6 +92,12 @@ class ForwarderResolver(ResolverBase):
         """
         # Not the base class's: it asks for ANY, which servers need not answer in full (RFC 8482).
         return Deferred.fromCoroutine(self._host_by_name(name, timeout))
+
+    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
+        """
+        Called by the forwarder; there are none.
+        """
+        return b""
 
     def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
         """

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cli import _COMMANDS, _USAGE
 from dotproxy.config.describe import example_file, options_table
-from dotproxy.config.schema import SETTINGS, parse_upstream_value
+from dotproxy.config.schema import SETTINGS
+from dotproxy.config.values import parse_upstream_value
 from dotproxy.tap import Options
 from dotproxy.upstream.address import parse_upstream
 from dotproxy.upstream.presets import PRESETS

@@ -3,6 +3,7 @@ The life of one query.
 """
 
 from ipaddress import ip_network
+from types import SimpleNamespace
 from typing import Any
 
 import dns.flags
@@ -16,10 +17,12 @@ from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.attempts import MAX_FORGIVEN
 from dotproxy.policy.special import FAMILIES, SpecialNames
+from dotproxy.reception import Reception
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
 from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
 from dotproxy.wire.hop import Rebuilt, Verbatim
+from dotproxy.wire.message import peek
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
 CLIENT = ("127.0.0.1", 4000)
@@ -45,15 +48,16 @@ class Scene:
         self.upstreams = [ScriptedUpstream(f"u{n}") for n in range(upstreams)]
         given: dict[str, Any] = {
             "ordering": lambda: tuple(range(upstreams)),
-            "special": SpecialNames(FAMILIES),
             "hop": Verbatim(),
-            "admission": Admission([ip_network("127.0.0.0/8")]),
+            "transfers": None,
             "query_timeout": 4.0,
             "attempt_timeout": 1.5,
             "udp_max_size": 1232,
             "max_outstanding": 100,
             **settings,
         }
+        special = SpecialNames(given.pop("forwarded", FAMILIES))
+        given["reception"] = Reception(Admission([ip_network("127.0.0.0/8")]), special, given["hop"])
         self.forwarder = Forwarder(self.upstreams, clock=self.clock, now=self.clock.seconds, **given)
         self.listener = RecordingListener()
 
@@ -209,11 +213,16 @@ class JudgementTests(SynchronousTestCase):
 
     def test_transfers(self) -> None:
         """
-        AXFR and IXFR are refused cleanly (RFC 5936 §2.2).
+        Over a stream AXFR and IXFR are for whoever sees to transfers (RFC 5936 §4.2).
         """
-        scene = Scene()
-        scene.ask(make_query("test.", 252), make_query("test.", 251))
-        self.assertEqual([dns.rcode.REFUSED] * 2, [answer.rcode() for answer in scene.answers()])
+        begun: list[Any] = []
+        transfers = SimpleNamespace(begin=lambda *given: begun.append(given))
+        scene = Scene(upstreams=2, transfers=transfers)
+        listener = RecordingListener(is_stream=True)
+        queries = [make_query("test.", 252), make_query("test.", 251)]
+        scene.ask(*queries, listener=listener)
+        self.assertEqual([(listener, CLIENT, query, peek(query), query, (0, 1)) for query in queries], begun)
+        self.assertEqual(0, scene.forwarder.outstanding)
 
     def test_overload(self) -> None:
         """
@@ -348,7 +357,7 @@ class LocalTests(SynchronousTestCase):
         """
         They are answered on the spot, and no upstream hears of them (RFC 6761 §6).
         """
-        scene = Scene(special=SpecialNames())
+        scene = Scene(forwarded=())
         names = ("x.localhost.", "x.onion.", "resolver.arpa.")
         scene.ask(*[make_query(name, A) for name in names])
         expected = [(dns.rcode.NOERROR, 1), (dns.rcode.NXDOMAIN, 0), (dns.rcode.NOERROR, 0)]
@@ -359,7 +368,7 @@ class LocalTests(SynchronousTestCase):
         """
         A client that is not served is refused first.
         """
-        scene = Scene(special=SpecialNames())
+        scene = Scene(forwarded=())
         scene.ask(make_query("localhost.", A), client=OUTSIDER)
         self.assertEqual(dns.rcode.REFUSED, scene.answer().rcode())
 
@@ -378,4 +387,4 @@ class LocalTests(SynchronousTestCase):
                     upstream.answer(reply_of(upstream.asked[0])[:-1])
         answer = scene.answer()
         self.assertEqual((dns.rcode.SERVFAIL, 23), (answer.rcode(), extended_error(answer)[0]))
-        self.assertIn("an answer whose records cannot be read", extended_error(answer)[1])
+        self.assertIn("an answer of no use: record runs past the end of the message", extended_error(answer)[1])

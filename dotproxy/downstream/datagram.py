@@ -1,16 +1,21 @@
 """
 The UDP listener: datagrams in, datagrams out, in batches.
 
-Decides nothing.
+Decides nothing; cookies are ``policy``'s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.names.dns import DNSDatagramProtocol
 
 from dotproxy.downstream.batch import Datagram
+from dotproxy.wire.message import Peek
+
+#: From a query, what was seen of it and the client's address to a COOKIE option, or none.
+CookieFor = Callable[[bytes, Peek, str], bytes]
 
 
 class DatagramListener(DNSDatagramProtocol):
@@ -21,12 +26,20 @@ class DatagramListener(DNSDatagramProtocol):
     """
 
     is_stream = False
+    takes_transfers = False
     noisy = False
     transport: Any
 
-    def __init__(self, factory: Any, clock: Any) -> None:
+    def __init__(self, factory: Any, clock: Any, cookie_for: CookieFor | None = None) -> None:
         super().__init__(factory, clock)
         self._questions_received = factory.questions_received
+        self._cookie_for = cookie_for
+
+    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
+        """
+        Return a cookie for a client that sent one, if cookies are on.
+        """
+        return self._cookie_for(query, seen, client[0]) if self._cookie_for else b""
 
     def datagrams_received(self, batch: list[Datagram]) -> None:
         """

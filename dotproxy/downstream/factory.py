@@ -51,6 +51,7 @@ class ListenerFactory(DNSServerFactory):
         idle_timeout: float,
         max_connections: int,
         max_outstanding: int,
+        tells_idle_timeout: bool = True,
     ) -> None:
         super().__init__(clients=[resolver])
         self.questions_received = asker.questions_received
@@ -59,6 +60,7 @@ class ListenerFactory(DNSServerFactory):
         self.idle_timeout = idle_timeout
         self.max_connections = max_connections
         self.max_outstanding = max_outstanding
+        self.tells_idle_timeout = tells_idle_timeout
 
     def buildProtocol(self, addr: IAddress | None) -> StreamListener | None:
         """

@@ -21,7 +21,10 @@ from twisted.names.dns import DNSProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dotproxy.neighbours import Source
+from dotproxy.wire.edns import KEEPALIVE, option, options_of
 from dotproxy.wire.framing import Deframer, frame
+from dotproxy.wire.message import Peek
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -34,6 +37,7 @@ class StreamListener(DNSProtocol):
     """
 
     is_stream = True
+    takes_transfers = True
     transport: Any
 
     def __init__(self, factory: Any) -> None:
@@ -50,6 +54,7 @@ class StreamListener(DNSProtocol):
         self._is_handing_on = False
         self._is_closing = False
         self._timer: IDelayedCall | None = None
+        self._sources: set[Source] = set()
         self.last_used = factory.now()
 
     @property
@@ -77,6 +82,8 @@ class StreamListener(DNSProtocol):
         """
         self._is_open = False
         self._backlog.clear()
+        for source in tuple(self._sources):
+            source.client_gone()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         super().connectionLost(reason)
@@ -103,6 +110,39 @@ class StreamListener(DNSProtocol):
         if not self._is_handing_on:
             self._hand_on()
 
+    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
+        """
+        Return how long the connection may be idle, if the client asks (RFC 7828 §3.3.2).
+        """
+        if self._factory.tells_idle_timeout:
+            for code, _, _ in options_of(query, seen.opt_at, seen.opt_end):
+                if code == KEEPALIVE:
+                    tenths = min(int(self._factory.idle_timeout * 10), 65535)
+                    return option(KEEPALIVE, tenths.to_bytes(2, "big"))
+        return b""
+
+    def send_parts(self, parts: list[bytes], source: Source) -> None:
+        """
+        Send messages of an answer of which more will come.
+        """
+        if self._is_open:
+            self.last_used = self._factory.now()
+            self.transport.write(b"".join([frame(octets) for octets in parts]))
+
+    def begin_parts(self, source: Source) -> None:
+        """
+        An answer of many messages begins; it comes no faster than the client reads.
+        """
+        self._sources.add(source)
+        if self._is_blocked:
+            source.pause()
+
+    def end_parts(self, source: Source) -> None:
+        """
+        It is over.
+        """
+        self._sources.discard(source)
+
     def readConnectionLost(self) -> None:
         """
         The client has asked all it will; it still gets its answers (RFC 1035 §4.2.2).
@@ -121,6 +161,8 @@ class StreamListener(DNSProtocol):
         The client does not read: until it does, it is not read from either.
         """
         self._is_blocked = True
+        for source in tuple(self._sources):
+            source.pause()
         self._read_or_not()
 
     def resumeProducing(self) -> None:
@@ -128,6 +170,8 @@ class StreamListener(DNSProtocol):
         The client reads again.
         """
         self._is_blocked = False
+        for source in tuple(self._sources):
+            source.resume()
         self._hand_on()
 
     def stopProducing(self) -> None:

@@ -11,6 +11,7 @@ Decides which names those are, and what kind of answer each gets.  What an answe
 | local | no such name | RFC 6762 §22.1 |
 | alt | no such name | RFC 9476 §2 |
 | home.arpa | no such name, but for the DS of home.arpa itself | RFC 8375 §4 |
+| doh_canary | no such name: use-application-dns.net, by which browsers learn to leave DNS to the system | |
 | resolver.arpa | no data | RFC 9462 §6.4 |
 | private_reverse | no such name, in the zones of private and other local addresses | RFC 6303 §4, RFC 7793 §3 |
 """
@@ -63,6 +64,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "alt": ("alt",),
     "home.arpa": ("home.arpa",),
     "resolver.arpa": ("resolver.arpa",),
+    "doh_canary": ("use-application-dns.net",),
     "private_reverse": (
         *_reverse("10", "168.192", "254.169", "0", "127", "2.0.192", "100.51.198", "113.0.203", "255.255.255.255"),
         *_reverse(*(f"{n}.172" for n in range(16, 32)), *(f"{n}.100" for n in range(64, 128))),
@@ -71,7 +73,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 #: Those whose top is no name either: they are not delegated, and nothing is there.
-_NOT_EVEN_THE_TOP = frozenset(("invalid", "test", "onion", "local", "alt"))
+_NOT_EVEN_THE_TOP = frozenset(("invalid", "test", "onion", "local", "alt", "doh_canary"))
 
 
 class SpecialNames:

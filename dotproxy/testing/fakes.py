@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dotproxy.errors import UpstreamError
+from dotproxy.wire.message import Peek
 
 
 class ScriptedUpstream:
@@ -61,13 +62,41 @@ class ScriptedUpstream:
 
 class RecordingListener:
     """
-    A listener that keeps the answers: ``answers`` holds (octets, client).
+    A listener that keeps the answers: ``answers`` holds (octets, client), ``parts`` what was sent of longer ones,
+    ``sources`` those that are under way.  ``options`` is what it says for ``options_for``.
     """
 
     def __init__(self, *, is_stream: bool = False) -> None:
-        self.is_stream = is_stream
+        self.is_stream = self.takes_transfers = is_stream
         self.answers: list[tuple[bytes, Any]] = []
         self.batches: list[int] = []
+        self.parts: list[bytes] = []
+        self.sources: list[Any] = []
+        self.options = b""
+
+    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
+        """
+        Called by the forwarder.
+        """
+        return self.options
+
+    def send_parts(self, parts: list[bytes], source: Any) -> None:
+        """
+        Called by a transfer.
+        """
+        self.parts += parts
+
+    def begin_parts(self, source: Any) -> None:
+        """
+        Called by a transfer.
+        """
+        self.sources.append(source)
+
+    def end_parts(self, source: Any) -> None:
+        """
+        Called by a transfer.
+        """
+        self.sources.remove(source)
 
     def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
         """

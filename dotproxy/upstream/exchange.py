@@ -15,7 +15,13 @@ from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
@@ -104,6 +110,13 @@ class Upstream(Service):
         Whether it is to be preferred over upstreams that are not.
         """
         return self._health.is_up
+
+    def dial(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Return a Deferred for a verified connection for purposes of its own; what it tells of the upstream is not
+        taken note of.
+        """
+        return self._endpoint.connect(factory)
 
     def ask(self, questions: list[Question]) -> None:
         """

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from dotproxy.wire.message import HEADER, HEADER_SIZE
+from dotproxy.wire.hop import Rebuilt
+from dotproxy.wire.message import HEADER, HEADER_SIZE, peek
 
 _NS, _IN = 2, 1
 
@@ -23,5 +24,5 @@ class Probe:
 PROBE: Final = Probe()
 _MESSAGE: Final = HEADER.pack(0, 0, 1, 0, 0, 0) + b"\0" + _NS.to_bytes(2, "big") + _IN.to_bytes(2, "big")
 
-#: (token, query message, offset after its question): ``. NS``
-PROBE_QUESTION: Final = (PROBE, _MESSAGE, HEADER_SIZE + 5)
+#: (token, query message, offset after its question): ``. NS``, padded as all questions are (RFC 8467 §4.1).
+PROBE_QUESTION: Final = (PROBE, Rebuilt().outgoing(_MESSAGE, peek(_MESSAGE)), HEADER_SIZE + 5)

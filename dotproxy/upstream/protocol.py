@@ -21,6 +21,7 @@ from dotproxy.errors import BadReply, UpstreamError
 from dotproxy.upstream.address import endpoint_text
 from dotproxy.upstream.trust import Identity, lost
 from dotproxy.wire.conversation import Conversation
+from dotproxy.wire.keepalive import KEEPALIVE_HEAD, keepalive_of
 
 Token = Any
 #: A token, a whole query message, and the offset after its question.
@@ -29,6 +30,12 @@ Answer = tuple[Token, bytes]
 
 #: A closing connection that lingers longer than this is cut.
 CLOSE_TIMEOUT = 1.0
+
+#: One that is asked nothing more may still answer what it was asked; after this long it is cut.
+FINISH_TIMEOUT = 4.0
+
+#: Of the idle timeout that an upstream grants, what is used: the rest is for the way there.
+_OF_WHAT_IS_GRANTED = 0.9
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
@@ -82,11 +89,13 @@ class DotProtocol(TwistedProtocol):
         self._idle_timeout = idle_timeout
         self._conversation: Conversation[Token] = Conversation(random_octets)
         self._is_blocked = False
+        self._is_ending = False
         self._error: UpstreamError | None = None
         self._idle_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
         self._socket: socket.socket | None = None
         self.last_heard = self.last_used = now()
+        #: Whether it is asked nothing more.
         self.is_closing = False
 
     @property
@@ -152,7 +161,12 @@ class DotProtocol(TwistedProtocol):
         self._quick_ack()
         answers = self._conversation.receive(data)
         if answers:
+            for _, reply in answers:
+                if KEEPALIVE_HEAD in reply:
+                    self._note_keepalive(reply)
             self._owner.connection_answered(self, answers)
+            if self.is_closing and not self.outstanding:
+                self.close()
         if self._conversation.broken and self._error is None:
             self.abort(BadReply("read", f"the upstream sent {self._conversation.broken}"))
 
@@ -160,7 +174,7 @@ class DotProtocol(TwistedProtocol):
         """
         It is over.
         """
-        self.is_closing = True
+        self.is_closing = self._is_ending = True
         for timer in (self._idle_timer, self._close_timer):
             if timer is not None and timer.active():
                 timer.cancel()
@@ -172,9 +186,11 @@ class DotProtocol(TwistedProtocol):
         """
         End it politely, within ``CLOSE_TIMEOUT``; what is outstanding is not waited for.
         """
-        if self.is_closing:
+        if self._is_ending:
             return
-        self.is_closing = True
+        self.is_closing = self._is_ending = True
+        if self._close_timer is not None and self._close_timer.active():
+            self._close_timer.cancel()
         self._close_timer = self._clock.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
         self.transport.unregisterProducer()  # a registered one would hold the close up for ever
         self.transport.loseConnection()
@@ -183,7 +199,7 @@ class DotProtocol(TwistedProtocol):
         """
         End it now, because of ``error``.
         """
-        self.is_closing = True
+        self.is_closing = self._is_ending = True
         self._error = self._error or error
         self.transport.abortConnection()
 
@@ -211,6 +227,22 @@ class DotProtocol(TwistedProtocol):
         # forgets this option by itself, so it is set again after each read.
         if self._socket is not None and _QUICKACK is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _note_keepalive(self, reply: bytes) -> None:
+        """
+        Take note of how long the upstream keeps an idle connection (RFC 7828 §3.2.2).
+        """
+        granted = keepalive_of(reply)
+        if granted is None:
+            return
+        if granted:
+            self._idle_timeout = min(self._idle_timeout, granted / 10 * _OF_WHAT_IS_GRANTED)
+            if self._idle_timer is not None and self._idle_timer.active():
+                self._idle_timer.reset(self._idle_timeout)
+        elif not self.is_closing:
+            # It wants to be left: nothing more is asked, and it is closed after the last answer.
+            self.is_closing = True
+            self._close_timer = self._clock.callLater(FINISH_TIMEOUT, self.transport.abortConnection)
 
     def _judge_idleness(self) -> None:
         left = self._idle_timeout - (self._now() - self.last_used)

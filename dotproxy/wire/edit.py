@@ -7,7 +7,7 @@ Decides how octets change on their way back.  What is answered, and to whom, is 
 from __future__ import annotations
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import DO, OPT, ExtendedError, ede_option, opt_record
+from dotproxy.wire.edns import DO, OPT, OPT_SIZE, ExtendedError, ede_option, opt_record
 from dotproxy.wire.message import (
     CD,
     HEADER,
@@ -41,12 +41,12 @@ def refusal(query: bytes, rcode: int, seen: Peek | None = None, error: ExtendedE
     end = seen.question_end if seen else question_of(query)
     opt = b""
     if seen and seen.opt_at:
-        options = ede_option(error) if error else b""
+        options = seen.ours + (ede_option(error) if error else b"")
         opt = opt_record(OUR_UDP_SIZE, rcode, seen.edns_flags & DO, options)
     elif seen is None and rcode > 15:
         opt = opt_record(OUR_UDP_SIZE, rcode)
     ours = QR | flags & (OPCODE | RD | CD) | RA | rcode & 15
-    header = HEADER.pack(ident, ours, 1 if end else 0, 0, 0, 1 if opt else 0)
+    header = HEADER.pack(ident, ours, 1 if end > HEADER_SIZE else 0, 0, 0, 1 if opt else 0)
     return header + query[HEADER_SIZE:end] + opt
 
 
@@ -60,9 +60,17 @@ def reply_to(query: bytes, seen: Peek, reply: bytes) -> bytes:
     end = seen.question_end
     if reply[5]:
         return query[:2] + reply[2:HEADER_SIZE] + query[HEADER_SIZE:end] + reply[end:]
-    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO) if seen.opt_at else b""
+    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO, seen.ours) if seen.opt_at else b""
     flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
     return query[:2] + flags + (_WITH_OPT if opt else _BARE) + query[HEADER_SIZE:end] + opt
+
+
+def ask_over_tcp(query: bytes, seen: Peek) -> bytes:
+    """
+    Return an answer with no records and TC set: there is one, but not over UDP.
+    """
+    answer = refusal(query, 0, seen)
+    return answer[:2] + bytes((answer[2] | TC >> 8,)) + answer[3:]
 
 
 def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
@@ -71,12 +79,12 @@ def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
     records as many whole ones as fit, from the first (RFC 2181 §9; a stub that does not ask again over TCP can
     use them), and OPT.
 
-    There is an OPT if and only if ``query`` has one; the reply's extended rcode survives in it, its options do
-    not (RFC 6891 §7).
+    There is an OPT if and only if ``query`` has one; the reply's extended rcode survives in it, of its options
+    only ours do (RFC 6891 §7).
     """
     _, flags, _, *counts = HEADER.unpack_from(reply)
     end = seen.question_end
-    opt_size = 11 if seen.opt_at else 0
+    opt_size = OPT_SIZE + len(seen.ours) if seen.opt_at else 0
     kept = [0, 0, 0]
     extended = 0
     cut = end
@@ -90,7 +98,7 @@ def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
                 kept[section] += 1
     except WireError:
         pass
-    opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO) if opt_size else b""
+    opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, seen.ours) if opt_size else b""
     kept[2] += 1 if opt else 0
     header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, *kept)
     return header + query[HEADER_SIZE:end] + reply[end:cut] + opt

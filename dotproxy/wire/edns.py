@@ -6,11 +6,21 @@ Decides how an OPT is read and written.  Which options travel where is not decid
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
+from dotproxy.errors import WireError
+
 OPT = 41
 DO = 0x8000
+
+#: An OPT without options takes this many octets.
+OPT_SIZE = 11
+
+ECS, COOKIE, KEEPALIVE, PADDING = 8, 10, 11, 12
+
+_FORMERR = 1
 
 EDE_OPTION = 15
 EDE_OTHER = 0
@@ -19,7 +29,7 @@ EDE_NO_REACHABLE_AUTHORITY = 22
 EDE_NETWORK_ERROR = 23
 
 #: An EXTRA-TEXT longer than this says nothing more, and may not fit a 512-octet answer.
-MAX_EXTRA_TEXT = 200
+MAX_EXTRA_TEXT = 160
 
 _OPT = Struct("!BHHBBHH")
 _OPTION = Struct("!HH")
@@ -41,9 +51,34 @@ def opt_record(udp_size: int, rcode: int = 0, flags: int = 0, options: bytes = b
     return _OPT.pack(0, OPT, udp_size, rcode >> 4, 0, flags, len(options)) + options
 
 
+def option(code: int, value: bytes) -> bytes:
+    """
+    Return one option.
+    """
+    return _OPTION.pack(code, len(value)) + value
+
+
+def options_of(octets: bytes, opt_at: int, opt_end: int) -> Iterator[tuple[int, int, int]]:
+    """
+    Yield each option of the OPT at ``opt_at``: its code, and where it begins (its value 4 octets later) and ends.
+
+    :raises WireError: if one runs past the OPT's end.
+    """
+    offset = opt_at + OPT_SIZE
+    while offset < opt_end:
+        if offset + 4 > opt_end:
+            raise WireError("an EDNS option is cut short", _FORMERR)
+        code, size = _OPTION.unpack_from(octets, offset)
+        end = offset + 4 + size
+        if end > opt_end:
+            raise WireError("an EDNS option runs past its OPT", _FORMERR)
+        yield code, offset, end
+        offset = end
+
+
 def ede_option(error: ExtendedError) -> bytes:
     """
     Return ``error`` as an EDNS option, its text cut between characters if it is too long.
     """
     text = error.text.encode()[:MAX_EXTRA_TEXT].decode(errors="ignore").encode()
-    return _OPTION.pack(EDE_OPTION, 2 + len(text)) + error.code.to_bytes(2, "big") + text
+    return option(EDE_OPTION, error.code.to_bytes(2, "big") + text)

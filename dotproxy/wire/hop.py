@@ -3,8 +3,9 @@ EDNS from hop to hop (RFC 6891 §6.1.1): the OPT a question leaves with, and the
 
 Decides which options travel: COOKIE, tcp-keepalive and padding are between two neighbours and never passed
 on (RFC 7873 §5, RFC 7828 §3, RFC 7830 §3); client subnet is what the operator says (RFC 7871); all others
-pass both ways.  Questions are padded (RFC 8467 §4.1), whether or not the client speaks EDNS; a client without
-EDNS sees none of it.  A signed message is passed on as it is, but for its ID (RFC 8945 §5.5).
+pass both ways.  Questions are padded (RFC 8467 §4.1), whether or not the client speaks EDNS, and ask the upstream
+how long it keeps connections (RFC 7828 §3.2.1); a client without EDNS sees none of it.  AD is for clients that
+know it (RFC 6840 §5.8).  A signed message is passed on as it is, but for its ID (RFC 8945 §5.5).
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ from struct import Struct
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to
-from dotproxy.wire.edns import DO, opt_record
-from dotproxy.wire.message import FORMERR, HEADER, HEADER_SIZE, MAX_MESSAGE, SERVFAIL, Peek, sections_of
+from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
+from dotproxy.wire.message import AD, HEADER, HEADER_SIZE, MAX_MESSAGE, SERVFAIL, TC, Peek, sections_of
 
-_ECS, _COOKIE, _KEEPALIVE, _PADDING = 8, 10, 11, 12
-_BETWEEN_NEIGHBOURS = frozenset((_COOKIE, _KEEPALIVE, _PADDING))
+_BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
 
-_OPTION = Struct("!HH")
 _COUNT = Struct("!H")
+_TC = TC >> 8
 
 #: SOURCE PREFIX-LENGTH 0: do not tell anybody where the client is (RFC 7871 §7.1.2).
-_PRIVATE = _OPTION.pack(_ECS, 4) + b"\0\1\0\0"
+_PRIVATE = option(ECS, b"\0\1\0\0")
 
 
 class Subnet(Enum):
@@ -54,6 +54,12 @@ class Verbatim:
         """
         return reply_to(query, seen, reply)
 
+    def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
+        """
+        Return one message of a transfer with the query's ID.
+        """
+        return query[:2] + reply[2:]
+
 
 class Rebuilt:
     """
@@ -65,8 +71,8 @@ class Rebuilt:
     def __init__(self, block: int = 128, subnet: Subnet = Subnet.PRIVATE) -> None:
         self._block = block
         self._subnet = subnet
-        self._dropped = _BETWEEN_NEIGHBOURS | (set() if subnet is Subnet.PASS else {_ECS})
-        self._added = _PRIVATE if subnet is Subnet.PRIVATE else b""
+        self._dropped = _BETWEEN_NEIGHBOURS | (set() if subnet is Subnet.PASS else {ECS})
+        self._added = option(KEEPALIVE, b"") + (_PRIVATE if subnet is Subnet.PRIVATE else b"")
         # The tail of a question without options of the client's: by DO, and by the length of what is before.
         self._tails = {do: [self._tail(do, self._added, length) for length in range(block or 1)] for do in (0, DO)}
 
@@ -79,8 +85,8 @@ class Rebuilt:
         if seen.is_signed:
             return query
         do = seen.edns_flags & DO
-        if seen.opt_at and seen.opt_end - seen.opt_at > 11:
-            options = kept(query, seen.opt_at, seen.opt_end, self._dropped) + self._added
+        if seen.opt_at and seen.opt_end - seen.opt_at > OPT_SIZE:
+            options = self._kept(query, seen.opt_at, seen.opt_end) + self._added
         else:
             options = b""
         head = query[HEADER_SIZE : seen.question_end]
@@ -100,11 +106,28 @@ class Rebuilt:
         """
         Return ``reply`` as the answer to ``query``: with an OPT if and only if the query has one.
 
-        :raises WireError: if its records cannot be walked, or its OPT is not well formed.
+        :raises WireError: if it was truncated, its records cannot be walked, or its OPT is not well formed.
         """
         if seen.is_signed or not reply[5]:
             return reply_to(query, seen, reply)
-        end = seen.question_end
+        if reply[2] & _TC:
+            raise WireError("truncated, over a stream")
+        return self._rebuilt(query, seen, reply, seen.question_end)
+
+    def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
+        """
+        Return one message of a transfer; of those after the first the question may be missing (RFC 5936 §2.2.1).
+
+        :raises WireError: as ``incoming``.
+        """
+        if seen.is_signed:
+            return query[:2] + reply[2:]
+        return self._rebuilt(query, seen, reply, seen.question_end if reply[5] else HEADER_SIZE)
+
+    def _rebuilt(self, query: bytes, seen: Peek, reply: bytes, end: int) -> bytes:
+        """
+        Return ``reply``, whose question ends at ``end``, with an OPT for ``query``.
+        """
         _, _, _, answers, authorities, additionals = HEADER.unpack_from(reply)
         opt_at, opt_end, _, last = sections_of(reply, end, answers + authorities, additionals)
         extended = 0
@@ -114,40 +137,30 @@ class Rebuilt:
             extended = reply[opt_at + 5]
             rest = reply[end:opt_at] + reply[opt_end:last]
             additionals -= 1
-            if opt_end - opt_at > 11 and seen.opt_at:
-                options = kept(reply, opt_at, opt_end, self._dropped)
+            if opt_end - opt_at > OPT_SIZE and seen.opt_at:
+                options = self._kept(reply, opt_at, opt_end)
         if seen.opt_at:
-            opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options)
+            opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options + seen.ours)
             if end + len(rest) + len(opt) <= MAX_MESSAGE:  # the longest answers have no room for it
                 rest += opt
                 additionals += 1
         elif extended:
             return refusal(query, SERVFAIL, seen)  # an rcode that cannot be told without EDNS
-        return query[:2] + reply[2:10] + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest
+        flags = reply[2:4]
+        if flags[1] & AD and not (query[3] & AD or seen.edns_flags & DO):
+            flags = bytes((flags[0], flags[1] & ~AD))
+        return query[:2] + flags + reply[4:10] + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest
+
+    def _kept(self, octets: bytes, opt_at: int, opt_end: int) -> bytes:
+        """
+        Return the options that travel.
+        """
+        return b"".join(
+            [octets[start:end] for code, start, end in options_of(octets, opt_at, opt_end) if code not in self._dropped]
+        )
 
     def _tail(self, do: int, options: bytes, length: int) -> bytes:
         if self._block:
-            short = -(length + 11 + len(options) + 4) % self._block
-            options += _OPTION.pack(_PADDING, short) + bytes(short)
+            short = -(length + OPT_SIZE + len(options) + 4) % self._block
+            options += option(PADDING, bytes(short))
         return opt_record(OUR_UDP_SIZE, 0, do, options)
-
-
-def kept(octets: bytes, opt_at: int, opt_end: int, dropped: frozenset[int] | set[int]) -> bytes:
-    """
-    Return the options of the OPT at ``opt_at`` but for those ``dropped``.
-
-    :raises WireError: if one runs past the OPT's end.
-    """
-    pieces: list[bytes] = []
-    offset = opt_at + 11
-    while offset < opt_end:
-        if offset + 4 > opt_end:
-            raise WireError("an EDNS option is cut short", FORMERR)
-        code, size = _OPTION.unpack_from(octets, offset)
-        end = offset + 4 + size
-        if end > opt_end:
-            raise WireError("an EDNS option runs past its OPT", FORMERR)
-        if code not in dropped:
-            pieces.append(octets[offset:end])
-        offset = end
-    return b"".join(pieces)

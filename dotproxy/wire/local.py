@@ -1,7 +1,7 @@
 """
-Answers to names that are answered here: loopback addresses, and negative answers that can be cached.
+Answers that are made here: loopback addresses, negative answers that can be cached, the least of ANY.
 
-Decides what they look like (RFC 6303 §3, RFC 2308).
+Decides what they look like (RFC 6303 §3, RFC 2308, RFC 8482).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from struct import Struct
 
 from dotproxy.wire.edit import OUR_UDP_SIZE
 from dotproxy.wire.edns import DO, opt_record
-from dotproxy.wire.message import AA, CD, HEADER, HEADER_SIZE, QR, RA, RD, Peek
+from dotproxy.wire.message import AA, ANY, CD, HEADER, HEADER_SIZE, QR, RA, RD, Peek
 from dotproxy.wire.names import from_text
 
-_A, _SOA, _AAAA, _ANY = 1, 6, 28, 255
+_A, _SOA, _HINFO, _AAAA = 1, 6, 13, 28
 _FIXED = Struct("!HHIH")
 
 #: Long enough to be of use, short enough for a change of mind (RFC 6303 §3).
@@ -35,7 +35,7 @@ def loopback(query: bytes, seen: Peek, zone: bytes) -> bytes:
     """
     Return the loopback addresses of the type asked for; no data for any other type.
     """
-    types = (_A, _AAAA) if seen.qtype == _ANY else (seen.qtype,)
+    types = (_A, _AAAA) if seen.qtype == ANY else (seen.qtype,)
     rdatas = [(rtype, _LOOPBACK[rtype]) for rtype in types if rtype in _LOOPBACK]
     if not rdatas:
         return negative(query, seen, 0, zone)
@@ -43,9 +43,27 @@ def loopback(query: bytes, seen: Peek, zone: bytes) -> bytes:
     return _message(query, seen, 0, answers, len(rdatas), b"")
 
 
-def _message(query: bytes, seen: Peek, rcode: int, answers: bytes, count: int, authority: bytes) -> bytes:
+def minimal_any(query: bytes, seen: Peek) -> bytes:
+    """
+    Return the one record that says that ANY is not answered here (RFC 8482 §4.2).
+    """
+    rdata = b"\x07RFC8482\0"
+    record = b"\xc0\x0c" + _FIXED.pack(_HINFO, 1, TTL, len(rdata)) + rdata
+    return _message(query, seen, 0, record, 1, b"", is_ours=False)
+
+
+def _message(
+    query: bytes,
+    seen: Peek,
+    rcode: int,
+    answers: bytes,
+    count: int,
+    authority: bytes,
+    *,
+    is_ours: bool = True,
+) -> bytes:
     ident, flags = query[0] << 8 | query[1], query[2] << 8 | query[3]
-    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO) if seen.opt_at else b""
-    ours = QR | AA | flags & (RD | CD) | RA | rcode
+    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO, seen.ours) if seen.opt_at else b""
+    ours = QR | (AA if is_ours else 0) | flags & (RD | CD) | RA | rcode
     header = HEADER.pack(ident, ours, 1, count, 1 if authority else 0, 1 if opt else 0)
     return header + query[HEADER_SIZE : seen.question_end] + answers + authority + opt

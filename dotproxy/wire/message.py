@@ -11,7 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import OPT
+from dotproxy.wire.edns import OPT, OPT_SIZE
 from dotproxy.wire.names import skip_name, skip_question_name
 
 HEADER = Struct("!6H")
@@ -28,7 +28,7 @@ AD = 0x0020
 CD = 0x0010
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
-IXFR, AXFR = 251, 252
+IXFR, AXFR, ANY = 251, 252, 255
 
 #: A client without EDNS takes this much over UDP (RFC 1035 §4.2.1), and nobody less (RFC 6891 §6.2.3).
 MIN_UDP_SIZE = 512
@@ -45,7 +45,10 @@ class Peek(NamedTuple):
 
     ``opt_at`` is the offset of its OPT record, 0 without one; ``udp_size`` what its sender takes over
     UDP, in octets; ``edns_flags`` the flags of its OPT (DO and the rest); ``opt_end`` the offset after that;
-    ``is_signed`` whether it ends in a TSIG or SIG(0).
+    ``is_signed`` whether it ends in a TSIG or SIG(0).  Of a query without question, which can only be one for
+    a cookie (RFC 7873 §5.4), ``question_end`` is the offset after the header.
+
+    ``ours`` is what the OPT of any answer to it is to hold besides: EDNS options, in wire form.
     """
 
     question_end: int
@@ -55,6 +58,14 @@ class Peek(NamedTuple):
     edns_flags: int
     opt_end: int = 0
     is_signed: bool = False
+    ours: bytes = b""
+
+    @property
+    def has_options(self) -> bool:
+        """
+        Whether its OPT holds any option.
+        """
+        return self.opt_end - self.opt_at > OPT_SIZE
 
 
 def peek(octets: bytes) -> Peek:
@@ -73,14 +84,17 @@ def peek(octets: bytes) -> Peek:
     if flags & OPCODE:
         # RFC 8906 §3.1.4: NOTIMP, whether or not the rest can be parsed.
         raise WireError("opcode not implemented", NOTIMP)
-    if questions != 1:
+    if questions > 1 or (not questions and not additionals):
         raise WireError(f"{questions} questions", FORMERR)  # RFC 9619 §4
     try:
-        name_end = skip_question_name(octets, HEADER_SIZE)
-        question_end = name_end + 4
-        if question_end > len(octets):
-            raise WireError("question runs past the end of the message")
-        qtype = octets[name_end] << 8 | octets[name_end + 1]
+        if questions:
+            name_end = skip_question_name(octets, HEADER_SIZE)
+            question_end = name_end + 4
+            if question_end > len(octets):
+                raise WireError("question runs past the end of the message")
+            qtype = octets[name_end] << 8 | octets[name_end + 1]
+        else:
+            question_end, qtype = HEADER_SIZE, 0
         if not (answers or authorities or additionals):
             return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0)
         opt_at, opt_end, last_type, _ = sections_of(octets, question_end, answers + authorities, additionals)

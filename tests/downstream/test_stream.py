@@ -5,6 +5,8 @@ One TCP client.
 from collections.abc import Iterable
 from typing import Any
 
+import dns.edns
+import dns.message
 from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
@@ -15,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.stream import StreamListener
 from dotproxy.wire.framing import Deframer, frame
+from dotproxy.wire.message import peek
 
 
 class Transport(StringTransport):
@@ -57,6 +60,33 @@ class Asker:
         if self.at_once:
             listener.send_answers(questions)
         return self.silent
+
+
+class Source:
+    """
+    Where parts come from.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pause(self) -> None:
+        """
+        Called by the listener.
+        """
+        self.told.append("pause")
+
+    def resume(self) -> None:
+        """
+        Called by the listener.
+        """
+        self.told.append("resume")
+
+    def client_gone(self) -> None:
+        """
+        Called by the listener.
+        """
+        self.told.append("gone")
 
 
 class StreamTests(SynchronousTestCase):
@@ -248,6 +278,49 @@ class StreamTests(SynchronousTestCase):
         self.listener.stopProducing()
         self.listener.close()
         self.listener.abort()
+
+    def test_how_long_it_may_be_idle(self) -> None:
+        """
+        A client that asks how long the connection may be idle is told (RFC 7828 §3.3.2); one that does not is not.
+        """
+        asks = dns.message.make_query("www.test.", "A", use_edns=0, options=[dns.edns.GenericOption(11, b"")]).to_wire()
+        other = dns.message.make_query("www.test.", "A", use_edns=0, options=[dns.edns.GenericOption(3, b"")]).to_wire()
+        self.assertEqual(b"\0\x0b\0\2\0\x64", self.listener.options_for(asks, peek(asks), None))
+        self.assertEqual(b"", self.listener.options_for(other, peek(other), None))
+        self.factory.tells_idle_timeout = False
+        self.assertEqual(b"", self.listener.options_for(asks, peek(asks), None))
+
+    def test_answers_of_many_messages(self) -> None:
+        """
+        Parts go out as they come, in one write, and count as one answer, which is owed until the last has come.
+        """
+        source = Source()
+        self.listener.dataReceived(frame(b"zone"))
+        self.listener.begin_parts(source)
+        self.listener.send_parts([b"one", b"two"], source)
+        self.assertEqual([frame(b"one") + frame(b"two")], self.transport.writes)
+        self.clock.pump([1.0] * 30)
+        self.assertFalse(self.listener.is_idle)
+        self.assertFalse(self.transport.disconnecting)
+        self.listener.send_answers([(b"three", None)])
+        self.listener.end_parts(source)
+        self.assertTrue(self.listener.is_idle)
+
+    def test_a_source_is_held_up(self) -> None:
+        """
+        Parts come no faster than the client reads, and not at all once it has gone.
+        """
+        source, later = Source(), Source()
+        self.listener.dataReceived(frame(b"zone"))
+        self.listener.begin_parts(source)
+        self.listener.pauseProducing()
+        self.listener.begin_parts(later)
+        self.listener.resumeProducing()
+        self.listener.end_parts(later)
+        self.listener.connectionLost()
+        self.listener.send_parts([b"late"], source)
+        self.assertEqual((["pause", "resume", "gone"], ["pause", "resume"]), (source.told, later.told))
+        self.assertEqual([], self.transport.writes)
 
     def test_one_too_many_connections(self) -> None:
         """

@@ -23,6 +23,8 @@ TXT_STRINGS = [f"{n:02d}" + "abcdefghij" * 25 for n in range(16)] + ["0123456789
 #: 95 records of 630 octets: about 61,000 in all; BIND takes 100 records of a kind and no more.
 HUGE_RECORDS = [(f"{n:02d}" + "h" * 253, "u" * 255, "g" * 117) for n in range(95)]
 
+TSIG_KEY, TSIG_SECRET = "lab-key", "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
+
 ZONE = f"""\
 $ORIGIN lab.example.
 $TTL 300
@@ -45,18 +47,18 @@ class Server(Program):
     """
     A real DNS-over-TLS server for lab.example, with a certificate.
 
-    ``idle_timeout`` is when it closes connections that nobody uses, in seconds.
+    ``idle_timeout`` is when it closes connections that nobody uses, in seconds; ``zone`` its zone file's text.
     """
 
     program = ""
 
-    def __init__(self, folder: Path, certificate: Issued, *, idle_timeout: int = 60) -> None:
+    def __init__(self, folder: Path, certificate: Issued, *, idle_timeout: int = 60, zone: str = ZONE) -> None:
         super().__init__(folder / "log")
         self.folder = folder
         self.idle_timeout = idle_timeout
         self.port = free_port()
         self.executable = which(self.program)
-        (folder / "zone").write_text(ZONE)
+        (folder / "zone").write_text(zone)
         folder.chmod(0o755)
         self.use(certificate)
 
@@ -226,6 +228,7 @@ remote-control:
 zone:
     name: lab.example
     zonefile: zone
+    provide-xfr: 0.0.0.0/0 NOKEY
 """)
         return [self.executable, "-d", "-c", str(config)]
 
@@ -257,7 +260,8 @@ options {{
     check-names primary ignore;
 }};
 controls {{ }};
-zone "lab.example" {{ type primary; file "zone"; }};
+key "{TSIG_KEY}" {{ algorithm hmac-sha256; secret "{TSIG_SECRET}"; }};
+zone "lab.example" {{ type primary; file "zone"; ixfr-from-differences yes; }};
 """)
         return [self.executable, "-g", "-c", str(config)]
 
@@ -364,6 +368,7 @@ remote-control:
 zone:
     name: lab.example
     zonefile: zone
+    provide-xfr: 0.0.0.0/0 NOKEY
 """)
         return [self.executable, "-d", "-c", str(path)]
 

@@ -2,15 +2,16 @@
 One upstream that falls silent, does not read, or is stopped.
 """
 
+import dns.edns
+import dns.flags
+import dns.message
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable
-from dotproxy.testing.client import make_query
-from dotproxy.testing.zone import A
 from dotproxy.upstream.exchange import PROBE_TIMEOUT, RETIREMENT
 from dotproxy.upstream.probe import PROBE_QUESTION
-from dotproxy.upstream.protocol import CLOSE_TIMEOUT
+from dotproxy.upstream.protocol import CLOSE_TIMEOUT, FINISH_TIMEOUT
 from tests.upstream.scenes import AUTHORITY, ZONE, Scene
 
 REFUSED = Refused(111, "Connection refused")
@@ -262,6 +263,95 @@ class StopTests(SynchronousTestCase):
         self.assertEqual([True], cut)
 
 
+class KeepaliveTests(SynchronousTestCase):
+    """
+    Upstreams that say how long they keep an idle connection (RFC 7828 §3.2.2).
+    """
+
+    def connected(self, tenths: int) -> Scene:
+        """
+        A connection whose upstream has said so.
+        """
+        scene = Scene()
+        self.keep(scene, tenths)
+        scene.connect("a")
+        return scene
+
+    def keep(self, scene: Scene, tenths: int) -> None:
+        """
+        Let the upstream grant this much with each answer.
+        """
+
+        def answer(query: bytes) -> bytes | None:
+            reply = dns.message.from_wire(ZONE(query) or b"")
+            reply.use_edns(0, options=[dns.edns.GenericOption(11, tenths.to_bytes(2, "big"))])
+            return reply.to_wire()
+
+        scene.server.answer = answer
+
+    def test_it_is_closed_in_time(self) -> None:
+        """
+        It is closed by us before the upstream would.
+        """
+        scene = self.connected(50)
+        scene.network.advance(4.4)
+        self.assertEqual(1, len(scene.server.connections))
+        scene.network.advance(0.2)
+        self.assertEqual([], scene.server.connections)
+        self.assertEqual([], scene.told.failures)
+
+    def test_more_than_we_want(self) -> None:
+        """
+        That an upstream would keep it for longer does not mean that we do.
+        """
+        scene = self.connected(65535)
+        scene.network.advance(29)
+        self.assertEqual(1, len(scene.server.connections))
+        scene.network.advance(2)
+        self.assertEqual([], scene.server.connections)
+
+    def test_leave_now(self) -> None:
+        """
+        With a timeout of 0 nothing more is asked over it, what is outstanding may still come, and then it is closed.
+        """
+        scene = self.connected(300)
+        answer = scene.server.answer
+        scene.server.answer = lambda query: None
+        scene.ask("b", "c")
+        scene.network.settle()
+        b, c = scene.server.queries[-2:]
+        self.keep(scene, 0)
+        leave = scene.server.answer
+        connection = scene.server.connections[0]
+        connection.send(leave(b) or b"")
+        scene.network.settle()
+        scene.ask("d")
+        scene.network.settle()
+        self.assertEqual((2, 1), (scene.dials, len(scene.server.connections)))
+        connection.send(leave(c) or b"")
+        scene.network.settle()
+        self.assertEqual([], scene.server.connections)
+        scene.server.answer = answer
+        scene.network.accept(scene.server)
+        self.assertEqual(["a", "b", "c", "d"], scene.told.answered_tokens)
+        self.assertEqual([], scene.told.failures)
+
+    def test_leave_now_and_silence(self) -> None:
+        """
+        What does not come over a connection that is being left is given back after a while.
+        """
+        scene = self.connected(300)
+        scene.server.answer = lambda query: None
+        scene.ask("b", "c")
+        scene.network.settle()
+        self.keep(scene, 0)
+        scene.server.connections[0].send((scene.server.answer)(scene.server.queries[-2]) or b"")
+        scene.network.settle()
+        scene.network.advance(FINISH_TIMEOUT)
+        self.assertEqual(["c"], scene.told.failed_tokens)
+        self.assertEqual([], scene.server.connections)
+
+
 class ProbeTests(SynchronousTestCase):
     """
     The question of our own.
@@ -269,9 +359,10 @@ class ProbeTests(SynchronousTestCase):
 
     def test_it_tells_nothing(self) -> None:
         """
-        It asks for the name servers of the root, and for no recursion.
+        It asks for the name servers of the root, and for no recursion, and is as long as other questions.
         """
         _, query, end = PROBE_QUESTION
-        like = make_query(".", A, ident=0, edns=False)
-        self.assertEqual(like[:2] + b"\0" + like[3:-4] + b"\0\2\0\1", query)
-        self.assertEqual(len(query), end)
+        message = dns.message.from_wire(query)
+        self.assertEqual(". IN NS", message.question[0].to_text())
+        self.assertEqual((dns.flags.Flag(0), 17), (message.flags, end))
+        self.assertEqual(0, len(query) % 128)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to, truncated
-from dotproxy.wire.edns import DO, ExtendedError, opt_record
+from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, opt_record
 from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, peek, question_of
 from tests.wire.test_message import HEAD, QUESTION, octets, queries
 
@@ -252,4 +252,4 @@ class TruncatedTests(SynchronousTestCase):
         query = octets(HEAD + "0001") + name + octets("0001 0001 00 0029 04d0 00000000 0000")
         reply = refusal(query, SERVFAIL, peek(query), ExtendedError(22, "x" * 999))
         self.assertLessEqual(len(reply), 512)
-        self.assertEqual("x" * 200, dns.message.from_wire(reply).options[0].text)
+        self.assertEqual("x" * MAX_EXTRA_TEXT, dns.message.from_wire(reply).options[0].text)

@@ -93,21 +93,22 @@ class OutgoingTests(SynchronousTestCase):
         self.assertEqual(do, sent.ednsflags & 0xFFFF)
         self.assertEqual(12, codes(sent)[-1])
         theirs = [code for code in codes(query) if code not in (8, 10, 11, 12)]
-        self.assertEqual([*theirs, 8, 12], codes(sent))
+        self.assertEqual([*theirs, 11, 8, 12], codes(sent))
 
     def test_clients_without_edns_are_padded_too(self) -> None:
         """
         A question without OPT gets one (RFC 6891 §6.2.6 leaves that to us).
         """
         sent, size = outgoing(Rebuilt(), plain(use_edns=-1))
-        self.assertEqual((128, [8, 12], 0), (size, codes(sent), sent.ednsflags))
+        self.assertEqual((128, [11, 8, 12], 0), (size, codes(sent), sent.ednsflags))
 
     def test_what_is_between_neighbours_stays_there(self) -> None:
         """
-        Cookies, keepalive and padding of the client do not go out; other options do (RFC 7873 §5, RFC 7828 §3).
+        Cookies, keepalive and padding of the client do not go out; other options do, and a keepalive of ours, without
+        a timeout (RFC 7873 §5, RFC 7828 §3.2.1).
         """
         query = plain(use_edns=0, options=[COOKIE, UNKNOWN, KEEPALIVE, NSID, PADDING])
-        self.assertEqual([65001, 3, 8, 12], codes(outgoing(Rebuilt(), query)[0]))
+        self.assertEqual([65001, 3, 11, 8, 12], codes(outgoing(Rebuilt(), query)[0]))
 
     def test_client_subnet(self) -> None:
         """
@@ -125,7 +126,7 @@ class OutgoingTests(SynchronousTestCase):
         With a block of 0 there is no padding.
         """
         sent, size = outgoing(Rebuilt(0, Subnet.OFF), plain(use_edns=-1))
-        self.assertEqual(([], 12 + 14 + 11), (codes(sent), size))
+        self.assertEqual(([11], 12 + 14 + 11 + 4), (codes(sent), size))
 
     def test_signed_questions(self) -> None:
         """
@@ -242,9 +243,39 @@ class IncomingTests(SynchronousTestCase):
         Up to the OPT an answer is the upstream's, octet for octet, compression and all.
         """
         query = make_query("wWw.test.", 1, ident=0x1234, edns=False)
-        reply = b"\xff\xff\x87\xb0\0\1\0\1\0\0\0\0" + query[12:].lower() + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"
+        reply = b"\xff\xff\x85\x90\0\1\0\1\0\0\0\0" + query[12:].lower() + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"
         answer = Rebuilt().incoming(query, peek(query), reply)
         self.assertEqual(query[:2] + reply[2:12] + query[12:] + reply[len(query) :], answer)
+
+    def test_ad(self) -> None:
+        """
+        AD comes back to a client that set AD or DO, and to no other (RFC 6840 §5.8).
+        """
+        for flags, do, told in ((0, False, False), (dns.flags.AD, False, True), (0, True, True)):
+            query = plain(use_edns=0, want_dnssec=do)
+            query.flags |= flags
+            upstream = reply_to(query)
+            upstream.flags |= dns.flags.AD | dns.flags.CD | dns.flags.RA
+            answer = incoming(Rebuilt(), query, upstream)
+            self.assertEqual(told, bool(answer.flags & dns.flags.AD))
+            self.assertEqual(upstream.flags & ~dns.flags.AD, answer.flags & ~dns.flags.AD)
+
+    def test_truncated_over_tls(self) -> None:
+        """
+        A truncated answer over a stream is no answer: there is nothing to ask again over (RFC 2181 §9).
+        """
+        upstream = reply_to(plain())
+        upstream.flags |= dns.flags.TC
+        self.assertRaises(WireError, incoming, Rebuilt(), plain(), upstream)
+
+    def test_options_of_ours(self) -> None:
+        """
+        What a listener adds is in the answer's OPT, after what the upstream says.
+        """
+        query = plain(use_edns=0, options=[NSID]).to_wire()
+        reply = reply_to(plain(use_edns=0), NSID).to_wire()
+        answer = Rebuilt().incoming(query, peek(query)._replace(ours=b"\xfd\xe9\0\0"), reply)
+        self.assertEqual([3, 65001], codes(dns.message.from_wire(answer)))
 
     def test_octets_after_an_answer(self) -> None:
         """

@@ -1,0 +1,192 @@
+"""
+How one value of a setting is read.
+
+Decides what is a value, and what somebody who wrote something else is told: every function here takes a value as
+TOML, the environment or an option has it, and raises ``ValueError`` that says what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from dotproxy.policy.admission import Network
+from dotproxy.policy.selection import POLICIES
+from dotproxy.policy.special import FAMILIES
+from dotproxy.upstream.address import UpstreamAddress, endpoint_text, from_parts, parse_upstream
+
+DEFAULT_LISTEN_PORT = 5300
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """
+    Where to listen, over UDP and TCP.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return endpoint_text(self.host, self.port)
+
+
+def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenAddress:
+    """
+    Return where to listen: ``ADDRESS``, ``ADDRESS:PORT``, ``[IPv6]:PORT`` or ``:PORT``.
+    """
+    text = string(value)
+    host, port = text, str(default_port)
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} is not an address; write [IPv6]:PORT, as [::1]:53")
+        port = rest[1:] or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+        host = host or "127.0.0.1"
+    try:
+        address = str(ip_address(host))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is not an address to listen on; write ADDRESS:PORT, as 127.0.0.1:53 or [::1]:53"
+        ) from None
+    if not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
+        raise ValueError(f"{text!r}: port {port!r} is not a number from 0 to 65535")
+    return ListenAddress(address, int(port))
+
+
+def parse_upstream_value(value: Any) -> UpstreamAddress:
+    """
+    Return an upstream given as a SPEC or as a table with ``address``, ``port``, ``name``, ``pin_sha256``.
+    """
+    if not isinstance(value, dict):
+        return parse_upstream(string(value))
+    table = dict(value)
+    address, port, name = table.pop("address", None), table.pop("port", None), table.pop("name", None)
+    pins = table.pop("pin_sha256", [])
+    if table:
+        raise ValueError(f"an upstream has no {', '.join(sorted(table))}; it has address, port, name, pin_sha256")
+    if address is None:
+        raise ValueError("an upstream needs an address")
+    if isinstance(pins, str):
+        pins = [pins]
+    if not isinstance(pins, list):
+        raise ValueError(f"pin_sha256 {pins!r} is neither a string nor a list of strings")
+    if port is not None and not isinstance(port, int):
+        raise ValueError(f"port {port!r} is not a number from 1 to 65535")
+    return from_parts(string(address), port, None if name is None else string(name), tuple(map(string, pins)))
+
+
+def string(value: Any) -> str:
+    """
+    Return a string, without the space around it.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a string")
+    return value.strip()
+
+
+def parse_certificates(value: Any) -> Path:
+    """
+    Return the path of a file of PEM certificates that can be read.
+    """
+    path = Path(string(value))
+    try:
+        path = path.expanduser()
+        pem = path.read_bytes()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a home that is not there
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{str(path)!r} cannot be read: {reason.lower()}") from None
+    try:
+        x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ValueError(f"{str(path)!r} holds no PEM certificate that can be read") from None
+    return path
+
+
+def parse_policy(value: Any) -> str:
+    """
+    Return the name of a policy.
+    """
+    name = string(value).replace("-", "_")
+    if name not in POLICIES:
+        raise ValueError(f"{value!r} is not a policy; there are {', '.join(POLICIES)}")
+    return name
+
+
+def parse_yes_or_no(value: Any) -> bool:
+    """
+    Return what a yes or no means.
+    """
+    known = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
+    if (answer := known.get(str(value).strip().lower())) is None:
+        raise ValueError(f"{value!r} is neither yes nor no")
+    return answer
+
+
+def parse_special_family(value: Any) -> str:
+    """
+    Return the name of a family of special names.
+    """
+    name = string(value).lower().rstrip(".").replace("-", "_")
+    if name not in FAMILIES and name != "none":
+        raise ValueError(f"{value!r} is not a special name; there are {', '.join(FAMILIES)}, or none")
+    return name
+
+
+def parse_client_subnet(value: Any) -> str:
+    """
+    Return how client subnets are treated.
+    """
+    how = string(value).lower()
+    if how not in ("private", "off", "pass"):
+        raise ValueError(f"{value!r} is not a way to treat client subnets; there are private, off, pass")
+    return how
+
+
+def parse_log_level(value: Any) -> str:
+    """
+    Return a log level.
+    """
+    level = string(value).lower()
+    if level not in ("info", "debug"):
+        raise ValueError(f"{value!r} is not a log level; there are info and debug")
+    return level
+
+
+def parse_network(value: Any) -> Network:
+    """
+    Return a network, IPv4 or IPv6; an address is a network of one.
+    """
+    text = string(value)
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a network; write ADDRESS/LENGTH, as 192.0.2.0/24 or 2001:db8::/32") from None
+
+
+def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callable[[Any], Any]:
+    """
+    Return a function that reads numbers from ``low`` to ``high``.
+    """
+    kind = "a whole number" if whole else "a number"
+    suffix = f" of {unit}" if unit else ""
+
+    def parse(value: Any) -> float:
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            number = int(str(value)) if whole else float(value)
+            if not low <= number <= high:
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{value!r} is not {kind}{suffix} from {low:g} to {high:g}") from None
+        return number
+
+    return parse

@@ -1,0 +1,90 @@
+"""
+What becomes of a query when it arrives: silence, an answer on the spot, or a question for an upstream.
+
+Decides the order of the judgements: is it a query at all, is its client served, is it for us to answer.
+Refuses to know upstreams, and what becomes of a question afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dotproxy.errors import WireError
+from dotproxy.neighbours import Client, Hop, Listener
+from dotproxy.policy.admission import Admission
+from dotproxy.policy.special import Kind, SpecialNames
+from dotproxy.wire.edit import ask_over_tcp, refusal
+from dotproxy.wire.edns import EDE_PROHIBITED, ExtendedError
+from dotproxy.wire.local import loopback, minimal_any, negative
+from dotproxy.wire.message import ANY, AXFR, FORMERR, HEADER_SIZE, IXFR, NOERROR, NXDOMAIN, REFUSED, Peek, peek
+
+# Without a text: whoever asked may not be who it seems, and should not get more than was sent.
+_NOT_SERVED = ExtendedError(EDE_PROHIBITED, "")
+_NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded here")
+
+TRANSFERS = (IXFR, AXFR)
+
+
+class Question(NamedTuple):
+    """
+    A query that is to be forwarded: what was seen of it, and the octets upstreams are asked.
+    """
+
+    seen: Peek
+    sent: bytes
+
+
+class Reception:
+    """
+    ``with_minimal_any``: over UDP, questions for ANY get as little as they may (RFC 8482 §4.2).
+    """
+
+    def __init__(
+        self, admission: Admission, special: SpecialNames, hop: Hop, *, with_minimal_any: bool = False
+    ) -> None:
+        self._admits = admission.admits
+        self._special = special
+        self._outgoing = hop.outgoing
+        self._with_minimal_any = with_minimal_any
+
+    def receive(self, listener: Listener, octets: bytes, client: Client) -> Question | bytes | None:
+        """
+        Return the question to forward, the answer the client gets at once, or None for silence.
+        """
+        seen = None
+        try:
+            seen = peek(octets)
+            if seen.has_options:
+                seen = seen._replace(ours=listener.options_for(octets, seen, client))
+            sent = self._outgoing(octets, seen)
+        except WireError as error:
+            if error.rcode is None or not self._admits(client[0]):
+                return None
+            return refusal(octets, error.rcode, seen)
+        if not self._admits(client[0]):
+            return refusal(octets, REFUSED, seen, _NOT_SERVED)
+        return self._answer_here(listener, octets, seen) or Question(seen, sent)
+
+    def _answer_here(self, listener: Listener, octets: bytes, seen: Peek) -> bytes | None:
+        """
+        Return the answer to what is not for the DNS at large.
+        """
+        if seen.question_end == HEADER_SIZE:
+            # It asks for a cookie, and for nothing else (RFC 7873 §5.4).
+            return refusal(octets, NOERROR if seen.ours and not listener.is_stream else FORMERR, seen)
+        verdict = self._special.judge(octets[HEADER_SIZE : seen.question_end - 4], seen.qtype)
+        if verdict is not None:
+            if verdict.kind is Kind.LOOPBACK:
+                return loopback(octets, seen, verdict.zone)
+            return negative(octets, seen, NXDOMAIN if verdict.kind is Kind.NO_NAME else NOERROR, verdict.zone)
+        if seen.qtype < IXFR:
+            return None
+        if seen.qtype in TRANSFERS and not listener.takes_transfers:
+            # A transfer does not fit a datagram: IXFR may be asked again over TCP, AXFR should have been
+            # (RFC 1995 §2, RFC 5936 §4.2).
+            if seen.qtype == IXFR and not listener.is_stream:
+                return ask_over_tcp(octets, seen)
+            return refusal(octets, REFUSED, seen, _NO_TRANSFER)
+        if seen.qtype == ANY and self._with_minimal_any and not listener.is_stream:
+            return minimal_any(octets, seen)
+        return None
