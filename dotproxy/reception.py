@@ -7,14 +7,12 @@ Refuses to know upstreams, and what becomes of a question afterwards.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from dotproxy.errors import WireError
 from dotproxy.neighbours import Client, Hop, Listener
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.special import Kind, SpecialNames
 from dotproxy.wire.edit import ask_over_tcp, refusal
-from dotproxy.wire.edns import EDE_PROHIBITED, ExtendedError
+from dotproxy.wire.edns import EDE_PROHIBITED, OPT_SIZE, ExtendedError
 from dotproxy.wire.local import loopback, minimal_any, negative
 from dotproxy.wire.message import ANY, AXFR, FORMERR, HEADER_SIZE, IXFR, NOERROR, NXDOMAIN, REFUSED, Peek, peek
 
@@ -25,13 +23,8 @@ _NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded h
 TRANSFERS = (IXFR, AXFR)
 
 
-class Question(NamedTuple):
-    """
-    A query that is to be forwarded: what was seen of it, and the octets upstreams are asked.
-    """
-
-    seen: Peek
-    sent: bytes
+#: What was seen of a query that is to be forwarded, and the octets upstreams are asked.
+Question = tuple[Peek, bytes]
 
 
 class Reception:
@@ -54,7 +47,7 @@ class Reception:
         seen = None
         try:
             seen = peek(octets)
-            if seen.has_options:
+            if seen.opt_end - seen.opt_at > OPT_SIZE:
                 seen = seen._replace(ours=listener.options_for(octets, seen, client))
             sent = self._outgoing(octets, seen)
         except WireError as error:
@@ -63,7 +56,7 @@ class Reception:
             return refusal(octets, error.rcode, seen)
         if not self._admits(client[0]):
             return refusal(octets, REFUSED, seen, _NOT_SERVED)
-        return self._answer_here(listener, octets, seen) or Question(seen, sent)
+        return self._answer_here(listener, octets, seen) or (seen, sent)
 
     def _answer_here(self, listener: Listener, octets: bytes, seen: Peek) -> bytes | None:
         """

@@ -146,10 +146,10 @@ class Rebuilt:
                 additionals += 1
         elif extended:
             return refusal(query, SERVFAIL, seen)  # an rcode that cannot be told without EDNS
-        flags = reply[2:4]
-        if flags[1] & AD and not (query[3] & AD or seen.edns_flags & DO):
-            flags = bytes((flags[0], flags[1] & ~AD))
-        return query[:2] + flags + reply[4:10] + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest
+        head = reply[2:10]
+        if reply[3] & AD and not (query[3] & AD or seen.edns_flags & DO):
+            head = bytes((reply[2], reply[3] & ~AD)) + reply[4:10]
+        return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest
 
     def _kept(self, octets: bytes, opt_at: int, opt_end: int) -> bytes:
         """

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import OPT, OPT_SIZE
+from dotproxy.wire.edns import OPT
 from dotproxy.wire.names import skip_name, skip_question_name
 
 HEADER = Struct("!6H")
@@ -59,13 +59,6 @@ class Peek(NamedTuple):
     opt_end: int = 0
     is_signed: bool = False
     ours: bytes = b""
-
-    @property
-    def has_options(self) -> bool:
-        """
-        Whether its OPT holds any option.
-        """
-        return self.opt_end - self.opt_at > OPT_SIZE
 
 
 def peek(octets: bytes) -> Peek:
