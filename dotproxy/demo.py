@@ -115,6 +115,7 @@ def _start(reactor: Any, upstream: str, ca_file: Path, port: int) -> tuple[Proxy
     options = {
         "listen": [f"127.0.0.1:{port}"],
         "upstream": [upstream],
+        "forward_special": ["test"],  # its zone is demo.test
         "ca_file": [str(ca_file)],
     }
     seen = _Seen()

@@ -257,6 +257,7 @@ options {{
     rrset-order {{ order none; }};
     tcp-clients 300;
     tcp-idle-timeout {self.idle_timeout * 10};
+    tcp-keepalive-timeout {self.idle_timeout * 10};
     check-names primary ignore;
 }};
 controls {{ }};

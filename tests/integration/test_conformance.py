@@ -18,6 +18,8 @@ from tests.integration.servers import ZONE, Bind, Unbound
 
 SIXTY = [f"10.9.8.{n}" for n in range(60)]
 CONFORMANCE_ZONE = f"""{ZONE}
+svc HTTPS 1 . alpn=h2 port=8443 ipv4hint=192.0.2.1
+svc SVCB 0 www
 big1k TXT {" ".join(['"' + "k" * 250 + '"'] * 4)}
 big4k TXT {" ".join(['"' + "k" * 250 + '"'] * 16)}
 {chr(10).join(f"sixty A {address}" for address in SIXTY)}
@@ -146,10 +148,17 @@ def test_header_flags(tcp, stack):
 def test_types_and_classes(stack):
     """
     Every type and class is asked, known or not, meta types among them, and the server's own rcode comes back
-    (RFC 5625 §4.3, RFC 3597 §3, RFC 8906 §3.1.1).
+    (RFC 5625 §4.3, RFC 3597 §3, RFC 8906 §3.1.1); SVCB and HTTPS records come as they are (RFC 9460 §2.2).
     """
     server, program = stack
-    asked = [("unk", "TYPE65280", "IN"), ("www", "TYPE249", "IN"), ("www", "ANY", "IN"), ("www", "TYPE253", "IN")]
+    asked = [
+        ("unk", "TYPE65280", "IN"),
+        ("svc", "HTTPS", "IN"),
+        ("svc", "SVCB", "IN"),
+        ("www", "TYPE249", "IN"),
+        ("www", "ANY", "IN"),
+        ("www", "TYPE253", "IN"),
+    ]
     asked += [("www", "A", "HS"), ("www", "A", "CLASS65280"), ("www", "A", "ANY"), ("version.bind.", "TXT", "CH")]
     for name, rtype, rclass in asked:
         query = dns.message.make_query(name if name.endswith(".") else f"{name}.lab.example.", rtype, rclass)
@@ -177,7 +186,7 @@ def test_names(stack):
 
 def test_edns(stack):
     """
-    Another version is BADVERS, in version 0 (RFC 6891 §6.1.3); options and flags nobody knows are neither an error
+    EDNS is taken (RFC 5625 §4.4.2); another version is BADVERS, in version 0 (RFC 6891 §6.1.3); options and flags nobody knows are neither an error
     nor echoed (RFC 6891 §6.1.2 and §6.1.4, RFC 8906 §3.2.3 and §3.2.4); DO comes back (RFC 3225 §3).
     """
     _, program = stack

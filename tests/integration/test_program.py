@@ -124,7 +124,8 @@ def test_questions_outstanding_when_it_stops(serve, proxy):
 
 def test_the_log_names_nobody(serve, proxy):
     """
-    After a run with answers, failures and rubbish, no query name and no client address is in the log.
+    After a run with answers, failures and rubbish, no query name and no client address is in the log
+    (RFC 9076 §5.2).
     """
     server = serve()
     program = proxy(server.upstream)

@@ -33,7 +33,7 @@ each_server = pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.__n
 @each_server
 def test_every_client_over_both_transports(kind, serve, proxy):
     """
-    dig, kdig and drill get the right answer over UDP and over TCP.
+    dig, kdig and drill get the right answer over UDP and over TCP, whichever they try first (RFC 7766 §5, RFC 9210 §3).
     """
     server = serve(kind)
     program = proxy(server.upstream)
@@ -55,7 +55,7 @@ def test_every_client_over_both_transports(kind, serve, proxy):
 def test_a_long_answer(kind, serve, proxy):
     """
     A TXT record of 4,212 octets is truncated over UDP, question and OPT kept, and comes whole over TCP, as the
-    server itself gives it (RFC 5625 §4.4, RFC 6891 §7).
+    server itself gives it (RFC 5625 §4.4, RFC 6891 §7, RFC 9715 §3.1).
     """
     server = serve(kind)
     program = proxy(server.upstream)
@@ -263,7 +263,8 @@ def test_200_clients_at_once(serve, proxy):
 
 def test_dnsperf_loses_nothing(serve, proxy, tmp_path):
     """
-    Fifty clients with 500 questions outstanding lose none of them, over one connection to the upstream.
+    Fifty clients with 500 questions outstanding lose none of them, over one connection to the upstream
+    (RFC 7766 §6.2.2, RFC 7858 §3.3).
     """
     server: Server = serve()
     program = proxy(server.upstream, options=("--log-level", "debug"))

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionGone
 from dotproxy.upstream.probe import PROBE_QUESTION
+from dotproxy.wire.framing import frame
 from tests.upstream.scenes import ZONE, Scene
 
 REFUSED = Refused(111, "Connection refused")
@@ -162,7 +163,7 @@ class FailureTests(SynchronousTestCase):
 
     def test_it_dials_again_by_itself_less_and_less(self) -> None:
         """
-        Unasked, the time between dials grows to half a minute and no further.
+        Unasked, the time between dials grows to half a minute and no further (RFC 7858 §3.1).
         """
         self.scene.ask("a")
         gaps = []
@@ -193,7 +194,7 @@ class FailureTests(SynchronousTestCase):
 
     def test_a_connection_that_breaks_gives_its_questions_back(self) -> None:
         """
-        What was outstanding comes back, each once; that others had been answered is told.
+        What was outstanding comes back, each once; that others had been answered is told (RFC 7766 §6.2.4).
         """
         answering = self.server.answer
         self.scene.connect("a")
@@ -225,6 +226,22 @@ class FailureTests(SynchronousTestCase):
         self.assertFalse(self.scene.upstream.is_up)
         self.network.advance(0.1)
         self.assertEqual(2, self.scene.dials)
+
+    def test_half_an_answer(self) -> None:
+        """
+        What had come of an answer when the upstream closed is no answer, close_notify or not (RFC 8446 §6.1).
+        """
+        for end in ("close_connections", "abort_connections"):
+            self.server.answer = lambda query: None
+            self.scene.connect("a")
+            whole = ZONE(self.server.queries[-1])
+            assert whole is not None
+            self.server.connections[0].transport.write(frame(whole)[:-1])
+            self.network.settle()
+            getattr(self.server, end)()
+            self.network.settle()
+            self.assertEqual((["a"], []), (self.told.failed_tokens, self.told.answers))
+            self.setUp()
 
     def test_one_connection_cut_short_is_no_news(self) -> None:
         """

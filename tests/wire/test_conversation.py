@@ -81,7 +81,7 @@ class ConversationTests(SynchronousTestCase):
 
     def test_a_batch_is_one_piece(self) -> None:
         """
-        Questions submitted together come as one run of octets, in order.
+        Questions submitted together come as one run of octets, in order (RFC 7766 §6.2.1.1 and §8, RFC 7858 §3.3).
         """
         batch = [(n, *query(b"n%d" % n)) for n in range(5)]
         seen = self.upstream.feed(self.conversation.submit(batch))

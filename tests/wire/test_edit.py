@@ -184,7 +184,8 @@ class TruncatedTests(SynchronousTestCase):
     )
     def test_as_many_whole_records_as_fit(self, records: list[tuple[int, int]], limit: int, edns: bool) -> None:
         """
-        Of any answer the longest run of whole records from the first is kept that leaves room for OPT.
+        Of any answer the longest run of whole records from the first is kept that leaves room for OPT
+        (RFC 2181 §9, RFC 6891 §7).
         """
         records.sort()
         query = dns.message.make_query("www.example.org", "TXT", use_edns=0 if edns else -1)

@@ -79,8 +79,9 @@ class OutgoingTests(SynchronousTestCase):
     @given(queries())
     def test_any_question_is_padded_and_otherwise_itself(self, query: dns.message.Message) -> None:
         """
-        Every question is a multiple of 128 octets long, with one OPT of ours, padding last; question, flags and
-        DO are the client's (RFC 8467 §4.1, RFC 6891 §6.1.1, RFC 3225 §3).
+        Every question is a multiple of 128 octets long, with one OPT of ours, padding last; question, flags (AD and
+        CD among them) and DO are the client's (RFC 8467 §4.1, RFC 6891 §6.1.1, RFC 3225 §3, RFC 6840 §5.7,
+        RFC 4035 §3.2.2).
         """
         try:
             sent, size = outgoing(Rebuilt(), query)
@@ -135,6 +136,17 @@ class OutgoingTests(SynchronousTestCase):
         query = plain(use_edns=0, options=[COOKIE])
         query.use_tsig(dns.tsig.Key("key.", b"secret"))
         wire = query.to_wire()
+        self.assertTrue(peek(wire).is_signed)
+        self.assertEqual(wire, Rebuilt().outgoing(wire, peek(wire)))
+
+    def test_questions_signed_with_sig0(self) -> None:
+        """
+        So does one whose last record is a SIG(0), a SIG of the root in class ANY (RFC 2931 §3).
+        """
+        query = plain(use_edns=0, options=[COOKIE]).to_wire()
+        rdata = b"\0\0\x0f\0" + bytes(4) + bytes(12) + b"\0" + bytes(64)
+        record = b"\0\0\x18\0\xff" + bytes(4) + len(rdata).to_bytes(2, "big") + rdata
+        wire = query[:10] + b"\0\2" + query[12:] + record
         self.assertTrue(peek(wire).is_signed)
         self.assertEqual(wire, Rebuilt().outgoing(wire, peek(wire)))
 
@@ -249,7 +261,8 @@ class IncomingTests(SynchronousTestCase):
 
     def test_ad(self) -> None:
         """
-        AD comes back to a client that set AD or DO, and to no other (RFC 6840 §5.8).
+        AD comes back to a client that set AD or DO, and to no other (RFC 6840 §5.8); it is an authenticated upstream's
+        (RFC 4035 §4.9.3).
         """
         for flags, do, told in ((0, False, False), (dns.flags.AD, False, True), (0, True, True)):
             query = plain(use_edns=0, want_dnssec=do)
