@@ -12,6 +12,8 @@ import random
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import blake2s
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService, MultiService
@@ -29,7 +31,8 @@ from dotproxy.forwarder import Forwarder
 from dotproxy.neighbours import Hop
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.cookies import Cookies
-from dotproxy.policy.selection import POLICIES
+from dotproxy.policy.hedging import HedgeBudget
+from dotproxy.policy.selection import POLICIES, Facts
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.resolver import ForwarderResolver
@@ -87,7 +90,10 @@ def build_forwarder(
     special = SpecialNames(config.forward_special)
     return Forwarder(
         upstreams,
-        ordering=POLICIES[config.policy](len(upstreams), _randomness.randrange),
+        ordering=POLICIES[config.policy](Facts(upstreams, _randomness.randrange, _hash_key())),
+        at_once=len(upstreams) if config.policy == "race" else 1,
+        # Under ``hash`` each name is one upstream's business, slow or not.
+        hedging=HedgeBudget(config.hedge_percent / 100 if config.policy != "hash" else 0),
         reception=Reception(Admission(config.allow_from), special, hop, with_minimal_any=config.minimal_any),
         hop=hop,
         transfers=transfers,
@@ -98,6 +104,16 @@ def build_forwarder(
         udp_max_size=config.udp_max_size,
         max_outstanding=config.max_outstanding,
     )
+
+
+def _hash_key() -> bytes:
+    """
+    Return what is the same on this machine tomorrow, and known to nobody else, if there is such a thing.
+    """
+    try:
+        return blake2s(Path("/etc/machine-id").read_bytes(), person=b"dotproxy").digest()
+    except OSError:
+        return os.urandom(32)
 
 
 def _build_hop(config: Config) -> Hop:
@@ -126,6 +142,7 @@ def _build_upstream(
         jitter=_randomness.random,
         idle_timeout=config.upstream_idle_timeout,
         events=events,
+        weight=address.weight,
     )
 
 

@@ -2,12 +2,12 @@
 The life of one query, from its octets to its answer.
 
 Decides the order of things and nothing else: what becomes of a query on arrival is ``reception``'s word, whom to
-prefer ``selection``'s, whom to ask next ``attempts``'s.  Sees listeners and upstreams only as its ``neighbours``.
+prefer ``selection``'s, whom to ask next ``attempts``'s, when one is late the upstream's own ``latency``'s.  Sees
+listeners and upstreams only as its ``neighbours``.
 
-A query that cannot be answered on the spot is *live* until its answer is handed to its listener.  It is
-in one of two tables: ``fresh``, asked once, in order of arrival, or ``late``, with a time of its own when
-it is looked at again.  Taking it out is taking charge of answering it, so it is answered exactly once,
-whatever its upstreams do afterwards; and the deadline takes out whatever is left.
+A query that cannot be answered on the spot is *live* until its answer is handed to its listener.  Taking it out of
+``live`` is taking charge of answering it, so it is answered exactly once, whatever its upstreams do afterwards; and
+the deadline takes out whatever is left.
 """
 
 from __future__ import annotations
@@ -18,59 +18,22 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError, WireError
+from dotproxy.live import LiveQueries, Query
 from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers, Upstream
-from dotproxy.policy.attempts import MAX_FORGIVEN, given_up, next_upstreams, taken_back
-from dotproxy.policy.selection import Order, Ordering
+from dotproxy.policy.attempts import MAX_FORGIVEN, MAX_SENDS, given_up, next_upstreams, taken_back
+from dotproxy.policy.hedging import HedgeBudget
+from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
 from dotproxy.wire.edit import refusal, truncated
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, EDE_OTHER, ExtendedError
-from dotproxy.wire.message import SERVFAIL, Peek
+from dotproxy.wire.message import REFUSED, SERVFAIL
+from dotproxy.wire.replies import is_bogus
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
 
-
-class Query:
-    """
-    One live query.
-    """
-
-    __slots__ = (
-        "client",
-        "deadline",
-        "due",
-        "errors",
-        "forgiven",
-        "listener",
-        "octets",
-        "order",
-        "pending",
-        "seen",
-        "sent",
-        "tried",
-    )
-
-    def __init__(
-        self,
-        listener: Listener,
-        client: Client,
-        octets: bytes,
-        seen: Peek,
-        sent: bytes,
-        order: Order,
-        deadline: float,
-    ) -> None:
-        self.listener = listener
-        self.client = client
-        self.octets = octets
-        self.seen = seen
-        self.sent = sent
-        self.order = order
-        self.due = self.deadline = deadline
-        self.tried: tuple[int, ...] = ()
-        self.forgiven = 0
-        self.pending: tuple[int, ...] = ()
-        self.errors: tuple[UpstreamError, ...] = ()
+#: A SERVFAIL that came sooner than this may be a mood of the upstream's; one that took longer cost it an effort.
+_AT_ONCE = 0.25
 
 
 class Forwarder:
@@ -87,26 +50,30 @@ class Forwarder:
         reception: Reception,
         hop: Hop,
         transfers: Transfers,
+        hedging: HedgeBudget,
         clock: IReactorTime,
         now: Callable[[], float],
         query_timeout: float,
         attempt_timeout: float,
         udp_max_size: int,
         max_outstanding: int,
+        at_once: int = 1,
     ) -> None:
         self._upstreams = tuple(upstreams)
         self._ordering = ordering
         self._receive = reception.receive
         self._hop = hop
         self._transfers = transfers
+        self._hedging = hedging
         self._clock = clock
         self._now = now
         self._query_timeout = query_timeout
         self._attempt_timeout = min(attempt_timeout, query_timeout)
         self._udp_max_size = udp_max_size
         self._max_outstanding = max_outstanding
-        self._fresh: dict[Query, None] = {}
-        self._late: dict[Query, None] = {}
+        self._at_once = at_once
+        self._live = LiveQueries(len(self._upstreams))
+        self._delays = self._learned_delays()
         self._timer: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
         for upstream in self._upstreams:
@@ -117,7 +84,7 @@ class Forwarder:
         """
         How many queries are live.
         """
-        return len(self._fresh) + len(self._late)
+        return len(self._live)
 
     def questions_received(self, listener: Listener, batch: Iterable[tuple[bytes, Client]]) -> int:
         """
@@ -128,7 +95,7 @@ class Forwarder:
         deadline = now + self._query_timeout
         answers: Answers = []
         queries: list[Query] = []
-        room = self._max_outstanding - self.outstanding
+        room = self._max_outstanding - len(self._live)
         silent = 0
         for octets, client in batch:
             received = self._receive(listener, octets, client)
@@ -140,72 +107,88 @@ class Forwarder:
                 continue
             seen, sent = received
             if seen.qtype in TRANSFERS:
-                self._transfers.begin(listener, client, octets, seen, sent, self._ordering())
+                self._transfers.begin(listener, client, octets, seen, sent, self._ordering(octets, seen))
             elif len(queries) >= room:
                 answers.append((refusal(octets, SERVFAIL, seen, _OVERLOADED), client))
             else:
-                queries.append(Query(listener, client, octets, seen, sent, self._ordering(), deadline))
+                order = self._ordering(octets, seen)
+                queries.append(Query(listener, client, octets, seen, sent, order, now, deadline))
         if answers:
             listener.send_answers(answers)
         if queries:
-            due = now + self._attempt_timeout
-            for query in queries:
-                query.due = due
-                self._fresh[query] = None
-            if self._timer is None:
-                self._timer = self._clock.callLater(self._attempt_timeout, self._look)
+            self._hedging.earn(len(queries))
             self._ask(queries)
+            if self._timer is None and len(self._live):
+                self._timer = self._clock.callLater(min(self._delays), self._look)
         return silent
 
     def answered(self, upstream: Upstream, answers: Iterable[tuple[Query, bytes]]) -> None:
         """
         An upstream answered; what nobody waits for any more is dropped.
         """
+        index = self._upstreams.index(upstream)
+        now = self._now()
         outgoing: dict[Listener, Answers] = {}
         unusable: dict[str, list[Query]] = {}
+        weak: list[Query] = []
+        took = -1.0
+        in_time = 0
         for query, reply in answers:
-            if not self.is_wanted(query):
+            if query.home is None:
                 continue
             try:
                 octets = self._hop.incoming(query.octets, query.seen, reply)
             except WireError as error:
                 unusable.setdefault(error.reason, []).append(query)
                 continue
-            self._take(query)
-            if not query.listener.is_stream:
-                limit = min(query.seen.udp_size, self._udp_max_size)
-                if len(octets) > limit:
-                    octets = truncated(octets, query.octets, query.seen, limit)
+            if query.tried[0] == index:
+                in_time += 1
+                if took < 0:
+                    took = now - query.asked_at
+            if reply[3] & 15 in _WEAK and self._is_worth_another(query, index, reply, now):
+                query.spare = octets
+                weak.append(query)
+                continue
+            self._live.take(query)
+            octets = self._fitted(query, octets)
             if query.listener in outgoing:
                 outgoing[query.listener].append((octets, query.client))
             else:
                 outgoing[query.listener] = [(octets, query.client)]
+        if took >= 0:
+            upstream.took(took, in_time)
         self._send(outgoing)
         for reason, queries in unusable.items():
-            self.failed(
-                upstream, queries, BadReply("read", f"an answer of no use: {reason}", upstream.label), is_final=False
-            )
+            useless = BadReply("read", f"an answer of no use: {reason}", upstream.label)
+            self.failed(upstream, queries, useless, is_final=False)
+        if weak:
+            upstream.was_of_no_use(len(weak))
+            for query in weak:
+                query.pending = taken_back(query.pending, index)
+            self._ask([query for query in weak if not query.pending])
 
     def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
         """
         An upstream did not answer these; each is asked of the next, or told why there is none.
         """
         index = self._upstreams.index(upstream)
-        due = self._now() + self._attempt_timeout
+        now = self._now()
         again: dict[Query, None] = {}  # one may have been asked twice over the same connection
         for query in tokens:
-            if not self.is_wanted(query):
+            if query.home is None:
                 continue
             query.pending = taken_back(query.pending, index)
             query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
             if is_final:
                 query.tried = given_up(query.tried, index)
+            elif isinstance(error, Unreachable):
+                # It was never sent.  It may wait for the upstream to be back, but not for ever.
+                patience = query.asked_at + self._query_timeout / 2
+                query.tried = taken_back(query.tried, index) if now < patience else given_up(query.tried, index)
             elif isinstance(error, ConnectionGone) and error.made_progress and query.forgiven < MAX_FORGIVEN:
                 query.tried = taken_back(query.tried, index)
                 query.forgiven += 1
-            self._fresh.pop(query, None)
-            query.due = min(due, query.deadline)
-            self._late[query] = None
+            self._live.postpone(query, now + self._attempt_timeout)
             again[query] = None
         self._ask(again)
         self._watch()
@@ -214,7 +197,7 @@ class Forwarder:
         """
         Whether a query is still live.
         """
-        return token in self._fresh or token in self._late
+        return token.home is not None
 
     def drain(self) -> Deferred[None]:
         """
@@ -229,17 +212,8 @@ class Forwarder:
         """
         Answer whatever is still live with SERVFAIL, and watch over nothing any more.
         """
-        self._refuse([*self._fresh, *self._late], "shutting down")
+        self._refuse(list(self._live), "shutting down")
         self._watch()
-
-    def _take(self, query: Query) -> bool:
-        if query in self._fresh:
-            del self._fresh[query]
-        elif query in self._late:
-            del self._late[query]
-        else:
-            return False
-        return True
 
     def _ask(self, queries: Iterable[Query], lively: Collection[int] = ()) -> None:
         """
@@ -250,19 +224,25 @@ class Forwarder:
         asks: dict[int, list[tuple[Query, bytes, int]]] = {}
         hopeless: list[Query] = []
         upstreams = self._upstreams
+        now = self._now()
         for query in queries:
-            chosen: tuple[int, ...] = (query.order[0],)
-            if query.tried or not upstreams[chosen[0]].is_up:
+            chosen: Sequence[int] = query.order[: self._at_once]
+            if query.tried or self._at_once > 1 or upstreams[chosen[0]].tier:
                 busy = [index for index in query.pending if index not in lively]
-                chosen = next_upstreams(query.order, query.tried, busy, self._is_up)
+                chosen = next_upstreams(query.order, query.tried, busy, self._tier_of, self._at_once)
                 if not chosen:
                     if query.pending:  # somebody who was asked may still answer
-                        query.due = query.deadline
+                        self._live.postpone(query, query.deadline)
                     else:
                         hopeless.append(query)
                     continue
-            query.tried += chosen
-            query.pending += chosen
+            if query.home is None:
+                self._live.add(query, chosen[0])
+            elif query.home is self._live.late:
+                wait = upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
+                self._live.postpone(query, now + wait)
+            query.tried += tuple(chosen)
+            query.pending += tuple(chosen)
             question = (query, query.sent, query.seen.question_end)
             for index in chosen:
                 if index in asks:
@@ -274,58 +254,97 @@ class Forwarder:
         if hopeless:
             self._refuse(hopeless)
 
-    def _is_up(self, index: int) -> bool:
-        return self._upstreams[index].is_up
+    def _tier_of(self, index: int) -> int:
+        return self._upstreams[index].tier
+
+    def _is_worth_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
+        """
+        Whether somebody else may have a better answer than this SERVFAIL or REFUSED (RFC 9520 §3.1: three at most).
+        """
+        age = now - query.asked_at
+        if len(query.tried) >= MAX_SENDS or age > self._query_timeout / 2 or is_bogus(reply):
+            return bool(set(query.pending) - {index})
+        return any(other not in query.tried for other in query.order) or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
+
+    def _fitted(self, query: Query, octets: bytes) -> bytes:
+        if query.listener.is_stream:
+            return octets
+        limit = min(query.seen.udp_size, self._udp_max_size)
+        return octets if len(octets) <= limit else truncated(octets, query.octets, query.seen, limit)
 
     def _look(self) -> None:
         """
-        Find what is overdue: past its deadline it is refused, before that somebody else is asked too.
+        Find what is slow, and ask a few of those elsewhere too; what is overdue, and ask all of that elsewhere; what
+        is past its deadline, and refuse it.
         """
         self._timer = None
         now = self._now() + _GRAIN / 2
-        overdue: list[Query] = []
-        for query in self._fresh:
-            if query.due > now:
-                break
-            overdue.append(query)
-        overdue += [query for query in self._late if query.due <= now]
         past: list[Query] = []
         again: list[Query] = []
         lively: dict[int, bool] = {}
-        for query in overdue:
-            self._take(query)
-            self._late[query] = None
+        late: dict[int, int] = {}
+        for query in self._live.overdue(now, self._delays):
+            is_fresh = query.home is not self._live.late
+            first = query.tried[0] if query.tried else query.order[0]
             if query.deadline <= now:
                 past.append(query)
                 continue
-            query.due = min(now + self._attempt_timeout, query.deadline)
-            if (last := query.tried[-1] if query.tried else query.order[0]) not in lively:
-                lively[last] = self._upstreams[last].suspect()
+            if is_fresh:
+                overdue = query.asked_at + self._upstreams[first].latency.overdue_after(self._attempt_timeout)
+                if now < overdue:
+                    self._live.postpone(query, overdue)
+                    query.is_hedged = True
+                    self._upstreams[first].watch(query.asked_at, overdue - now)
+                    if self._may_hedge(query):
+                        again.append(query)
+                    continue
+            if is_fresh or query.is_hedged:
+                query.is_hedged = False
+                late[first] = late.get(first, 0) + 1
+            self._live.postpone(query, now + self._attempt_timeout)
+            last = query.tried[-1] if query.tried else first
+            if last not in lively:
+                lively[last] = self._upstreams[last].suspect(query.asked_at)
             if lively[last] or any(index not in query.tried for index in query.order):
                 again.append(query)
-        self._ask([query for query in again if query in self._late], {index for index in lively if lively[index]})
-        self._refuse([query for query in past if query in self._late])
+        for index, count in late.items():
+            self._upstreams[index].was_of_no_use(count)
+        self._ask([query for query in again if query.home], {index for index in lively if lively[index]})
+        self._refuse([query for query in past if query.home])
         self._watch()
+
+    def _may_hedge(self, query: Query) -> bool:
+        others = [index for index in query.order if index not in query.tried]
+        return any(not self._upstreams[index].tier for index in others) and self._hedging.spend()
+
+    def _learned_delays(self) -> list[float]:
+        """
+        Return how long a fresh query waits before it is looked at, for each upstream it may have been asked of.
+        """
+        limit = self._attempt_timeout
+        if self._hedging.is_off or len(self._upstreams) == 1:
+            return [upstream.latency.overdue_after(limit) for upstream in self._upstreams]
+        return [upstream.latency.hedge_after(limit) for upstream in self._upstreams]
 
     def _watch(self) -> None:
         """
-        Set the timer for the next query that will be overdue.
+        Set the timer for the next query that is to be looked at.
         """
-        nexts = [query.due for query in self._late]
-        if self._fresh:
-            nexts.append(next(iter(self._fresh)).due)
+        self._delays = self._learned_delays()
+        due = self._live.next_due(self._delays)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        if nexts:
-            self._timer = self._clock.callLater(max(_GRAIN, min(nexts) - self._now()), self._look)
+        if due is not None:
+            self._timer = self._clock.callLater(max(_GRAIN, due - self._now()), self._look)
 
     def _refuse(self, queries: Iterable[Query], why: str = "") -> None:
         outgoing: dict[Listener, Answers] = {}
         for query in queries:
-            if self._take(query):
+            if self._live.take(query):
                 error = ExtendedError(EDE_OTHER, why) if why else self._explain(query)
-                octets = refusal(query.octets, SERVFAIL, query.seen, error)
+                octets = query.spare or refusal(query.octets, SERVFAIL, query.seen, error)
+                octets = self._fitted(query, octets)
                 outgoing.setdefault(query.listener, []).append((octets, query.client))
         self._send(outgoing)
 
@@ -346,9 +365,10 @@ class Forwarder:
     def _send(self, outgoing: dict[Listener, Answers]) -> None:
         for listener, answers in outgoing.items():
             listener.send_answers(answers)
-        if self._drained is not None and not self.outstanding:
+        if self._drained is not None and not len(self._live):
             drained, self._drained = self._drained, None
             drained.callback(None)
 
 
+_WEAK = (SERVFAIL, REFUSED)
 _OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")

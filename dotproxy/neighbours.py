@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from dotproxy.policy.latency import Latency
 from dotproxy.wire.message import Peek
 
 #: Whatever a listener needs to find its client again; its first item is the client's IP address.
@@ -127,11 +128,12 @@ class Upstream(Protocol):
 
     label: str
     outcomes: Any
+    latency: Latency
 
     @property
-    def is_up(self) -> bool:
+    def tier(self) -> int:
         """
-        Whether it is to be preferred over those that are not.
+        Those of a lower tier are preferred: 0 is good, 2 is down.
         """
 
     def ask(self, questions: list[tuple[Any, bytes, int]]) -> None:
@@ -139,7 +141,22 @@ class Upstream(Protocol):
         Ask; ``answered`` or ``failed`` hears of each question.
         """
 
-    def suspect(self) -> bool:
+    def took(self, seconds: float, answers: int) -> None:
         """
-        A question asked of it is overdue; return whether asking it again is worth while.
+        So many answers of its came together, and the first took so long.
+        """
+
+    def was_of_no_use(self, questions: int) -> None:
+        """
+        So many questions were overdue, or answered with an error.
+        """
+
+    def watch(self, since: float, seconds: float) -> None:
+        """
+        A question asked of it at ``since`` is slow, and will be overdue in so many seconds.
+        """
+
+    def suspect(self, since: float) -> bool:
+        """
+        A question asked of it at ``since`` is overdue; return whether asking it again is worth while.
         """

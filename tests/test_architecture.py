@@ -19,12 +19,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"errors", "telemetry"},
     "upstream": {"errors", "neighbours", "wire", "policy", "telemetry.events", "upstream"},
     "downstream": {"neighbours", "wire", "downstream"},
-    "neighbours": {"wire"},
+    "neighbours": {"policy.latency", "wire"},
+    "live": {"errors", "neighbours", "policy", "wire"},
     "reception": {"errors", "neighbours", "wire", "policy"},
-    "forwarder": {"errors", "neighbours", "reception", "wire", "policy"},
+    "forwarder": {"errors", "live", "neighbours", "reception", "wire", "policy"},
     "resolver": {"errors", "wire"},
     "config": {"errors", "policy", "upstream.address", "config"},
-    "testing": {"errors", "wire", "policy.pins", "testing"},
+    "testing": {"errors", "wire", "policy.latency", "policy.pins", "testing"},
 }
 #: Those that put everything together.
 ASSEMBLERS = {"assembly", "library", "tap", "cli", "demo", "__init__", "__main__"}

@@ -16,6 +16,7 @@ from dotproxy.errors import BadReply, ConnectionGone, Unreachable, Untrusted
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.attempts import MAX_FORGIVEN
+from dotproxy.policy.hedging import HedgeBudget
 from dotproxy.policy.special import FAMILIES, SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.testing.client import make_query
@@ -47,7 +48,8 @@ class Scene:
         self.clock = Clock()
         self.upstreams = [ScriptedUpstream(f"u{n}") for n in range(upstreams)]
         given: dict[str, Any] = {
-            "ordering": lambda: tuple(range(upstreams)),
+            "ordering": lambda query, seen: tuple(range(upstreams)),
+            "hedging": HedgeBudget(0),
             "hop": Verbatim(),
             "transfers": None,
             "query_timeout": 4.0,
@@ -257,7 +259,7 @@ class FailureTests(SynchronousTestCase):
         Preference goes to upstreams that are up.
         """
         scene = Scene(upstreams=2)
-        scene.upstreams[0].is_up = False
+        scene.upstreams[0].tier = 2
         scene.ask(make_query("www.test.", A))
         self.assertEqual([0, 1], [len(upstream.asked) for upstream in scene.upstreams])
 
@@ -267,7 +269,7 @@ class FailureTests(SynchronousTestCase):
         """
         scene = Scene(upstreams=2)
         for upstream in scene.upstreams:
-            upstream.is_up = False
+            upstream.tier = 2
         scene.ask(make_query("www.test.", A))
         self.assertEqual([1, 1], [len(upstream.asked) for upstream in scene.upstreams])
         scene.upstreams[0].fail(Unreachable("connect", "connection refused"), is_final=True)

@@ -57,6 +57,7 @@ class Config:
     allow_from: tuple[Network, ...]
     query_timeout: float
     attempt_timeout: float
+    hedge_percent: float
     connect_timeout: float
     upstream_idle_timeout: float
     tcp_idle_timeout: float
@@ -132,7 +133,8 @@ SETTINGS: tuple[Setting, ...] = (
         "failover",
         parse_policy,
         "NAME",
-        "Which upstream is asked first: failover (as given), round_robin, or random.",
+        "Which upstream is asked first: failover (as given), round_robin, random, fastest, least_outstanding, hash"
+        " (each domain always of the same, so that none sees all), or race (all at once).",
     ),
     Setting(
         "allow_from",
@@ -154,11 +156,20 @@ SETTINGS: tuple[Setting, ...] = (
         1.5,
         number(0.05, 60, "seconds"),
         "SECONDS",
-        "When a question without an answer is asked of another upstream too.",
+        "The longest a question waits for an answer before it is asked again, or of another upstream. Once it is known"
+        " what an upstream's answers take, it is twice that, and at least 0.25 s.",
+    ),
+    Setting(
+        "hedge_percent",
+        3.0,
+        number(0, 50, "percent"),
+        "PERCENT",
+        "Of all questions, how many at most are asked of a second upstream as soon as they are slower than nearly all"
+        " others; 0 for none. With the policy hash there are none.",
     ),
     Setting(
         "connect_timeout",
-        3.0,
+        2.0,
         number(0.1, 60, "seconds"),
         "SECONDS",
         "How long connecting to an upstream may take, TLS handshake included.",

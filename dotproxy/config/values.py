@@ -63,15 +63,17 @@ def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenA
 
 def parse_upstream_value(value: Any) -> UpstreamAddress:
     """
-    Return an upstream given as a SPEC or as a table with ``address``, ``port``, ``name``, ``pin_sha256``.
+    Return an upstream given as a SPEC or as a table with ``address``, ``port``, ``name``, ``pin_sha256``, ``weight``.
     """
     if not isinstance(value, dict):
         return parse_upstream(string(value))
     table = dict(value)
     address, port, name = table.pop("address", None), table.pop("port", None), table.pop("name", None)
-    pins = table.pop("pin_sha256", [])
+    pins, weight = table.pop("pin_sha256", []), table.pop("weight", None)
     if table:
-        raise ValueError(f"an upstream has no {', '.join(sorted(table))}; it has address, port, name, pin_sha256")
+        raise ValueError(
+            f"an upstream has no {', '.join(sorted(table))}; it has address, port, name, pin_sha256, weight"
+        )
     if address is None:
         raise ValueError("an upstream needs an address")
     if isinstance(pins, str):
@@ -80,7 +82,7 @@ def parse_upstream_value(value: Any) -> UpstreamAddress:
         raise ValueError(f"pin_sha256 {pins!r} is neither a string nor a list of strings")
     if port is not None and not isinstance(port, int):
         raise ValueError(f"port {port!r} is not a number from 1 to 65535")
-    return from_parts(string(address), port, None if name is None else string(name), tuple(map(string, pins)))
+    return from_parts(string(address), port, None if name is None else string(name), tuple(map(string, pins)), weight)
 
 
 def string(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from dotproxy.policy.health import Tier
 from dotproxy.policy.selection import Order
 
 #: RFC 9520 §3.1: a question goes to one server no more than three times.
@@ -18,38 +19,41 @@ MAX_SENDS = 3
 MAX_FORGIVEN = 12
 
 
-def next_upstream(order: Order, tried: tuple[int, ...], is_up: Callable[[int], bool]) -> int | None:
+def next_upstream(order: Order, tried: tuple[int, ...], tier_of: Callable[[int], int]) -> int | None:
     """
     Return the upstream to ask next, or None if all that may be asked have been.
 
-    ``tried`` holds an upstream once for each time the question was sent to it.  Those that are up come
-    first, of them those asked least, of those the most preferred.  With all of them down the least
+    ``tried`` holds an upstream once for each time the question was sent to it.  Those of the
+    best tier come first, of them those asked least, of those the most preferred.  With all of them down the least
     asked is tried all the same: to ask is the only way to find out.
     """
     best = None
-    best_rank = (True, MAX_SENDS)
+    best_rank = (Tier.DOWN + 1, 0)
     for index in order:
-        rank = (not is_up(index), tried.count(index))
+        rank = (tier_of(index), tried.count(index))
         if rank[1] < MAX_SENDS and rank < best_rank:
             best, best_rank = index, rank
     return best
 
 
 def next_upstreams(
-    order: Order, tried: tuple[int, ...], busy: Collection[int], is_up: Callable[[int], bool]
+    order: Order, tried: tuple[int, ...], busy: Collection[int], tier_of: Callable[[int], int], width: int = 1
 ) -> tuple[int, ...]:
     """
-    Return whom to ask next: one upstream that is up, or, if there is none, all of those asked least at once, so
-    that whichever works again first answers; nobody, if all that may be asked have been.
+    Return whom to ask next: one upstream that is not down (``width`` of them the first time), or, if there is none,
+    all of those asked least at once, so that whichever works again first answers; nobody, if all that may be asked
+    have been.
 
     Those ``busy`` with the question already are not asked.
     """
     free = [index for index in order if index not in busy]
-    first = next_upstream(free, tried, is_up)
+    first = next_upstream(free, tried, tier_of)
     if first is None:
         return ()
-    if is_up(first):
-        return (first,)
+    if tier_of(first) < Tier.DOWN:
+        if width == 1 or tried:
+            return (first,)
+        return tuple(index for index in free if tier_of(index) < Tier.DOWN)[:width]
     return tuple(index for index in free if tried.count(index) == tried.count(first))
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 FIRST = 0.1
 #: Nobody is asking: often enough to be back soon, seldom enough not to pester (features.md, C24).
 CAP_UNASKED = 30.0
-#: Somebody is waiting: a second is the most a recovered upstream may stay unnoticed.
-CAP_ASKED = 1.0
+#: Somebody is waiting: half a second is the most a recovered upstream may stay unnoticed.
+CAP_ASKED = 0.5
 
 
 def delay(failures: int, jitter: float, cap: float = CAP_UNASKED) -> float:

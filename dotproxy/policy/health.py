@@ -1,16 +1,44 @@
 """
 What one upstream's recent past says about asking it now.
 
-Decides whether an upstream is up and when it may be dialled next.  Owns no timer and reads no clock.
+Decides whether an upstream is up, whether it is too slow to be preferred, and when it may be dialled next.  Owns no
+timer and reads no clock.
 
 An upstream is up until it fails, and up again when it has shown that what failed works: a verified
 handshake after a failed dial, an answer after silence.  "Broken fast" is therefore never "fast".
+
+One whose answers are mostly overdue is *slow*: others are preferred until it has answered something in time again.
 """
 
 from __future__ import annotations
 
-from dotproxy.errors import UpstreamError
+from enum import IntEnum
+
+from dotproxy.errors import Untrusted, UpstreamError
 from dotproxy.policy.backoff import CAP_ASKED, CAP_UNASKED, delay
+
+#: An upstream that went down no longer ago than this, in seconds, may well be back in a moment.
+YOUNG = 10.0
+
+#: How much one answer counts for: some sixteen make a picture.
+_WEIGHT = 1 / 16
+_SLOW_ABOVE = 0.5
+
+#: How long a slow one is left alone before it is tried again: doubling, from the first to the last.
+SLOW_FIRST, SLOW_LAST = 1.0, 30.0
+
+#: One that was not slow for so long begins anew.
+FORGOTTEN = 60.0
+
+
+class Tier(IntEnum):
+    """
+    Those of a lower tier are asked first.
+    """
+
+    GOOD = 0
+    SLOW = 1
+    DOWN = 2
 
 
 class Health:
@@ -18,19 +46,33 @@ class Health:
     The record of one upstream.
     """
 
-    __slots__ = ("_failed_at", "_jitter", "error", "failures", "is_silent")
+    __slots__ = (
+        "_failed_at",
+        "_jitter",
+        "_lateness",
+        "_slow_for",
+        "_slow_until",
+        "error",
+        "failures",
+        "is_silent",
+        "is_slow",
+    )
 
     def __init__(self) -> None:
         self.failures = 0
         self.error: UpstreamError | None = None
         self.is_silent = False
+        self.is_slow = False
         self._failed_at = 0.0
         self._jitter = 0.0
+        self._lateness = 0.0
+        self._slow_for = 0.0
+        self._slow_until = 0.0
 
     @property
     def is_up(self) -> bool:
         """
-        Whether it is to be preferred over upstreams that are not.
+        Whether nothing has failed since it last worked.
         """
         return not self.failures
 
@@ -61,6 +103,52 @@ class Health:
         self.error = None
         self.is_silent = False
         return not was_up
+
+    def was_late(self, now: float) -> float:
+        """
+        Note a question that was overdue.  If that makes it slow, return after how many seconds it is to be tried
+        again, else 0.
+        """
+        self._lateness += (1 - self._lateness) * _WEIGHT
+        if self.is_slow or self._lateness <= _SLOW_ABOVE:
+            return 0.0
+        if now > self._slow_until + FORGOTTEN:
+            self._slow_for = 0.0
+        self.is_slow = True
+        return self.still_slow(now)
+
+    def was_in_time(self, answers: int) -> None:
+        """
+        Note answers that were not overdue.
+        """
+        if self._lateness:
+            self._lateness *= (1 - _WEIGHT) ** answers
+            if self._lateness < 0.01:
+                self._lateness = 0.0
+
+    def still_slow(self, now: float) -> float:
+        """
+        Return how long to wait, in seconds, before a slow one is tried again; each time longer.
+        """
+        self._slow_for = min(SLOW_LAST, max(SLOW_FIRST, self._slow_for * 2))
+        self._slow_until = now + self._slow_for
+        return self._slow_for
+
+    def tried_in_time(self, now: float) -> None:
+        """
+        It answered in time what it was tried with; if it was left alone long enough it is not slow any more, but it
+        takes less to be so again.
+        """
+        if self.is_slow and now >= self._slow_until:
+            self.is_slow = False
+            self._slow_until = now
+            self._lateness = _SLOW_ABOVE / 2
+
+    def may_be_back_soon(self, now: float, down_since: float) -> bool:
+        """
+        Whether a question may wait for it to come up.
+        """
+        return not isinstance(self.error, Untrusted) and now - down_since < YOUNG
 
     def wait(self, now: float, *, asked: bool) -> float:
         """

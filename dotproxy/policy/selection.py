@@ -8,50 +8,177 @@ in ``attempts``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2s
+from typing import Protocol
+
+from dotproxy.wire.message import HEADER_SIZE, Peek
 
 Order = Sequence[int]
-Ordering = Callable[[], Order]
+#: From a query and what was seen of it to an order.
+Ordering = Callable[[bytes, Peek], Order]
 RandomBelow = Callable[[int], int]
 
 
-def failover(count: int, random_below: RandomBelow) -> Ordering:
+class Candidate(Protocol):
+    """
+    What is known of an upstream.
+    """
+
+    weight: int
+
+    @property
+    def outstanding(self) -> int:
+        """
+        How many questions it has not answered yet.
+        """
+
+    @property
+    def usual_latency(self) -> float | None:
+        """
+        What its answers usually take, in seconds; None while that is not known.
+        """
+
+
+@dataclass(frozen=True)
+class Facts:
+    """
+    What policies decide from: the upstreams as they were given, chance, and a secret for ``hash``.
+    """
+
+    candidates: Sequence[Candidate]
+    random_below: RandomBelow
+    key: bytes = b""
+
+
+def failover(facts: Facts) -> Ordering:
     """
     As they were given, each time.
     """
-    order = tuple(range(count))
-    return lambda: order
+    order = tuple(range(len(facts.candidates)))
+    return lambda query, seen: order
 
 
-def round_robin(count: int, random_below: RandomBelow) -> Ordering:
+def round_robin(facts: Facts) -> Ordering:
     """
-    Each is first in its turn; the ones after it follow.
+    Each is first in its turn, as often as its weight says; the ones after it follow.
     """
-    orders = [tuple((first + i) % count for i in range(count)) for first in range(count)]
-    turn = random_below(count) - 1
+    count = len(facts.candidates)
+    orders = [
+        tuple((first + i) % count for i in range(count))
+        for first, candidate in enumerate(facts.candidates)
+        for _ in range(candidate.weight)
+    ]
+    turn = facts.random_below(len(orders)) - 1
 
-    def next_order() -> Order:
+    def next_order(query: bytes, seen: Peek) -> Order:
         nonlocal turn
-        turn = (turn + 1) % count
+        turn = (turn + 1) % len(orders)
         return orders[turn]
 
     return next_order
 
 
-def at_random(count: int, random_below: RandomBelow) -> Ordering:
+def at_random(facts: Facts) -> Ordering:
     """
-    Each is first as often as any other, unpredictably, and so is each of those after it.
+    Each is first as often as its weight says, unpredictably, and so is each of those after it.
     """
+    weights = [candidate.weight for candidate in facts.candidates]
 
-    def shuffled() -> Order:
-        rest = list(range(count))
-        return tuple(rest.pop(random_below(len(rest))) for _ in range(count))
+    def shuffled(query: bytes, seen: Peek) -> Order:
+        rest = list(range(len(weights)))
+        order: list[int] = []
+        while rest:
+            drawn = facts.random_below(sum(weights[index] for index in rest))
+            for index in rest:
+                drawn -= weights[index]
+                if drawn < 0:
+                    break
+            rest.remove(index)
+            order.append(index)
+        return order
 
     return shuffled
 
 
-#: The policies by the names they are configured by.
-POLICIES: dict[str, Callable[[int, RandomBelow], Ordering]] = {
+def fastest(facts: Facts) -> Ordering:
+    """
+    The one whose answers usually take least is first; one nobody knows yet is before all, and every hundredth question
+    goes to another, or a change would never be noticed.
+    """
+    candidates = facts.candidates
+    indices = range(len(candidates))
+
+    def by_latency(query: bytes, seen: Peek) -> Order:
+        order = sorted(indices, key=lambda index: candidates[index].usual_latency or 0.0)
+        if len(order) > 1 and not facts.random_below(100):
+            order.insert(0, order.pop(1 + facts.random_below(len(order) - 1)))
+        return order
+
+    return by_latency
+
+
+def least_outstanding(facts: Facts) -> Ordering:
+    """
+    The one with the fewest questions outstanding, for its weight, is first.
+    """
+    candidates = facts.candidates
+    indices = range(len(candidates))
+    return lambda query, seen: sorted(
+        indices, key=lambda index: candidates[index].outstanding / candidates[index].weight
+    )
+
+
+def by_hash(facts: Facts) -> Ordering:
+    """
+    Each domain has its own order, as often led by one upstream as its weight says: nobody sees everything, and what
+    one sees is always the same (rendezvous hashing, under a secret).
+    """
+    entries = [(index, turn) for index, one in enumerate(facts.candidates) for turn in range(one.weight)]
+    known: dict[bytes, Order] = {}
+
+    def by_domain(query: bytes, seen: Peek) -> Order:
+        domain = registrable(query[HEADER_SIZE : seen.question_end - 4])
+        order = known.get(domain)
+        if order is None:
+            ranked = sorted(entries, key=lambda entry: blake2s(b"%d %d " % entry + domain, key=facts.key).digest())
+            order = tuple(dict.fromkeys(index for index, _ in ranked))
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            known[domain] = order
+        return order
+
+    return by_domain
+
+
+_REMEMBERED = 8192
+
+
+def registrable(name: bytes) -> bytes:
+    """
+    Return the domain that somebody registered, of which ``name`` (uncompressed wire form) is part, in lower case.
+
+    Without a list of public suffixes: the last two labels, or three where the second is one of those, of three octets
+    at most, under which countries have people register (co.uk, com.au).
+    """
+    starts: list[int] = []
+    offset = 0
+    while offset < len(name) and name[offset]:
+        starts.append(offset)
+        offset += 1 + name[offset]
+    if len(starts) < 2:
+        return name.lower()
+    labels = 3 if len(starts) > 2 and name[starts[-1]] == 2 and name[starts[-2]] <= 3 else 2
+    return name[starts[-labels] :].lower()
+
+
+#: The policies by the names they are configured by.  ``race`` asks as failover does, but of everybody at once.
+POLICIES: dict[str, Callable[[Facts], Ordering]] = {
     "failover": failover,
     "round_robin": round_robin,
     "random": at_random,
+    "fastest": fastest,
+    "least_outstanding": least_outstanding,
+    "hash": by_hash,
+    "race": failover,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dotproxy.errors import UpstreamError
+from dotproxy.policy.latency import Latency
 from dotproxy.wire.message import Peek
 
 
@@ -17,14 +18,18 @@ class ScriptedUpstream:
     An upstream in whose place a test answers.
 
     ``asked`` holds the questions that were asked and not yet answered or failed, oldest first;
-    ``suspicions`` counts how often it was suspected, ``is_lively`` is what it says to that.
+    ``suspicions`` counts how often it was suspected, ``is_lively`` is what it says to that;
+    ``times`` and ``useless`` are what it was told of its answers.
     """
 
     outcomes: Any
 
-    def __init__(self, label: str = "scripted", *, is_up: bool = True) -> None:
+    def __init__(self, label: str = "scripted", *, tier: int = 0) -> None:
         self.label = label
-        self.is_up = is_up
+        self.tier = tier
+        self.latency = Latency()
+        self.times: list[float] = []
+        self.useless = 0
         self.asked: list[tuple[Any, bytes, int]] = []
         self.batches: list[int] = []
         self.suspicions = 0
@@ -37,7 +42,24 @@ class ScriptedUpstream:
         self.batches.append(len(questions))
         self.asked += questions
 
-    def suspect(self) -> bool:
+    def took(self, seconds: float, answers: int) -> None:
+        """
+        Called by the forwarder.
+        """
+        self.times.append(seconds)
+
+    def was_of_no_use(self, questions: int) -> None:
+        """
+        Called by the forwarder.
+        """
+        self.useless += questions
+
+    def watch(self, since: float, seconds: float) -> None:
+        """
+        Called by the forwarder.
+        """
+
+    def suspect(self, since: float) -> bool:
         """
         Called by the forwarder.
         """

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 from urllib.parse import unquote
 
 from dotproxy.policy.pins import parse_pin, show_pin
@@ -40,13 +41,14 @@ class UpstreamAddress:
 
     ``addresses`` are (IP address, port), in the order they are dialled.  ``name`` is verified against
     the certificate; without one it is the IP address that must be in it.  ``pins`` are SHA-256 digests
-    of SubjectPublicKeyInfo.
+    of SubjectPublicKeyInfo.  ``weight`` is its share of the questions, for policies that share them out.
     """
 
     addresses: tuple[tuple[str, int], ...]
     name: str | None = None
     pins: tuple[bytes, ...] = ()
     preset: str | None = None
+    weight: int = 1
 
     def __str__(self) -> str:
         """
@@ -56,8 +58,9 @@ class UpstreamAddress:
             return self.preset
         host, port = self.addresses[0]
         text = f"tls://{endpoint_text(host, port)}" + (f"#{self.name}" if self.name else "")
-        pins = "&".join(f"pin-sha256={show_pin(pin)}" for pin in self.pins)
-        return f"{text}?{pins}" if pins else text
+        more = [f"pin-sha256={show_pin(pin)}" for pin in self.pins]
+        more += [f"weight={self.weight}"] if self.weight != 1 else []
+        return f"{text}?{'&'.join(more)}" if more else text
 
     @property
     def label(self) -> str:
@@ -97,7 +100,8 @@ def parse_upstream(spec: str) -> UpstreamAddress:
     if colon_name and found["name"] is not None:
         raise ValueError(f"{spec!r} gives two names")
     query = "&".join(filter(None, (found["before"], found["after"])))
-    return from_parts(host, port, found["name"] or colon_name, _pins(spec, query))
+    pins, weight = _more(spec, query)
+    return from_parts(host, port, found["name"] or colon_name, pins, weight)
 
 
 _WRITE = "write tls://ADDRESS:PORT#NAME, as tls://1.1.1.1#cloudflare-dns.com"
@@ -120,7 +124,7 @@ def _where(spec: str, text: str) -> tuple[str, str | None, str | None]:
 
 
 def from_parts(
-    address: str, port: str | int | None = None, name: str | None = None, pins: tuple[str, ...] = ()
+    address: str, port: str | int | None = None, name: str | None = None, pins: tuple[str, ...] = (), weight: Any = None
 ) -> UpstreamAddress:
     """
     Return the upstream at ``address``.
@@ -131,6 +135,7 @@ def from_parts(
         ((_ip(address), _port(port)),),
         _name(name) if name else None,
         tuple(parse_pin(pin) for pin in pins),
+        weight=_weight(weight),
     )
 
 
@@ -191,11 +196,27 @@ def _name(text: str) -> str:
     return name.lower()
 
 
-def _pins(spec: str, query: str) -> tuple[str, ...]:
+def _weight(value: Any) -> int:
+    if value is None:
+        return 1
+    digits = str(value)
+    if isinstance(value, bool) or not digits.isascii() or not digits.isdigit() or not 0 < int(digits[:6]) <= 100:
+        raise ValueError(f"weight {value!r} is not a whole number from 1 to 100")
+    return int(digits)
+
+
+def _more(spec: str, query: str) -> tuple[tuple[str, ...], str | None]:
+    """
+    What follows a question mark: pins and a weight.
+    """
     pins: list[str] = []
+    weight: str | None = None
     for part in filter(None, query.split("&")):
         key, _, value = part.partition("=")
-        if key.lower() != "pin-sha256":
-            raise ValueError(f"{spec!r}: {key!r} is not known here; only pin-sha256=BASE64 is")
-        pins.append(unquote(value).strip('"'))
-    return tuple(pins)
+        if key.lower() == "weight":
+            weight = value
+        elif key.lower() == "pin-sha256":
+            pins.append(unquote(value).strip('"'))
+        else:
+            raise ValueError(f"{spec!r}: {key!r} is not known here; only pin-sha256=BASE64 and weight=N are")
+    return tuple(pins), weight

@@ -1,20 +1,17 @@
 """
 One upstream, as the forwarder sees it: questions in, answers or failures out.
 
-Decides when to dial, which connection a question goes out on, and when a connection is no longer worth
-asking.  What a failure means for a query (whom to ask next, when to stop) is the forwarder's decision.
-
-There is one connection for questions.  One that went silent is retired: it gets no more questions, they
-are given back to be asked again, a new one is dialled; but what it still answers counts.
+Decides whether the upstream is up, and when it is dialled again.  Over which connection a question goes is its
+``pool``'s decision; what a failure means for a query (whom to ask next, when to stop) is the forwarder's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -22,23 +19,16 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
 
-from dotproxy.errors import ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError
-from dotproxy.policy.health import Health
+from dotproxy.errors import ConnectionGone, Unreachable, Untrusted, UpstreamError
+from dotproxy.policy.health import Health, Tier
+from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
 from dotproxy.telemetry.events import Events
-from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
+from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
-
-#: A retired connection may still answer what it was asked; after this long it is cut.
-RETIREMENT = 4.0
 
 #: A connection heard from this short a while ago is not under suspicion.
 RECENTLY = 0.25
-
-#: How long a connection under suspicion has to bring something; a satellite's round trip fits in.
-PROBE_TIMEOUT = 1.0
 
 
 class Outcomes(Protocol):
@@ -64,9 +54,11 @@ class Outcomes(Protocol):
 
 class Upstream(Service):
     """
-    Owns: its connections, the dial under way, and the questions that wait for it.
-    Told by: the forwarder (``ask``, ``suspect``), its connections.
+    Owns: the questions that wait for a connection, and what is known of the upstream's health.
+    Told by: the forwarder (``ask``, ``suspect``, ``took``, ``was_of_no_use``), its pool.
     Tells: ``outcomes``, which is set before the first question.
+
+    ``tier`` says whether it is to be preferred over others; ``latency`` what its answers take; ``weight`` its share.
     """
 
     outcomes: Outcomes
@@ -82,34 +74,47 @@ class Upstream(Service):
         jitter: Callable[[], float],
         idle_timeout: float,
         events: Events,
+        weight: int = 1,
     ) -> None:
         self.label = label
+        self.weight = weight
+        self.latency = Latency()
+        self.tier: int = Tier.GOOD
         self._endpoint = endpoint
         self._clock = clock
         self._now = now
-        self._random_octets = random_octets
         self._jitter = jitter
-        self._idle_timeout = idle_timeout
         self._events = events
         self._health = Health()
         self._down_since = 0.0
         self._is_known_down = False
-        self._connection: DotProtocol | None = None
-        self._standing: set[DotProtocol] = set()
-        self._retired: set[DotProtocol] = set()
-        self._probed: set[DotProtocol] = set()
+        self._is_watching = False
         self._waiting: list[Question] = []
-        self._dialling: Deferred[Any] | None = None
         self._redial: IDelayedCall | None = None
-        self._timers: set[IDelayedCall] = set()
-        self._all_closed: Deferred[None] | None = None
+        self._pool = Pool(
+            self,
+            endpoint,
+            clock=clock,
+            now=now,
+            random_octets=random_octets,
+            jitter=jitter,
+            idle_timeout=idle_timeout,
+            latency=self.latency,
+        )
 
     @property
-    def is_up(self) -> bool:
+    def outstanding(self) -> int:
         """
-        Whether it is to be preferred over upstreams that are not.
+        How many questions it was asked and has not answered.
         """
-        return self._health.is_up
+        return len(self._waiting) + self._pool.outstanding
+
+    @property
+    def usual_latency(self) -> float | None:
+        """
+        What its answers usually take, in seconds.
+        """
+        return self.latency.p50
 
     def dial(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """
@@ -122,7 +127,7 @@ class Upstream(Service):
         """
         Ask; ``outcomes`` hears of each question exactly once, later or before this returns.
         """
-        connection = self._connection
+        connection = self._pool.current
         if connection is not None and not self._waiting and connection.room() >= len(questions):
             connection.ask(questions)
         elif self.running:
@@ -131,25 +136,57 @@ class Upstream(Service):
         else:
             self._fail([question[0] for question in questions], Unreachable("connect", "stopped", self.label))
 
-    def suspect(self) -> bool:
+    def suspect(self, since: float) -> bool:
         """
-        Take note that a question has had no answer for too long; return whether the connection is lively,
-        so that it seems to be the question, or its answer, that was lost.
+        Take note that a question, asked at ``since``, has had no answer for too long; return whether the connection is
+        lively, so that it seems to be the question, or its answer, that was lost.
 
-        If it is not, it is asked something easy, and if that brings nothing either, it is retired and its
+        If it is not, it is asked something easy, and if that brings nothing either, it is replaced and its
         questions are given back.
         """
-        connection = self._connection
-        now = self._now()
-        if connection is None or connection in self._probed:
+        connection = self._pool.current
+        if connection is None or self._pool.is_suspect:
             return False
-        if now - connection.last_heard < RECENTLY:
+        if connection.last_heard > since and self._now() - connection.last_heard < RECENTLY:
             return True
-        if connection.room():
-            self._probe(connection)
-        else:
-            self._retire(connection)
+        self._pool.suspect()
         return False
+
+    def watch(self, since: float, seconds: float) -> None:
+        """
+        Take note that a question asked at ``since`` is slow: if nothing at all is heard for so many seconds more, the
+        connection is under suspicion.
+        """
+        if not self._is_watching:
+            self._is_watching = True
+            self._pool.later(seconds, self._check, since)
+
+    def took(self, seconds: float, answers: int) -> None:
+        """
+        Take note that so many answers came together, and the first took so long.
+        """
+        if seconds <= self.latency.overdue_after(seconds):
+            self._health.was_in_time(answers)
+        self.latency.note(seconds)
+
+    def was_of_no_use(self, questions: int) -> None:
+        """
+        Take note that so many questions were overdue, or answered with an error where others may know better.
+        """
+        for _ in range(questions):
+            if wait := self._health.was_late(self._now()):
+                self._pool.later(wait, self._try_slow)
+                self._judge_tier()
+
+    def network_moved(self) -> None:
+        """
+        Take note that the machine has another network, or slept: connections are worth nothing, failures are history.
+        """
+        self._down_since = self._now()
+        self._pool.drop_all("the network has changed")
+        if self.running and (self._waiting or not self._health.is_up):
+            self._cancel_redial()
+            self._pool.dial()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -157,79 +194,96 @@ class Upstream(Service):
         """
         super().stopService()
         self._cancel_redial()
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
-        if self._dialling is not None:
-            self._dialling.cancel()
+        stopped = self._pool.stop()
         waiting, self._waiting = self._waiting, []
         if waiting:
             self._fail([question[0] for question in waiting], Unreachable("connect", "stopped", self.label))
-        self._connection = None
-        if not self._standing:
-            return succeed(None)
-        self._all_closed = all_closed = Deferred[None]()
-        for connection in tuple(self._standing):
-            connection.close()
-        return all_closed
+        return stopped
 
-    def connection_answered(self, connection: DotProtocol, answers: list[Answer]) -> None:
+    def connected(self, connection: DotProtocol, seconds: float) -> None:
         """
-        A connection brought answers.
+        Called by the pool.
         """
-        if not self._health.is_up and connection is self._connection:
+        identity = connection.identity
+        self._events.upstream_connected(
+            self.label,
+            connection.peer,
+            identity.tls_version,
+            identity.verified,
+            resumed=identity.resumed,
+            seconds=seconds,
+        )
+        self._note_up(self._health.connected)
+        if not self._health.is_up or self._health.is_slow:
+            self._pool.probe(connection)
+        self._judge_tier()
+        self._flush()
+
+    def not_connected(self, error: UpstreamError) -> None:
+        """
+        Called by the pool.
+        """
+        self._note_down(error)
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._fail([question[0] for question in waiting], error)
+
+    def answered(self, connection: DotProtocol, answers: list[Answer], probed_for: float | None) -> None:
+        """
+        Called by the pool.
+        """
+        if not self._health.is_up and connection is self._pool.current:
             self._note_up(self._health.answered)
-        if connection in self._probed:
-            self._probed.discard(connection)
-            answers = [answer for answer in answers if answer[0] is not PROBE]
+        if probed_for is not None:
+            if probed_for < OVERDUE_FLOOR:
+                self._health.tried_in_time(self._now())
+            self._judge_tier()
         if answers:
             self.outcomes.answered(self, answers)
-        if connection in self._retired and not connection.outstanding:
-            connection.close()
-        elif self._waiting:
+        if self._waiting:
             self._flush()
 
-    def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
+    def lost(self, tokens: list[Token], error: UpstreamError, *, is_failure: bool) -> None:
         """
-        A connection ended: of age, of idleness, or under questions.
+        Called by the pool.
         """
         self._events.connection_closed(self.label, error.reason, len(tokens))
         error.upstream = self.label
-        was_retired = connection in self._retired
-        for connections in (self._standing, self._retired, self._probed):
-            connections.discard(connection)
-        if connection is self._connection:
-            self._connection = None
-        # What was outstanding on a retired one was given back when it retired.
-        asked = [] if was_retired else [token for token in tokens if token is not PROBE]
-        # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
-        is_failure = bool(tokens) and not connection.answers
-        if is_failure and not was_retired:
+        if is_failure:
             self._note_down(error, silent=True)
-        if asked:
-            if isinstance(error, ConnectionGone):
-                error.made_progress = not is_failure
-            self._fail(asked, error)
+        if tokens:
+            self._fail(tokens, error)
         if self._waiting:
             self._flush()
-        if self._all_closed is not None and not self._standing:
-            done, self._all_closed = self._all_closed, None
-            done.callback(None)
 
-    def connection_has_room(self, connection: DotProtocol) -> None:
+    def retired(self, tokens: list[Token], error: UpstreamError, *, was_silent: bool) -> None:
         """
-        A connection that took no more takes some again.
+        Called by the pool.
+        """
+        if was_silent:
+            self._note_down(error, silent=True)
+        if tokens:
+            self._fail(tokens, error)
+
+    def has_room(self) -> None:
+        """
+        Called by the pool.
         """
         self._flush()
+
+    def pool_changed(self) -> None:
+        """
+        Called by the pool.
+        """
+        self._judge_tier()
 
     def _flush(self) -> None:
         """
         Send what waits, as far as there is room; see to it that there will be.
         """
-        connection = self._connection
-        if connection is None or connection.is_closing:
-            self._connection = None
-            if self._waiting and self._dialling is None:
+        connection = self._pool.current
+        if connection is None:
+            if self._waiting and not self._pool.is_dialling:
                 self._dial_when_due(asked=True)
             return
         while self._waiting and (room := connection.room()):
@@ -244,115 +298,64 @@ class Upstream(Service):
             return
         wait = self._health.wait(self._now(), asked=asked)
         if wait > 0:
-            self._redial = self._clock.callLater(wait, self._dial)
+            self._redial = self._clock.callLater(wait, self._pool.dial)
         else:
-            self._dial()
+            self._pool.dial()
 
-    def _dial(self) -> None:
-        self._redial = None
-        began = self._now()
-        factory = Factory.forProtocol(self._new_connection)
-        factory.noisy = False
-        self._dialling = dialling = self._endpoint.connect(factory)
-        dialling.addCallbacks(self._connected, self._not_connected, callbackArgs=(began,))
-        if dialling.called:
-            self._dialling = None
+    def _check(self, since: float) -> None:
+        self._is_watching = False
+        connection = self._pool.current
+        if connection is not None and connection.outstanding and connection.last_heard <= since:
+            self._pool.suspect()
 
-    def _new_connection(self) -> DotProtocol:
-        return DotProtocol(
-            self,
-            clock=self._clock,
-            now=self._now,
-            random_octets=self._random_octets,
-            idle_timeout=self._idle_timeout,
-        )
+    def _try_slow(self) -> None:
+        """
+        Find out whether it still is slow.
+        """
+        if self._pool.current is None:
+            if self._health.is_up:
+                self._pool.dial()
+        elif self._pool.current.room() and not self._pool.is_suspect:
+            self._pool.probe(self._pool.current)
+        self._pool.later(2 * OVERDUE_FLOOR, self._judge_slow)
 
-    def _connected(self, connection: DotProtocol, began: float) -> None:
-        self._dialling = None
-        if connection.is_closing:  # it ended in the instant it stood
-            return
-        self._connection = connection
-        self._standing.add(connection)
-        identity = connection.identity
-        self._events.upstream_connected(
-            self.label,
-            connection.peer,
-            identity.tls_version,
-            identity.verified,
-            resumed=identity.resumed,
-            seconds=self._now() - began,
-        )
-        self._note_up(self._health.connected)
+    def _judge_slow(self) -> None:
+        if self._health.is_slow:
+            self._pool.later(self._health.still_slow(self._now()), self._try_slow)
+
+    def _judge_tier(self) -> None:
         if not self._health.is_up:
-            self._probe(connection)
-        self._flush()
-
-    def _not_connected(self, failure: Failure) -> None:
-        self._dialling = None
-        if failure.check(CancelledError):
-            return
-        error = failure.value
-        if not isinstance(error, UpstreamError):
-            error = Unreachable("connect", failure.getErrorMessage())
-        error.upstream = self.label
-        self._note_down(error)
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            self._fail([question[0] for question in waiting], error)
-
-    def _probe(self, connection: DotProtocol) -> None:
-        self._probed.add(connection)
-        connection.ask([PROBE_QUESTION])
-        self._later(PROBE_TIMEOUT, self._judge_probe, connection)
-
-    def _judge_probe(self, connection: DotProtocol) -> None:
-        if connection is self._connection and connection in self._probed:
-            self._retire(connection)
-
-    def _retire(self, connection: DotProtocol) -> None:
-        """
-        Ask a silent connection nothing more, and give its questions back.
-        """
-        self._connection = None
-        self._retired.add(connection)
-        error = Timeout("read", f"connected, but silent for {self._now() - connection.last_heard:.1f} s", self.label)
-        self._later(RETIREMENT, self._end_retirement, connection, error)
-        self._note_down(error, silent=True)
-        self._fail([token for token in connection.unanswered() if token is not PROBE], error)
-
-    def _end_retirement(self, connection: DotProtocol, error: UpstreamError) -> None:
-        if connection in self._retired:
-            connection.abort(error)
+            self.tier = Tier.DOWN
+        elif self._health.is_slow or self._pool.dial_is_slow or self._pool.is_suspect:
+            self.tier = Tier.SLOW
+        else:
+            self.tier = Tier.GOOD
 
     def _note_down(self, error: UpstreamError, *, silent: bool = False) -> None:
         self._health.failed(error, self._now(), self._jitter(), silent=silent)
         if self._health.failures == 1:
             self._down_since = self._now()
+        self._judge_tier()
         # That one connection was cut is no news yet: a busy server may do that.
         if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
             self._is_known_down = True
             self._events.upstream_went_down(self.label, error)
-        if self._connection is None and self._dialling is None:
+        if self._pool.current is None and not self._pool.is_dialling:
             # By itself and without being asked, so that it is known when it works again.
             self._dial_when_due(asked=bool(self._waiting))
 
     def _note_up(self, note: Callable[[], bool]) -> None:
         failures = self._health.failures
-        if note() and self._is_known_down:
+        came_up = note()
+        self._judge_tier()
+        if came_up and self._is_known_down:
             self._is_known_down = False
             self._events.upstream_came_up(self.label, self._now() - self._down_since, failures)
 
     def _fail(self, tokens: list[Token], error: UpstreamError) -> None:
-        is_final = isinstance(error, Unreachable | Untrusted)
+        may_wait = self.running and self._health.may_be_back_soon(self._now(), self._down_since)
+        is_final = isinstance(error, Untrusted) or (isinstance(error, Unreachable) and not may_wait)
         self.outcomes.failed(self, tokens, error, is_final=is_final)
-
-    def _later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
-        def due() -> None:
-            self._timers.discard(timer)
-            call(*args)
-
-        timer = self._clock.callLater(seconds, due)
-        self._timers.add(timer)
 
     def _cancel_redial(self) -> None:
         if self._redial is not None and self._redial.active():

@@ -21,7 +21,7 @@ from dotproxy.errors import BadReply, UpstreamError
 from dotproxy.upstream.address import endpoint_text
 from dotproxy.upstream.trust import Identity, lost
 from dotproxy.wire.conversation import Conversation
-from dotproxy.wire.keepalive import KEEPALIVE_HEAD, keepalive_of
+from dotproxy.wire.replies import KEEPALIVE_HEAD, keepalive_of
 
 Token = Any
 #: A token, a whole query message, and the offset after its question.
@@ -97,6 +97,10 @@ class DotProtocol(TwistedProtocol):
         self.last_heard = self.last_used = now()
         #: Whether it is asked nothing more.
         self.is_closing = False
+        #: Whether a probe is outstanding on it.
+        self.is_probed = False
+        #: Whether it was we who ended it.
+        self.is_ours_to_end = False
 
     @property
     def outstanding(self) -> int:
@@ -161,9 +165,9 @@ class DotProtocol(TwistedProtocol):
         self._quick_ack()
         answers = self._conversation.receive(data)
         if answers:
-            for _, reply in answers:
-                if KEEPALIVE_HEAD in reply:
-                    self._note_keepalive(reply)
+            reply = answers[-1][1]  # one of a read will do: a server that grants a timeout does so again and again
+            if KEEPALIVE_HEAD in reply:
+                self._note_keepalive(reply)
             self._owner.connection_answered(self, answers)
             if self.is_closing and not self.outstanding:
                 self.close()
@@ -188,7 +192,7 @@ class DotProtocol(TwistedProtocol):
         """
         if self._is_ending:
             return
-        self.is_closing = self._is_ending = True
+        self.is_closing = self._is_ending = self.is_ours_to_end = True
         if self._close_timer is not None and self._close_timer.active():
             self._close_timer.cancel()
         self._close_timer = self._clock.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
@@ -199,7 +203,7 @@ class DotProtocol(TwistedProtocol):
         """
         End it now, because of ``error``.
         """
-        self.is_closing = self._is_ending = True
+        self.is_closing = self._is_ending = self.is_ours_to_end = True
         self._error = self._error or error
         self.transport.abortConnection()
 

@@ -45,9 +45,9 @@ class Dialled(Protocol):
     label: str
 
     @property
-    def is_up(self) -> bool:
+    def tier(self) -> int:
         """
-        Whether it is to be preferred over those that are not.
+        Those of a lower tier are preferred.
         """
 
     def dial(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -88,7 +88,7 @@ class Transfers(Service):
             rcode, why = (SERVFAIL, _TOO_MANY) if self._limit else (REFUSED, _NONE_AT_ALL)
             listener.send_answers([(refusal(query, rcode, seen, why), client)])
             return
-        best = sorted(order, key=lambda index: not self.upstreams[index].is_up)
+        best = sorted(order, key=lambda index: self.upstreams[index].tier)
         conveyance = Conveyance(self, listener, client, query, seen, sent, [self.upstreams[i] for i in best])
         self._under_way.add(conveyance)
         conveyance.start()

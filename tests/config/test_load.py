@@ -167,7 +167,7 @@ class LoadTests(SynchronousTestCase):
         path = self.file('[[upstream]]\naddress = "192.0.2.1"\nnmae = "dns.example"\n[[upstream]]\nport = 853\n')
         self.assertEqual(
             [
-                f"upstream ({path}): an upstream has no nmae; it has address, port, name, pin_sha256",
+                f"upstream ({path}): an upstream has no nmae; it has address, port, name, pin_sha256, weight",
                 f"upstream ({path}): an upstream needs an address",
             ],
             self.problems({}, {}, path),
@@ -223,7 +223,10 @@ class LoadTests(SynchronousTestCase):
                     " [::1]:53"
                 ),
                 "listen (--listen): 127.0.0.1:1 is given twice",
-                f"policy ({path}): 'best' is not a policy; there are failover, round_robin, random",
+                (
+                    f"policy ({path}): 'best' is not a policy; there are failover, round_robin, random, "
+                    "fastest, least_outstanding, hash, race"
+                ),
                 "tcp_idle_timeout (DOTPROXY_TCP_IDLE_TIMEOUT): 'never' is not a number of seconds from 0.1 to 3600",
                 f"udp_max_size ({path}): 1 is not a whole number of octets from 512 to 65507",
             ],

@@ -18,28 +18,28 @@ class NextUpstreamTests(SynchronousTestCase):
         """
         With all up and nothing tried, the order decides.
         """
-        self.assertEqual(2, next_upstream((2, 0, 1), (), lambda _: True))
+        self.assertEqual(2, next_upstream((2, 0, 1), (), lambda _: 0))
 
     def test_those_up_before_those_down(self) -> None:
         """
         One that is down is asked only when none is up that may be.
         """
-        self.assertEqual(1, next_upstream((0, 1), (), lambda index: index == 1))
-        self.assertEqual(1, next_upstream((0, 1), (1, 1), lambda index: index == 1))
-        self.assertEqual(0, next_upstream((0, 1), (1, 1, 1), lambda index: index == 1))
+        self.assertEqual(1, next_upstream((0, 1), (), lambda index: 0 if index == 1 else 2))
+        self.assertEqual(1, next_upstream((0, 1), (1, 1), lambda index: 0 if index == 1 else 2))
+        self.assertEqual(0, next_upstream((0, 1), (1, 1, 1), lambda index: 0 if index == 1 else 2))
 
     def test_those_asked_least_first(self) -> None:
         """
         Of those that are up, the least asked is next.
         """
-        self.assertEqual(1, next_upstream((0, 1), (0,), lambda _: True))
-        self.assertEqual(0, next_upstream((0, 1), (0, 1), lambda _: True))
+        self.assertEqual(1, next_upstream((0, 1), (0,), lambda _: 0))
+        self.assertEqual(0, next_upstream((0, 1), (0, 1), lambda _: 0))
 
     def test_all_down_is_no_reason_not_to_ask(self) -> None:
         """
         With everything down the least asked is tried all the same.
         """
-        self.assertEqual(0, next_upstream((0, 1), (), lambda _: False))
+        self.assertEqual(0, next_upstream((0, 1), (), lambda _: 2))
 
     @given(st.permutations(range(4)), st.lists(st.integers(0, 3), max_size=10).map(tuple), st.sets(st.integers(0, 3)))
     def test_up_then_least_asked_then_preferred(self, order: list[int], tried: tuple[int, ...], up: set[int]) -> None:
@@ -49,7 +49,9 @@ class NextUpstreamTests(SynchronousTestCase):
         """
         may = [index for index in order if tried.count(index) < 3]
         ranked = sorted(may, key=lambda index: (index not in up, tried.count(index), order.index(index)))
-        self.assertEqual(ranked[0] if ranked else None, next_upstream(order, tried, up.__contains__))
+        self.assertEqual(
+            ranked[0] if ranked else None, next_upstream(order, tried, lambda index: 0 if index in up else 2)
+        )
 
     @given(st.integers(1, 4), st.lists(st.booleans(), min_size=4, max_size=4))
     def test_three_times_each_and_no_more(self, count: int, up: list[bool]) -> None:
@@ -66,11 +68,11 @@ class NextUpstreamTests(SynchronousTestCase):
         """
         One that is given up is not asked again; a sending that is forgiven does not count.
         """
-        self.assertEqual(1, next_upstream((0, 1), given_up((), 0), lambda index: index == 0))
-        self.assertIsNone(next_upstream((0,), given_up((0,), 0), lambda _: True))
+        self.assertEqual(1, next_upstream((0, 1), given_up((), 0), lambda index: 0 if index == 0 else 2))
+        self.assertIsNone(next_upstream((0,), given_up((0,), 0), lambda _: 0))
         self.assertEqual((1, 0), taken_back((0, 1, 0), 0))
         self.assertEqual((0, 0), taken_back((0, 1, 0), 1))
-        self.assertEqual(0, next_upstream((0,), taken_back((0, 0, 0), 0), lambda _: True))
+        self.assertEqual(0, next_upstream((0,), taken_back((0, 0, 0), 0), lambda _: 0))
 
 
 class NextUpstreamsTests(SynchronousTestCase):
@@ -82,21 +84,36 @@ class NextUpstreamsTests(SynchronousTestCase):
         """
         As long as one is up it alone is asked.
         """
-        self.assertEqual((1,), next_upstreams((0, 1, 2), (), (), lambda index: index > 0))
+        self.assertEqual((1,), next_upstreams((0, 1, 2), (), (), lambda index: 0 if index > 0 else 2))
+
+    def test_a_race(self) -> None:
+        """
+        The first time so many are asked at once as are wanted and not down; after that one at a time.
+        """
+        tiers = (0, 2, 1)
+        self.assertEqual((0, 2), next_upstreams((0, 1, 2), (), (), tiers.__getitem__, 3))
+        self.assertEqual((2,), next_upstreams((0, 1, 2), (0, 2), (0,), tiers.__getitem__, 3))
+
+    def test_a_slow_one(self) -> None:
+        """
+        One that is slow is asked after those that are not, and before those that are down.
+        """
+        self.assertEqual((1,), next_upstreams((0, 1), (), (), (1, 0).__getitem__))
+        self.assertEqual((1,), next_upstreams((0, 1), (), (), (2, 1).__getitem__))
 
     def test_all_at_once_when_none_is(self) -> None:
         """
         With everything down, all that were asked least are asked together, for one of them may work again.
         """
-        self.assertEqual((0, 1, 2), next_upstreams((0, 1, 2), (), (), lambda _: False))
-        self.assertEqual((1, 2), next_upstreams((0, 1, 2), (0,), (), lambda _: False))
+        self.assertEqual((0, 1, 2), next_upstreams((0, 1, 2), (), (), lambda _: 2))
+        self.assertEqual((1, 2), next_upstreams((0, 1, 2), (0,), (), lambda _: 2))
 
     def test_those_that_have_the_question(self) -> None:
         """
         One that may still answer is not asked again, and with nobody else there is nobody.
         """
-        self.assertEqual((2,), next_upstreams((0, 1, 2), (0, 1), (0, 1), lambda _: True))
-        self.assertEqual((), next_upstreams((0,), (0,), (0,), lambda _: True))
+        self.assertEqual((2,), next_upstreams((0, 1, 2), (0, 1), (0, 1), lambda _: 0))
+        self.assertEqual((), next_upstreams((0,), (0,), (0,), lambda _: 0))
 
     def test_taking_back_what_is_not_there(self) -> None:
         """

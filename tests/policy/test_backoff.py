@@ -18,7 +18,7 @@ class DelayTests(SynchronousTestCase):
         """
         Without jitter each failure doubles the wait, until the cap.
         """
-        self.assertEqual([0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0], [delay(n, 0.0, CAP_ASKED) for n in range(7)])
+        self.assertEqual([0.0, 0.1, 0.2, 0.4, 0.5, 0.5, 0.5], [delay(n, 0.0, CAP_ASKED) for n in range(7)])
         self.assertEqual([12.8, 25.6, 30.0, 30.0], [delay(n, 0.0) for n in range(8, 12)])
         self.assertEqual(CAP_UNASKED, delay(10**9, 0.0))
         self.assertEqual(0.0, delay(-1, 0.0))

@@ -4,7 +4,7 @@ What an upstream's past says about asking it.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import Timeout, Unreachable
+from dotproxy.errors import Timeout, Unreachable, Untrusted
 from dotproxy.policy.health import Health
 
 REFUSED = Unreachable("connect", "connection refused")
@@ -94,11 +94,81 @@ class HealthTests(SynchronousTestCase):
 
     def test_the_wait_is_counted_from_the_failure(self) -> None:
         """
-        What is left of the wait shrinks with time; while somebody asks it is a second at most.
+        What is left of the wait shrinks with time; while somebody asks it is half a second at most.
         """
         for _ in range(10):
             self.health.failed(REFUSED, 100.0, 0.0)
         self.assertEqual(30.0, self.health.wait(100.0, asked=False))
-        self.assertEqual(1.0, self.health.wait(100.0, asked=True))
-        self.assertAlmostEqual(0.25, self.health.wait(100.75, asked=True))
+        self.assertEqual(0.5, self.health.wait(100.0, asked=True))
+        self.assertAlmostEqual(0.25, self.health.wait(100.25, asked=True))
         self.assertEqual(0.0, self.health.wait(131.0, asked=False))
+
+
+class SlowTests(SynchronousTestCase):
+    """
+    An upstream whose answers are overdue.
+    """
+
+    def made_slow(self, health: Health, now: float) -> float:
+        """
+        Overdue questions, until it is slow; when it is to be tried again.
+        """
+        for _ in range(100):
+            if wait := health.was_late(now):
+                return wait
+        raise AssertionError("not slow")
+
+    def test_it_takes_more_than_a_few(self) -> None:
+        """
+        Ten overdue questions are bad luck, and among answers in time no more than those.
+        """
+        health = Health()
+        self.assertEqual([0.0] * 10, [health.was_late(0.0) for _ in range(10)])
+        health = Health()
+        for _ in range(1000):
+            health.was_late(0.0)
+            health.was_in_time(3)
+            self.assertFalse(health.is_slow)
+
+    def test_it_is_tried_less_and_less(self) -> None:
+        """
+        Each time it is still slow it is left alone for longer, up to half a minute.
+        """
+        health = Health()
+        waits = [self.made_slow(health, 0.0)] + [health.still_slow(0.0) for _ in range(6)]
+        self.assertEqual([1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0], waits)
+
+    def test_an_answer_in_time(self) -> None:
+        """
+        Once it was left alone long enough, an answer in time ends it; then it takes less to be slow again, for longer,
+        unless a minute has passed.
+        """
+        health = Health()
+        wait = self.made_slow(health, 0.0)
+        health.tried_in_time(wait / 2)
+        self.assertTrue(health.is_slow)
+        health.tried_in_time(wait)
+        self.assertFalse(health.is_slow)
+        self.assertEqual(2.0, self.made_slow(health, 5.0))
+        health.tried_in_time(7.0)
+        self.assertEqual(1.0, self.made_slow(health, 80.0))
+
+    def test_answers_make_it_good(self) -> None:
+        """
+        Lateness is forgotten with answers in time.
+        """
+        health = Health()
+        for _ in range(10):
+            health.was_late(0.0)
+        health.was_in_time(1000)
+        self.assertEqual([0.0] * 10, [health.was_late(0.0) for _ in range(10)])
+
+    def test_back_soon(self) -> None:
+        """
+        One that went down a moment ago may be waited for, unless it is somebody else.
+        """
+        health = Health()
+        health.failed(REFUSED, 0.0, 0.0)
+        self.assertEqual([True, False], [health.may_be_back_soon(now, 0.0) for now in (9.0, 11.0)])
+        health.failed(Untrusted("verify", "somebody else"), 0.0, 0.0)
+        self.assertFalse(health.may_be_back_soon(0.0, 0.0))

@@ -3,11 +3,49 @@ In which order upstreams are tried.
 """
 
 import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.selection import POLICIES
+from dotproxy.policy.selection import POLICIES, Facts, Order, registrable
+from dotproxy.testing.client import make_query
+from dotproxy.wire.message import peek
+from dotproxy.wire.names import from_text
+
+
+@dataclass
+class Candidate:
+    """
+    An upstream, as far as policies look.
+    """
+
+    weight: int = 1
+    outstanding: int = 0
+    usual_latency: float | None = None
+
+
+def make(
+    policy: str,
+    candidates: int | list[Candidate],
+    random_below: Callable[[int], int] | None = None,
+    key: bytes = b"",
+) -> Callable[..., Order]:
+    """
+    An ordering, to be called with a name.
+    """
+    upstreams = [Candidate() for _ in range(candidates)] if isinstance(candidates, int) else candidates
+    ordering = POLICIES[policy](Facts(upstreams, random_below or Random(1).randrange, key))
+
+    def order(name: str = "www.example.") -> Order:
+        query = make_query(name, 1)
+        return ordering(query, peek(query))
+
+    return order
 
 
 class OrderingTests(SynchronousTestCase):
@@ -19,24 +57,25 @@ class OrderingTests(SynchronousTestCase):
         """
         Whatever the policy, and however many upstreams there are, none is left out.
         """
-        for make in POLICIES.values():
+        for policy in POLICIES:
             for count in (1, 2, 5):
-                ordering = make(count, Random(1).randrange)
-                for _ in range(20):
-                    self.assertEqual(list(range(count)), sorted(ordering()))
+                ordering = make(policy, [Candidate(weight=number % 2 + 1) for number in range(count)])
+                for number in range(20):
+                    self.assertEqual(list(range(count)), sorted(ordering(f"n{number}.example.")))
 
     def test_failover_keeps_the_order(self) -> None:
         """
-        The first upstream is first each time.
+        The first upstream is first each time; it is so, too, where all are asked at once.
         """
-        ordering = POLICIES["failover"](3, Random(1).randrange)
-        self.assertEqual([(0, 1, 2)] * 3, [tuple(ordering()) for _ in range(3)])
+        for policy in ("failover", "race"):
+            ordering = make(policy, 3)
+            self.assertEqual([(0, 1, 2)] * 3, [tuple(ordering()) for _ in range(3)])
 
     def test_round_robin_takes_turns(self) -> None:
         """
         Each is first in turn, and those after it follow in order.
         """
-        ordering = POLICIES["round_robin"](3, lambda _: 0)
+        ordering = make("round_robin", 3, lambda _: 0)
         self.assertEqual([(0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 1, 2)], [tuple(ordering()) for _ in range(4)])
 
     def test_round_robin_begins_anywhere(self) -> None:
@@ -46,10 +85,17 @@ class OrderingTests(SynchronousTestCase):
         firsts = []
         for start in range(3):
             asked: list[int] = []
-            ordering = POLICIES["round_robin"](3, lambda below, start=start, asked=asked: asked.append(below) or start)
+            ordering = make("round_robin", 3, lambda below, start=start, asked=asked: asked.append(below) or start)
             firsts.append(ordering()[0])
             self.assertEqual([3], asked)
         self.assertEqual([0, 1, 2], firsts)
+
+    def test_round_robin_by_weight(self) -> None:
+        """
+        Of four turns one with weight 3 has three.
+        """
+        ordering = make("round_robin", [Candidate(weight=3), Candidate()], lambda _: 0)
+        self.assertEqual([0, 0, 0, 1] * 2, [ordering()[0] for _ in range(8)])
 
     def test_random_draws_each_place(self) -> None:
         """
@@ -64,14 +110,98 @@ class OrderingTests(SynchronousTestCase):
                 self.assertEqual(expected, count)
                 return value
 
-            orders.add(POLICIES["random"](3, below)())
+            orders.add(tuple(make("random", 3, below)()))
         self.assertEqual(set(itertools.permutations(range(3))), orders)
 
     def test_random_is_even(self) -> None:
         """
         Each is first about as often as the others.
         """
-        ordering = POLICIES["random"](4, Random(7).randrange)
+        ordering = make("random", 4, Random(7).randrange)
         firsts = [ordering()[0] for _ in range(4000)]
         for index in range(4):
             self.assertTrue(850 < firsts.count(index) < 1150, firsts.count(index))
+
+    def test_random_by_weight(self) -> None:
+        """
+        One with three times the weight is first three times as often.
+        """
+        ordering = make("random", [Candidate(weight=3), Candidate()], Random(7).randrange)
+        firsts = Counter(ordering()[0] for _ in range(4000))
+        self.assertTrue(2800 < firsts[0] < 3200, firsts)
+
+    def test_fastest(self) -> None:
+        """
+        One nobody knows comes first, then the fastest; every hundredth question goes to another.
+        """
+        candidates = [Candidate(usual_latency=0.03), Candidate(usual_latency=0.01), Candidate()]
+        ordering = make("fastest", candidates, lambda below: below - 1)
+        self.assertEqual([2, 1, 0], list(ordering()))
+        candidates[2].usual_latency = 0.02
+        self.assertEqual([1, 2, 0], list(ordering()))
+        self.assertEqual([2, 1, 0], list(make("fastest", candidates, lambda below: 0)()))
+
+    def test_least_outstanding(self) -> None:
+        """
+        The one with the least to do, for its weight, comes first.
+        """
+        candidates = [Candidate(outstanding=3), Candidate(outstanding=2), Candidate(weight=4, outstanding=4)]
+        self.assertEqual([2, 1, 0], list(make("least_outstanding", candidates)()))
+
+
+class HashTests(SynchronousTestCase):
+    """
+    Names shared out among upstreams.
+    """
+
+    def test_a_domain_keeps_its_upstream(self) -> None:
+        """
+        All names of a domain, however spelled, have one order; under another secret it is another.
+        """
+        ordering = make("hash", 5, key=b"one")
+        orders = {ordering(name) for name in ("example.org.", "www.EXAMPLE.org.", "a.b.example.Org.")}
+        self.assertEqual(1, len(orders))
+        other = make("hash", 5, key=b"two")
+        names = [f"domain{number}.org." for number in range(50)]
+        self.assertNotEqual([ordering(name)[0] for name in names], [other(name)[0] for name in names])
+
+    def test_shares(self) -> None:
+        """
+        Each has its share of domains, by its weight, also of more than are remembered.
+        """
+        ordering = make("hash", [Candidate(), Candidate(weight=3)], key=b"k")
+        firsts = Counter(ordering(f"d{number}.org.")[0] for number in range(9000))
+        self.assertTrue(6450 < firsts[1] < 7050, firsts)
+
+    def test_one_that_is_gone_changes_no_others(self) -> None:
+        """
+        Without one upstream, the domains of the others stay where they were.
+        """
+        three, two = make("hash", 3, key=b"k"), make("hash", 2, key=b"k")
+        for number in range(200):
+            name = f"d{number}.org."
+            first = three(name)[0]
+            if first != 2:
+                self.assertEqual(first, two(name)[0])
+
+    def test_registrable(self) -> None:
+        """
+        Two labels, or three where countries register below short ones.
+        """
+        for name, domain in {
+            "www.example.org.": "example.org.",
+            "example.org.": "example.org.",
+            "a.www.bbc.co.uk.": "bbc.co.uk.",
+            "co.uk.": "co.uk.",
+            "www.example.de.": "example.de.",
+            "org.": "org.",
+            ".": ".",
+        }.items():
+            self.assertEqual(from_text(domain), registrable(from_text(name)))
+
+    @given(st.binary(max_size=30))
+    def test_any_octets(self, octets: bytes) -> None:
+        """
+        What is no name does no harm.
+        """
+        self.assertIsInstance(registrable(octets), bytes)

@@ -194,7 +194,7 @@ class MistakeTests(SynchronousTestCase):
             "1.1.1.1#" + "a" * 64 + ".example": "is not a host name",
             "1.1.1.1#" + "ü" * 64: "cannot be a host name",
             "1.1.1.1?pin-sha256=AAAA": "a SHA-256 pin is 32",
-            "1.1.1.1?pin=AAAA": "only pin-sha256=BASE64 is",
+            "1.1.1.1?pin=AAAA": "only pin-sha256=BASE64 and weight=N are",
             "1.1.1.1#a#b": "is not an upstream; write tls://ADDRESS:PORT#NAME",
             "[1.1.1.1": "is not an upstream",
             "1.1.1.1:abc": "IPv6 with a port as [ADDRESS]:PORT",

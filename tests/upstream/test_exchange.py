@@ -8,6 +8,7 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionGone
+from dotproxy.policy.health import YOUNG, Tier
 from dotproxy.upstream.probe import PROBE_QUESTION
 from dotproxy.wire.framing import frame
 from tests.upstream.scenes import ZONE, Scene
@@ -41,7 +42,7 @@ class ConnectingTests(SynchronousTestCase):
         """
         self.network.advance(3600)
         self.assertEqual(0, self.scene.dials)
-        self.assertTrue(self.scene.upstream.is_up)
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
     def test_questions_wait_for_one_dial(self) -> None:
         """
@@ -138,15 +139,23 @@ class FailureTests(SynchronousTestCase):
 
     def test_a_failed_dial_fails_what_waits(self) -> None:
         """
-        Each waiting question is given back once, with upstream, phase and reason, and is not to be asked again.
+        Each waiting question is given back once, with upstream, phase and reason; it may be asked again, unless the
+        upstream has been down for a while.
         """
         self.scene.ask("a", "b")
         self.network.refuse(REFUSED)
         self.assertEqual(["a", "b"], self.told.failed_tokens)
         _, error, is_final = self.told.failures[0]
         self.assertEqual("the upstream: connect: connection refused", str(error))
-        self.assertTrue(is_final)
-        self.assertFalse(self.scene.upstream.is_up)
+        self.assertFalse(is_final)
+        for _ in range(4):
+            self.network.advance(YOUNG)
+            self.network.refuse(REFUSED)
+        self.scene.ask("c")
+        self.network.advance(1)
+        self.network.refuse(REFUSED)
+        self.assertEqual(("c", True), (self.told.failures[-1][0], self.told.failures[-1][2]))
+        self.assertEqual(Tier.DOWN, self.scene.upstream.tier)
 
     def test_it_is_told_once_that_it_went_down_and_once_that_it_is_up(self) -> None:
         """
@@ -159,7 +168,7 @@ class FailureTests(SynchronousTestCase):
         self.network.accept(self.server)
         self.assertEqual(["down", "up"], self.scene.heard.states())
         self.assertIn(("down", "connect", "connection refused"), self.scene.heard.events)
-        self.assertTrue(self.scene.upstream.is_up)
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
     def test_it_dials_again_by_itself_less_and_less(self) -> None:
         """
@@ -174,9 +183,9 @@ class FailureTests(SynchronousTestCase):
             self.network.advance(gaps[-1] + 0.001)
         self.assertEqual([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0], gaps)
 
-    def test_while_somebody_asks_a_second_is_the_most(self) -> None:
+    def test_while_somebody_asks_half_a_second_is_the_most(self) -> None:
         """
-        A question brings the next dial forward: a recovered upstream is found within a second.
+        A question brings the next dial forward: a recovered upstream is found within half a second.
         """
         self.scene.ask("a")
         for _ in range(9):
@@ -185,7 +194,7 @@ class FailureTests(SynchronousTestCase):
         self.network.refuse(REFUSED)
         dials = self.scene.dials
         self.scene.ask("b")
-        self.network.advance(0.9)
+        self.network.advance(0.4)
         self.assertEqual(dials, self.scene.dials)
         self.network.advance(0.2)
         self.assertEqual(dials + 1, self.scene.dials)
@@ -207,7 +216,7 @@ class FailureTests(SynchronousTestCase):
         _, error, is_final = self.told.failures[0]
         assert isinstance(error, ConnectionGone)
         self.assertEqual((True, False), (error.made_progress, is_final))
-        self.assertTrue(self.scene.upstream.is_up)
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
         self.server.answer = answering
         self.scene.connect("b", "c")
         self.assertEqual(["a", "b", "c"], self.told.answered_tokens)
@@ -223,7 +232,7 @@ class FailureTests(SynchronousTestCase):
         _, error, is_final = self.told.failures[0]
         assert isinstance(error, ConnectionGone)
         self.assertEqual((False, False), (error.made_progress, is_final))
-        self.assertFalse(self.scene.upstream.is_up)
+        self.assertEqual(Tier.DOWN, self.scene.upstream.tier)
         self.network.advance(0.1)
         self.assertEqual(2, self.scene.dials)
 

@@ -2,6 +2,8 @@
 One upstream that falls silent, does not read, or is stopped.
 """
 
+import itertools
+
 import dns.edns
 import dns.flags
 import dns.message
@@ -9,7 +11,8 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable
-from dotproxy.upstream.exchange import PROBE_TIMEOUT, RETIREMENT
+from dotproxy.policy.health import Tier
+from dotproxy.upstream.pool import MAX_AGE, PROBE_GRACE, PROBE_TIMEOUT, RETIREMENT
 from dotproxy.upstream.probe import PROBE_QUESTION
 from dotproxy.upstream.protocol import CLOSE_TIMEOUT, FINISH_TIMEOUT
 from tests.upstream.scenes import AUTHORITY, ZONE, Scene
@@ -40,6 +43,7 @@ class SilenceTests(SynchronousTestCase):
         self.scene.connect("a")
         self.server.answer = lambda query: None
         self.network.advance(1)
+        self.since = self.scene.clock.seconds()
         self.scene.ask("b")
         self.network.advance(1.5)
 
@@ -48,12 +52,12 @@ class SilenceTests(SynchronousTestCase):
         Under suspicion it is asked something easy; if that is answered nothing changes.
         """
         self.server.answer = self.answering
-        self.assertFalse(self.scene.upstream.suspect())
-        self.assertFalse(self.scene.upstream.suspect())
+        self.assertFalse(self.scene.upstream.suspect(self.since))
+        self.assertFalse(self.scene.upstream.suspect(self.since))
         self.network.settle()
         self.assertEqual(1, names(self.server.queries).count(IS_PROBE))
         self.network.advance(PROBE_TIMEOUT + 0.1)
-        self.assertEqual((1, [], True), (self.scene.dials, self.told.failures, self.scene.upstream.is_up))
+        self.assertEqual((1, [], 0), (self.scene.dials, self.told.failures, self.scene.upstream.tier))
         self.assertEqual(["a"], self.told.answered_tokens)
 
     def test_it_is_lively_if_it_was_just_heard(self) -> None:
@@ -63,7 +67,7 @@ class SilenceTests(SynchronousTestCase):
         self.server.answer = self.answering
         self.scene.ask("c")
         self.network.settle()
-        self.assertTrue(self.scene.upstream.suspect())
+        self.assertTrue(self.scene.upstream.suspect(self.since))
         self.assertEqual(0, names(self.server.queries).count(IS_PROBE))
 
     def test_without_a_connection_there_is_nothing_to_suspect(self) -> None:
@@ -72,14 +76,14 @@ class SilenceTests(SynchronousTestCase):
         """
         scene = Scene()
         scene.ask("a")
-        self.assertFalse(scene.upstream.suspect())
+        self.assertFalse(scene.upstream.suspect(self.since))
 
     def test_a_silent_one_is_retired(self) -> None:
         """
         If the probe brings nothing, questions are given back, a new connection is dialled, and a late answer
         over the old one still counts.
         """
-        self.scene.upstream.suspect()
+        self.scene.upstream.suspect(self.since)
         self.network.advance(PROBE_TIMEOUT)
         self.assertEqual(["b"], self.told.failed_tokens)
         _, error, is_final = self.told.failures[0]
@@ -93,11 +97,64 @@ class SilenceTests(SynchronousTestCase):
         self.assertEqual(["a", "b"], self.told.answered_tokens)
         self.assertEqual(["down"], self.scene.heard.states())
 
+    def test_it_is_watched(self) -> None:
+        """
+        One that is slow comes under suspicion if nothing is heard of it; if it answers, it does not.
+        """
+        self.scene.upstream.watch(self.since, 0.2)
+        self.scene.upstream.watch(self.since, 0.2)
+        self.network.advance(0.2)
+        self.assertEqual(1, names(self.server.queries).count(IS_PROBE))
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer, answer = lambda query: None, scene.server.answer
+        scene.network.advance(1)
+        since = scene.clock.seconds()
+        scene.ask("b", "c")
+        scene.upstream.watch(since, 0.2)
+        scene.network.advance(0.1)
+        scene.server.connections[0].send(answer(scene.server.queries[-1]) or b"")
+        scene.network.settle()
+        scene.network.advance(0.2)
+        self.assertEqual(0, names(scene.server.queries).count(IS_PROBE))
+
+    def test_a_replacement(self) -> None:
+        """
+        If the probe brings nothing soon another connection is dialled; once that stands the questions are given back,
+        and the upstream was never down.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.assertEqual(Tier.SLOW, self.scene.upstream.tier)
+        self.network.advance(PROBE_GRACE[1] - 0.01)
+        self.assertEqual(1, self.scene.dials)
+        self.network.advance(0.02)
+        self.server.answer = self.answering
+        self.network.accept(self.server)
+        self.assertEqual((["b"], []), (self.told.failed_tokens, self.scene.heard.states()))
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+        self.scene.ask("c")
+        self.network.settle()
+        self.assertEqual(["a", "c"], self.told.answered_tokens)
+
+    def test_a_probe_answered_after_others(self) -> None:
+        """
+        A probe's answer is nobody's, whenever it comes: after other answers, or over a connection that was given up.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.network.settle()
+        probe = self.server.queries[-1]
+        connection = self.server.connections[0]
+        connection.send(ZONE(self.server.queries[-2]) or b"")
+        self.network.settle()
+        connection.send(ZONE(probe) or b"")
+        self.network.settle()
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+
     def test_a_retired_connection_ends(self) -> None:
         """
         A retired connection is cut in the end, and its questions are not given back a second time.
         """
-        self.scene.upstream.suspect()
+        self.scene.upstream.suspect(self.since)
         self.network.advance(PROBE_TIMEOUT)
         self.network.advance(RETIREMENT)
         self.assertEqual((["b"], []), (self.told.failed_tokens, self.server.connections))
@@ -106,7 +163,7 @@ class SilenceTests(SynchronousTestCase):
         """
         When everything was answered after all, a retired connection has no more use.
         """
-        self.scene.upstream.suspect()
+        self.scene.upstream.suspect(self.since)
         self.network.advance(PROBE_TIMEOUT)
         for query in self.server.queries[1:]:
             self.server.connections[0].send(ZONE(query) or b"")
@@ -117,17 +174,17 @@ class SilenceTests(SynchronousTestCase):
         """
         It is up again when a probe is answered, and probed on every connection until then.
         """
-        self.scene.upstream.suspect()
+        self.scene.upstream.suspect(self.since)
         self.network.advance(PROBE_TIMEOUT)
         self.network.advance(0.1)
         self.network.accept(self.server)
-        self.assertFalse(self.scene.upstream.is_up)
+        self.assertEqual(Tier.DOWN, self.scene.upstream.tier)
         self.assertEqual(2, names(self.server.queries).count(IS_PROBE))
         self.network.advance(PROBE_TIMEOUT)
         self.network.advance(0.2)
         self.server.answer = self.answering
         self.network.accept(self.server)
-        self.assertTrue(self.scene.upstream.is_up)
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
         self.assertEqual(["down", "up"], self.scene.heard.states())
         self.assertEqual(["a"], self.told.answered_tokens)
 
@@ -144,7 +201,7 @@ class RoomTests(SynchronousTestCase):
         scene = Scene()
         scene.connect("a")
         scene.network.advance(1)
-        connection = scene.upstream._connection
+        connection = scene.upstream._pool.current
         connection.pauseProducing()
         scene.ask("b")
         scene.network.settle()
@@ -160,7 +217,7 @@ class RoomTests(SynchronousTestCase):
         """
         scene = Scene()
         scene.connect("a")
-        scene.upstream._connection.pauseProducing()
+        scene.upstream._pool.current.pauseProducing()
         scene.ask("b")
         scene.server.close_connections()
         scene.network.settle()
@@ -177,8 +234,8 @@ class RoomTests(SynchronousTestCase):
         scene.server.answer = lambda query: None
         scene.ask("b")
         scene.network.advance(2)
-        scene.upstream._connection.pauseProducing()
-        self.assertFalse(scene.upstream.suspect())
+        scene.upstream._pool.current.pauseProducing()
+        self.assertFalse(scene.upstream.suspect(scene.clock.seconds()))
         self.assertEqual(["b"], scene.told.failed_tokens)
 
 
@@ -241,7 +298,7 @@ class StopTests(SynchronousTestCase):
         scene.server.answer = lambda query: None
         scene.connect("a")
         scene.network.advance(2)
-        scene.upstream.suspect()
+        scene.upstream.suspect(scene.clock.seconds())
         scene.network.advance(PROBE_TIMEOUT)
         scene.network.advance(0.1)
         scene.network.accept(scene.server)
@@ -254,13 +311,166 @@ class StopTests(SynchronousTestCase):
         scene = Scene()
         scene.connect("a")
         cut: list[bool] = []
-        self.patch(scene.upstream._connection.transport.transport, "abortConnection", lambda: cut.append(True))
+        self.patch(scene.upstream._pool.current.transport.transport, "abortConnection", lambda: cut.append(True))
         stopping = scene.upstream.stopService()
         scene.clock.advance(CLOSE_TIMEOUT - 0.01)
         self.assertNoResult(stopping)
         self.assertEqual([], cut)
         scene.clock.advance(0.01)
         self.assertEqual([True], cut)
+
+
+class SlowTests(SynchronousTestCase):
+    """
+    An upstream whose answers are overdue.
+    """
+
+    def test_it_is_not_preferred_until_it_answers_in_time(self) -> None:
+        """
+        It is left alone for a second, then asked something easy; an answer in time makes it as good as any.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.upstream.was_of_no_use(12)
+        self.assertEqual(Tier.SLOW, scene.upstream.tier)
+        scene.network.advance(0.9)
+        self.assertEqual(0, names(scene.server.queries).count(IS_PROBE))
+        scene.network.advance(0.2)
+        self.assertEqual(1, names(scene.server.queries).count(IS_PROBE))
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+        self.assertEqual(["a"], scene.told.answered_tokens)
+
+    def test_it_stays_slow(self) -> None:
+        """
+        If that is not answered in time either, it is tried again later and later.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.upstream.was_of_no_use(12)
+        tried = []
+        for _ in range(300):
+            scene.network.advance(0.1)
+            queries, scene.server.queries = scene.server.queries, []
+            if queries:
+                tried.append(scene.clock.seconds())
+                reply = ZONE(queries[0])
+                scene.clock.callLater(0.6, scene.server.connections[0].send, reply)
+        gaps = [round(later - sooner) for sooner, later in itertools.pairwise(tried)]
+        self.assertEqual([3, 5, 9], [gap for gap in gaps if gap > 1][:3])
+        self.assertEqual(Tier.SLOW, scene.upstream.tier)
+
+    def test_a_slow_dial(self) -> None:
+        """
+        While a dial takes its time others are preferred; not any more when it is done.
+        """
+        scene = Scene()
+        scene.ask("a")
+        scene.network.advance(0.2)
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+        scene.network.advance(0.1)
+        self.assertEqual(Tier.SLOW, scene.upstream.tier)
+        scene.network.accept(scene.server)
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+
+
+class AgeTests(SynchronousTestCase):
+    """
+    Connections do not live for ever.
+    """
+
+    def test_an_old_one_in_use_is_replaced(self) -> None:
+        """
+        A connection in use is replaced before it ends: no question waits for a dial.
+        """
+        scene = Scene(idle_timeout=3600.0)
+        scene.connect("a")
+        token = 0
+        while scene.dials == 1:
+            token += 1
+            scene.ask(token)
+            scene.network.advance(0.5)
+        self.assertAlmostEqual(MAX_AGE * 0.9, scene.clock.seconds(), delta=1)
+        scene.ask("still")
+        scene.network.settle()
+        scene.network.accept(scene.server)
+        scene.network.advance(1)
+        self.assertEqual(1, len(scene.server.connections))
+        self.assertEqual([], scene.told.failures)
+        self.assertIn("still", scene.told.answered_tokens)
+
+    def test_an_old_one_that_is_idle_is_closed(self) -> None:
+        """
+        One that nobody uses is closed, and not replaced.
+        """
+        scene = Scene(idle_timeout=3600.0)
+        scene.connect("a")
+        scene.network.advance(MAX_AGE)
+        self.assertEqual((1, []), (scene.dials, scene.server.connections))
+
+    def test_generations(self) -> None:
+        """
+        A thousand connections later there are as many timers and connections as after one.
+        """
+        scene = Scene()
+        timers = set()
+        for generation in range(1000):
+            scene.connect(generation)
+            scene.server.close_connections()
+            scene.network.settle()
+            timers.add(len(scene.clock.getDelayedCalls()))
+            scene.network._pumps.clear()
+        self.assertEqual(1000, len(scene.told.answers))
+        self.assertEqual(1, len(timers))
+        pool = scene.upstream._pool
+        self.assertEqual((0, 0, 0), (len(pool._standing), len(pool._retired), len(pool._timers)))
+
+
+class MovedTests(SynchronousTestCase):
+    """
+    The machine has another network.
+    """
+
+    def test_connections_are_dropped(self) -> None:
+        """
+        Questions outstanding are given back at once, an idle connection is closed, a dial begun anew.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.ask("b")
+        scene.network.settle()
+        scene.upstream.network_moved()
+        self.assertEqual(["b"], scene.told.failed_tokens)
+        self.assertEqual([], scene.heard.states())
+        scene.ask("c")
+        self.assertEqual(2, scene.dials)
+        scene.upstream.network_moved()
+        self.assertEqual(3, scene.dials)
+
+    def test_failures_are_history(self) -> None:
+        """
+        One that was down is dialled at once, without being asked.
+        """
+        scene = Scene()
+        scene.ask("a")
+        for _ in range(5):
+            scene.network.refuse(Refused())
+            scene.network.advance(5)
+        scene.network.refuse(Refused())
+        dials = scene.dials
+        scene.upstream.network_moved()
+        self.assertEqual(dials + 1, scene.dials)
+        scene.network.accept(scene.server)
+        self.assertEqual(["down", "up"], scene.heard.states())
+
+    def test_idle(self) -> None:
+        """
+        With nothing to do it does nothing.
+        """
+        scene = Scene()
+        scene.upstream.network_moved()
+        self.assertEqual(0, scene.dials)
 
 
 class KeepaliveTests(SynchronousTestCase):

@@ -253,8 +253,7 @@ class FailureTests(SynchronousTestCase):
         An upstream known to be down is not the first to be asked.
         """
         scene = Scene(upstreams=2)
-        scene.upstreams[0]._health.failed(Refused(), 0.0, 0.0)
-        scene.upstreams[0]._health.failed(Refused(), 0.0, 0.0)
+        scene.upstreams[0].tier = 2
         scene.begin()
         (source,) = scene.listener.sources
         self.assertEqual("u1", source._label)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.wire.keepalive import KEEPALIVE_HEAD, keepalive_of
+from dotproxy.wire.replies import KEEPALIVE_HEAD, keepalive_of
 
 
 def reply_with(*options: dns.edns.Option, edns: bool = True, question: bool = True) -> bytes:

@@ -1,0 +1,141 @@
+"""
+Every query that has no answer yet, and when each is to be looked at.
+
+Decides what is overdue.  A query is *fresh* until it was looked at for the first time: those asked of one upstream
+wait in order, and all for the same time, which may change as that upstream is known better; after that it is *late*,
+and has a time of its own.  Taking it out is taking charge of answering it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dotproxy.errors import UpstreamError
+from dotproxy.neighbours import Client, Listener
+from dotproxy.policy.selection import Order
+from dotproxy.wire.message import Peek
+
+
+class Query:
+    """
+    One live query.
+
+    ``tried`` holds an upstream once for each time it was sent the question, ``pending`` those that may still answer;
+    ``spare`` is an answer that is better than none.
+    """
+
+    __slots__ = (
+        "asked_at",
+        "client",
+        "deadline",
+        "due",
+        "errors",
+        "forgiven",
+        "home",
+        "is_hedged",
+        "listener",
+        "octets",
+        "order",
+        "pending",
+        "seen",
+        "sent",
+        "spare",
+        "tried",
+    )
+
+    def __init__(
+        self,
+        listener: Listener,
+        client: Client,
+        octets: bytes,
+        seen: Peek,
+        sent: bytes,
+        order: Order,
+        asked_at: float,
+        deadline: float,
+    ) -> None:
+        self.listener = listener
+        self.client = client
+        self.octets = octets
+        self.seen = seen
+        self.sent = sent
+        self.order = order
+        self.asked_at = asked_at
+        self.due = self.deadline = deadline
+        self.home: dict[Query, None] | None = None
+        self.tried: tuple[int, ...] = ()
+        self.pending: tuple[int, ...] = ()
+        self.forgiven = 0
+        self.is_hedged = False
+        self.spare = b""
+        self.errors: tuple[UpstreamError, ...] = ()
+
+
+class LiveQueries:
+    """
+    Owns: every live query.
+    """
+
+    def __init__(self, upstreams: int) -> None:
+        self.fresh: list[dict[Query, None]] = [{} for _ in range(upstreams)]
+        self.late: dict[Query, None] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.fresh)) + len(self.late)
+
+    def __iter__(self) -> Iterator[Query]:
+        for fresh in self.fresh:
+            yield from tuple(fresh)
+        yield from tuple(self.late)
+
+    def add(self, query: Query, upstream: int) -> None:
+        """
+        A query is about to be asked of an upstream for the first time.
+        """
+        query.home = self.fresh[upstream]
+        query.home[query] = None
+
+    def postpone(self, query: Query, due: float) -> None:
+        """
+        Look at a live query again at ``due``, or at its deadline.
+        """
+        if query.home is not self.late:
+            if query.home is not None:
+                del query.home[query]
+            query.home = self.late
+            self.late[query] = None
+        query.due = min(due, query.deadline)
+
+    @staticmethod
+    def take(query: Query) -> bool:
+        """
+        Take a query out; return whether it was still in.
+        """
+        if query.home is None:
+            return False
+        del query.home[query]
+        query.home = None
+        return True
+
+    def overdue(self, now: float, delays: Sequence[float]) -> list[Query]:
+        """
+        Return what is to be looked at; ``delays`` says for each upstream how long a fresh query waits.
+        """
+        found: list[Query] = []
+        for fresh, delay in zip(self.fresh, delays, strict=True):
+            for query in fresh:
+                if query.asked_at + delay > now:
+                    break
+                found.append(query)
+        found += [query for query in self.late if query.due <= now]
+        return found
+
+    def next_due(self, delays: Sequence[float]) -> float | None:
+        """
+        Return when the next query is to be looked at, None without any.
+        """
+        dues = [query.due for query in self.late]
+        for fresh, delay in zip(self.fresh, delays, strict=True):
+            if fresh:
+                dues.append(next(iter(fresh)).asked_at + delay)
+        return min(dues, default=None)

@@ -1,0 +1,373 @@
+"""
+The connections to one upstream.
+
+Decides when another is dialled, which of them takes questions, and when one is no longer worth asking.  Whether the
+upstream is up, and what becomes of questions, is its owner's business.
+
+One connection takes questions at a time.  One that is under suspicion is asked something easy, and if that brings
+nothing soon, replaced; one that has grown old is replaced too, while it still serves.  What was replaced gets no more
+questions; those of a silent one are given back, but what it still answers counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from dotproxy.errors import ConnectionGone, Timeout, Unreachable, UpstreamError
+from dotproxy.policy.idling import IdleLimit
+from dotproxy.policy.latency import Latency
+from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
+from dotproxy.upstream.protocol import Answer, DotProtocol, Token
+
+#: A retired connection may still answer what it was asked; after this long it is cut.
+RETIREMENT = 4.0
+
+#: How long a connection under suspicion has to bring something before another is dialled: three times what an answer
+#: usually takes, within bounds; and before it is given up without one.
+PROBE_GRACE = (0.05, 0.25)
+PROBE_TIMEOUT = 1.0
+
+#: A dial that takes longer than this is not waited for if there is somebody else to ask.
+SLOW_DIAL = 0.25
+
+#: A connection is replaced when it is so old, in seconds, give or take a tenth.
+MAX_AGE = 600.0
+
+
+class Owner(Protocol):
+    """
+    Who a pool reports to: the upstream.
+    """
+
+    label: str
+
+    def connected(self, connection: DotProtocol, seconds: float) -> None:
+        """
+        A verified connection stands, after so long a dial, and is the one that takes questions.
+        """
+
+    def not_connected(self, error: UpstreamError) -> None:
+        """
+        A dial failed.
+        """
+
+    def answered(self, connection: DotProtocol, answers: list[Answer], probed_for: float | None) -> None:
+        """
+        Answers came; ``probed_for``: after so long, over a connection that was under suspicion.
+        """
+
+    def lost(self, tokens: list[Token], error: UpstreamError, *, is_failure: bool) -> None:
+        """
+        A connection ended with these outstanding; it is a failure of the upstream if it never answered.
+        """
+
+    def retired(self, tokens: list[Token], error: UpstreamError, *, was_silent: bool) -> None:
+        """
+        A connection was given up with these outstanding.
+        """
+
+    def has_room(self) -> None:
+        """
+        A connection takes questions that did not.
+        """
+
+    def pool_changed(self) -> None:
+        """
+        A connection came under suspicion, or is under none any more; or a dial is slow.
+        """
+
+
+class Pool:
+    """
+    Owns: the connections, the dial under way, and the timers that watch over them.
+    Told by: its owner, its connections.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        endpoint: IStreamClientEndpoint,
+        *,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        random_octets: Callable[[int], bytes],
+        jitter: Callable[[], float],
+        idle_timeout: float,
+        latency: Latency,
+    ) -> None:
+        self._owner = owner
+        self._endpoint = endpoint
+        self._clock = clock
+        self._now = now
+        self._random_octets = random_octets
+        self._jitter = jitter
+        self._idle = IdleLimit(idle_timeout)
+        self._latency = latency
+        self._current: DotProtocol | None = None
+        self._standing: set[DotProtocol] = set()
+        self._retired: set[DotProtocol] = set()
+        self._probed: dict[DotProtocol, float] = {}
+        self._dialling: Deferred[Any] | None = None
+        self._timers: dict[IDelayedCall, object] = {}
+        self._all_closed: Deferred[None] | None = None
+        self.dial_is_slow = False
+
+    @property
+    def current(self) -> DotProtocol | None:
+        """
+        The connection that takes questions, if there is one.
+        """
+        if self._current is not None and self._current.is_closing:
+            self._current = None
+        return self._current
+
+    @property
+    def is_dialling(self) -> bool:
+        """
+        Whether there will be one, or a failure.
+        """
+        return self._dialling is not None
+
+    @property
+    def is_suspect(self) -> bool:
+        """
+        Whether the connection that takes questions is under suspicion.
+        """
+        return self._current in self._probed
+
+    @property
+    def outstanding(self) -> int:
+        """
+        How many questions have no answer yet.
+        """
+        return sum(connection.outstanding for connection in self._standing)
+
+    def dial(self) -> None:
+        """
+        Dial, unless that is under way.
+        """
+        if self._dialling is not None:
+            return
+        factory = Factory.forProtocol(self._new_connection)
+        factory.noisy = False
+        self._dialling = dialling = self._endpoint.connect(factory)
+        dialling.addCallbacks(self._connected, self._not_connected, callbackArgs=(self._now(),))
+        if dialling.called:
+            self._dialling = None
+        else:
+            self.later(SLOW_DIAL, self._note_slow_dial, dialling)
+
+    def probe(self, connection: DotProtocol) -> None:
+        """
+        Ask a connection something easy; if that brings nothing, give it up.
+        """
+        self._probed[connection] = self._now()
+        connection.is_probed = True
+        connection.ask([PROBE_QUESTION])
+        self.later(PROBE_TIMEOUT, self._judge_probe, connection)
+        self._owner.pool_changed()
+
+    def suspect(self) -> None:
+        """
+        Put the connection that takes questions under suspicion, unless it is.
+        """
+        connection = self._current
+        if connection is None or connection in self._probed:
+            return
+        if not connection.room():
+            self._retire(connection)
+            return
+        self.probe(connection)
+        low, high = PROBE_GRACE
+        grace = high if self._latency.p50 is None else min(high, max(low, 3 * self._latency.p50))
+        self.later(grace, self._replace_if_silent, connection)
+
+    def drop_all(self, why: str) -> None:
+        """
+        Give up every connection, and the dial under way.
+        """
+        if self._dialling is not None:
+            dialling, self._dialling = self._dialling, None
+            dialling.cancel()
+        for connection in tuple(self._standing - self._retired):
+            if connection.outstanding:
+                self._retire(connection, why)
+            else:
+                connection.close()
+        self._current = None
+
+    def stop(self) -> Deferred[None]:
+        """
+        Close every connection; return a Deferred that fires when that is done.
+        """
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        if self._dialling is not None:
+            self._dialling.cancel()
+        self._current = None
+        if not self._standing:
+            return succeed(None)
+        self._all_closed = all_closed = Deferred[None]()
+        for connection in tuple(self._standing):
+            connection.close()
+        return all_closed
+
+    def later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
+        """
+        Call something later, unless the pool was stopped, or what it is about, its first argument, is no more.
+        """
+
+        def due() -> None:
+            del self._timers[timer]
+            call(*args)
+
+        timer = self._clock.callLater(seconds, due)
+        self._timers[timer] = args[0] if args else None
+
+    def connection_answered(self, connection: DotProtocol, answers: list[Answer]) -> None:
+        """
+        A connection brought answers.
+        """
+        probed_for = None
+        if connection.is_probed:
+            asked_at = self._probed.pop(connection, None)
+            probed_for = None if asked_at is None else self._now() - asked_at
+            others = [answer for answer in answers if answer[0] is not PROBE]
+            connection.is_probed = len(others) == len(answers)
+            answers = others
+        self._owner.answered(connection, answers, probed_for)
+        if connection in self._retired and not connection.outstanding:
+            connection.close()
+
+    def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
+        """
+        A connection ended: of age, of idleness, or under questions.
+        """
+        was_retired = connection in self._retired
+        self._standing.discard(connection)
+        self._retired.discard(connection)
+        self._probed.pop(connection, None)
+        self._forget(connection)
+        if connection is self._current:
+            self._current = None
+        if not tokens and not connection.is_ours_to_end:
+            self._idle.closed_by_peer(self._now() - connection.last_used)
+        # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
+        is_failure = bool(tokens) and not connection.answers
+        if isinstance(error, ConnectionGone):
+            error.made_progress = not is_failure
+        # What was outstanding on a retired one was given back when it retired.
+        asked = [] if was_retired else [token for token in tokens if token is not PROBE]
+        self._owner.lost(asked, error, is_failure=is_failure and not was_retired)
+        if self._all_closed is not None and not self._standing:
+            done, self._all_closed = self._all_closed, None
+            done.callback(None)
+
+    def connection_has_room(self, connection: DotProtocol) -> None:
+        """
+        A connection that took no more takes some again.
+        """
+        self._owner.has_room()
+
+    def _forget(self, what: object) -> None:
+        """
+        Drop the timers that are about a connection, or a dial.
+        """
+        for timer in [timer for timer, about in self._timers.items() if about is what]:
+            timer.cancel()
+            del self._timers[timer]
+
+    def _new_connection(self) -> DotProtocol:
+        return DotProtocol(
+            self,
+            clock=self._clock,
+            now=self._now,
+            random_octets=self._random_octets,
+            idle_timeout=self._idle.timeout(),
+        )
+
+    def _connected(self, connection: DotProtocol, began: float) -> None:
+        self._dialled()
+        if connection.is_closing:  # it ended in the instant it stood
+            return
+        replaced, self._current = self._current, connection
+        self._standing.add(connection)
+        self.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_if_old, connection)
+        self._owner.connected(connection, self._now() - began)
+        if replaced is not None:
+            self._replaced(replaced)
+
+    def _dialled(self) -> None:
+        self._forget(self._dialling)
+        self._dialling = None
+        self.dial_is_slow = False
+
+    def _not_connected(self, failure: Failure) -> None:
+        self._dialled()
+        if failure.check(CancelledError):
+            return
+        error = failure.value
+        if not isinstance(error, UpstreamError):
+            error = Unreachable("connect", failure.getErrorMessage())
+        error.upstream = self._owner.label
+        self._owner.not_connected(error)
+
+    def _note_slow_dial(self, dialling: Deferred[Any]) -> None:
+        if dialling is self._dialling and self._current is None:
+            self.dial_is_slow = True
+            self._owner.pool_changed()
+
+    def _judge_probe(self, connection: DotProtocol) -> None:
+        if connection is self._current and connection in self._probed:
+            self._retire(connection)
+
+    def _replace_if_silent(self, connection: DotProtocol) -> None:
+        if connection is self._current and connection in self._probed:
+            self.dial()
+
+    def _replace_if_old(self, connection: DotProtocol) -> None:
+        if connection is not self._current:
+            return
+        if connection.outstanding or self._now() - connection.last_used < 1:
+            self.dial()
+        else:
+            connection.close()
+
+    def _replaced(self, connection: DotProtocol) -> None:
+        """
+        Another connection has taken a connection's place.
+        """
+        if connection in self._probed:
+            self._retire(connection)
+        elif connection.outstanding:
+            self._retired.add(connection)
+            error = Timeout("read", "replaced", self._owner.label)
+            self.later(RETIREMENT, self._end_retirement, connection, error)
+        else:
+            connection.close()
+
+    def _retire(self, connection: DotProtocol, why: str = "") -> None:
+        """
+        Ask a connection nothing more, and give its questions back.
+        """
+        was_current = connection is self._current
+        if was_current:
+            self._current = None
+        self._retired.add(connection)
+        self._probed.pop(connection, None)
+        silence = self._now() - connection.last_heard
+        error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._owner.label)
+        self.later(RETIREMENT, self._end_retirement, connection, error)
+        tokens = [token for token in connection.unanswered() if token is not PROBE]
+        self._owner.retired(tokens, error, was_silent=was_current and not why)
+
+    def _end_retirement(self, connection: DotProtocol, error: UpstreamError) -> None:
+        if connection in self._retired:
+            connection.abort(error)

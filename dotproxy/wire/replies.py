@@ -1,0 +1,55 @@
+"""
+What a reply's OPT says to us: of idle connections (RFC 7828), and of why it is an error (RFC 8914).
+
+Decides how that is read; what is done about it is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+
+from dotproxy.errors import WireError
+from dotproxy.wire.edns import EDE_OPTION, KEEPALIVE, options_of
+from dotproxy.wire.message import HEADER, HEADER_SIZE, question_of, sections_of
+
+#: A reply without these octets has no tcp-keepalive option with a timeout: a look that costs next to nothing.
+KEEPALIVE_HEAD = Struct("!HH").pack(KEEPALIVE, 2)
+
+
+#: Unsupported algorithms, bogus, signatures expired or not yet valid, keys, signatures, zone key bits or NSEC missing.
+_DNSSEC_ERRORS = frozenset((1, 2, 5, 6, 7, 8, 9, 10, 11, 12))
+
+
+def keepalive_of(reply: bytes) -> int | None:
+    """
+    Return the idle timeout that a reply grants, in units of 100 ms, 0 for "close now"; None if it says nothing.
+    """
+    for code, value in _options_in(reply):
+        if code == KEEPALIVE and len(value) == 2:
+            return int.from_bytes(value, "big")
+    return None
+
+
+def is_bogus(reply: bytes) -> bool:
+    """
+    Whether a SERVFAIL says that the name's DNSSEC is broken, which is no failure of who says so (RFC 8914 §4).
+    """
+    return any(
+        code == EDE_OPTION and int.from_bytes(value[:2], "big") in _DNSSEC_ERRORS for code, value in _options_in(reply)
+    )
+
+
+def _options_in(reply: bytes) -> Iterator[tuple[int, bytes]]:
+    """
+    Yield the options of a reply, as far as they can be read.
+    """
+    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(reply)
+    end = question_of(reply) if questions else HEADER_SIZE
+    try:
+        opt_at, opt_end, _, _ = sections_of(reply, end, answers + authorities, additionals)
+        if opt_at:
+            for code, start, stop in options_of(reply, opt_at, opt_end):
+                yield code, reply[start + 4 : stop]
+    except WireError:
+        pass

@@ -1,0 +1,122 @@
+"""
+When an answer is late.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.policy.hedging import BURST, HedgeBudget
+from dotproxy.policy.idling import IdleLimit
+from dotproxy.policy.latency import HEDGE_FLOOR, OVERDUE_FLOOR, Latency
+
+
+class LatencyTests(SynchronousTestCase):
+    """
+    What is learned of an upstream's answers.
+    """
+
+    def test_nothing_known(self) -> None:
+        """
+        Without answers the floor is all there is.
+        """
+        latency = Latency()
+        self.assertEqual((OVERDUE_FLOOR, OVERDUE_FLOOR), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
+        self.assertEqual(0.1, latency.overdue_after(0.1))
+
+    def test_a_fast_one(self) -> None:
+        """
+        However fast, nothing is overdue before a quarter of a second, or worth hedging before a twentieth.
+        """
+        latency = Latency()
+        for _ in range(200):
+            latency.note(0.002)
+        self.assertEqual((0.002, 0.002), (latency.p50, latency.p95))
+        self.assertEqual((OVERDUE_FLOOR, HEDGE_FLOOR), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
+
+    def test_a_far_one(self) -> None:
+        """
+        Where answers take longer, so does patience, up to the limit.
+        """
+        latency = Latency()
+        for _ in range(200):
+            latency.note(0.6)
+        self.assertEqual((1.2, 0.6), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
+        self.assertEqual(1.0, latency.overdue_after(1.0))
+
+    @given(st.lists(st.floats(0, 10), min_size=1, max_size=400))
+    def test_the_last_count(self, seconds: list[float]) -> None:
+        """
+        The figures are those of the last answers, and in order.
+        """
+        latency = Latency()
+        for one in seconds:
+            latency.note(one)
+        assert latency.p50 is not None
+        assert latency.p95 is not None
+        self.assertTrue(min(seconds) <= latency.p50 <= latency.p95 <= max(seconds))
+        for _ in range(200):
+            latency.note(11.0)
+        self.assertEqual(11.0, latency.p50)
+
+
+class HedgeTests(SynchronousTestCase):
+    """
+    How many may be asked twice.
+    """
+
+    def test_a_share(self) -> None:
+        """
+        After the first burst three of a hundred, no matter how many ask.
+        """
+        budget = HedgeBudget(0.03)
+        self.assertFalse(budget.is_off)
+        self.assertEqual(BURST, sum(budget.spend() for _ in range(1000)))
+        budget.earn(100)
+        self.assertEqual(3, sum(budget.spend() for _ in range(1000)))
+        budget.earn(1000000)
+        self.assertEqual(BURST, sum(budget.spend() for _ in range(1000)))
+
+    def test_off(self) -> None:
+        """
+        With no share there is never any.
+        """
+        budget = HedgeBudget(0)
+        budget.earn(1000)
+        self.assertEqual((True, False), (budget.is_off, budget.spend()))
+
+
+class IdleTests(SynchronousTestCase):
+    """
+    When a connection is closed for nobody using it.
+    """
+
+    def test_what_was_configured(self) -> None:
+        """
+        As long as nothing else is known that is it, and it never is more.
+        """
+        idle = IdleLimit(30.0)
+        self.assertEqual(30.0, idle.timeout())
+        idle.closed_by_peer(60.0)
+        self.assertEqual(30.0, idle.timeout())
+
+    def test_a_server_that_closes_sooner(self) -> None:
+        """
+        Then it is a little less than that, and bit by bit more again.
+        """
+        idle = IdleLimit(30.0)
+        idle.closed_by_peer(10.0)
+        first, second = idle.timeout(), idle.timeout()
+        self.assertEqual(9.0, first)
+        self.assertTrue(first < second < 10.0)
+        for _ in range(200):
+            idle.timeout()
+        self.assertEqual(30.0, idle.timeout())
+
+    def test_one_that_closed_at_once(self) -> None:
+        """
+        What ends right after an answer does not end for being idle.
+        """
+        idle = IdleLimit(30.0)
+        idle.closed_by_peer(0.01)
+        self.assertEqual(30.0, idle.timeout())
