@@ -26,11 +26,14 @@ from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
 from dotproxy.wire.edit import refusal, truncated
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, EDE_OTHER, ExtendedError
-from dotproxy.wire.message import REFUSED, SERVFAIL
+from dotproxy.wire.message import MIN_UDP_SIZE, REFUSED, SERVFAIL
 from dotproxy.wire.replies import is_bogus
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
+
+#: How often an upstream is told what its answers take, in seconds.
+_SAMPLED = 0.005
 
 #: A SERVFAIL that came sooner than this may be a mood of the upstream's; one that took longer cost it an effort.
 _AT_ONCE = 0.25
@@ -74,6 +77,7 @@ class Forwarder:
         self._at_once = at_once
         self._live = LiveQueries(len(self._upstreams))
         self._delays = self._learned_delays()
+        self._noted = [(float("-inf"), 0)] * len(self._upstreams)
         self._timer: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
         for upstream in self._upstreams:
@@ -131,8 +135,8 @@ class Forwarder:
         outgoing: dict[Listener, Answers] = {}
         unusable: dict[str, list[Query]] = {}
         weak: list[Query] = []
-        took = -1.0
-        in_time = 0
+        first: Query | None = None
+        count = 0
         for query, reply in answers:
             if query.home is None:
                 continue
@@ -141,22 +145,21 @@ class Forwarder:
             except WireError as error:
                 unusable.setdefault(error.reason, []).append(query)
                 continue
-            if query.tried[0] == index:
-                in_time += 1
-                if took < 0:
-                    took = now - query.asked_at
-            if reply[3] & 15 in _WEAK and self._is_worth_another(query, index, reply, now):
+            count += 1
+            first = first or query
+            if (rcode := reply[3] & 15) and rcode in _WEAK and self._is_worth_another(query, index, reply, now):
                 query.spare = octets
                 weak.append(query)
                 continue
             self._live.take(query)
-            octets = self._fitted(query, octets)
+            if len(octets) > MIN_UDP_SIZE:
+                octets = self._fitted(query, octets)
             if query.listener in outgoing:
                 outgoing[query.listener].append((octets, query.client))
             else:
                 outgoing[query.listener] = [(octets, query.client)]
-        if took >= 0:
-            upstream.took(took, in_time)
+        if first is not None and first.tried[0] == index:
+            self._note_time(index, now, now - first.asked_at, count)
         self._send(outgoing)
         for reason, queries in unusable.items():
             useless = BadReply("read", f"an answer of no use: {reason}", upstream.label)
@@ -166,6 +169,17 @@ class Forwarder:
             for query in weak:
                 query.pending = taken_back(query.pending, index)
             self._ask([query for query in weak if not query.pending])
+
+    def _note_time(self, index: int, now: float, took: float, answers: int) -> None:
+        """
+        Tell an upstream what its answers take, not oftener than is worth while.
+        """
+        since, before = self._noted[index]
+        if now - since < _SAMPLED:
+            self._noted[index] = (since, before + answers)
+        else:
+            self._noted[index] = (now, 0)
+            self._upstreams[index].took(took, before + answers)
 
     def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
         """
@@ -224,12 +238,13 @@ class Forwarder:
         asks: dict[int, list[tuple[Query, bytes, int]]] = {}
         hopeless: list[Query] = []
         upstreams = self._upstreams
+        at_once = self._at_once
         now = self._now()
         for query in queries:
-            chosen: Sequence[int] = query.order[: self._at_once]
-            if query.tried or self._at_once > 1 or upstreams[chosen[0]].tier:
+            chosen: tuple[int, ...] = (query.order[0],)
+            if query.tried or at_once > 1 or upstreams[chosen[0]].tier:
                 busy = [index for index in query.pending if index not in lively]
-                chosen = next_upstreams(query.order, query.tried, busy, self._tier_of, self._at_once)
+                chosen = next_upstreams(query.order, query.tried, busy, self._tier_of, at_once)
                 if not chosen:
                     if query.pending:  # somebody who was asked may still answer
                         self._live.postpone(query, query.deadline)
@@ -241,8 +256,8 @@ class Forwarder:
             elif query.home is self._live.late:
                 wait = upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
                 self._live.postpone(query, now + wait)
-            query.tried += tuple(chosen)
-            query.pending += tuple(chosen)
+            query.tried += chosen
+            query.pending += chosen
             question = (query, query.sent, query.seen.question_end)
             for index in chosen:
                 if index in asks:
