@@ -108,8 +108,10 @@ class Rebuilt:
 
         :raises WireError: if it was truncated, its records cannot be walked, or its OPT is not well formed.
         """
-        if seen.is_signed or not reply[5]:
+        if seen.is_signed:
             return reply_to(query, seen, reply)
+        if not reply[5]:
+            return reply_to(query, seen._replace(ours=self._options_in(reply) + seen.ours), reply)
         if reply[2] & _TC:
             raise WireError("truncated, over a stream")
         return self._rebuilt(query, seen, reply, seen.question_end)
@@ -150,6 +152,14 @@ class Rebuilt:
         if reply[3] & AD and not (query[3] & AD or seen.edns_flags & DO):
             head = bytes((reply[2], reply[3] & ~AD)) + reply[4:10]
         return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest
+
+    def _options_in(self, error: bytes) -> bytes:
+        """
+        Return the options that travel of an error that came without its question.
+        """
+        _, _, _, answers, authorities, additionals = HEADER.unpack_from(error)
+        opt_at, opt_end, _, _ = sections_of(error, HEADER_SIZE, answers + authorities, additionals)
+        return self._kept(error, opt_at, opt_end) if opt_at else b""
 
     def _kept(self, octets: bytes, opt_at: int, opt_end: int) -> bytes:
         """
