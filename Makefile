@@ -3,9 +3,10 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+SECONDS ?= 120
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel clean
+.PHONY: help venv demo test run check cover servers unit wheel fuzz clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -40,6 +41,11 @@ servers:                     ## the DNS servers and clients for the integration 
 
 wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
 	$(BIN)/python -m build --wheel --outdir dist .
+
+fuzz: $(VENV)/ready          ## fuzz what clients and upstreams send, SECONDS=120 each (needs CPython 3.11 to 3.13)
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	$(BIN)/python -m fuzz.queries -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/queries
+	$(BIN)/python -m fuzz.replies -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/replies
 
 clean:                       ## remove what was made here
 	rm -rf $(VENV) .venv-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

@@ -29,6 +29,7 @@ from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.forwarder import Forwarder
 from dotproxy.neighbours import Hop
+from dotproxy.network import NetworkWatch
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.cookies import Cookies
 from dotproxy.policy.hedging import HedgeBudget
@@ -60,7 +61,9 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     upstreams = build_upstreams(config, reactor, events or LoggedEvents(debug=config.log_level == "debug"))
     transfers = build_transfers(config, reactor, upstreams)
     forwarder = build_forwarder(config, reactor, upstreams, transfers)
-    return Proxy(config, reactor, [*upstreams, transfers], forwarder)
+    hosts = [[host for host, _ in address.addresses] for address in config.upstream]
+    watch = NetworkWatch(list(zip(upstreams, hosts, strict=True)), reactor=reactor, now=time.monotonic)
+    return Proxy(config, reactor, [watch, *upstreams, transfers], forwarder)
 
 
 def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstream]:

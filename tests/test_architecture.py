@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "upstream": {"errors", "neighbours", "wire", "policy", "telemetry.events", "upstream"},
     "downstream": {"neighbours", "wire", "downstream"},
     "neighbours": {"policy.latency", "wire"},
+    "network": set(),
     "live": {"errors", "neighbours", "policy", "wire"},
     "reception": {"errors", "neighbours", "wire", "policy"},
     "forwarder": {"errors", "live", "neighbours", "reception", "wire", "policy"},

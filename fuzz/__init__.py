@@ -1,0 +1,3 @@
+"""
+Coverage-guided fuzzing of what strangers send: see README.md.
+"""

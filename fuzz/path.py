@@ -1,0 +1,169 @@
+"""
+The whole path of a query, without sockets: a listener, the forwarder, an upstream's connection.
+
+What has to hold whatever octets come, from clients or from upstreams, is checked here; the fuzz targets and the
+Hypothesis tests both use it.
+"""
+
+from __future__ import annotations
+
+import time
+from ipaddress import ip_network
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from dotproxy.errors import ConnectionGone
+from dotproxy.forwarder import Forwarder
+from dotproxy.policy.admission import Admission
+from dotproxy.policy.cookies import Cookies
+from dotproxy.policy.hedging import HedgeBudget
+from dotproxy.policy.special import SpecialNames
+from dotproxy.reception import Reception
+from dotproxy.testing.client import make_query
+from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
+from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.wire.conversation import Conversation
+from dotproxy.wire.framing import Deframer, frame
+from dotproxy.wire.hop import Rebuilt, Subnet
+
+GOOD = make_query("www.fuzz.example.", A)
+ZONE = Zone({("www.fuzz.example.", A): [address_rdata("192.0.2.1")]})
+CLIENT = ("127.0.0.1", 4000)
+
+#: No message may cost more CPU time than this, in seconds.
+LIMIT = 0.5
+
+
+class NoTransfers:
+    """
+    Transfers are not part of this.
+    """
+
+    def begin(self, listener: Any, client: Any, query: bytes, seen: Any, sent: bytes, order: Any) -> None:
+        """
+        Answer at once.
+        """
+        listener.send_answers([(query[:2] + b"\x80\x05" + bytes(8), client)])
+
+
+class Path:
+    """
+    A proxy with one upstream; ``clients`` is the listener.
+    """
+
+    def __init__(self, *, is_stream: bool = False) -> None:
+        self.clock = Clock()
+        self.upstream = ScriptedUpstream()
+        hop = Rebuilt(128, Subnet.PASS)
+        admission = Admission([ip_network("127.0.0.0/8")])
+        self.forwarder = Forwarder(
+            [self.upstream],
+            ordering=lambda query, seen: (0,),
+            reception=Reception(admission, SpecialNames(), hop, with_minimal_any=True),
+            hop=hop,
+            transfers=NoTransfers(),
+            hedging=HedgeBudget(),
+            clock=self.clock,
+            now=self.clock.seconds,
+            query_timeout=4.0,
+            attempt_timeout=1.5,
+            udp_max_size=1232,
+            max_outstanding=100,
+        )
+        self.clients = RecordingListener(is_stream=is_stream)
+        cookies = Cookies(b"s" * 32)
+        self.clients.options_for = (  # type: ignore[method-assign]
+            lambda query, seen, client: cookies.option_for(query, seen, client[0])
+        )
+        self.conversation: Conversation[Any] = Conversation(lambda size: bytes(range(256)) * 2)
+
+    def ask(self, query: bytes) -> bytes | None:
+        """
+        A client asks; what it is answered at once, if it is.
+        """
+        self.clients.answers.clear()
+        silent = self.forwarder.questions_received(self.clients, [(query, CLIENT)])
+        assert len(self.clients.answers) + silent + self.forwarder.outstanding == 1
+        return self.clients.answers[0][0] if self.clients.answers else None
+
+    def replied(self, stream: bytes) -> None:
+        """
+        The upstream sends octets over its connection; if they show that it speaks no DNS, the connection ends.
+        """
+        asked, self.upstream.asked = self.upstream.asked, []
+        self.conversation.submit(asked)
+        answers = self.conversation.receive(stream)
+        if answers:
+            self.upstream.outcomes.answered(self.upstream, answers)
+        left = self.conversation.condemn()
+        self.conversation = Conversation(lambda size: bytes(range(256)) * 2)
+        self.upstream.outcomes.failed(self.upstream, left, ConnectionGone("read", "closed"), is_final=True)
+
+    def check_answer(self, query: bytes, answer: bytes) -> None:
+        """
+        Check what must hold of any answer.
+        """
+        assert answer[:2] == query[:2]
+        assert answer[2] & 0x80
+        assert (answer[2] ^ query[2]) & 0x78 == 0
+        if not self.clients.is_stream:
+            assert len(answer) <= 1232
+
+    def check_good(self) -> None:
+        """
+        Check that the next good question is answered.
+        """
+        self.clients.answers.clear()
+        self.upstream.asked.clear()
+        assert self.ask(GOOD) is None
+        self.upstream.answer(ZONE(self.upstream.asked[0][1]) or b"")
+        ((answer, _),) = self.clients.answers
+        assert answer[3] & 15 == 0
+        assert b"\xc0\x00\x02\x01" in answer
+
+
+def fuzz_query(octets: bytes) -> None:
+    """
+    Octets from a client, as a datagram and as a stream.
+    """
+    began = time.process_time()
+    for is_stream in (False, True):
+        path = Path(is_stream=is_stream)
+        for query in Deframer().feed(octets) if is_stream else [octets]:
+            answer = path.ask(query)
+            if answer is not None:
+                path.check_answer(query, answer)
+            elif path.upstream.asked:
+                _, sent, end = path.upstream.asked[0]
+                # Nothing leaves that makes an upstream close the connection that others use.
+                assert len(sent) >= 12
+                assert not sent[2] & 0xF8
+                assert sent[12:end] == query[12:end]
+                path.upstream.answer(ZONE(sent) or sent[:2] + b"\x81\x82" + sent[4:])
+                if path.clients.answers:
+                    path.check_answer(query, path.clients.answers[0][0])
+                path.clock.pump([0.5] * 10)
+            path.forwarder.stop()
+            path.upstream.asked.clear()
+        path.check_good()
+    assert time.process_time() - began < LIMIT
+
+
+def fuzz_reply(octets: bytes) -> None:
+    """
+    Octets from an upstream: first as what stands in a frame under the right ID, then as the stream itself.
+    """
+    began = time.process_time()
+    for edns in (False, True):
+        query = make_query("www.fuzz.example.", A, edns=edns)
+        for is_stream in (False, True):
+            for stream in (frame(b"\xfe\xff" + octets[:65533]), octets):
+                path = Path(is_stream=is_stream)
+                path.ask(query)
+                path.replied(stream)
+                path.clock.pump([0.5] * 10)
+                ((answer, _),) = path.clients.answers
+                path.check_answer(query, answer)
+                path.check_good()
+    assert time.process_time() - began < LIMIT
