@@ -44,7 +44,7 @@ from dotproxy.upstream.dial import RacingEndpoint
 from dotproxy.upstream.exchange import Upstream
 from dotproxy.upstream.gate import VerifiedEndpoint
 from dotproxy.upstream.transfer import Transfers
-from dotproxy.upstream.trust import Trust
+from dotproxy.upstream.trust import TlsChoices, Trust
 from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
 
 #: How long outstanding queries are waited for when the proxy stops, in seconds.
@@ -71,7 +71,13 @@ def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstre
     Return the upstreams of ``config``, in its order.
     """
     ca = config.ca_file.read_bytes() if config.ca_file else None
-    return [_build_upstream(address, ca, config, reactor, events) for address in config.upstream]
+    tls = TlsChoices(
+        config.tls_minimum,
+        config.tls_ciphers or "",
+        config.client_certificate.read_bytes() if config.client_certificate else None,
+        config.client_key.read_bytes() if config.client_key else None,
+    )
+    return [_build_upstream(address, ca, tls, config, reactor, events) for address in config.upstream]
 
 
 def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream]) -> Transfers:
@@ -124,14 +130,14 @@ def _build_hop(config: Config) -> Hop:
 
 
 def _build_upstream(
-    address: UpstreamAddress, ca: bytes | None, config: Config, reactor: Any, events: Events
+    address: UpstreamAddress, ca: bytes | None, tls: TlsChoices, config: Config, reactor: Any, events: Events
 ) -> Upstream:
     endpoints = [
         VerifiedEndpoint(
             cast(IReactorTCP, reactor),
             host,
             port,
-            Trust(address=host, name=address.name, pins=address.pins, ca=ca, now=_utc_now),
+            Trust(address=host, name=address.name, pins=address.pins, ca=ca, now=_utc_now, tls=tls),
             config.connect_timeout,
         )
         for host, port in address.addresses

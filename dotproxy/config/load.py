@@ -14,6 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from dotproxy.config.schema import BY_KEY, SETTINGS, Config, Setting
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.address import endpoint_text
@@ -200,6 +203,18 @@ def _did_you_mean(key: str, known: Mapping[str, object], prefix: str = "") -> st
 
 
 def _check_together(config: Config, sources: Mapping[str, str], problems: list[str]) -> None:
+    certificate, key = config.client_certificate, config.client_key
+    if (certificate is None) != (key is None):
+        given, missing = (
+            ("client_key", "client_certificate") if certificate is None else ("client_certificate", "client_key")
+        )
+        problems.append(f"{given} ({sources[given]}): is of no use without {missing}")
+    elif certificate is not None and key is not None:
+        shown = x509.load_pem_x509_certificates(certificate.read_bytes())[0].public_key()
+        if load_pem_private_key(key.read_bytes(), None).public_key() != shown:
+            problems.append(
+                f"client_key ({sources['client_key']}): is not the key of the first certificate in {certificate}"
+            )
     if config.attempt_timeout > config.query_timeout:
         problems.append(
             f"attempt_timeout ({sources['attempt_timeout']}): {config.attempt_timeout:g} s is longer than"

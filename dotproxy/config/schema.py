@@ -17,12 +17,15 @@ from dotproxy.config.values import (
     ListenAddress,
     number,
     parse_certificates,
+    parse_ciphers,
     parse_client_subnet,
+    parse_key,
     parse_listen,
     parse_log_level,
     parse_network,
     parse_policy,
     parse_special_family,
+    parse_tls_version,
     parse_upstream_value,
     parse_yes_or_no,
 )
@@ -53,6 +56,10 @@ class Config:
     listen: tuple[ListenAddress, ...]
     upstream: tuple[UpstreamAddress, ...]
     ca_file: Path | None
+    client_certificate: Path | None
+    client_key: Path | None
+    tls_minimum: str
+    tls_ciphers: str | None
     policy: str
     allow_from: tuple[Network, ...]
     query_timeout: float
@@ -128,6 +135,18 @@ SETTINGS: tuple[Setting, ...] = (
         is_list=True,
     ),
     Setting("ca_file", None, parse_certificates, "PEM", "CAs to trust instead of the system's.", short="c"),
+    Setting(
+        "client_certificate",
+        None,
+        parse_certificates,
+        "PEM",
+        "A certificate, or chain, to show to upstreams that ask for one; needs client_key.",
+    ),
+    Setting("client_key", None, parse_key, "PEM", "The key of client_certificate, without a passphrase."),
+    Setting("tls_minimum", "1.2", parse_tls_version, "VERSION", "The oldest version of TLS spoken: 1.2 or 1.3."),
+    Setting(
+        "tls_ciphers", None, parse_ciphers, "LIST", "Ciphers for TLS 1.2, as OpenSSL spells a list; by default its own."
+    ),
     Setting(
         "policy",
         "failover",

@@ -7,6 +7,7 @@ TOML, the environment or an option has it, and raises ``ValueError`` that says w
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dotproxy.policy.admission import Network
 from dotproxy.policy.selection import POLICIES
@@ -110,6 +113,46 @@ def parse_certificates(value: Any) -> Path:
     except ValueError:
         raise ValueError(f"{str(path)!r} holds no PEM certificate that can be read") from None
     return path
+
+
+def parse_key(value: Any) -> Path:
+    """
+    Return the path of a file with a private key, in PEM and without a passphrase, that can be read.
+    """
+    path = Path(string(value))
+    try:
+        path = path.expanduser()
+        load_pem_private_key(path.read_bytes(), None)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{str(path)!r} cannot be read: {reason.lower()}") from None
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"{str(path)!r} holds no PEM key that can be read without a passphrase") from None
+    return path
+
+
+def parse_tls_version(value: Any) -> str:
+    """
+    Return a version of TLS.
+    """
+    version = str(value).lower().removeprefix("tlsv").removeprefix("tls").strip()
+    if version not in ("1.2", "1.3"):
+        raise ValueError(f"{value!r} is not a version of TLS to insist on; there are 1.2 and 1.3")
+    return version
+
+
+def parse_ciphers(value: Any) -> str:
+    """
+    Return a list of ciphers that OpenSSL understands.
+    """
+    text = string(value)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers(text)
+    except ssl.SSLError:
+        raise ValueError(
+            f"{text!r} is not a list of ciphers as OpenSSL spells it, as ECDHE+AESGCM:ECDHE+CHACHA20"
+        ) from None
+    return text
 
 
 def parse_policy(value: Any) -> str:

@@ -17,9 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509 import Certificate as X509Certificate
 from cryptography.x509 import (
     DNSName,
@@ -29,7 +29,7 @@ from cryptography.x509 import (
     load_pem_x509_certificates,
 )
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import X509, PKey
 from service_identity import VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -71,6 +71,38 @@ class Identity:
     pins: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class TlsChoices:
+    """
+    What is left to choose of TLS: the oldest version spoken (``1.2`` or ``1.3``), the ciphers of TLS 1.2 as OpenSSL
+    spells a list of them ("" for its own), and the certificate (a chain, PEM) and key (PEM) to show to upstreams.
+    """
+
+    minimum: str = "1.2"
+    ciphers: str = ""
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+    def options(self, roots: Any) -> CertificateOptions:
+        """
+        Return a TLS client's options that hold to it.
+
+        :raises Exception: whatever is wrong with it.
+        """
+        mine: dict[str, Any] = {}
+        if self.certificate is not None and self.key is not None:
+            chain = [X509.from_cryptography(one) for one in load_pem_x509_certificates(self.certificate)]
+            key = PKey.from_cryptography_key(cast(Any, load_pem_private_key(self.key, None)))
+            mine = {"privateKey": key, "certificate": chain[0], "extraCertChain": chain[1:]}
+        options = CertificateOptions(trustRoot=roots, acceptableProtocols=[b"dot"], enableSessionTickets=True, **mine)
+        context = options.getContext()
+        if self.minimum == "1.3":
+            context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        if self.ciphers:
+            context.set_cipher_list(self.ciphers.encode())
+        return options
+
+
 class Trust:
     """
     How one address of an upstream is authenticated.
@@ -88,11 +120,13 @@ class Trust:
         pins: tuple[bytes, ...] = (),
         ca: bytes | None = None,
         now: Callable[[], datetime],
+        tls: TlsChoices | None = None,
     ) -> None:
         self.address = address
         self.name = name
         self.pins = pins
         self._ca = ca
+        self._tls = tls or TlsChoices()
         self._now = now
         self._options: CertificateOptions | None = None
         self._session: SSL.Session | None = None
@@ -105,13 +139,8 @@ class Trust:
         :raises Exception: whatever stands in the way of using TLS at all, as a system that forbids it.
         """
         if self._options is None:
-            options = CertificateOptions(
-                trustRoot=platformTrust() if self._ca is None else self._roots(self._ca),
-                acceptableProtocols=[b"dot"],
-                enableSessionTickets=True,
-            )
-            options.getContext()  # made now, since what goes wrong later is told to nobody
-            self._options = options
+            # Made now, since what goes wrong later is told to nobody.
+            self._options = self._tls.options(platformTrust() if self._ca is None else self._roots(self._ca))
         return Handshake(self, self._options)
 
     def connection(self, options: CertificateOptions, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:

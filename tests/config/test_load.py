@@ -3,12 +3,14 @@ Where values come from, and what is said of those that are wrong.
 """
 
 import json
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.config.load import Loaded, load, split
 from dotproxy.config.schema import SETTINGS
 from dotproxy.errors import ConfigError
+from dotproxy.testing.certificates import Authority
 from tests.config.test_schema import folder
 
 
@@ -130,7 +132,7 @@ class LoadTests(SynchronousTestCase):
         Each setting can be given in the file, in its variable and as its option, the later over the earlier.
         """
         for setting in SETTINGS:
-            if setting.key == "ca_file":
+            if setting.default is None:
                 continue
             default = setting.default[0] if setting.is_list else setting.default
             path = self.file(f"{setting.key} = {json.dumps(default)}")
@@ -297,3 +299,45 @@ class LoadTests(SynchronousTestCase):
             "attempt_timeout (--attempt-timeout): 3 s is longer than query_timeout, 2 s (DOTPROXY_QUERY_TIMEOUT)",
             problem,
         )
+
+
+class ClientCertificateTests(SynchronousTestCase):
+    """
+    A certificate and its key.
+    """
+
+    def problems(self, **given: Path) -> list[str]:
+        """
+        What is wrong with these.
+        """
+        options = {key: [str(path)] for key, path in given.items()}
+        try:
+            load(options, {})
+        except ConfigError as error:
+            return error.problems
+        return []
+
+    def test_a_pair(self) -> None:
+        """
+        They come together, and belong together.
+        """
+        authority = Authority()
+        where = folder(self)
+        certificate, key = authority.issue(["client.test"]).write(where, "one")
+        _, other = authority.issue(["client.test"]).write(where, "two")
+        self.assertEqual([], self.problems(client_certificate=certificate, client_key=key))
+        self.assertEqual(
+            ["client_certificate (--client-certificate): is of no use without client_key"],
+            self.problems(client_certificate=certificate),
+        )
+        self.assertEqual(
+            ["client_key (--client-key): is of no use without client_certificate"], self.problems(client_key=key)
+        )
+        self.assertEqual(
+            [f"client_key (--client-key): is not the key of the first certificate in {certificate}"],
+            self.problems(client_certificate=certificate, client_key=other),
+        )
+        (problem,) = self.problems(client_certificate=certificate, client_key=certificate)
+        self.assertIn("holds no PEM key that can be read without a passphrase", problem)
+        (problem,) = self.problems(client_certificate=certificate, client_key=where / "nowhere")
+        self.assertIn("cannot be read: no such file or directory", problem)

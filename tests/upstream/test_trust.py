@@ -5,6 +5,7 @@ Who an upstream must be: every certificate that must not pass, on full and on re
 from datetime import UTC, datetime, timedelta
 
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory, Protocol
@@ -16,7 +17,7 @@ from dotproxy.errors import ConnectionGone, Untrusted
 from dotproxy.policy.pins import show_pin
 from dotproxy.testing.certificates import Issued
 from dotproxy.testing.server import DotServer, MemoryNetwork
-from dotproxy.upstream.trust import closed_how, lost
+from dotproxy.upstream.trust import TlsChoices, closed_how, lost
 from tests.upstream.scenes import ADDRESS, AUTHORITY, GOOD, NAME, STRANGER, ZONE, Scene, later, make_trust
 
 #: subjectAltName extensions that say nothing a name could be verified by: why → DER.
@@ -201,6 +202,58 @@ class AcceptanceTests(SynchronousTestCase):
             tls = scene.server.connections[0].transport
             self.assertEqual(expected, tls.getHandle().get_servername())
             self.assertEqual(b"dot", tls.negotiatedProtocol)
+
+    def test_tls_1_3_only(self) -> None:
+        """
+        If 1.3 is the least, 1.2 is refused, and nothing is asked (RFC 8310 §9).
+        """
+        for version, accepted in ((SSL.TLS1_2_VERSION, False), (SSL.TLS1_3_VERSION, True)):
+            scene = Scene(trust=make_trust(tls=TlsChoices("1.3")))
+            options = GOOD.server_options()
+            options.getContext().set_max_proto_version(version)
+            scene.server._options = (GOOD, options)
+            scene.connect("question")
+            self.assertEqual(accepted, bool(scene.told.answers))
+
+    def test_ciphers(self) -> None:
+        """
+        With TLS 1.2 one of the ciphers on the list is used, or there is no connection.
+        """
+        for ciphers, used in (
+            ("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384", "AES256-GCM"),
+            ("ECDHE+CHACHA20", "CHACHA20"),
+        ):
+            scene = Scene(trust=make_trust(tls=TlsChoices(ciphers=ciphers)))
+            options = GOOD.server_options()
+            options.getContext().set_max_proto_version(SSL.TLS1_2_VERSION)
+            scene.server._options = (GOOD, options)
+            scene.connect("question")
+            self.assertIn(used, scene.upstream._pool.current.identity.cipher)
+
+    def test_a_client_certificate(self) -> None:
+        """
+        An upstream that asks for a certificate is shown ours, with its chain; without one there is no connection.
+        """
+        mine = AUTHORITY.issue(["client.test"])
+        shown: list[str] = []
+
+        def look(connection: object, certificate: X509, error: int, depth: int, preverified: int) -> bool:
+            if not depth:
+                shown.append(certificate.get_subject().CN)
+            return True
+
+        for tls, accepted in (
+            (TlsChoices(certificate=mine.certificate_pem, key=mine.key_pem), True),
+            (TlsChoices(), False),
+        ):
+            scene = Scene(trust=make_trust(tls=tls))
+            options = GOOD.server_options()
+            options.getContext().set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, look)
+            options.getContext().set_session_id(b"one")
+            scene.server._options = (GOOD, options)
+            scene.connect("question")
+            self.assertEqual(accepted, bool(scene.told.answers))
+        self.assertTrue(shown)
 
     def test_tls_1_2_is_good_enough_and_1_1_is_not(self) -> None:
         """
