@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2s
 from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IReactorTCP, IReactorTime
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.interfaces import IReactorTCP, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from dotproxy import __version__
@@ -27,6 +27,7 @@ from dotproxy.downstream.batch import BatchPort
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.sockets import CannotBind, bind_both
+from dotproxy.errors import Unreachable
 from dotproxy.forwarder import Forwarder
 from dotproxy.neighbours import Hop
 from dotproxy.network import NetworkWatch
@@ -40,6 +41,7 @@ from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text
+from dotproxy.upstream.bootstrap import Found, NamedEndpoint, PlainAsker, addresses_of
 from dotproxy.upstream.dial import RacingEndpoint
 from dotproxy.upstream.exchange import Upstream
 from dotproxy.upstream.gate import VerifiedEndpoint
@@ -50,6 +52,9 @@ from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
 #: How long outstanding queries are waited for when the proxy stops, in seconds.
 DRAIN = 2.0
 
+#: From an upstream's name to its addresses.
+Lookup = Callable[[str], Deferred[Found]]
+
 log = Logger("dotproxy")
 _randomness = random.SystemRandom()
 
@@ -58,17 +63,18 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     """
     Return the proxy that ``config`` describes, not started.
     """
-    upstreams = build_upstreams(config, reactor, events or LoggedEvents(debug=config.log_level == "debug"))
+    services: list[IService] = []
+    upstreams = build_upstreams(config, reactor, events or LoggedEvents(debug=config.log_level == "debug"), services)
     transfers = build_transfers(config, reactor, upstreams)
     forwarder = build_forwarder(config, reactor, upstreams, transfers)
     hosts = [[host for host, _ in address.addresses] for address in config.upstream]
     watch = NetworkWatch(list(zip(upstreams, hosts, strict=True)), reactor=reactor, now=time.monotonic)
-    return Proxy(config, reactor, [watch, *upstreams, transfers], forwarder)
+    return Proxy(config, reactor, [watch, *services, *upstreams, transfers], forwarder)
 
 
-def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstream]:
+def build_upstreams(config: Config, reactor: Any, events: Events, services: list[IService]) -> list[Upstream]:
     """
-    Return the upstreams of ``config``, in its order.
+    Return the upstreams of ``config``, in its order; add to ``services`` what has to run beside them.
     """
     ca = config.ca_file.read_bytes() if config.ca_file else None
     tls = TlsChoices(
@@ -77,7 +83,51 @@ def build_upstreams(config: Config, reactor: Any, events: Events) -> list[Upstre
         config.client_certificate.read_bytes() if config.client_certificate else None,
         config.client_key.read_bytes() if config.client_key else None,
     )
-    return [_build_upstream(address, ca, tls, config, reactor, events) for address in config.upstream]
+
+    def build_one(address: UpstreamAddress, lookup: Lookup) -> Upstream:
+        return _build_upstream(address, ca, tls, lookup, config, reactor, events)
+
+    lookup = _build_lookup(config, reactor, lambda address: build_one(address, _nobody_to_ask), services)
+    return [build_one(address, lookup) for address in config.upstream]
+
+
+def _build_lookup(
+    config: Config, reactor: Any, build_one: Callable[[UpstreamAddress], Upstream], services: list[IService]
+) -> Lookup:
+    """
+    Return what looks up the names of upstreams: connections of its own, made when they are needed.
+    """
+    if not any(address.host for address in config.upstream):
+        return _nobody_to_ask
+    over_tls = [server.upstream for server in config.bootstrap if server.upstream]
+    if not config.bootstrap:
+        over_tls = [address for address in config.upstream if not address.host]
+    resolvers: list[Any] = []
+    if over_tls:
+        upstreams = [build_one(address) for address in over_tls]
+        services += upstreams
+        forwarder = build_forwarder(config, reactor, upstreams, build_transfers(config, reactor, upstreams))
+        resolvers.append(ForwarderResolver(forwarder, reactor))
+    for server in config.bootstrap:
+        if server.plain:
+            asker = PlainAsker(reactor, *server.plain, os.urandom)
+            resolvers.append(ForwarderResolver(asker, reactor))
+            log.info("names of upstreams are looked up in the clear: {server}", server=str(server))
+
+    async def look_up(name: str) -> Found:
+        failures: list[str] = []
+        for resolver in resolvers:
+            try:
+                return await addresses_of(resolver, name)
+            except Unreachable as error:
+                failures.append(error.reason)
+        raise Unreachable("resolve", "; ".join(failures))
+
+    return lambda name: Deferred.fromCoroutine(look_up(name))
+
+
+def _nobody_to_ask(name: str) -> Deferred[Found]:
+    return fail(Unreachable("resolve", "there is nobody to ask"))
 
 
 def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream]) -> Transfers:
@@ -130,21 +180,27 @@ def _build_hop(config: Config) -> Hop:
 
 
 def _build_upstream(
-    address: UpstreamAddress, ca: bytes | None, tls: TlsChoices, config: Config, reactor: Any, events: Events
+    address: UpstreamAddress,
+    ca: bytes | None,
+    tls: TlsChoices,
+    lookup: Lookup,
+    config: Config,
+    reactor: Any,
+    events: Events,
 ) -> Upstream:
-    endpoints = [
-        VerifiedEndpoint(
-            cast(IReactorTCP, reactor),
-            host,
-            port,
-            Trust(address=host, name=address.name, pins=address.pins, ca=ca, now=_utc_now, tls=tls),
-            config.connect_timeout,
+    def make(host: str, port: int) -> VerifiedEndpoint:
+        trust = Trust(address=host, name=address.name, pins=address.pins, ca=ca, now=_utc_now, tls=tls)
+        return VerifiedEndpoint(cast(IReactorTCP, reactor), host, port, trust, config.connect_timeout)
+
+    endpoint: IStreamClientEndpoint = RacingEndpoint(reactor, [make(host, port) for host, port in address.addresses])
+    if address.host:
+        name, port = address.host
+        endpoint = NamedEndpoint(
+            name, lookup=lookup, make=lambda host: make(host, port), clock=reactor, now=time.monotonic
         )
-        for host, port in address.addresses
-    ]
     return Upstream(
         address.label,
-        RacingEndpoint(reactor, endpoints),
+        endpoint,
         clock=reactor,
         now=time.monotonic,
         random_octets=os.urandom,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
 from dotproxy.assembly import build_forwarder, build_transfers, build_upstreams
 from dotproxy.config.load import load
@@ -35,13 +36,16 @@ class DoTResolver(ForwarderResolver):
         if upstreams:
             options["upstream"] = upstreams
         config = load(options, {}).config
-        self._upstreams = build_upstreams(config, reactor, LoggedEvents(debug=config.log_level == "debug"))
+        services: list[IService] = []
+        events = LoggedEvents(debug=config.log_level == "debug")
+        self._upstreams = build_upstreams(config, reactor, events, services)
+        self._services = [*services, *self._upstreams]
         self._forwarder = build_forwarder(
             config, reactor, self._upstreams, build_transfers(config, reactor, self._upstreams)
         )
         super().__init__(self._forwarder, reactor)
-        for upstream in self._upstreams:
-            upstream.startService()
+        for service in self._services:
+            service.startService()
 
     def close(self) -> Deferred[Any]:
         """
@@ -50,4 +54,4 @@ class DoTResolver(ForwarderResolver):
         What has no answer yet fails.
         """
         self._forwarder.stop()
-        return DeferredList([upstream.stopService() for upstream in self._upstreams])
+        return DeferredList([maybeDeferred(service.stopService) for service in self._services])

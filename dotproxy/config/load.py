@@ -98,7 +98,7 @@ def _parse(setting: Setting, raw: _Given, problems: list[str]) -> Any:
         except ValueError as error:
             problems.append(f"{setting.key} ({raw.source}): {error}")
     if setting.is_list:
-        if not raw.values:
+        if not raw.values and setting.default:
             problems.append(f"{setting.key} ({raw.source}): needs at least one value")
         repeated = {str(value) for value in parsed if parsed.count(value) > 1}
         problems += [f"{setting.key} ({raw.source}): {value} is given twice" for value in sorted(repeated)]
@@ -215,6 +215,18 @@ def _check_together(config: Config, sources: Mapping[str, str], problems: list[s
             problems.append(
                 f"client_key ({sources['client_key']}): is not the key of the first certificate in {certificate}"
             )
+    listening = {(address.host, address.port) for address in config.listen}
+    problems += [
+        f"bootstrap ({sources['bootstrap']}): {server} is dotproxy itself"
+        for server in config.bootstrap
+        if server.plain in listening or (server.plain and ("0.0.0.0", server.plain[1]) in listening)
+    ]
+    named = [upstream for upstream in config.upstream if upstream.host]
+    if named and not config.bootstrap and len(named) == len(config.upstream):
+        problems.append(
+            f"upstream ({sources['upstream']}): {named[0].label} has to be looked up, and there is nobody to ask: give"
+            ' an upstream by address as well, or a bootstrap server, as bootstrap = "tls://9.9.9.9#dns.quad9.net"'
+        )
     if config.attempt_timeout > config.query_timeout:
         problems.append(
             f"attempt_timeout ({sources['attempt_timeout']}): {config.attempt_timeout:g} s is longer than"

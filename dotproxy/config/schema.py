@@ -14,8 +14,10 @@ from typing import Any
 
 from dotproxy.config.values import (
     DEFAULT_LISTEN_PORT,
+    BootstrapServer,
     ListenAddress,
     number,
+    parse_bootstrap,
     parse_certificates,
     parse_ciphers,
     parse_client_subnet,
@@ -55,6 +57,7 @@ class Config:
 
     listen: tuple[ListenAddress, ...]
     upstream: tuple[UpstreamAddress, ...]
+    bootstrap: tuple[BootstrapServer, ...]
     ca_file: Path | None
     client_certificate: Path | None
     client_key: Path | None
@@ -132,6 +135,15 @@ SETTINGS: tuple[Setting, ...] = (
         "Who to ask, over TLS: tls://ADDR[:PORT][#NAME][?pin-sha256=BASE64], or a preset such as cloudflare."
         " The certificate must be for NAME, without one for ADDR. May be repeated.",
         short="u",
+        is_list=True,
+    ),
+    Setting(
+        "bootstrap",
+        (),
+        parse_bootstrap,
+        "SERVER",
+        "Who looks up the names of upstreams given by name: tls://ADDR#NAME or a preset, or udp://ADDR, which asks in"
+        " the clear, for these names and nothing else. By default the upstreams given by address. May be repeated.",
         is_list=True,
     ),
     Setting("ca_file", None, parse_certificates, "PEM", "CAs to trust instead of the system's.", short="c"),

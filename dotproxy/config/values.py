@@ -88,6 +88,33 @@ def parse_upstream_value(value: Any) -> UpstreamAddress:
     return from_parts(string(address), port, None if name is None else string(name), tuple(map(string, pins)), weight)
 
 
+@dataclass(frozen=True, slots=True)
+class BootstrapServer:
+    """
+    Who looks up the names of upstreams: an upstream, over TLS, or a server that is asked in the clear.
+    """
+
+    upstream: UpstreamAddress | None
+    plain: tuple[str, int] | None
+
+    def __str__(self) -> str:
+        return str(self.upstream) if self.plain is None else f"udp://{endpoint_text(*self.plain)}"
+
+
+def parse_bootstrap(value: Any) -> BootstrapServer:
+    """
+    Return who looks up names: ``tls://ADDRESS#NAME`` or a preset, or ``udp://ADDRESS[:PORT]`` for plain DNS.
+    """
+    text = string(value)
+    if text.lower().startswith("udp://"):
+        listen = parse_listen(text[6:], 53)
+        return BootstrapServer(None, (listen.host, listen.port))
+    upstream = parse_upstream(text)
+    if upstream.host:
+        raise ValueError(f"{text!r} would have to be looked up itself; give its address")
+    return BootstrapServer(upstream, None)
+
+
 def string(value: Any) -> str:
     """
     Return a string, without the space around it.

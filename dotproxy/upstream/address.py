@@ -42,6 +42,8 @@ class UpstreamAddress:
     ``addresses`` are (IP address, port), in the order they are dialled.  ``name`` is verified against
     the certificate; without one it is the IP address that must be in it.  ``pins`` are SHA-256 digests
     of SubjectPublicKeyInfo.  ``weight`` is its share of the questions, for policies that share them out.
+
+    One that is given by name has no addresses, but a ``host``: that name and the port.
     """
 
     addresses: tuple[tuple[str, int], ...]
@@ -49,6 +51,7 @@ class UpstreamAddress:
     pins: tuple[bytes, ...] = ()
     preset: str | None = None
     weight: int = 1
+    host: tuple[str, int] | None = None
 
     def __str__(self) -> str:
         """
@@ -56,8 +59,9 @@ class UpstreamAddress:
         """
         if self.preset:
             return self.preset
-        host, port = self.addresses[0]
-        text = f"tls://{endpoint_text(host, port)}" + (f"#{self.name}" if self.name else "")
+        host, port = self.host or self.addresses[0]
+        where = endpoint_text(host, port) if not self.host or port != DEFAULT_PORT else host
+        text = f"tls://{where}" + (f"#{self.name}" if self.name and self.name != host else "")
         more = [f"pin-sha256={show_pin(pin)}" for pin in self.pins]
         more += [f"weight={self.weight}"] if self.weight != 1 else []
         return f"{text}?{'&'.join(more)}" if more else text
@@ -69,9 +73,9 @@ class UpstreamAddress:
         """
         if self.preset:
             return self.preset
-        host, port = self.addresses[0]
+        host, port = self.host or self.addresses[0]
         where = host if port == DEFAULT_PORT else endpoint_text(host, port)
-        return f"{self.name} ({where})" if self.name else where
+        return f"{self.name} ({where})" if self.name and self.name != host else where
 
 
 def endpoint_text(host: str, port: int) -> str:
@@ -131,11 +135,15 @@ def from_parts(
 
     :raises ValueError: saying which part is wrong.
     """
+    where = (_where_it_is(address), _port(port))
+    is_name = not _is_ip(where[0])
+    checked = _name(name) if name else where[0] if is_name else None
     return UpstreamAddress(
-        ((_ip(address), _port(port)),),
-        _name(name) if name else None,
+        () if is_name else (where,),
+        checked,
         tuple(parse_pin(pin) for pin in pins),
         weight=_weight(weight),
+        host=where if is_name else None,
     )
 
 
@@ -155,17 +163,14 @@ def _is_ip(text: str) -> bool:
     return True
 
 
-def _ip(text: str) -> str:
+def _where_it_is(text: str) -> str:
     if _is_ip(text):
         return str(ip_address(text))
+    if "." in text.strip(".") and not text.replace(".", "").isdigit():
+        return _name(text)
     if close := get_close_matches(text.lower(), PRESETS, 1):
-        raise ValueError(f"{text!r} is neither an IP address nor a preset; did you mean {close[0]!r}?")
-    if "." in text and not text.replace(".", "").isdigit():
-        raise ValueError(
-            f"{text!r} is a name, and looking it up would need plain DNS; give its address, and the name"
-            f" to verify after '#': tls://ADDRESS#{text}"
-        )
-    raise ValueError(f"{text!r} is neither an IP address nor a preset ({', '.join(PRESETS)})")
+        raise ValueError(f"{text!r} is neither an address nor a preset; did you mean {close[0]!r}?")
+    raise ValueError(f"{text!r} is neither an IP address, nor a host name, nor a preset ({', '.join(PRESETS)})")
 
 
 def _port(text: str | int | None) -> int:

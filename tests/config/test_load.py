@@ -132,7 +132,7 @@ class LoadTests(SynchronousTestCase):
         Each setting can be given in the file, in its variable and as its option, the later over the earlier.
         """
         for setting in SETTINGS:
-            if setting.default is None:
+            if setting.default in (None, ()):
                 continue
             default = setting.default[0] if setting.is_list else setting.default
             path = self.file(f"{setting.key} = {json.dumps(default)}")
@@ -341,3 +341,33 @@ class ClientCertificateTests(SynchronousTestCase):
         self.assertIn("holds no PEM key that can be read without a passphrase", problem)
         (problem,) = self.problems(client_certificate=certificate, client_key=where / "nowhere")
         self.assertIn("cannot be read: no such file or directory", problem)
+
+
+class BootstrapTests(SynchronousTestCase):
+    """
+    Who looks up the names of upstreams.
+    """
+
+    def problems(self, upstream: list[str], *bootstrap: str) -> list[str]:
+        """
+        What is wrong with these.
+        """
+        try:
+            load({"upstream": upstream, "bootstrap": list(bootstrap)} if bootstrap else {"upstream": upstream}, {})
+        except ConfigError as error:
+            return error.problems
+        return []
+
+    def test_there_has_to_be_somebody(self) -> None:
+        """
+        A name needs an upstream by address beside it, or a bootstrap server; which is not dotproxy itself, nor a name.
+        """
+        self.assertEqual([], self.problems(["dns.quad9.net", "cloudflare"]))
+        for server in ("udp://9.9.9.9", "udp://[2620:fe::fe]:9953", "tls://9.9.9.9#dns.quad9.net", "quad9"):
+            self.assertEqual([], self.problems(["dns.quad9.net"], server))
+        (problem,) = self.problems(["dns.quad9.net"])
+        self.assertIn("upstream (--upstream): dns.quad9.net has to be looked up, and there is nobody to ask", problem)
+        (problem,) = self.problems(["dns.quad9.net"], "udp://127.0.0.1:5300")
+        self.assertEqual("bootstrap (--bootstrap): udp://127.0.0.1:5300 is dotproxy itself", problem)
+        problems = self.problems(["dns.quad9.net", "quad9"], "dns.quad9.net")
+        self.assertIn("would have to be looked up itself; give its address", problems[0])

@@ -18,6 +18,8 @@ from tests.integration.servers import (
     HUGE_RECORDS,
     LONG_TXT,
     TXT_STRINGS,
+    ZONE,
+    Backend,
     Bind,
     Dnsdist,
     KnotResolver,
@@ -292,3 +294,31 @@ def test_questions_are_padded_and_clients_do_not_see_it(serve, proxy):
             reply = dns.message.from_wire(program.ask(query.to_wire(), tcp=tcp))
             assert (reply.edns, list(reply.options), len(reply.answer)) == (edns, [], 1)
     assert "PADDING" not in run("kdig", "@127.0.0.1", "-p", str(program.port), "+padding=128", "www.lab.example", "A")
+
+
+@pytest.mark.parametrize("how", ["address", "tls", "udp"])
+def test_an_upstream_by_name(how, authority, serve, proxy):
+    """
+    Its name is looked up by an upstream that is given by address, or by who was named for it, over TLS or in the
+    clear, and then it is asked, and verified by that name.
+    """
+    zone = ZONE + "dot A 127.0.0.1\n"
+    certificate = authority.issue(["dot.test", "dot.lab.example", "127.0.0.1"])
+    looks_up, named = serve(Nsd, zone=zone), serve(certificate=certificate)
+    spec = f"tls://dot.lab.example:{named.port}"
+    if how == "address":
+        program = proxy(spec, looks_up.upstream)
+    elif how == "tls":
+        program = proxy(spec, options=("--bootstrap", looks_up.upstream))
+    else:
+        with_plain = Backend(looks_up.folder)
+        with_plain.start()
+        program = proxy(spec, options=("--bootstrap", f"udp://127.0.0.1:{with_plain.port}"))
+    try:
+        reply = dns.message.from_wire(program.ask(dns.message.make_query("www.lab.example.", "A").to_wire()))
+        assert reply.answer[0][0].address == "192.0.2.1"
+        assert "verified as dot.lab.example" in program.said()
+        assert len(named.questions) == 1
+    finally:
+        if how == "udp":
+            with_plain.stop()

@@ -164,6 +164,38 @@ class SpellingTests(SynchronousTestCase):
         self.assertEqual(UpstreamAddress(ONE, NAME, (PIN,)), from_parts("1.1.1.1", 853, NAME, (show_pin(PIN),)))
 
 
+class NameTests(SynchronousTestCase):
+    """
+    Upstreams given by name.
+    """
+
+    def test_a_name(self) -> None:
+        """
+        It is looked up, and verified unless another name is given; its spelling round-trips.
+        """
+        for spec, host, name, canonical, label in (
+            ("tls://dns.quad9.net", ("dns.quad9.net", 853), "dns.quad9.net", "tls://dns.quad9.net", "dns.quad9.net"),
+            (
+                "DNS.Quad9.Net:8853",
+                ("dns.quad9.net", 8853),
+                "dns.quad9.net",
+                "tls://dns.quad9.net:8853",
+                "dns.quad9.net:8853",
+            ),
+            (
+                "a.example#b.example",
+                ("a.example", 853),
+                "b.example",
+                "tls://a.example#b.example",
+                "b.example (a.example)",
+            ),
+        ):
+            upstream = parse_upstream(spec)
+            self.assertEqual((host, name, ()), (upstream.host, upstream.name, upstream.addresses))
+            self.assertEqual((canonical, label), (str(upstream), upstream.label))
+            self.assertEqual(upstream, parse_upstream(canonical))
+
+
 class MistakeTests(SynchronousTestCase):
     """
     What is wrong, in one line that says what would be right.
@@ -175,10 +207,9 @@ class MistakeTests(SynchronousTestCase):
         """
         mistakes = {
             "https://1.1.1.1": "only tls:// upstreams are spoken to, not https://",
-            "tls://dns.quad9.net": "tls://ADDRESS#dns.quad9.net",
             "quad": "did you mean 'quad9'?",
-            "localhost": "neither an IP address nor a preset",
-            "1.1.1": "neither an IP address nor a preset",
+            "localhost": "neither an IP address, nor a host name, nor a preset",
+            "1.1.1": "neither an IP address, nor a host name, nor a preset",
             "1.1.1.1:0": "port '0' is not a number from 1 to 65535",
             "1.1.1.1:65536": "port '65536' is not a number from 1 to 65535",
             "1.1.1.1:853:a.example#b.example": "gives two names",
@@ -198,7 +229,7 @@ class MistakeTests(SynchronousTestCase):
             "1.1.1.1#a#b": "is not an upstream; write tls://ADDRESS:PORT#NAME",
             "[1.1.1.1": "is not an upstream",
             "1.1.1.1:abc": "IPv6 with a port as [ADDRESS]:PORT",
-            "": "is neither an IP address nor a preset",
+            "": "is neither an IP address, nor a host name, nor a preset",
         }
         for spec, told in mistakes.items():
             error = self.assertRaises(ValueError, parse_upstream, spec)

@@ -1,0 +1,182 @@
+"""
+Upstreams that are given by name: how the name becomes addresses.
+
+Decides when a name is looked up (before the first dial, and again when what was found has aged), and what counts if
+that fails: what was found before.  Who is asked is decided by whoever made the ``lookup``: an upstream that is given
+by address, over TLS, or a server that was configured for this and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import DatagramProtocol
+from twisted.names import dns
+from zope.interface import implementer
+
+from dotproxy.errors import Unreachable
+from dotproxy.upstream.dial import RacingEndpoint
+from dotproxy.wire.message import question_of
+
+#: What was found counts for so long at least, and at most, in seconds, whatever its TTL.
+FRESH = (60.0, 86400.0)
+
+#: How long a name may take, in seconds; it is part of a dial.
+PATIENCE = 1.5
+
+#: Addresses, and how long they count.
+Found = tuple[Sequence[str], float]
+
+
+@implementer(IStreamClientEndpoint)
+class NamedEndpoint:
+    """
+    An upstream's name, as something that can be dialled.
+
+    ``make`` returns the endpoint of one address.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        lookup: Callable[[str], Deferred[Found]],
+        make: Callable[[str], IStreamClientEndpoint],
+        clock: IReactorTime,
+        now: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._lookup = lookup
+        self._make = make
+        self._clock = clock
+        self._now = now
+        self._addresses: tuple[str, ...] = ()
+        self._fresh_until = 0.0
+        self._endpoint: RacingEndpoint | None = None
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Return a Deferred for a verified connection.
+        """
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        if self._endpoint is None or self._now() >= self._fresh_until:
+            try:
+                found, ttl = await self._lookup(self._name)
+            except CancelledError:
+                raise
+            except Exception as error:
+                if self._endpoint is None:
+                    reason = str(error) or type(error).__name__
+                    raise Unreachable("resolve", f"{self._name} cannot be looked up: {reason}") from None
+            else:
+                self._take(tuple(found), ttl)
+        assert self._endpoint is not None
+        return await self._endpoint.connect(factory)
+
+    def _take(self, addresses: tuple[str, ...], ttl: float) -> None:
+        low, high = FRESH
+        self._fresh_until = self._now() + min(high, max(low, ttl))
+        if set(addresses) != set(self._addresses):
+            self._addresses = addresses
+            self._endpoint = RacingEndpoint(self._clock, [self._make(address) for address in addresses])
+
+
+async def addresses_of(resolver: Any, name: str) -> Found:
+    """
+    Return the addresses of ``name``, IPv4 and IPv6 in turn, by a resolver of twisted.names' interface.
+
+    :raises Unreachable: if there are none.
+    """
+    asked = [resolver.lookupAddress(name, [PATIENCE]), resolver.lookupIPV6Address(name, [PATIENCE])]
+    families: list[list[str]] = []
+    ttls: list[float] = []
+    reasons: list[str] = []
+    for succeeded, result in await DeferredList(asked, consumeErrors=True):
+        if not succeeded:
+            reasons.append(type(result.value).__name__)
+            continue
+        records = [record for record in result[0] if record.type in (dns.A, dns.AAAA)]
+        families.append([_text(record.payload) for record in records])
+        ttls += [float(record.ttl) for record in records]
+    found = [address for pair in _in_turn(families) for address in pair]
+    if not found:
+        raise Unreachable("resolve", ", ".join(reasons) or "it has no address")
+    return found, min(ttls)
+
+
+def _text(record: Any) -> str:
+    return str(record.dottedQuad()) if isinstance(record, dns.Record_A) else str(IPv6Address(record.address))
+
+
+def _in_turn(families: list[list[str]]) -> list[list[str]]:
+    longest = max(map(len, families), default=0)
+    return [[family[at] for family in families if at < len(family)] for at in range(longest)]
+
+
+class PlainAsker:
+    """
+    Takes the questions of a resolver to one server, in the clear, each from a socket of its own.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int, random_octets: Callable[[int], bytes]) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+        self._random_octets = random_octets
+
+    def questions_received(self, listener: Any, batch: Any) -> int:
+        """
+        Ask; the listener hears of what is answered.
+        """
+        for octets, client in batch:
+            query = self._random_octets(2) + octets[2:]
+            question = _PlainQuestion(self._reactor, (self._host, self._port), query, listener, client)
+            question.port = self._reactor.listenUDP(0, question, interface="::" if ":" in self._host else "")
+        return 0
+
+
+class _PlainQuestion(DatagramProtocol):
+    """
+    One question and its socket.  Ends with an answer, or when it has taken too long.
+    """
+
+    noisy = False
+    port: IListeningPort
+
+    def __init__(self, reactor: Any, server: tuple[str, int], query: bytes, listener: Any, client: Any) -> None:
+        self._reactor = reactor
+        self._server = server
+        self._query = query
+        self._listener = listener
+        self._client = client
+        self._timer: Any = None
+
+    def startProtocol(self) -> None:
+        """
+        Ask.
+        """
+        self._timer = self._reactor.callLater(PATIENCE, self._end)
+        assert self.transport is not None
+        self.transport.write(self._query, self._server)
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """
+        Take the answer, if it is one.
+        """
+        end = question_of(self._query)
+        is_answer = addr[:2] == self._server and datagram[:2] == self._query[:2] and datagram[2:3] >= b"\x80"
+        if is_answer and datagram[12:end].lower() == self._query[12:end].lower():
+            self._end()
+            self._listener.send_answers([(datagram, self._client)])
+
+    def _end(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        self.port.stopListening()

@@ -1,0 +1,293 @@
+"""
+Upstreams that are given by name.
+"""
+
+from typing import Any
+
+import dns.message
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.names import dns as names
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import Unreachable
+from dotproxy.resolver import ForwarderResolver
+from dotproxy.testing.client import make_query
+from dotproxy.testing.server import DotServer, MemoryNetwork
+from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.upstream.bootstrap import FRESH, PATIENCE, NamedEndpoint, PlainAsker, addresses_of
+from dotproxy.upstream.gate import VerifiedEndpoint
+from tests.upstream.scenes import GOOD, ZONE, make_trust
+
+
+class NamedTests(SynchronousTestCase):
+    """
+    Dialling a name.
+    """
+
+    def setUp(self) -> None:
+        """
+        A name that stands for two addresses.
+        """
+        self.network = MemoryNetwork()
+        self.server = DotServer(ZONE, GOOD)
+        self.asked: list[str] = []
+        self.answer: Any = (["192.0.2.1", "2001:db8::1"], 300.0)
+        self.endpoint = NamedEndpoint(
+            "dot.test",
+            lookup=self.lookup,
+            make=lambda host: VerifiedEndpoint(self.network.reactor, host, 853, make_trust(address=host), 3.0),
+            clock=self.network.reactor,
+            now=self.network.reactor.seconds,
+        )
+
+    def lookup(self, name: str) -> Deferred[Any]:
+        """
+        Called by the endpoint.
+        """
+        self.asked.append(name)
+        return fail(self.answer) if isinstance(self.answer, Exception) else succeed(self.answer)
+
+    def connect(self) -> Deferred[Any]:
+        """
+        Dial.
+        """
+        return self.endpoint.connect(Factory.forProtocol(Protocol))
+
+    def test_it_is_looked_up_and_dialled(self) -> None:
+        """
+        Its addresses are dialled, and the name verified.
+        """
+        connected = self.connect()
+        self.network.accept(self.server)
+        self.assertEqual("dot.test", self.successResultOf(connected).identity.verified)
+        self.assertEqual([("192.0.2.1", 853)], self.network.dialled)
+
+    def test_it_is_looked_up_again_when_that_has_aged(self) -> None:
+        """
+        Not with every dial, but when the TTL is over, a minute at least and a day at most.
+        """
+        for ttl, counts in ((300.0, 300.0), (1.0, FRESH[0]), (1e9, FRESH[1])):
+            self.setUp()
+            self.answer = (["192.0.2.1"], ttl)
+            for wait, lookups in ((0.0, 1), (counts - 1, 1), (2.0, 2)):
+                self.network.reactor.advance(wait)
+                connected = self.connect()
+                self.network.accept(self.server)
+                self.successResultOf(connected)
+                self.assertEqual(lookups, len(self.asked), ttl)
+
+    def test_what_was_found_before_counts(self) -> None:
+        """
+        If a later lookup fails, the addresses are those of before.
+        """
+        connected = self.connect()
+        self.network.refuse(Refused())
+        self.network.refuse(Refused())
+        self.failureResultOf(connected, Unreachable)
+        self.network.reactor.advance(1000)
+        self.answer = Unreachable("resolve", "timed out")
+        connected = self.connect()
+        self.network.accept(self.server)
+        self.successResultOf(connected)
+        self.assertEqual(2, len(self.asked))
+
+    def test_nothing_is_found(self) -> None:
+        """
+        The first lookup has to succeed, or there is nothing to dial.
+        """
+        self.answer = Unreachable("resolve", "it has no address")
+        error = self.failureResultOf(self.connect(), Unreachable).value
+        self.assertEqual("resolve", error.phase)
+        self.assertIn("dot.test cannot be looked up", error.reason)
+        self.assertEqual([], self.network.dialled)
+
+    def test_other_addresses(self) -> None:
+        """
+        Addresses that have changed are dialled from then on.
+        """
+        for address in ("192.0.2.1", "192.0.2.2"):
+            self.answer = ([address], 60.0)
+            connected = self.connect()
+            self.network.accept(self.server)
+            self.successResultOf(connected)
+            self.network.reactor.advance(61)
+        self.assertEqual(["192.0.2.1", "192.0.2.2"], [host for host, _ in self.network.dialled])
+
+    def test_giving_up(self) -> None:
+        """
+        A dial may be given up while the name is looked up.
+        """
+        self.lookup = lambda name: Deferred()  # type: ignore[method-assign]
+        endpoint = NamedEndpoint(
+            "x.test",
+            lookup=self.lookup,
+            make=lambda host: None,
+            clock=Clock(),
+            now=lambda: 0.0,  # type: ignore[arg-type, return-value]
+        )
+        connecting = endpoint.connect(Factory.forProtocol(Protocol))
+        connecting.cancel()
+        self.failureResultOf(connecting)
+
+
+class Resolver:
+    """
+    A resolver with canned answers.
+    """
+
+    def __init__(self, four: Any, six: Any) -> None:
+        self.four, self.six = four, six
+
+    def lookupAddress(self, name: str, timeout: Any) -> Deferred[Any]:
+        """
+        IPv4.
+        """
+        return fail(self.four) if isinstance(self.four, Exception) else succeed((self.four, [], []))
+
+    def lookupIPV6Address(self, name: str, timeout: Any) -> Deferred[Any]:
+        """
+        IPv6.
+        """
+        return fail(self.six) if isinstance(self.six, Exception) else succeed((self.six, [], []))
+
+
+def four(address: str, ttl: int) -> names.RRHeader:
+    """
+    An A record.
+    """
+    return names.RRHeader("dot.test", names.A, names.IN, ttl, names.Record_A(address, ttl))
+
+
+def six(address: str, ttl: int) -> names.RRHeader:
+    """
+    An AAAA record.
+    """
+    return names.RRHeader("dot.test", names.AAAA, names.IN, ttl, names.Record_AAAA(address, ttl))
+
+
+class AddressesTests(SynchronousTestCase):
+    """
+    What a lookup finds.
+    """
+
+    def found(self, resolver: Resolver) -> Deferred[Any]:
+        """
+        Look up.
+        """
+        return Deferred.fromCoroutine(addresses_of(resolver, "dot.test"))
+
+    def test_both_families(self) -> None:
+        """
+        IPv4 and IPv6 in turn, for as long as the least of their TTLs; records of other types are passed over.
+        """
+        alias = names.RRHeader("dot.test", names.CNAME, names.IN, 5, names.Record_CNAME("x.test", 5))
+        resolver = Resolver([alias, four("192.0.2.1", 60), four("192.0.2.2", 90)], [six("2001:db8::1", 70)])
+        self.assertEqual((["192.0.2.1", "2001:db8::1", "192.0.2.2"], 60.0), self.successResultOf(self.found(resolver)))
+
+    def test_one_family(self) -> None:
+        """
+        One family is enough.
+        """
+        resolver = Resolver(Unreachable("connect", "x"), [six("2001:db8::1", 70)])
+        self.assertEqual((["2001:db8::1"], 70.0), self.successResultOf(self.found(resolver)))
+
+    def test_none(self) -> None:
+        """
+        No address, or no answer, is a failure that says which.
+        """
+        for resolver, reason in ((Resolver([], []), "it has no address"), (Resolver(ValueError(), []), "ValueError")):
+            self.assertEqual(reason, self.failureResultOf(self.found(resolver), Unreachable).value.reason)
+
+
+class Port:
+    """
+    A UDP port that is pretended.
+    """
+
+    def __init__(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self.sent: list[tuple[bytes, Any]] = []
+        self.is_open = True
+
+    def write(self, octets: bytes, address: Any) -> None:
+        """
+        Called by the protocol.
+        """
+        self.sent.append((octets, address))
+
+    def stopListening(self) -> None:
+        """
+        Called by the protocol.
+        """
+        self.is_open = False
+
+
+class Reactor(Clock):
+    """
+    Time, and UDP ports.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ports: list[Port] = []
+
+    def listenUDP(self, number: int, protocol: Any, interface: str = "") -> Port:
+        """
+        Called by the asker.
+        """
+        port = Port(protocol)
+        self.ports.append(port)
+        protocol.transport = port
+        protocol.startProtocol()
+        return port
+
+
+class PlainTests(SynchronousTestCase):
+    """
+    Names looked up in the clear, where that was asked for.
+    """
+
+    def setUp(self) -> None:
+        """
+        A question, asked.
+        """
+        self.reactor = Reactor()
+        asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd")
+        self.result = ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [PATIENCE])
+        (self.port,) = self.reactor.ports
+        ((self.query, self.server),) = self.port.sent
+
+    def test_question_and_answer(self) -> None:
+        """
+        It is asked of that server, under an ID of its own, and only a matching answer from there counts.
+        """
+        self.assertEqual((("192.0.2.53", 53), b"\xab\xcd"), (self.server, self.query[:2]))
+        right = Zone({("dot.test.", A): [address_rdata("192.0.2.1")]})(self.query) or b""
+        other = Zone({("dat.test.", A): [address_rdata("192.0.2.9")]})(make_query("dat.test.", A, ident=0xABCD)) or b""
+        for octets, address in (
+            (right, ("192.0.2.9", 53)),
+            (b"xx" + right[2:], self.server),
+            (self.query, self.server),
+            (other, self.server),
+            (b"", self.server),
+        ):
+            self.port.protocol.datagramReceived(octets, address)
+        self.assertNoResult(self.result)
+        self.port.protocol.datagramReceived(right, self.server)
+        answers, _, _ = self.successResultOf(self.result)
+        self.assertEqual("192.0.2.1", answers[0].payload.dottedQuad())
+        self.assertEqual(
+            (False, []), (self.port.is_open, [call for call in self.reactor.getDelayedCalls() if call.active()])
+        )
+
+    def test_no_answer(self) -> None:
+        """
+        It is waited for so long, and the socket closed.
+        """
+        self.reactor.advance(PATIENCE)
+        self.failureResultOf(self.result)
+        self.assertFalse(self.port.is_open)
+        self.assertEqual("dot.test. IN A", dns.message.from_wire(self.query).question[0].to_text())
