@@ -17,20 +17,22 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError, WireError
-from dotproxy.live import LiveQueries, Query
+from dotproxy.errors import BadReply, ConnectionGone, Unreachable, UpstreamError, WireError
+from dotproxy.live import LiveQueries, Query, explain
 from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers, Upstream
 from dotproxy.policy.attempts import MAX_FORGIVEN, MAX_SENDS, given_up, next_upstreams, taken_back
 from dotproxy.policy.hedging import HedgeBudget
 from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
 from dotproxy.wire.edit import refusal, truncated
-from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, EDE_OTHER, ExtendedError
+from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 from dotproxy.wire.message import MIN_UDP_SIZE, REFUSED, SERVFAIL
 from dotproxy.wire.replies import is_bogus
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
+
+_NEVER = float("inf")
 
 #: How often an upstream is told what its answers take, in seconds.
 _SAMPLED = 0.005
@@ -75,10 +77,13 @@ class Forwarder:
         self._udp_max_size = udp_max_size
         self._max_outstanding = max_outstanding
         self._at_once = at_once
+        self._labels = [upstream.label for upstream in self._upstreams]
         self._live = LiveQueries(len(self._upstreams))
         self._delays = self._learned_delays()
         self._noted = [(float("-inf"), 0)] * len(self._upstreams)
+        self._shortest = min(self._delays)
         self._timer: IDelayedCall | None = None
+        self._timer_at = _NEVER
         self._drained: Deferred[None] | None = None
         for upstream in self._upstreams:
             upstream.outcomes = self
@@ -122,8 +127,9 @@ class Forwarder:
         if queries:
             self._hedging.earn(len(queries))
             self._ask(queries)
-            if self._timer is None and len(self._live):
-                self._timer = self._clock.callLater(min(self._delays), self._look)
+            due = now + self._shortest
+            if due < self._timer_at and len(self._live):
+                self._set_timer(due)
         return silent
 
     def answered(self, upstream: Upstream, answers: Iterable[tuple[Query, bytes]]) -> None:
@@ -188,6 +194,7 @@ class Forwarder:
         index = self._upstreams.index(upstream)
         now = self._now()
         again: dict[Query, None] = {}  # one may have been asked twice over the same connection
+        enough: list[Query] = []
         for query in tokens:
             if query.home is None:
                 continue
@@ -203,8 +210,12 @@ class Forwarder:
                 query.tried = taken_back(query.tried, index)
                 query.forgiven += 1
             self._live.postpone(query, now + self._attempt_timeout)
-            again[query] = None
+            if query.spare and not query.pending and all(other in query.tried for other in query.order):
+                enough.append(query)
+            else:
+                again[query] = None
         self._ask(again)
+        self._refuse(enough)
         self._watch()
 
     def is_wanted(self, token: Query) -> bool:
@@ -276,9 +287,11 @@ class Forwarder:
         """
         Whether somebody else may have a better answer than this SERVFAIL or REFUSED (RFC 9520 §3.1: three at most).
         """
+        if any(other != index for other in query.pending):
+            return True
         age = now - query.asked_at
         if len(query.tried) >= MAX_SENDS or age > self._query_timeout / 2 or is_bogus(reply):
-            return bool(set(query.pending) - {index})
+            return False
         return any(other not in query.tried for other in query.order) or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
 
     def _fitted(self, query: Query, octets: bytes) -> bytes:
@@ -292,7 +305,7 @@ class Forwarder:
         Find what is slow, and ask a few of those elsewhere too; what is overdue, and ask all of that elsewhere; what
         is past its deadline, and refuse it.
         """
-        self._timer = None
+        self._timer, self._timer_at = None, _NEVER
         now = self._now() + _GRAIN / 2
         past: list[Query] = []
         again: list[Query] = []
@@ -346,36 +359,26 @@ class Forwarder:
         Set the timer for the next query that is to be looked at.
         """
         self._delays = self._learned_delays()
-        due = self._live.next_due(self._delays)
+        self._shortest = min(self._delays)
+        self._set_timer(self._live.next_due(self._delays))
+
+    def _set_timer(self, due: float | None) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None
+        self._timer, self._timer_at = None, _NEVER
         if due is not None:
+            self._timer_at = due
             self._timer = self._clock.callLater(max(_GRAIN, due - self._now()), self._look)
 
     def _refuse(self, queries: Iterable[Query], why: str = "") -> None:
         outgoing: dict[Listener, Answers] = {}
         for query in queries:
             if self._live.take(query):
-                error = ExtendedError(EDE_OTHER, why) if why else self._explain(query)
+                error = ExtendedError(EDE_OTHER, why) if why else explain(query, self._labels)
                 octets = query.spare or refusal(query.octets, SERVFAIL, query.seen, error)
                 octets = self._fitted(query, octets)
                 outgoing.setdefault(query.listener, []).append((octets, query.client))
         self._send(outgoing)
-
-    def _explain(self, query: Query) -> ExtendedError:
-        """
-        Say which upstreams failed a query, and how.
-        """
-        errors = list(query.errors)
-        told = {error.upstream for error in errors}
-        for index in dict.fromkeys(query.tried):
-            label = self._upstreams[index].label
-            if label not in told:
-                errors.append(Timeout("read", "no answer in time", label))
-        never_reached = all(isinstance(error, Unreachable | Untrusted) or error.phase == "connect" for error in errors)
-        code = EDE_NO_REACHABLE_AUTHORITY if never_reached else EDE_NETWORK_ERROR
-        return ExtendedError(code, "; ".join(map(str, errors)))
 
     def _send(self, outgoing: dict[Listener, Answers]) -> None:
         for listener, answers in outgoing.items():

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dotproxy.errors import UpstreamError
+from dotproxy.errors import Timeout, Unreachable, Untrusted, UpstreamError
 from dotproxy.neighbours import Client, Listener
 from dotproxy.policy.selection import Order
+from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
 from dotproxy.wire.message import Peek
 
 
@@ -139,3 +140,17 @@ class LiveQueries:
             if fresh:
                 dues.append(next(iter(fresh)).asked_at + delay)
         return min(dues, default=None)
+
+
+def explain(query: Query, labels: Sequence[str]) -> ExtendedError:
+    """
+    Say which upstreams, by their labels, failed a query, and how.
+    """
+    errors = list(query.errors)
+    told = {error.upstream for error in errors}
+    for label in dict.fromkeys(labels[index] for index in query.tried):
+        if label not in told:
+            errors.append(Timeout("read", "no answer in time", label))
+    never_reached = all(isinstance(error, Unreachable | Untrusted) or error.phase == "connect" for error in errors)
+    code = EDE_NO_REACHABLE_AUTHORITY if never_reached else EDE_NETWORK_ERROR
+    return ExtendedError(code, "; ".join(map(str, errors)))
