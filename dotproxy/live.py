@@ -148,9 +148,8 @@ def explain(query: Query, labels: Sequence[str]) -> ExtendedError:
     """
     errors = list(query.errors)
     told = {error.upstream for error in errors}
-    for label in dict.fromkeys(labels[index] for index in query.tried):
-        if label not in told:
-            errors.append(Timeout("read", "no answer in time", label))
+    asked = dict.fromkeys(labels[index] for index in query.tried)
+    errors += [Timeout("read", "no answer in time", label) for label in asked if label not in told]
     never_reached = all(isinstance(error, Unreachable | Untrusted) or error.phase == "connect" for error in errors)
     code = EDE_NO_REACHABLE_AUTHORITY if never_reached else EDE_NETWORK_ERROR
     return ExtendedError(code, "; ".join(map(str, errors)))
