@@ -128,7 +128,7 @@ class Upstream(Service):
         Ask; ``outcomes`` hears of each question exactly once, later or before this returns.
         """
         connection = self._pool.current
-        if connection is not None and not self._waiting and connection.room() >= len(questions):
+        if connection is not None and not self._waiting and self._pool.room() >= len(questions):
             connection.ask(questions)
         elif self.running:
             self._waiting += questions
@@ -144,6 +144,7 @@ class Upstream(Service):
         If it is not, it is asked something easy, and if that brings nothing either, it is replaced and its
         questions are given back.
         """
+        self._pool.give_up_silent(since)
         connection = self._pool.current
         if connection is None or self._pool.is_suspect:
             return False
@@ -214,8 +215,8 @@ class Upstream(Service):
             seconds=seconds,
         )
         self._note_up(self._health.connected)
-        if not self._health.is_up or self._health.is_slow:
-            self._pool.probe(connection)
+        if (not self._health.is_up or self._health.is_slow) and not self._waiting:
+            self._pool.probe(connection)  # what waits for it does as well
         self._judge_tier()
         self._flush()
 
@@ -281,16 +282,16 @@ class Upstream(Service):
         """
         Send what waits, as far as there is room; see to it that there will be.
         """
-        connection = self._pool.current
-        if connection is None:
-            if self._waiting and not self._pool.is_dialling:
-                self._dial_when_due(asked=True)
-            return
-        while self._waiting and (room := connection.room()):
+        while self._waiting and (room := self._pool.room()):
             batch = [question for question in self._waiting[:room] if self.outcomes.is_wanted(question[0])]
             del self._waiting[:room]
-            if batch:
-                connection.ask(batch)
+            if batch and self._pool.current is not None:
+                self._pool.current.ask(batch)
+        if self._waiting and self._pool.current is None:
+            if self._pool.is_dialling:
+                self._pool.dial(len(self._waiting))
+            else:
+                self._dial_when_due(asked=True)
 
     def _dial_when_due(self, *, asked: bool) -> None:
         self._cancel_redial()
@@ -300,7 +301,7 @@ class Upstream(Service):
         if wait > 0:
             self._redial = self._clock.callLater(wait, self._pool.dial)
         else:
-            self._pool.dial()
+            self._pool.dial(len(self._waiting))
 
     def _check(self, since: float) -> None:
         self._is_watching = False

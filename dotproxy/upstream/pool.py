@@ -12,18 +12,19 @@ questions; those of a silent one are given back, but what it still answers count
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
-from dotproxy.errors import ConnectionGone, Timeout, Unreachable, UpstreamError
+from dotproxy.errors import ConnectionGone, Timeout, UpstreamError
 from dotproxy.policy.idling import IdleLimit
 from dotproxy.policy.latency import Latency
+from dotproxy.policy.quota import Quota
+from dotproxy.upstream.dials import Dials
 from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.protocol import Answer, DotProtocol, Token
+from dotproxy.upstream.timers import Timers
 
 #: A retired connection may still answer what it was asked; after this long it is cut.
 RETIREMENT = 4.0
@@ -33,11 +34,14 @@ RETIREMENT = 4.0
 PROBE_GRACE = (0.05, 0.25)
 PROBE_TIMEOUT = 1.0
 
-#: A dial that takes longer than this is not waited for if there is somebody else to ask.
-SLOW_DIAL = 0.25
-
 #: A connection is replaced when it is so old, in seconds, give or take a tenth.
 MAX_AGE = 600.0
+
+#: Where a server takes few questions over one connection, so many dials may be under way.
+MAX_DIALS = 8
+
+#: A connection that ends so short a while after an answer was not ended for being idle.
+_AT_ONCE = 0.2
 
 
 class Owner(Protocol):
@@ -102,7 +106,6 @@ class Pool:
         latency: Latency,
     ) -> None:
         self._owner = owner
-        self._endpoint = endpoint
         self._clock = clock
         self._now = now
         self._random_octets = random_octets
@@ -113,26 +116,59 @@ class Pool:
         self._standing: set[DotProtocol] = set()
         self._retired: set[DotProtocol] = set()
         self._probed: dict[DotProtocol, float] = {}
-        self._dialling: Deferred[Any] | None = None
-        self._timers: dict[IDelayedCall, object] = {}
+        self._finishing: set[DotProtocol] = set()
+        self._spare: list[DotProtocol] = []
+        self._old: DotProtocol | None = None
+        self._dials = Dials(
+            endpoint,
+            clock=clock,
+            now=now,
+            build=self._new_connection,
+            connected=self._connected,
+            failed=self._not_connected,
+            slow=owner.pool_changed,
+        )
+        self._quota = Quota()
+        self._timers = Timers(clock)
+        self.later = self._timers.later
         self._all_closed: Deferred[None] | None = None
-        self.dial_is_slow = False
+
+    @property
+    def dial_is_slow(self) -> bool:
+        """
+        Whether there is no connection, and making one takes its time.
+        """
+        return self._dials.is_slow and self._current is None
 
     @property
     def current(self) -> DotProtocol | None:
         """
         The connection that takes questions, if there is one.
         """
-        if self._current is not None and self._current.is_closing:
-            self._current = None
+        while (connection := self._current) is not None:
+            if not connection.is_closing:
+                if self._quota.limit is None or connection.asked < self._quota.limit:
+                    break
+                self._finish(connection)
+            self._current = self._spare.pop(0) if self._spare else None
         return self._current
+
+    def room(self) -> int:
+        """
+        How many questions the connection that takes questions takes now.
+        """
+        connection = self.current
+        if connection is None:
+            return 0
+        room = connection.room()
+        return room if self._quota.limit is None else min(room, self._quota.limit - connection.asked)
 
     @property
     def is_dialling(self) -> bool:
         """
         Whether there will be one, or a failure.
         """
-        return self._dialling is not None
+        return bool(len(self._dials))
 
     @property
     def is_suspect(self) -> bool:
@@ -148,20 +184,12 @@ class Pool:
         """
         return sum(connection.outstanding for connection in self._standing)
 
-    def dial(self) -> None:
+    def dial(self, waiting: int = 0) -> None:
         """
-        Dial, unless that is under way.
+        Dial, unless that is under way; more than once where so many questions take more than one connection.
         """
-        if self._dialling is not None:
-            return
-        factory = Factory.forProtocol(self._new_connection)
-        factory.noisy = False
-        self._dialling = dialling = self._endpoint.connect(factory)
-        dialling.addCallbacks(self._connected, self._not_connected, callbackArgs=(self._now(),))
-        if dialling.called:
-            self._dialling = None
-        else:
-            self.later(SLOW_DIAL, self._note_slow_dial, dialling)
+        limit = self._quota.limit
+        self._dials.dial(1 if limit is None else min(MAX_DIALS, -(-waiting // limit) or 1))
 
     def probe(self, connection: DotProtocol) -> None:
         """
@@ -188,13 +216,21 @@ class Pool:
         grace = high if self._latency.p50 is None else min(high, max(low, 3 * self._latency.p50))
         self.later(grace, self._replace_if_silent, connection)
 
+    def give_up_silent(self, since: float) -> None:
+        """
+        Give up connections that are to be closed after their last answer, and have brought nothing since then.
+        """
+        for connection in tuple(self._finishing):
+            if connection.last_heard <= since:
+                self._finishing.discard(connection)
+                self._retire(connection)
+
     def drop_all(self, why: str) -> None:
         """
         Give up every connection, and the dial under way.
         """
-        if self._dialling is not None:
-            dialling, self._dialling = self._dialling, None
-            dialling.cancel()
+        self._dials.give_up()
+        self._spare.clear()
         for connection in tuple(self._standing - self._retired):
             if connection.outstanding:
                 self._retire(connection, why)
@@ -206,30 +242,16 @@ class Pool:
         """
         Close every connection; return a Deferred that fires when that is done.
         """
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
-        if self._dialling is not None:
-            self._dialling.cancel()
+        self._timers.stop()
+        self._dials.give_up()
         self._current = None
+        self._spare.clear()
         if not self._standing:
             return succeed(None)
         self._all_closed = all_closed = Deferred[None]()
         for connection in tuple(self._standing):
             connection.close()
         return all_closed
-
-    def later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
-        """
-        Call something later, unless the pool was stopped, or what it is about, its first argument, is no more.
-        """
-
-        def due() -> None:
-            del self._timers[timer]
-            call(*args)
-
-        timer = self._clock.callLater(seconds, due)
-        self._timers[timer] = args[0] if args else None
 
     def connection_answered(self, connection: DotProtocol, answers: list[Answer]) -> None:
         """
@@ -243,7 +265,7 @@ class Pool:
             connection.is_probed = len(others) == len(answers)
             answers = others
         self._owner.answered(connection, answers, probed_for)
-        if connection in self._retired and not connection.outstanding:
+        if not connection.outstanding and (connection in self._retired or connection in self._finishing):
             connection.close()
 
     def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
@@ -253,12 +275,19 @@ class Pool:
         was_retired = connection in self._retired
         self._standing.discard(connection)
         self._retired.discard(connection)
+        self._finishing.discard(connection)
+        if connection in self._spare:
+            self._spare.remove(connection)
         self._probed.pop(connection, None)
-        self._forget(connection)
+        self._timers.forget(connection)
         if connection is self._current:
             self._current = None
-        if not tokens and not connection.is_ours_to_end:
-            self._idle.closed_by_peer(self._now() - connection.last_used)
+        if not connection.is_ours_to_end and not was_retired:
+            silence = self._now() - connection.last_heard
+            if tokens or silence < _AT_ONCE:
+                self._quota.ended(connection.answers)
+            else:
+                self._idle.closed_by_peer(self._now() - connection.last_used)
         # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
         is_failure = bool(tokens) and not connection.answers
         if isinstance(error, ConnectionGone):
@@ -276,14 +305,6 @@ class Pool:
         """
         self._owner.has_room()
 
-    def _forget(self, what: object) -> None:
-        """
-        Drop the timers that are about a connection, or a dial.
-        """
-        for timer in [timer for timer, about in self._timers.items() if about is what]:
-            timer.cancel()
-            del self._timers[timer]
-
     def _new_connection(self) -> DotProtocol:
         return DotProtocol(
             self,
@@ -293,36 +314,21 @@ class Pool:
             idle_timeout=self._idle.timeout(),
         )
 
-    def _connected(self, connection: DotProtocol, began: float) -> None:
-        self._dialled()
-        if connection.is_closing:  # it ended in the instant it stood
-            return
-        replaced, self._current = self._current, connection
+    def _connected(self, connection: DotProtocol, seconds: float) -> None:
+        before = self.current
         self._standing.add(connection)
         self.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_if_old, connection)
-        self._owner.connected(connection, self._now() - began)
-        if replaced is not None:
-            self._replaced(replaced)
+        if before is None or before in self._probed or before is self._old:
+            self._current = connection
+        else:
+            self._spare.append(connection)
+        self._owner.connected(connection, seconds)
+        if before is not None and before is not self._current:
+            self._replaced(before)
 
-    def _dialled(self) -> None:
-        self._forget(self._dialling)
-        self._dialling = None
-        self.dial_is_slow = False
-
-    def _not_connected(self, failure: Failure) -> None:
-        self._dialled()
-        if failure.check(CancelledError):
-            return
-        error = failure.value
-        if not isinstance(error, UpstreamError):
-            error = Unreachable("connect", failure.getErrorMessage())
+    def _not_connected(self, error: UpstreamError) -> None:
         error.upstream = self._owner.label
         self._owner.not_connected(error)
-
-    def _note_slow_dial(self, dialling: Deferred[Any]) -> None:
-        if dialling is self._dialling and self._current is None:
-            self.dial_is_slow = True
-            self._owner.pool_changed()
 
     def _judge_probe(self, connection: DotProtocol) -> None:
         if connection is self._current and connection in self._probed:
@@ -336,6 +342,7 @@ class Pool:
         if connection is not self._current:
             return
         if connection.outstanding or self._now() - connection.last_used < 1:
+            self._old = connection
             self.dial()
         else:
             connection.close()
@@ -344,14 +351,25 @@ class Pool:
         """
         Another connection has taken a connection's place.
         """
+        self._old = None
         if connection in self._probed:
             self._retire(connection)
-        elif connection.outstanding:
-            self._retired.add(connection)
-            error = Timeout("read", "replaced", self._owner.label)
-            self.later(RETIREMENT, self._end_retirement, connection, error)
+        else:
+            self._finish(connection)
+
+    def _finish(self, connection: DotProtocol) -> None:
+        """
+        Ask a connection nothing more, and close it when it has answered what it was asked.
+        """
+        if connection.outstanding:
+            self._finishing.add(connection)
+            self.later(RETIREMENT, self._end_finishing, connection)
         else:
             connection.close()
+
+    def _end_finishing(self, connection: DotProtocol) -> None:
+        if connection in self._finishing:
+            connection.abort(Timeout("read", "no answer in time", self._owner.label))
 
     def _retire(self, connection: DotProtocol, why: str = "") -> None:
         """
@@ -363,6 +381,8 @@ class Pool:
         self._retired.add(connection)
         self._probed.pop(connection, None)
         silence = self._now() - connection.last_heard
+        if connection.answers and not why:
+            self._quota.ended(connection.answers)
         error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._owner.label)
         self.later(RETIREMENT, self._end_retirement, connection, error)
         tokens = [token for token in connection.unanswered() if token is not PROBE]

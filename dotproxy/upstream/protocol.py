@@ -109,6 +109,13 @@ class DotProtocol(TwistedProtocol):
         """
         return len(self._conversation.outstanding)
 
+    @property
+    def asked(self) -> int:
+        """
+        How many questions it was asked so far.
+        """
+        return self._conversation.answers + len(self._conversation.outstanding)
+
     def unanswered(self) -> list[Token]:
         """
         What it was asked and has not answered, oldest first.

@@ -426,6 +426,86 @@ class AgeTests(SynchronousTestCase):
         self.assertEqual((0, 0, 0), (len(pool._standing), len(pool._retired), len(pool._timers)))
 
 
+class QuotaTests(SynchronousTestCase):
+    """
+    A server that answers so many questions over one connection, and no more.
+    """
+
+    def learned(self) -> Scene:
+        """
+        An upstream that is known to close after two answers.
+        """
+        scene = Scene()
+        answer = scene.server.answer
+
+        def two(query: bytes) -> bytes | None:
+            scene.clock.callLater(0, self.close_after_two, scene)
+            return answer(query)
+
+        self.asked = 0
+        scene.server.answer = two
+        for number in range(3):
+            scene.connect((number, 1), (number, 2))
+            scene.network.settle()
+        return scene
+
+    def close_after_two(self, scene: Scene) -> None:
+        """
+        Called after each answer.
+        """
+        self.asked += 1
+        if self.asked % 2 == 0 and scene.server.connections:
+            scene.server.connections[0].transport.loseConnection()
+
+    def test_no_more_are_asked_than_it_takes(self) -> None:
+        """
+        Once that is known, what waits is shared out among connections dialled at once, no more of them than it takes.
+        """
+        scene = self.learned()
+        dials = scene.dials
+        scene.ask(*range(5))
+        self.assertEqual(3, scene.dials - dials)
+        scene.ask(5)
+        self.assertEqual(3, scene.dials - dials)
+        for _ in range(3):
+            scene.network.accept(scene.server)
+        scene.network.settle()
+        self.assertEqual(set(range(6)), set(scene.told.answered_tokens[6:]))
+        self.assertEqual([], scene.told.failures)
+
+    def test_one_that_is_spent_and_silent(self) -> None:
+        """
+        What was asked over a connection that takes no more, and brings nothing, is given back when it is overdue.
+        """
+        scene = self.learned()
+        scene.server.answer = lambda query: None
+        scene.connect("a", "b")
+        since = scene.clock.seconds()
+        scene.ask("c")
+        scene.network.advance(0.3)
+        scene.upstream.suspect(since)
+        self.assertEqual(["a", "b"], scene.told.failed_tokens)
+
+    def test_one_that_is_spent_and_answers(self) -> None:
+        """
+        It is closed after its last answer; if it does not come, in the end.
+        """
+        scene = self.learned()
+        scene.server.answer = lambda query: None
+        scene.connect("a", "b")
+        scene.ask("c")
+        connection = scene.server.connections[0]
+        for query in scene.server.queries[-2:]:
+            connection.send(ZONE(query) or b"")
+        scene.network.settle()
+        self.assertEqual([], scene.server.connections)
+        scene.network.accept(scene.server)
+        scene.ask("d", "e")
+        scene.network.settle()
+        scene.network.advance(RETIREMENT)
+        self.assertEqual({"c", "d"}, set(scene.told.failed_tokens) - {"e"})
+
+
 class MovedTests(SynchronousTestCase):
     """
     The machine has another network.
