@@ -1,0 +1,353 @@
+"""
+Connections to one upstream: how many, how old, and what is learned of how they end.
+"""
+
+import itertools
+
+import dns.edns
+import dns.flags
+import dns.message
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.policy.health import Tier
+from dotproxy.upstream.pool import MAX_AGE, RETIREMENT
+from dotproxy.upstream.protocol import FINISH_TIMEOUT
+from tests.upstream.scenes import ZONE, Scene
+from tests.upstream.test_exchange_ends import IS_PROBE, names
+
+
+class SlowTests(SynchronousTestCase):
+    """
+    An upstream whose answers are overdue.
+    """
+
+    def test_it_is_not_preferred_until_it_answers_in_time(self) -> None:
+        """
+        It is left alone for a second, then asked something easy; an answer in time makes it as good as any.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.upstream.was_of_no_use(12)
+        self.assertEqual(Tier.SLOW, scene.upstream.tier)
+        scene.network.advance(0.9)
+        self.assertEqual(0, names(scene.server.queries).count(IS_PROBE))
+        scene.network.advance(0.2)
+        self.assertEqual(1, names(scene.server.queries).count(IS_PROBE))
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+        self.assertEqual(["a"], scene.told.answered_tokens)
+
+    def test_it_stays_slow(self) -> None:
+        """
+        If that is not answered in time either, it is tried again later and later.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.upstream.was_of_no_use(12)
+        tried = []
+        for _ in range(300):
+            scene.network.advance(0.1)
+            queries, scene.server.queries = scene.server.queries, []
+            if queries:
+                tried.append(scene.clock.seconds())
+                reply = ZONE(queries[0])
+                scene.clock.callLater(0.6, scene.server.connections[0].send, reply)
+        gaps = [round(later - sooner) for sooner, later in itertools.pairwise(tried)]
+        self.assertEqual([3, 5, 9], [gap for gap in gaps if gap > 1][:3])
+        self.assertEqual(Tier.SLOW, scene.upstream.tier)
+
+    def test_a_slow_dial(self) -> None:
+        """
+        While a dial takes its time others are preferred; not any more when it is done.
+        """
+        scene = Scene()
+        scene.ask("a")
+        scene.network.advance(0.2)
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+        scene.network.advance(0.1)
+        self.assertEqual(Tier.SLOW, scene.upstream.tier)
+        scene.network.accept(scene.server)
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+
+
+class AgeTests(SynchronousTestCase):
+    """
+    Connections do not live for ever.
+    """
+
+    def test_ten_minutes_of_nothing(self) -> None:
+        """
+        After that a question takes one resumed handshake.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.network.advance(600)
+        self.assertEqual([], scene.server.connections)
+        scene.connect("b")
+        self.assertEqual(["a", "b"], scene.told.answered_tokens)
+        resumed = [event[4] for event in scene.heard.events if event[0] == "connected"]
+        self.assertEqual([False, True], resumed)
+        self.assertEqual(([], 2), (scene.told.failures, scene.dials))
+
+    def test_an_old_one_in_use_is_replaced(self) -> None:
+        """
+        A connection in use is replaced before it ends: no question waits for a dial.
+        """
+        scene = Scene(idle_timeout=3600.0)
+        scene.connect("a")
+        token = 0
+        while scene.dials == 1:
+            token += 1
+            scene.ask(token)
+            scene.network.advance(0.5)
+        self.assertAlmostEqual(MAX_AGE * 0.9, scene.clock.seconds(), delta=1)
+        scene.ask("still")
+        scene.network.settle()
+        scene.network.accept(scene.server)
+        scene.network.advance(1)
+        self.assertEqual(1, len(scene.server.connections))
+        self.assertEqual([], scene.told.failures)
+        self.assertIn("still", scene.told.answered_tokens)
+
+    def test_an_old_one_that_is_idle_is_closed(self) -> None:
+        """
+        One that nobody uses is closed, and not replaced.
+        """
+        scene = Scene(idle_timeout=3600.0)
+        scene.connect("a")
+        scene.network.advance(MAX_AGE)
+        self.assertEqual((1, []), (scene.dials, scene.server.connections))
+
+    def test_generations(self) -> None:
+        """
+        A thousand connections later there are as many timers and connections as after one.
+        """
+        scene = Scene()
+        timers = set()
+        for generation in range(1000):
+            scene.connect(generation)
+            scene.server.close_connections()
+            scene.network.settle()
+            timers.add(len(scene.clock.getDelayedCalls()))
+            scene.network._pumps.clear()
+        self.assertEqual(1000, len(scene.told.answers))
+        self.assertEqual(1, len(timers))
+        pool = scene.upstream._pool
+        self.assertEqual((0, 0, 0), (len(pool._standing), len(pool._retired), len(pool._timers)))
+
+
+class QuotaTests(SynchronousTestCase):
+    """
+    A server that answers so many questions over one connection, and no more.
+    """
+
+    def learned(self) -> Scene:
+        """
+        An upstream that is known to close after two answers.
+        """
+        scene = Scene()
+        answer = scene.server.answer
+
+        def two(query: bytes) -> bytes | None:
+            scene.clock.callLater(0, self.close_after_two, scene)
+            return answer(query)
+
+        self.asked = 0
+        scene.server.answer = two
+        for number in range(3):
+            scene.connect((number, 1), (number, 2))
+            scene.network.settle()
+        return scene
+
+    def close_after_two(self, scene: Scene) -> None:
+        """
+        Called after each answer.
+        """
+        self.asked += 1
+        if self.asked % 2 == 0 and scene.server.connections:
+            scene.server.connections[0].transport.loseConnection()
+
+    def test_no_more_are_asked_than_it_takes(self) -> None:
+        """
+        Once that is known, what waits is shared out among connections dialled at once, no more of them than it takes.
+        """
+        scene = self.learned()
+        dials = scene.dials
+        scene.ask(*range(5))
+        self.assertEqual(3, scene.dials - dials)
+        scene.ask(5)
+        self.assertEqual(3, scene.dials - dials)
+        for _ in range(3):
+            scene.network.accept(scene.server)
+        scene.network.settle()
+        self.assertEqual(set(range(6)), set(scene.told.answered_tokens[6:]))
+        self.assertEqual([], scene.told.failures)
+
+    def test_one_that_is_spent_and_silent(self) -> None:
+        """
+        What was asked over a connection that takes no more, and brings nothing, is given back when it is overdue.
+        """
+        scene = self.learned()
+        scene.server.answer = lambda query: None
+        scene.connect("a", "b")
+        since = scene.clock.seconds()
+        scene.ask("c")
+        scene.network.advance(0.3)
+        scene.upstream.suspect(since)
+        self.assertEqual(["a", "b"], scene.told.failed_tokens)
+
+    def test_one_that_is_spent_and_answers(self) -> None:
+        """
+        It is closed after its last answer; if it does not come, in the end.
+        """
+        scene = self.learned()
+        scene.server.answer = lambda query: None
+        scene.connect("a", "b")
+        scene.ask("c")
+        connection = scene.server.connections[0]
+        for query in scene.server.queries[-2:]:
+            connection.send(ZONE(query) or b"")
+        scene.network.settle()
+        self.assertEqual([], scene.server.connections)
+        scene.network.accept(scene.server)
+        scene.ask("d", "e")
+        scene.network.settle()
+        scene.network.advance(RETIREMENT)
+        self.assertEqual({"c", "d"}, set(scene.told.failed_tokens) - {"e"})
+
+
+class MovedTests(SynchronousTestCase):
+    """
+    The machine has another network.
+    """
+
+    def test_connections_are_dropped(self) -> None:
+        """
+        Questions outstanding are given back at once, an idle connection is closed, a dial begun anew.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.ask("b")
+        scene.network.settle()
+        scene.upstream.network_moved()
+        self.assertEqual(["b"], scene.told.failed_tokens)
+        self.assertEqual([], scene.heard.states())
+        scene.ask("c")
+        self.assertEqual(2, scene.dials)
+        scene.upstream.network_moved()
+        self.assertEqual(3, scene.dials)
+
+    def test_failures_are_history(self) -> None:
+        """
+        One that was down is dialled at once, without being asked.
+        """
+        scene = Scene()
+        scene.ask("a")
+        for _ in range(5):
+            scene.network.refuse(Refused())
+            scene.network.advance(5)
+        scene.network.refuse(Refused())
+        dials = scene.dials
+        scene.upstream.network_moved()
+        self.assertEqual(dials + 1, scene.dials)
+        scene.network.accept(scene.server)
+        self.assertEqual(["down", "up"], scene.heard.states())
+
+    def test_idle(self) -> None:
+        """
+        With nothing to do it does nothing.
+        """
+        scene = Scene()
+        scene.upstream.network_moved()
+        self.assertEqual(0, scene.dials)
+
+
+class KeepaliveTests(SynchronousTestCase):
+    """
+    Upstreams that say how long they keep an idle connection (RFC 7828 §3.2.2).
+    """
+
+    def connected(self, tenths: int) -> Scene:
+        """
+        A connection whose upstream has said so.
+        """
+        scene = Scene()
+        self.keep(scene, tenths)
+        scene.connect("a")
+        return scene
+
+    def keep(self, scene: Scene, tenths: int) -> None:
+        """
+        Let the upstream grant this much with each answer.
+        """
+
+        def answer(query: bytes) -> bytes | None:
+            reply = dns.message.from_wire(ZONE(query) or b"")
+            reply.use_edns(0, options=[dns.edns.GenericOption(11, tenths.to_bytes(2, "big"))])
+            return reply.to_wire()
+
+        scene.server.answer = answer
+
+    def test_it_is_closed_in_time(self) -> None:
+        """
+        It is closed by us before the upstream would.
+        """
+        scene = self.connected(50)
+        scene.network.advance(4.4)
+        self.assertEqual(1, len(scene.server.connections))
+        scene.network.advance(0.2)
+        self.assertEqual([], scene.server.connections)
+        self.assertEqual([], scene.told.failures)
+
+    def test_more_than_we_want(self) -> None:
+        """
+        That an upstream would keep it for longer does not mean that we do.
+        """
+        scene = self.connected(65535)
+        scene.network.advance(29)
+        self.assertEqual(1, len(scene.server.connections))
+        scene.network.advance(2)
+        self.assertEqual([], scene.server.connections)
+
+    def test_leave_now(self) -> None:
+        """
+        With a timeout of 0 nothing more is asked over it, what is outstanding may still come, and then it is closed.
+        """
+        scene = self.connected(300)
+        answer = scene.server.answer
+        scene.server.answer = lambda query: None
+        scene.ask("b", "c")
+        scene.network.settle()
+        b, c = scene.server.queries[-2:]
+        self.keep(scene, 0)
+        leave = scene.server.answer
+        connection = scene.server.connections[0]
+        connection.send(leave(b) or b"")
+        scene.network.settle()
+        scene.ask("d")
+        scene.network.settle()
+        self.assertEqual((2, 1), (scene.dials, len(scene.server.connections)))
+        connection.send(leave(c) or b"")
+        scene.network.settle()
+        self.assertEqual([], scene.server.connections)
+        scene.server.answer = answer
+        scene.network.accept(scene.server)
+        self.assertEqual(["a", "b", "c", "d"], scene.told.answered_tokens)
+        self.assertEqual([], scene.told.failures)
+
+    def test_leave_now_and_silence(self) -> None:
+        """
+        What does not come over a connection that is being left is given back after a while.
+        """
+        scene = self.connected(300)
+        scene.server.answer = lambda query: None
+        scene.ask("b", "c")
+        scene.network.settle()
+        self.keep(scene, 0)
+        scene.server.connections[0].send((scene.server.answer)(scene.server.queries[-2]) or b"")
+        scene.network.settle()
+        scene.network.advance(FINISH_TIMEOUT)
+        self.assertEqual(["c"], scene.told.failed_tokens)
+        self.assertEqual([], scene.server.connections)
