@@ -37,7 +37,11 @@ FINISH_TIMEOUT = 4.0
 #: Of the idle timeout that an upstream grants, what is used: the rest is for the way there.
 _OF_WHAT_IS_GRANTED = 0.9
 
+#: What was sent and not acknowledged for so long, in milliseconds, ends a connection: its peer is gone.
+USER_TIMEOUT = 10_000
+
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class Owner(Protocol):
@@ -161,6 +165,8 @@ class DotProtocol(TwistedProtocol):
             self._socket = self.transport.transport.getHandle()
         except AttributeError:  # not a socket below: in memory, in a test
             self._socket = None
+        if self._socket is not None and _USER_TIMEOUT is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, USER_TIMEOUT)
         self._quick_ack()
         self._idle_timer = self._clock.callLater(self._idle_timeout, self._judge_idleness)
 
