@@ -24,7 +24,7 @@ from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import question_of
 from tests.integration.programs import Program, Proxy, free_port
-from tests.misbehaving.server import MODES, address_of
+from tests.misbehaving.modes import MODES, address_of
 
 PATIENCE = 6.0
 

@@ -1,0 +1,56 @@
+"""
+Upstreams that misbehave, beside one that does not: no client is told of it.
+
+The whole table, with times, is made by ``tests.misbehaving.matrix``.
+"""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.misbehaving.matrix import Misbehaving, measure
+
+MODES = [
+    *("closes_after_3", "reset_odd", "silent_odd", "late", "stray_id", "garbage_octets", "servfail_half", "refuses"),
+    *("drops_tenth", "flaps", "truncates", "half_closes", "keepalive_0", "no_handshake"),
+]
+#: What clients get right even if there is nobody else.
+ALONE = ["closes_each", "octet_by_octet", "alerts", "half_closes"]
+
+
+@pytest.fixture
+def start(authority, tmp_path: Path):
+    """
+    Start a server of some mode.
+    """
+    certificate, key = authority.issue(["dot.test"]).write(tmp_path, "server")
+    started: list[Misbehaving] = []
+
+    def begin(mode: str) -> Misbehaving:
+        server = Misbehaving(Path(tempfile.mkdtemp(dir=tmp_path)), mode, certificate, key, 1)
+        started.append(server)
+        server.start()
+        return server
+
+    yield begin
+    for server in started:
+        server.stop()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_beside_a_healthy_one(mode, start, ca_file, tmp_path):
+    """
+    Every question is answered, and rightly (RFC 7766 §6.2.4, RFC 9520 §3.1).
+    """
+    counted = measure(tmp_path, start, ca_file, [mode, "healthy"], 150, 1.0)
+    assert (counted.right, counted.servfail, counted.wrong, counted.lost) == (counted.asked, 0, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ALONE)
+def test_alone(mode, start, ca_file, tmp_path):
+    """
+    What can be answered is (RFC 7766 §6.2.4).
+    """
+    counted = measure(tmp_path, start, ca_file, [mode], 100, 1.0)
+    assert (counted.right, counted.servfail, counted.wrong, counted.lost) == (counted.asked, 0, 0, 0)
