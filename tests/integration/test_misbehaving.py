@@ -4,12 +4,16 @@ Upstreams that misbehave, beside one that does not: no client is told of it.
 The whole table, with times, is made by ``tests.misbehaving.matrix``.
 """
 
+import re
+import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.integration.programs import Proxy, wait_until
 from tests.misbehaving.matrix import Misbehaving, measure
+from tests.misbehaving.steady import Steady
 
 MODES = [
     *("closes_after_3", "reset_odd", "silent_odd", "late", "stray_id", "garbage_octets", "servfail_half", "refuses"),
@@ -54,3 +58,33 @@ def test_alone(mode, start, ca_file, tmp_path):
     """
     counted = measure(tmp_path, start, ca_file, [mode], 100, 1.0)
     assert (counted.right, counted.servfail, counted.wrong, counted.lost) == (counted.asked, 0, 0, 0)
+
+
+def test_a_thousand_generations(start, proxy):
+    """
+    Connection after connection under load: neither descriptors nor memory grow.
+    """
+    program: Proxy = proxy(start("closes_after_3").upstream)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as socket_:
+        client = Steady(socket_, program.host, program.port)
+        assert client.ask(500, 2).lost == 0
+        before = descriptors(program), resident(program)
+        counted = client.ask(500, 7)
+    assert (counted.lost, counted.right) == (0, counted.asked)
+    wait_until(lambda: descriptors(program) <= before[0], "as few descriptors as before")
+    assert resident(program) - before[1] < 2048
+
+
+def descriptors(program: Proxy) -> int:
+    """
+    How many files and sockets a program has open.
+    """
+    return len(list(Path(f"/proc/{program.process.pid}/fd").iterdir()))
+
+
+def resident(program: Proxy) -> int:
+    """
+    What memory a program has, in KiB.
+    """
+    status = Path(f"/proc/{program.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])

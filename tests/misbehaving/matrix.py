@@ -10,46 +10,16 @@ upstream alone, once with a healthy one after it in the list.  Everything is on 
 from __future__ import annotations
 
 import argparse
-import selectors
 import socket
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dotproxy.testing.certificates import Authority
-from dotproxy.testing.client import make_query
-from dotproxy.wire.message import question_of
 from tests.integration.programs import Program, Proxy, free_port
-from tests.misbehaving.modes import MODES, address_of
-
-PATIENCE = 6.0
-
-
-@dataclass
-class Counted:
-    """
-    What became of the questions.  Times are in seconds.
-    """
-
-    asked: int = 0
-    right: int = 0
-    servfail: int = 0
-    wrong: int = 0
-    lost: int = 0
-    times: list[float] = field(default_factory=list)
-
-    def percentile(self, share: float) -> float:
-        """
-        How long that share of the answered questions took at most.
-        """
-        if len(self.times) < 2:
-            return max(self.times, default=0.0)
-        return statistics.quantiles(self.times, n=1000, method="inclusive")[int(share * 1000) - 1]
-
+from tests.misbehaving.modes import MODES
+from tests.misbehaving.steady import Counted, Steady
 
 class Misbehaving(Program):
     """
@@ -85,50 +55,6 @@ class Misbehaving(Program):
         return f"tls://127.0.0.1:{self.port}#dot.test"
 
 
-def ask_all(host: str, port: int, rate: float, seconds: float, *, bursts: bool = False) -> Counted:
-    """
-    Ask at this rate for so long, over UDP; wait for what is still out.
-    """
-    counted = Counted()
-    total = int(rate * seconds)
-    wanted: dict[int, tuple[float, bytes, bytes]] = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client, selectors.DefaultSelector() as selector:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        client.connect((host, port))
-        client.setblocking(False)
-        selector.register(client, selectors.EVENT_READ)
-        began = time.monotonic()
-        while counted.asked < total or wanted:
-            now = time.monotonic()
-            gap = (now - began) % 1.0 > 0.5 if bursts else False
-            while counted.asked < total and not gap and counted.asked <= (now - began) * rate:
-                query = make_query(f"n{counted.asked}.{port}.misbehaving.example.", 1, ident=counted.asked % 65536)
-                client.send(query)
-                question = query[12 : question_of(query)]
-                wanted[counted.asked % 65536] = (now, question, address_of(question))
-                counted.asked += 1
-            for ident in [ident for ident, (at, _, _) in wanted.items() if now - at > PATIENCE]:
-                del wanted[ident]
-                counted.lost += 1
-            if not selector.select(0.002):
-                continue
-            while True:
-                try:
-                    reply = client.recv(65535)
-                except BlockingIOError:
-                    break
-                at, question, address = wanted.pop(reply[0] << 8 | reply[1])
-                counted.times.append(time.monotonic() - at)
-                rcode = reply[3] & 15
-                if rcode == 0 and reply[12 : 12 + len(question)] == question and address in reply:
-                    counted.right += 1
-                elif rcode:
-                    counted.servfail += 1
-                else:
-                    counted.wrong += 1
-    return counted
-
-
 def measure(
     folder: Path,
     start: Callable[[str], Misbehaving],
@@ -146,7 +72,8 @@ def measure(
     proxy = Proxy(log, ca_file, tuple(upstream.upstream for upstream in upstreams), options)
     proxy.start()
     try:
-        return ask_all(proxy.host, proxy.port, rate, seconds, bursts="closes_idle" in modes)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            return Steady(client, proxy.host, proxy.port).ask(rate, seconds, bursts="closes_idle" in modes)
     finally:
         proxy.stop()
         for upstream in upstreams:

@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("certificate")
     parser.add_argument("key")
     parser.add_argument("--port", type=int, default=8853)
+    parser.add_argument("--interface", default="127.0.0.1")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     pem = "".join(Path(path).read_text() for path in (given.key, given.certificate))
@@ -117,7 +118,7 @@ def main() -> None:
     ports: list[Any] = []
 
     def listen() -> None:
-        ports.append(reactor.listenTCP(given.port, tls, backlog=512, interface="127.0.0.1"))
+        ports.append(reactor.listenTCP(given.port, tls, backlog=512, interface=given.interface))
 
     def flap() -> None:
         if ports:
