@@ -82,7 +82,7 @@ class DotServer(Factory):
 
 class DotServerConnection(Protocol):
     """
-    One connection of a ``DotServer``.
+    One connection of a ``DotServer``; ``queries`` are those that came over it.
     """
 
     transport: Any
@@ -90,6 +90,7 @@ class DotServerConnection(Protocol):
     def __init__(self, server: DotServer) -> None:
         self._server = server
         self._deframer = Deframer()
+        self.queries: list[bytes] = []
 
     def connectionMade(self) -> None:
         """
@@ -109,6 +110,7 @@ class DotServerConnection(Protocol):
         """
         for query in self._deframer.feed(data):
             self._server.queries.append(query)
+            self.queries.append(query)
             reply = self._server.answer(query)
             if reply is not None:
                 self.send(reply)

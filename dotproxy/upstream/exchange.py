@@ -148,7 +148,7 @@ class Upstream(Service):
         connection = self._pool.current
         if connection is None or self._pool.is_suspect:
             return False
-        if connection.last_heard > since and self._now() - connection.last_heard < RECENTLY:
+        if self._pool.last_heard > since and self._now() - self._pool.last_heard < RECENTLY:
             return True
         self._pool.suspect()
         return False
@@ -169,6 +169,7 @@ class Upstream(Service):
         if seconds <= self.latency.overdue_after(seconds):
             self._health.was_in_time(answers)
         self.latency.note(seconds)
+        self._pool.share(seconds)
 
     def was_of_no_use(self, questions: int) -> None:
         """
@@ -306,7 +307,7 @@ class Upstream(Service):
     def _check(self, since: float) -> None:
         self._is_watching = False
         connection = self._pool.current
-        if connection is not None and connection.outstanding and connection.last_heard <= since:
+        if connection is not None and connection.outstanding and self._pool.last_heard <= since:
             self._pool.suspect()
 
     def _try_slow(self) -> None:

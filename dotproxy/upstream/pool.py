@@ -4,15 +4,15 @@ The connections to one upstream.
 Decides when another is dialled, which of them takes questions, and when one is no longer worth asking.  Whether the
 upstream is up, and what becomes of questions, is its owner's business.
 
-One connection takes questions at a time.  One that is under suspicion is asked something easy, and if that brings
-nothing soon, replaced; one that has grown old is replaced too, while it still serves.  What was replaced gets no more
-questions; those of a silent one are given back, but what it still answers counts.
+One connection takes questions at a time, in turn with others if answers are slow and many.  One that is under
+suspicion is asked something easy, and if that brings nothing soon, replaced; one that has grown old is replaced too,
+while it still serves.  What was replaced gets no more questions; those of a silent one are given back, but what it
+still answers counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -21,7 +21,9 @@ from dotproxy.errors import ConnectionGone, Timeout, UpstreamError
 from dotproxy.policy.idling import IdleLimit
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quota import Quota
+from dotproxy.policy.sharing import wants_another
 from dotproxy.upstream.dials import Dials
+from dotproxy.upstream.owner import Owner
 from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.protocol import Answer, DotProtocol, Token
 from dotproxy.upstream.timers import Timers
@@ -40,51 +42,11 @@ MAX_AGE = 600.0
 #: Where a server takes few questions over one connection, so many dials may be under way.
 MAX_DIALS = 8
 
+#: Where another connection was not to be had beside one that works, none is dialled for so long, in seconds.
+CONTENT = 60.0
+
 #: A connection that ends so short a while after an answer was not ended for being idle.
 _AT_ONCE = 0.2
-
-
-class Owner(Protocol):
-    """
-    Who a pool reports to: the upstream.
-    """
-
-    label: str
-
-    def connected(self, connection: DotProtocol, seconds: float) -> None:
-        """
-        A verified connection stands, after so long a dial, and is the one that takes questions.
-        """
-
-    def not_connected(self, error: UpstreamError) -> None:
-        """
-        A dial failed.
-        """
-
-    def answered(self, connection: DotProtocol, answers: list[Answer], probed_for: float | None) -> None:
-        """
-        Answers came; ``probed_for``: after so long, over a connection that was under suspicion.
-        """
-
-    def lost(self, tokens: list[Token], error: UpstreamError, *, is_failure: bool) -> None:
-        """
-        A connection ended with these outstanding; it is a failure of the upstream if it never answered.
-        """
-
-    def retired(self, tokens: list[Token], error: UpstreamError, *, was_silent: bool) -> None:
-        """
-        A connection was given up with these outstanding.
-        """
-
-    def has_room(self) -> None:
-        """
-        A connection takes questions that did not.
-        """
-
-    def pool_changed(self) -> None:
-        """
-        A connection came under suspicion, or is under none any more; or a dial is slow.
-        """
 
 
 class Pool:
@@ -119,6 +81,8 @@ class Pool:
         self._finishing: set[DotProtocol] = set()
         self._spare: list[DotProtocol] = []
         self._old: DotProtocol | None = None
+        self._dial_took = 0.0
+        self._content_until = float("-inf")
         self._dials = Dials(
             endpoint,
             clock=clock,
@@ -178,6 +142,13 @@ class Pool:
         return self._current in self._probed
 
     @property
+    def last_heard(self) -> float:
+        """
+        When one of the connections that take questions brought something.
+        """
+        return max([connection.last_heard for connection in (self._current, *self._spare) if connection])
+
+    @property
     def outstanding(self) -> int:
         """
         How many questions have no answer yet.
@@ -190,6 +161,22 @@ class Pool:
         """
         limit = self._quota.limit
         self._dials.dial(1 if limit is None else min(MAX_DIALS, -(-waiting // limit) or 1))
+
+    def share(self, took: float) -> None:
+        """
+        Take note that an answer took so long; let the connection with the least to do take questions.
+        """
+        connection = self.current
+        if connection is None or connection in self._probed or self._old or self._quota.limit is not None:
+            return
+        if self._spare:
+            least = min(self._spare, key=lambda spare: spare.outstanding)
+            if least.room() and 2 * least.outstanding < connection.outstanding:
+                self._spare[self._spare.index(least)], self._current = connection, least
+        sharing = [connection, *self._spare]
+        outstanding = sum(one.outstanding for one in sharing)
+        if self._now() > self._content_until and wants_another(took, self._dial_took, outstanding, len(sharing)):
+            self.dial()
 
     def probe(self, connection: DotProtocol) -> None:
         """
@@ -218,11 +205,15 @@ class Pool:
 
     def give_up_silent(self, since: float) -> None:
         """
-        Give up connections that are to be closed after their last answer, and have brought nothing since then.
+        Give up connections beside the one that takes questions if they owe answers and brought nothing since then.
         """
         for connection in tuple(self._finishing):
             if connection.last_heard <= since:
                 self._finishing.discard(connection)
+                self._retire(connection)
+        for connection in tuple(self._spare):
+            is_quiet = connection.last_heard <= since and self._now() - connection.last_used > RETIREMENT
+            if connection.outstanding and is_quiet:
                 self._retire(connection)
 
     def drop_all(self, why: str) -> None:
@@ -317,6 +308,7 @@ class Pool:
     def _connected(self, connection: DotProtocol, seconds: float) -> None:
         before = self.current
         self._standing.add(connection)
+        self._dial_took = seconds
         self.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_if_old, connection)
         if before is None or before in self._probed or before is self._old:
             self._current = connection
@@ -328,7 +320,13 @@ class Pool:
 
     def _not_connected(self, error: UpstreamError) -> None:
         error.upstream = self._owner.label
-        self._owner.not_connected(error)
+        if self.current is None or self.is_suspect:
+            self._owner.not_connected(error)
+            return
+        self._content_until = self._now() + CONTENT
+        if self._old is not None:
+            self.later(CONTENT, self._replace_if_old, self._old)
+            self._old = None
 
     def _judge_probe(self, connection: DotProtocol) -> None:
         if connection is self._current and connection in self._probed:
@@ -339,9 +337,12 @@ class Pool:
             self.dial()
 
     def _replace_if_old(self, connection: DotProtocol) -> None:
-        if connection is not self._current:
+        if connection in self._spare:
+            self._spare.remove(connection)
+            self._finish(connection)
+        elif connection is not self._current:
             return
-        if connection.outstanding or self._now() - connection.last_used < 1:
+        elif connection.outstanding or self._now() - connection.last_used < 1:
             self._old = connection
             self.dial()
         else:
@@ -378,6 +379,8 @@ class Pool:
         was_current = connection is self._current
         if was_current:
             self._current = None
+        if connection in self._spare:
+            self._spare.remove(connection)
         self._retired.add(connection)
         self._probed.pop(connection, None)
         silence = self._now() - connection.last_heard

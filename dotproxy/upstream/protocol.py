@@ -37,6 +37,9 @@ FINISH_TIMEOUT = 4.0
 #: Of the idle timeout that an upstream grants, what is used: the rest is for the way there.
 _OF_WHAT_IS_GRANTED = 0.9
 
+#: So long after a handshake what the server says after it is acknowledged at once, in seconds.
+_TICKETS = 0.002
+
 #: What was sent and not acknowledged for so long, in milliseconds, ends a connection: its peer is gone.
 USER_TIMEOUT = 10_000
 
@@ -167,7 +170,9 @@ class DotProtocol(TwistedProtocol):
             self._socket = None
         if self._socket is not None and _USER_TIMEOUT is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, USER_TIMEOUT)
-        self._quick_ack()
+        if self._socket is not None:
+            # A server's session tickets are no data of ours, but with Nagle on it holds the first answer behind them.
+            self._clock.callLater(_TICKETS, self._quick_ack)
         self._idle_timer = self._clock.callLater(self._idle_timeout, self._judge_idleness)
 
     def dataReceived(self, data: bytes) -> None:

@@ -20,7 +20,7 @@ MODES = [
     *("drops_tenth", "flaps", "truncates", "half_closes", "keepalive_0", "no_handshake"),
 ]
 #: What clients get right even if there is nobody else.
-ALONE = ["closes_each", "octet_by_octet", "alerts", "half_closes"]
+ALONE = ["closes_each", "one_at_a_time", "octet_by_octet", "alerts", "half_closes"]
 
 
 @pytest.fixture

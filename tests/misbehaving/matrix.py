@@ -21,6 +21,7 @@ from tests.integration.programs import Program, Proxy, free_port
 from tests.misbehaving.modes import MODES
 from tests.misbehaving.steady import Counted, Steady
 
+
 class Misbehaving(Program):
     """
     The server of one mode.

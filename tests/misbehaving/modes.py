@@ -285,6 +285,14 @@ def no_pipelining(client: Connection, query: bytes) -> None:
 
 
 @mode
+def one_at_a_time(client: Connection, query: bytes) -> None:
+    """Answers one after the other, each taking 10 ms: 100 a second over a connection."""
+    begin = max(reactor.seconds(), getattr(client, "free", 0.0))
+    client.free = begin + 0.01  # type: ignore[attr-defined]
+    client.later(client.free - reactor.seconds(), client.say, query)  # type: ignore[attr-defined]
+
+
+@mode
 def servfail_half(client: Connection, query: bytes) -> None:
     """SERVFAIL half of the time."""
     client.say(query, 2 if client.factory.chance.random() < 0.5 else 0)

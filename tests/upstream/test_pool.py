@@ -137,6 +137,109 @@ class AgeTests(SynchronousTestCase):
         self.assertEqual((0, 0, 0), (len(pool._standing), len(pool._retired), len(pool._timers)))
 
 
+class SharingTests(SynchronousTestCase):
+    """
+    A server that answers one question after the other, and slowly.
+    """
+
+    def burdened(self) -> Scene:
+        """
+        An upstream with twenty questions outstanding and slow answers, that has dialled once more.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.ask(*range(20))
+        scene.upstream.took(0.5, 1)
+        self.assertEqual(2, scene.dials)
+        return scene
+
+    def test_the_questions_are_shared(self) -> None:
+        """
+        The connection with the least to do takes the next ones.
+        """
+        scene = self.burdened()
+        scene.network.accept(scene.server)
+        scene.ask("first")
+        scene.upstream.took(0.05, 1)
+        scene.ask("second")
+        scene.network.settle()
+        one, other = scene.server.connections
+        self.assertEqual([22, 1], [len(one.queries), len(other.queries)])
+
+    def test_no_more_than_four(self) -> None:
+        """
+        However slow it is.
+        """
+        scene = self.burdened()
+        for turn in range(10):
+            if turn < 3:
+                scene.network.accept(scene.server)
+            scene.ask(*range(100 * turn + 100, 100 * turn + 200))
+            scene.upstream.took(0.5, 1)
+        self.assertEqual(4, scene.dials)
+
+    def test_another_is_not_to_be_had(self) -> None:
+        """
+        That is no failure of an upstream whose connection works; it is not tried again for a minute.
+        """
+        scene = self.burdened()
+        scene.network.refuse(Refused())
+        self.assertEqual((Tier.GOOD, []), (scene.upstream.tier, scene.told.failures))
+        scene.upstream.took(0.5, 1)
+        self.assertEqual(2, scene.dials)
+        scene.clock.rightNow += 61
+        scene.upstream.took(0.5, 1)
+        self.assertEqual(3, scene.dials)
+
+    def test_one_of_them_falls_silent(self) -> None:
+        """
+        What it owes is given back once it was silent for longer than anybody waits.
+        """
+        scene = self.burdened()
+        scene.network.accept(scene.server)
+        scene.upstream.took(0.05, 1)
+        for _ in range(6):
+            scene.ask("on")
+            scene.clock.rightNow += 1
+            scene.upstream.suspect(scene.clock.seconds() - 0.3)
+        self.assertEqual(set(range(20)), set(scene.told.failed_tokens) - {"on"})
+
+    def test_an_old_one_of_them(self) -> None:
+        """
+        It is closed, and not replaced.
+        """
+        scene = Scene(idle_timeout=3600.0)
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.ask(*range(20))
+        scene.upstream.took(0.5, 1)
+        scene.network.accept(scene.server)
+        for connection in tuple(scene.server.connections):
+            for query in connection.queries[-20:]:
+                connection.send(ZONE(query) or b"")
+        scene.network.settle()
+        scene.network.advance(MAX_AGE)
+        self.assertEqual((2, []), (scene.dials, scene.server.connections))
+
+    def test_an_old_one_that_is_not_to_be_replaced(self) -> None:
+        """
+        The old one serves on, and is replaced later.
+        """
+        scene = Scene(idle_timeout=3600.0)
+        scene.connect("a")
+        while scene.dials == 1:
+            scene.ask(scene.clock.seconds())
+            scene.network.advance(0.5)
+        scene.network.refuse(Refused())
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+        for _ in range(130):
+            scene.ask(scene.clock.seconds())
+            scene.network.advance(0.5)
+        self.assertEqual(3, scene.dials)
+        self.assertEqual([], scene.told.failures)
+
+
 class QuotaTests(SynchronousTestCase):
     """
     A server that answers so many questions over one connection, and no more.
