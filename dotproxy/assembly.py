@@ -19,9 +19,11 @@ from typing import Any, cast
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTCP, IReactorTime, IStreamClientEndpoint
+from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 
 from dotproxy import __version__
+from dotproxy.asking import Asking
 from dotproxy.config.schema import Config
 from dotproxy.downstream.batch import BatchPort
 from dotproxy.downstream.datagram import DatagramListener
@@ -30,14 +32,17 @@ from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.errors import Unreachable
 from dotproxy.forwarder import Forwarder
 from dotproxy.neighbours import Hop
-from dotproxy.network import NetworkWatch
+from dotproxy.network import NetworkWatch, clock_with_sleep
 from dotproxy.policy.admission import Admission
+from dotproxy.policy.answers import AnswerCache
+from dotproxy.policy.budget import Budget
 from dotproxy.policy.cookies import Cookies
-from dotproxy.policy.hedging import HedgeBudget
+from dotproxy.policy.freshness import Limits
 from dotproxy.policy.selection import POLICIES, Facts
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.resolver import ForwarderResolver
+from dotproxy.snapshot import Snapshot
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text
@@ -66,9 +71,14 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     services: list[IService] = []
     upstreams = build_upstreams(config, reactor, events or LoggedEvents(debug=config.log_level == "debug"), services)
     transfers = build_transfers(config, reactor, upstreams)
-    forwarder = build_forwarder(config, reactor, upstreams, transfers)
+    cache = build_cache(config)
+    forwarder = build_forwarder(config, reactor, upstreams, transfers, cache)
+    if cache is not None and config.cache_file is not None:
+        given = {"clock": reactor, "elapsed": clock_with_sleep, "date": time.time, "in_thread": deferToThread}
+        services.append(Snapshot(cache, config.cache_file, **given))
     hosts = [[host for host, _ in address.addresses] for address in config.upstream]
-    watch = NetworkWatch(list(zip(upstreams, hosts, strict=True)), reactor=reactor, now=time.monotonic)
+    reached = list(zip(upstreams, hosts, strict=True))
+    watch = NetworkWatch(reached, moved=forwarder.network_moved, reactor=reactor, now=time.monotonic)
     return Proxy(config, reactor, [watch, *services, *upstreams, transfers], forwarder)
 
 
@@ -139,27 +149,55 @@ def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[U
     )
 
 
+def build_cache(config: Config) -> AnswerCache | None:
+    """
+    Return an empty cache, or None if there is to be none.
+    """
+    if not config.cache_size or config.transparent:
+        return None
+    return AnswerCache(
+        entries=config.cache_size,
+        octets=config.cache_memory,
+        limits=Limits(config.cache_min_ttl, config.cache_max_ttl, config.cache_max_negative_ttl),
+        stale_for=config.serve_stale,
+        prefetches=config.prefetch,
+    )
+
+
 def build_forwarder(
-    config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream], transfers: Transfers
+    config: Config,
+    reactor: IReactorTime,
+    upstreams: Sequence[Upstream],
+    transfers: Transfers,
+    cache: AnswerCache | None = None,
 ) -> Forwarder:
     """
     Return a forwarder that asks ``upstreams``.
     """
     hop = _build_hop(config)
     special = SpecialNames(config.forward_special)
-    return Forwarder(
+    asking = Asking(
         upstreams,
-        ordering=POLICIES[config.policy](Facts(upstreams, _randomness.randrange, _hash_key())),
+        read=hop.read,
         at_once=len(upstreams) if config.policy == "race" else 1,
         # Under ``hash`` each name is one upstream's business, slow or not.
-        hedging=HedgeBudget(config.hedge_percent / 100 if config.policy != "hash" else 0),
-        reception=Reception(Admission(config.allow_from), special, hop, with_minimal_any=config.minimal_any),
-        hop=hop,
-        transfers=transfers,
+        hedging=Budget(config.hedge_percent / 100 if config.policy != "hash" else 0),
         clock=reactor,
         now=time.monotonic,
         query_timeout=config.query_timeout,
         attempt_timeout=config.attempt_timeout,
+    )
+    return Forwarder(
+        asking,
+        ordering=POLICIES[config.policy](Facts(upstreams, _randomness.randrange, _hash_key())),
+        reception=Reception(Admission(config.allow_from), special, hop, with_minimal_any=config.minimal_any),
+        hop=hop,
+        transfers=transfers,
+        cache=cache,
+        clock=reactor,
+        now=time.monotonic,
+        elapsed=clock_with_sleep,
+        date=time.time,
         udp_max_size=config.udp_max_size,
         max_outstanding=config.max_outstanding,
     )

@@ -1,392 +1,355 @@
 """
 The life of one query, from its octets to its answer.
 
-Decides the order of things and nothing else: what becomes of a query on arrival is ``reception``'s word, whom to
-prefer ``selection``'s, whom to ask next ``attempts``'s, when one is late the upstream's own ``latency``'s.  Sees
-listeners and upstreams only as its ``neighbours``.
+Decides the order of things and nothing else: the answer given a moment ago, ``reception``'s verdict, the answer that
+is kept, the same question that is being asked, and only then a question to the upstreams; what comes of that goes
+to everybody who waits for it.  What is kept and for how long is ``answers``'s word, whom to ask and how often
+``asking``'s.
 
-A query that cannot be answered on the spot is *live* until its answer is handed to its listener.  Taking it out of
-``live`` is taking charge of answering it, so it is answered exactly once, whatever its upstreams do afterwards; and
-the deadline takes out whatever is left.
+Who waits for an answer stands in exactly one query; whoever takes the list of them out answers all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from dotproxy.errors import BadReply, ConnectionGone, Unreachable, UpstreamError, WireError
-from dotproxy.live import LiveQueries, Query, explain
-from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers, Upstream
-from dotproxy.policy.attempts import MAX_FORGIVEN, MAX_SENDS, given_up, next_upstreams, taken_back
-from dotproxy.policy.hedging import HedgeBudget
+from dotproxy.asking import Asking
+from dotproxy.live import Query, Waiting
+from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers
+from dotproxy.policy.answers import AnswerCache
+from dotproxy.policy.failures import Failures
+from dotproxy.policy.memo import Memo
 from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
+from dotproxy.wire.answer import Answer
 from dotproxy.wire.edit import refusal, truncated
-from dotproxy.wire.edns import EDE_OTHER, ExtendedError
+from dotproxy.wire.edns import EDE_CACHED_ERROR, EDE_OTHER, ExtendedError, ede_option
 from dotproxy.wire.message import MIN_UDP_SIZE, REFUSED, SERVFAIL
-from dotproxy.wire.replies import is_bogus
+from dotproxy.wire.question import key_of
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
 
-_NEVER = float("inf")
+#: A client that could have a stale answer waits this long for a fresh one, in seconds (RFC 8767 §5).
+PATIENCE = 1.8
 
-#: How often an upstream is told what its answers take, in seconds.
-_SAMPLED = 0.005
-
-#: A SERVFAIL that came sooner than this may be a mood of the upstream's; one that took longer cost it an effort.
-_AT_ONCE = 0.25
+_OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")
+_AGAIN = ede_option(ExtendedError(EDE_CACHED_ERROR, ""))
+_WEAK = (SERVFAIL, REFUSED)
 
 
 class Forwarder:
     """
-    Owns: every live query, and the one timer that watches over them.
-    Told by: listeners (``questions_received``), upstreams (``answered``, ``failed``).
+    Owns: who waits for what, and the one timer that watches over those who could have a stale answer.
+    Told by: listeners (``questions_received``), ``asking`` (``answered``, ``unanswered``).
+
+    ``elapsed`` returns seconds on a clock that counts sleep, ``date`` seconds since 1970.
     """
 
     def __init__(
         self,
-        upstreams: Sequence[Upstream],
+        asking: Asking,
         *,
         ordering: Ordering,
         reception: Reception,
         hop: Hop,
         transfers: Transfers,
-        hedging: HedgeBudget,
+        cache: AnswerCache | None,
         clock: IReactorTime,
         now: Callable[[], float],
-        query_timeout: float,
-        attempt_timeout: float,
+        elapsed: Callable[[], float],
+        date: Callable[[], float],
         udp_max_size: int,
         max_outstanding: int,
-        at_once: int = 1,
     ) -> None:
-        self._upstreams = tuple(upstreams)
+        self._asking = asking
         self._ordering = ordering
-        self._receive = reception.receive
+        self._reception = reception
         self._hop = hop
         self._transfers = transfers
-        self._hedging = hedging
+        self._cache = cache
         self._clock = clock
         self._now = now
-        self._query_timeout = query_timeout
-        self._attempt_timeout = min(attempt_timeout, query_timeout)
+        self._elapsed = elapsed
+        self._date = date
         self._udp_max_size = udp_max_size
         self._max_outstanding = max_outstanding
-        self._at_once = at_once
-        self._labels = [upstream.label for upstream in self._upstreams]
-        self._live = LiveQueries(len(self._upstreams))
-        self._delays = self._learned_delays()
-        self._noted = [(float("-inf"), 0)] * len(self._upstreams)
-        self._shortest = min(self._delays)
+        self._memo = Memo()
+        self._failures = Failures()
+        self._joined: dict[bytes, Query] = {}
+        self._waiting = 0
+        self._impatient: deque[Query] = deque()
         self._timer: IDelayedCall | None = None
-        self._timer_at = _NEVER
         self._drained: Deferred[None] | None = None
-        for upstream in self._upstreams:
-            upstream.outcomes = self
+        asking.owner = self
 
     @property
     def outstanding(self) -> int:
         """
-        How many queries are live.
+        How many queries of clients have no answer yet.
         """
-        return len(self._live)
+        return self._waiting
 
     def questions_received(self, listener: Listener, batch: Iterable[tuple[bytes, Client]]) -> int:
         """
-        Take queries; the listener gets an answer to each, now or later, but for those that must have
-        none.  Return how many of those there were.
+        Take queries; the listener gets an answer to each, now or later, but for those that must have none.  Return how
+        many of those there were.
         """
-        now = self._now()
-        deadline = now + self._query_timeout
+        elapsed = self._elapsed()
+        memo = self._memo.at(elapsed, is_stream=listener.is_stream)
+        admits = self._reception.admits
+        receive = self._reception.receive
+        is_shared = self._hop.is_shared
         answers: Answers = []
         queries: list[Query] = []
-        room = self._max_outstanding - len(self._live)
         silent = 0
         for octets, client in batch:
-            received = self._receive(listener, octets, client)
-            if received is None:
+            known = memo.get(octets[2:])
+            if known is not None and admits(client[0]):
+                answers.append((octets[:2] + known, client))
+                continue
+            seen = receive(listener, octets, client)
+            if seen is None:
                 silent += 1
                 continue
-            if isinstance(received, bytes):
-                answers.append((received, client))
+            if isinstance(seen, bytes):
+                answers.append((seen, client))
                 continue
-            seen, sent = received
             if seen.qtype in TRANSFERS:
+                sent = self._hop.outgoing(octets, seen)
                 self._transfers.begin(listener, client, octets, seen, sent, self._ordering(octets, seen))
-            elif len(queries) >= room:
-                answers.append((refusal(octets, SERVFAIL, seen, _OVERLOADED), client))
-            else:
-                order = self._ordering(octets, seen)
-                queries.append(Query(listener, client, octets, seen, sent, order, now, deadline))
+                continue
+            waiting = (listener, client, octets, seen)
+            key = key_of(octets, seen) if is_shared else b""
+            answer = self._known(key, waiting, queries, memo, elapsed) if key else None
+            if answer is None:
+                answer = self._ask(key, waiting, queries)
+            if answer:
+                answers.append((answer, client))
         if answers:
             listener.send_answers(answers)
+        if self._cache is not None:
+            self._cache.clients_asked(len(answers) + len(queries))
         if queries:
-            self._hedging.earn(len(queries))
-            self._ask(queries)
-            due = now + self._shortest
-            if due < self._timer_at and len(self._live):
-                self._set_timer(due)
+            self._asking.ask(queries, queries[0].asked_at)
         return silent
 
-    def answered(self, upstream: Upstream, answers: Iterable[tuple[Query, bytes]]) -> None:
+    def answered(self, answers: list[tuple[Query, Any]]) -> None:
         """
-        An upstream answered; what nobody waits for any more is dropped.
+        Called when questions were answered; what each answer says has been read.
         """
-        index = self._upstreams.index(upstream)
-        now = self._now()
         outgoing: dict[Listener, Answers] = {}
-        unusable: dict[str, list[Query]] = {}
-        weak: list[Query] = []
-        first: Query | None = None
-        count = 0
-        for query, reply in answers:
-            if query.home is None:
-                continue
-            try:
-                octets = self._hop.incoming(query.octets, query.seen, reply)
-            except WireError as error:
-                unusable.setdefault(error.reason, []).append(query)
-                continue
-            count += 1
-            first = first or query
-            if (rcode := reply[3] & 15) and rcode in _WEAK and self._is_worth_another(query, index, reply, now):
-                query.spare = octets
-                weak.append(query)
-                continue
-            self._live.take(query)
-            if len(octets) > MIN_UDP_SIZE:
-                octets = self._fitted(query, octets)
-            if query.listener in outgoing:
-                outgoing[query.listener].append((octets, query.client))
-            else:
-                outgoing[query.listener] = [(octets, query.client)]
-        if first is not None and first.tried[0] == index:
-            self._note_time(index, now, now - first.asked_at, count)
+        elapsed = self._elapsed()
+        date = int(self._date())
+        for query, answer in answers:
+            said = answer
+            if query.key:
+                self._joined.pop(query.key, None)
+                if self._cache is None:
+                    pass
+                elif answer.head[1] & 15 in _WEAK:
+                    self._failures.add(query.key, answer, elapsed)
+                    said = self._stale(query.key) or answer
+                else:
+                    self._failures.remove(query.key)
+                    said = self._cache.add(query.key, answer, query.seen.qtype, elapsed, date)
+            self._give(query, said, outgoing)
         self._send(outgoing)
-        for reason, queries in unusable.items():
-            useless = BadReply("read", f"an answer of no use: {reason}", upstream.label)
-            self.failed(upstream, queries, useless, is_final=False)
-        if weak:
-            upstream.was_of_no_use(len(weak))
-            for query in weak:
-                query.pending = taken_back(query.pending, index)
-            self._ask([query for query in weak if not query.pending])
 
-    def _note_time(self, index: int, now: float, took: float, answers: int) -> None:
+    def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
         """
-        Tell an upstream what its answers take, not oftener than is worth while.
+        Called when questions were not answered, with the reasons.
         """
-        since, before = self._noted[index]
-        if now - since < _SAMPLED:
-            self._noted[index] = (since, before + answers)
-        else:
-            self._noted[index] = (now, 0)
-            self._upstreams[index].took(took, before + answers)
+        outgoing: dict[Listener, Answers] = {}
+        for query, error in queries:
+            said: Any = error
+            if query.key:
+                self._joined.pop(query.key, None)
+                if self._cache is not None and self._asking.is_anyone_up:  # so it is this question that fails
+                    self._failures.add(query.key, error, self._elapsed())
+                said = self._stale(query.key) or error
+            self._give(query, said, outgoing)
+        self._send(outgoing)
 
-    def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
+    def network_moved(self) -> None:
         """
-        An upstream did not answer these; each is asked of the next, or told why there is none.
+        What failed may go well now.
         """
-        index = self._upstreams.index(upstream)
-        now = self._now()
-        again: dict[Query, None] = {}  # one may have been asked twice over the same connection
-        enough: list[Query] = []
-        for query in tokens:
-            if query.home is None:
-                continue
-            query.pending = taken_back(query.pending, index)
-            query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
-            if is_final:
-                query.tried = given_up(query.tried, index)
-            elif isinstance(error, Unreachable):
-                # It was never sent.  It may wait for the upstream to be back, but not for ever.
-                patience = query.asked_at + self._query_timeout / 2
-                query.tried = taken_back(query.tried, index) if now < patience else given_up(query.tried, index)
-            elif isinstance(error, ConnectionGone) and error.made_progress and query.forgiven < MAX_FORGIVEN:
-                query.tried = taken_back(query.tried, index)
-                query.forgiven += 1
-            self._live.postpone(query, now + self._attempt_timeout)
-            if query.spare and not query.pending and all(other in query.tried for other in query.order):
-                enough.append(query)
-            else:
-                again[query] = None
-        self._ask(again)
-        self._refuse(enough)
-        self._watch()
+        self._failures.clear()
 
-    def is_wanted(self, token: Query) -> bool:
+    def flushed(self) -> None:
         """
-        Whether a query is still live.
+        The cache was emptied, or a part of it: nothing of it is given any more.
         """
-        return token.home is not None
+        self._memo.clear()
+        self._failures.clear()
 
     def drain(self) -> Deferred[None]:
         """
-        Return a Deferred that fires when no query is live; to be called when no more come.
+        Return a Deferred that fires when no client waits; to be called when no more come.
         """
-        if not self.outstanding:
+        for query in self._asking:
+            if not query.waiting:
+                self._joined.pop(query.key, None)
+                self._asking.forget(query)
+        if not self._waiting:
             return succeed(None)
         self._drained = Deferred()
         return self._drained
 
     def stop(self) -> None:
         """
-        Answer whatever is still live with SERVFAIL, and watch over nothing any more.
+        Answer whoever still waits with SERVFAIL, or with what is stale, and watch over nothing any more.
         """
-        self._refuse(list(self._live), "shutting down")
-        self._watch()
-
-    def _ask(self, queries: Iterable[Query], lively: Collection[int] = ()) -> None:
-        """
-        Send each to the upstream that is next for it; those for which there is none are refused.
-
-        One that was asked and may still answer is asked again only if it is ``lively``.
-        """
-        asks: dict[int, list[tuple[Query, bytes, int]]] = {}
-        hopeless: list[Query] = []
-        upstreams = self._upstreams
-        at_once = self._at_once
-        now = self._now()
-        for query in queries:
-            chosen: tuple[int, ...] = (query.order[0],)
-            if query.tried or at_once > 1 or upstreams[chosen[0]].tier:
-                busy = [index for index in query.pending if index not in lively]
-                chosen = next_upstreams(query.order, query.tried, busy, self._tier_of, at_once)
-                if not chosen:
-                    if query.pending:  # somebody who was asked may still answer
-                        self._live.postpone(query, query.deadline)
-                    else:
-                        hopeless.append(query)
-                    continue
-            if query.home is None:
-                self._live.add(query, chosen[0])
-            elif query.home is self._live.late:
-                wait = upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
-                self._live.postpone(query, now + wait)
-            query.tried += chosen
-            query.pending += chosen
-            question = (query, query.sent, query.seen.question_end)
-            for index in chosen:
-                if index in asks:
-                    asks[index].append(question)
-                else:
-                    asks[index] = [question]
-        for index, questions in asks.items():
-            upstreams[index].ask(questions)
-        if hopeless:
-            self._refuse(hopeless)
-
-    def _tier_of(self, index: int) -> int:
-        return self._upstreams[index].tier
-
-    def _is_worth_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
-        """
-        Whether somebody else may have a better answer than this SERVFAIL or REFUSED (RFC 9520 §3.1: three at most).
-        """
-        if any(other != index for other in query.pending):
-            return True
-        age = now - query.asked_at
-        if len(query.tried) >= MAX_SENDS or age > self._query_timeout / 2 or is_bogus(reply):
-            return False
-        return any(other not in query.tried for other in query.order) or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
-
-    def _fitted(self, query: Query, octets: bytes) -> bytes:
-        if query.listener.is_stream:
-            return octets
-        limit = min(query.seen.udp_size, self._udp_max_size)
-        return octets if len(octets) <= limit else truncated(octets, query.octets, query.seen, limit)
-
-    def _look(self) -> None:
-        """
-        Find what is slow, and ask a few of those elsewhere too; what is overdue, and ask all of that elsewhere; what
-        is past its deadline, and refuse it.
-        """
-        self._timer, self._timer_at = None, _NEVER
-        now = self._now() + _GRAIN / 2
-        past: list[Query] = []
-        again: list[Query] = []
-        lively: dict[int, bool] = {}
-        late: dict[int, int] = {}
-        for query in self._live.overdue(now, self._delays):
-            is_fresh = query.home is not self._live.late
-            first = query.tried[0] if query.tried else query.order[0]
-            if query.deadline <= now:
-                past.append(query)
-                continue
-            if is_fresh:
-                overdue = query.asked_at + self._upstreams[first].latency.overdue_after(self._attempt_timeout)
-                if now < overdue:
-                    self._live.postpone(query, overdue)
-                    query.is_hedged = True
-                    self._upstreams[first].watch(query.asked_at, overdue - now)
-                    if self._may_hedge(query):
-                        again.append(query)
-                    continue
-            if is_fresh or query.is_hedged:
-                query.is_hedged = False
-                late[first] = late.get(first, 0) + 1
-            self._live.postpone(query, now + self._attempt_timeout)
-            last = query.tried[-1] if query.tried else first
-            if last not in lively:
-                lively[last] = self._upstreams[last].suspect(query.asked_at)
-            if lively[last] or any(index not in query.tried for index in query.order):
-                again.append(query)
-        for index, count in late.items():
-            self._upstreams[index].was_of_no_use(count)
-        self._ask([query for query in again if query.home], {index for index in lively if lively[index]})
-        self._refuse([query for query in past if query.home])
-        self._watch()
-
-    def _may_hedge(self, query: Query) -> bool:
-        others = [index for index in query.order if index not in query.tried]
-        return any(not self._upstreams[index].tier for index in others) and self._hedging.spend()
-
-    def _learned_delays(self) -> list[float]:
-        """
-        Return how long a fresh query waits before it is looked at, for each upstream it may have been asked of.
-        """
-        limit = self._attempt_timeout
-        if self._hedging.is_off or len(self._upstreams) == 1:
-            return [upstream.latency.overdue_after(limit) for upstream in self._upstreams]
-        return [upstream.latency.hedge_after(limit) for upstream in self._upstreams]
-
-    def _watch(self) -> None:
-        """
-        Set the timer for the next query that is to be looked at.
-        """
-        self._delays = self._learned_delays()
-        self._shortest = min(self._delays)
-        self._set_timer(self._live.next_due(self._delays))
-
-    def _set_timer(self, due: float | None) -> None:
+        self._asking.stop()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer, self._timer_at = None, _NEVER
-        if due is not None:
-            self._timer_at = due
-            self._timer = self._clock.callLater(max(_GRAIN, due - self._now()), self._look)
+        self._timer = None
+        self._impatient.clear()
 
-    def _refuse(self, queries: Iterable[Query], why: str = "") -> None:
+    def _known(
+        self, key: bytes, waiting: Waiting, queries: list[Query], memo: dict[bytes, bytes], elapsed: float
+    ) -> bytes | None:
+        """
+        Return the answer that can be given without asking, if there is one; add to ``queries`` what should be asked
+        all the same.
+        """
+        cache = self._cache
+        if cache is None:
+            return None
+        if (entry := cache.fresh(key, elapsed)) is not None:
+            _, _, octets, seen = waiting
+            stored, _, kept = entry
+            answer = self._hop.written(octets, seen, kept, int(elapsed - stored) if elapsed > stored else 0)
+            if len(answer) > MIN_UDP_SIZE:
+                answer = self._fitted(waiting, answer)
+            if not seen.ours:
+                memo[octets[2:]] = answer[2:]
+            if cache.asked_for(key, entry, elapsed) and key not in self._joined:
+                self._refresh(key, waiting, queries)
+            return answer
+        failure = self._failures.get(key)
+        if failure is None:
+            return None
+        stale = self._stale(key)
+        if elapsed >= failure.until:
+            if stale is None:
+                return None
+            if key not in self._joined:  # it failed before, so nobody is kept waiting for it
+                self._refresh(key, waiting, queries)
+        return self._fitted(waiting, self._written(waiting, stale or _as_cached(failure.what)))
+
+    def _ask(self, key: bytes, waiting: Waiting, queries: list[Query]) -> bytes:
+        """
+        Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
+        """
+        _, _, octets, seen = waiting
+        if self._waiting >= self._max_outstanding:
+            return refusal(octets, SERVFAIL, seen, _OVERLOADED)
+        if key and (joined := self._joined.get(key)) is not None:
+            return self._join(waiting, joined)
+        self._waiting += 1
+        query = self._refresh(key, waiting, queries)
+        query.waiting.append(waiting)
+        if key and self._cache is not None and key in self._cache:
+            self._impatient.append(query)
+            if self._timer is None:
+                self._timer = self._clock.callLater(PATIENCE, self._give_what_is_stale)
+        return b""
+
+    def _refresh(self, key: bytes, waiting: Waiting, queries: list[Query]) -> Query:
+        """
+        Have a question asked for which nobody waits.
+        """
+        _, _, octets, seen = waiting
+        now = self._now()
+        sent = self._hop.outgoing(octets, seen)
+        query = Query(octets, seen, sent, self._ordering(octets, seen), now, now + self._asking.query_timeout, key)
+        queries.append(query)
+        if key:
+            self._joined[key] = query
+        return query
+
+    def _join(self, waiting: Waiting, query: Query) -> bytes:
+        """
+        Wait with others; whoever comes when their patience is at its end has none either.
+        """
+        if self._now() - query.asked_at >= PATIENCE and (stale := self._stale(query.key)):
+            return self._fitted(waiting, self._written(waiting, stale))
+        query.waiting.append(waiting)
+        self._waiting += 1
+        return b""
+
+    def _stale(self, key: bytes) -> Answer | None:
+        return self._cache.stale(key, self._elapsed()) if self._cache is not None else None
+
+    def _give_what_is_stale(self) -> None:
+        """
+        Patience is at an end: who could have a stale answer gets it, and the question goes on without them.
+        """
+        self._timer = None
+        now = self._now()
         outgoing: dict[Listener, Answers] = {}
-        for query in queries:
-            if self._live.take(query):
-                error = ExtendedError(EDE_OTHER, why) if why else explain(query, self._labels)
-                octets = query.spare or refusal(query.octets, SERVFAIL, query.seen, error)
-                octets = self._fitted(query, octets)
-                outgoing.setdefault(query.listener, []).append((octets, query.client))
+        while self._impatient and self._impatient[0].asked_at + PATIENCE <= now + _GRAIN:
+            query = self._impatient.popleft()
+            if query.waiting and (stale := self._stale(query.key)):
+                self._give(query, stale, outgoing)
+        while self._impatient and not self._impatient[0].waiting:
+            self._impatient.popleft()
+        if self._impatient:
+            due = self._impatient[0].asked_at + PATIENCE - now
+            self._timer = self._clock.callLater(max(_GRAIN, due), self._give_what_is_stale)
         self._send(outgoing)
+
+    def _give(self, query: Query, said: Any, outgoing: dict[Listener, Answers]) -> None:
+        """
+        Answer everybody who waits with a query.
+        """
+        everybody, query.waiting = query.waiting, []
+        self._waiting -= len(everybody)
+        for waiting in everybody:
+            listener, client, _, _ = waiting
+            octets = self._written(waiting, said)
+            if len(octets) > MIN_UDP_SIZE:
+                octets = self._fitted(waiting, octets)
+            if listener in outgoing:
+                outgoing[listener].append((octets, client))
+            else:
+                outgoing[listener] = [(octets, client)]
+
+    def _written(self, waiting: Waiting, said: Any) -> bytes:
+        """
+        Return an answer, or an error, as a client gets it.
+        """
+        _, _, octets, seen = waiting
+        if isinstance(said, ExtendedError):
+            return refusal(octets, SERVFAIL, seen, said)
+        return self._hop.written(octets, seen, said)
+
+    def _fitted(self, waiting: Waiting, octets: bytes) -> bytes:
+        listener, _, query, seen = waiting
+        if listener.is_stream:
+            return octets
+        limit = min(seen.udp_size, self._udp_max_size)
+        return octets if len(octets) <= limit else truncated(octets, query, seen, limit)
 
     def _send(self, outgoing: dict[Listener, Answers]) -> None:
         for listener, answers in outgoing.items():
             listener.send_answers(answers)
-        if self._drained is not None and not len(self._live):
+        if self._drained is not None and not self._waiting:
             drained, self._drained = self._drained, None
             drained.callback(None)
 
 
-_WEAK = (SERVFAIL, REFUSED)
-_OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")
+def _as_cached(failure: Any) -> Any:
+    """
+    Return a failure, marked as one of a moment ago (RFC 8914 §4.14).
+    """
+    if isinstance(failure, ExtendedError):
+        return ExtendedError(EDE_CACHED_ERROR, failure.text)
+    return failure._replace(options=failure.options + _AGAIN)

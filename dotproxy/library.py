@@ -12,7 +12,7 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
-from dotproxy.assembly import build_forwarder, build_transfers, build_upstreams
+from dotproxy.assembly import build_cache, build_forwarder, build_transfers, build_upstreams
 from dotproxy.config.load import load
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.logs import LoggedEvents
@@ -41,7 +41,11 @@ class DoTResolver(ForwarderResolver):
         self._upstreams = build_upstreams(config, reactor, events, services)
         self._services = [*services, *self._upstreams]
         self._forwarder = build_forwarder(
-            config, reactor, self._upstreams, build_transfers(config, reactor, self._upstreams)
+            config,
+            reactor,
+            self._upstreams,
+            build_transfers(config, reactor, self._upstreams),
+            build_cache(config),
         )
         super().__init__(self._forwarder, reactor)
         for service in self._services:

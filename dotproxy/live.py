@@ -1,5 +1,5 @@
 """
-Every query that has no answer yet, and when each is to be looked at.
+Every question that has no answer yet, and when each is to be looked at.
 
 Decides what is overdue.  A query is *fresh* until it was looked at for the first time: those asked of one upstream
 wait in order, and all for the same time, which may change as that upstream is known better; after that it is *late*,
@@ -9,6 +9,7 @@ and has a time of its own.  Taking it out is taking charge of answering it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dotproxy.errors import Timeout, Unreachable, Untrusted, UpstreamError
 from dotproxy.neighbours import Client, Listener
@@ -16,10 +17,16 @@ from dotproxy.policy.selection import Order
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
 from dotproxy.wire.message import Peek
 
+#: Who waits for an answer: the listener and its client, the query as it came, and what was seen of it.
+Waiting = tuple[Listener, Client, bytes, Peek]
+
 
 class Query:
     """
-    One live query.
+    One live question.
+
+    ``octets`` is the query it came in, ``seen`` what was seen of that, ``sent`` what upstreams are asked; ``waiting``
+    who is to be answered: nobody, if it is asked to be known; ``key`` what others would ask to wait with it.
 
     ``tried`` holds an upstream once for each time it was sent the question, ``pending`` those that may still answer;
     ``spare`` is an answer that is better than none.
@@ -27,14 +34,13 @@ class Query:
 
     __slots__ = (
         "asked_at",
-        "client",
         "deadline",
         "due",
         "errors",
         "forgiven",
         "home",
         "is_hedged",
-        "listener",
+        "key",
         "octets",
         "order",
         "pending",
@@ -42,33 +48,33 @@ class Query:
         "sent",
         "spare",
         "tried",
+        "waiting",
     )
 
     def __init__(
         self,
-        listener: Listener,
-        client: Client,
         octets: bytes,
         seen: Peek,
         sent: bytes,
         order: Order,
         asked_at: float,
         deadline: float,
+        key: bytes = b"",
     ) -> None:
-        self.listener = listener
-        self.client = client
         self.octets = octets
         self.seen = seen
         self.sent = sent
         self.order = order
         self.asked_at = asked_at
         self.due = self.deadline = deadline
+        self.waiting: list[Waiting] = []
+        self.key = key
         self.home: dict[Query, None] | None = None
         self.tried: tuple[int, ...] = ()
         self.pending: tuple[int, ...] = ()
         self.forgiven = 0
         self.is_hedged = False
-        self.spare = b""
+        self.spare: Any = None
         self.errors: tuple[UpstreamError, ...] = ()
 
 

@@ -94,14 +94,32 @@ class Hop(Protocol):
     What a message looks like on the other side.
     """
 
+    @property
+    def is_shared(self) -> bool:
+        """
+        Whether what is ``read`` once may be ``written`` for others who ask the same.
+        """
+
+    def passing(self, query: bytes, seen: Peek) -> bytes:
+        """
+        Return the EDNS options of a query that upstreams are to see, in wire form.
+
+        :raises WireError: if an option in it is malformed.
+        """
+
     def outgoing(self, query: bytes, seen: Peek) -> bytes:
         """
         Return a query as upstreams are asked it; its question stands where it stood.
         """
 
-    def incoming(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
+    def read(self, query: bytes, seen: Peek, reply: bytes) -> Any:
         """
-        Return an upstream's reply as the client gets it, or raise ``WireError`` if nothing can be made of it.
+        Return what an upstream's reply says, or raise ``WireError`` if nothing can be made of it.
+        """
+
+    def written(self, query: bytes, seen: Peek, answer: Any, age: int = 0) -> bytes:
+        """
+        Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it.
         """
 
     def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:

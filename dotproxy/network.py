@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -50,12 +51,13 @@ class Reached(Protocol):
         """
 
 
-def clock_with_sleep() -> float:
-    """
-    Return seconds on a clock that goes on while the machine sleeps.
-    """
+def _clock_with_sleep() -> Callable[[], float]:
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.time() if boottime is None else time.clock_gettime(boottime)
+    return time.time if boottime is None else partial(time.clock_gettime, boottime)
+
+
+#: Returns seconds on a clock that goes on while the machine sleeps.
+clock_with_sleep = _clock_with_sleep()
 
 
 def source_for(host: str) -> str:
@@ -73,19 +75,21 @@ def source_for(host: str) -> str:
 class NetworkWatch(Service):
     """
     Owns: the timer that compares the clocks, and the kernel's reports, where there are any.
-    Tells: upstreams (``network_moved``).
+    Tells: upstreams (``network_moved``), and whoever else remembers failures (``moved``).
     """
 
     def __init__(
         self,
         upstreams: Sequence[tuple[Reached, Sequence[str]]],
         *,
+        moved: Callable[[], None],
         reactor: Any,
         now: Callable[[], float],
         now_with_sleep: Callable[[], float] = clock_with_sleep,
         source: Callable[[str], str] = source_for,
     ) -> None:
         self._upstreams = [(upstream, tuple(hosts)) for upstream, hosts in upstreams]
+        self._moved = moved
         self._reactor = reactor
         self._clock: IReactorTime = reactor
         self._now = now
@@ -136,12 +140,15 @@ class NetworkWatch(Service):
         slept, self._ahead = ahead - self._ahead, ahead
         if slept > ASLEEP:
             log.info("the machine slept for {slept:.0f} s: all upstreams are dialled anew", slept=slept)
+            self._moved()
             for upstream, _ in self._upstreams:
                 upstream.network_moved()
 
     def _compare_sources(self) -> None:
         self._settling = None
         before, self._sources = self._sources, self._all_sources()
+        if before != self._sources:
+            self._moved()
         for (upstream, _), old, new in zip(self._upstreams, before, self._sources, strict=True):
             if old != new:
                 log.info("{label} is now reached over another network", label=upstream.label)

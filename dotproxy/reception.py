@@ -23,10 +23,6 @@ _NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded h
 TRANSFERS = (IXFR, AXFR)
 
 
-#: What was seen of a query that is to be forwarded, and the octets upstreams are asked.
-Question = tuple[Peek, bytes]
-
-
 class Reception:
     """
     ``with_minimal_any``: over UDP, questions for ANY get as little as they may (RFC 8482 §4.2).
@@ -35,28 +31,29 @@ class Reception:
     def __init__(
         self, admission: Admission, special: SpecialNames, hop: Hop, *, with_minimal_any: bool = False
     ) -> None:
-        self._admits = admission.admits
+        self.admits = admission.admits
         self._special = special
-        self._outgoing = hop.outgoing
+        self._passing = hop.passing
         self._with_minimal_any = with_minimal_any
 
-    def receive(self, listener: Listener, octets: bytes, client: Client) -> Question | bytes | None:
+    def receive(self, listener: Listener, octets: bytes, client: Client) -> Peek | bytes | None:
         """
-        Return the question to forward, the answer the client gets at once, or None for silence.
+        Return what is seen of a question for upstreams, the answer the client gets at once, or None for silence.
         """
         seen = None
         try:
             seen = peek(octets)
             if seen.opt_end - seen.opt_at > OPT_SIZE:
-                seen = seen._replace(ours=listener.options_for(octets, seen, client))
-            sent = self._outgoing(octets, seen)
+                seen = seen._replace(
+                    ours=listener.options_for(octets, seen, client), passed=self._passing(octets, seen)
+                )
         except WireError as error:
-            if error.rcode is None or not self._admits(client[0]):
+            if error.rcode is None or not self.admits(client[0]):
                 return None
             return refusal(octets, error.rcode, seen)
-        if not self._admits(client[0]):
+        if not self.admits(client[0]):
             return refusal(octets, REFUSED, seen, _NOT_SERVED)
-        return self._answer_here(listener, octets, seen) or (seen, sent)
+        return self._answer_here(listener, octets, seen) or seen
 
     def _answer_here(self, listener: Listener, octets: bytes, seen: Peek) -> bytes | None:
         """

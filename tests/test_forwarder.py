@@ -12,11 +12,12 @@ import dns.rcode
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.asking import Asking
 from dotproxy.errors import BadReply, ConnectionGone, Unreachable, Untrusted
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.attempts import MAX_FORGIVEN
-from dotproxy.policy.hedging import HedgeBudget
+from dotproxy.policy.budget import Budget
 from dotproxy.policy.special import FAMILIES, SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.testing.client import make_query
@@ -49,18 +50,20 @@ class Scene:
         self.upstreams = [ScriptedUpstream(f"u{n}") for n in range(upstreams)]
         given: dict[str, Any] = {
             "ordering": lambda query, seen: tuple(range(upstreams)),
-            "hedging": HedgeBudget(0),
             "hop": Verbatim(),
             "transfers": None,
-            "query_timeout": 4.0,
-            "attempt_timeout": 1.5,
+            "cache": None,
             "udp_max_size": 1232,
             "max_outstanding": 100,
             **settings,
         }
+        asked: dict[str, Any] = {"hedging": Budget(0), "query_timeout": 4.0, "attempt_timeout": 1.5, "at_once": 1}
+        asked = {key: given.pop(key, default) for key, default in asked.items()}
         special = SpecialNames(given.pop("forwarded", FAMILIES))
         given["reception"] = Reception(Admission([ip_network("127.0.0.0/8")]), special, given["hop"])
-        self.forwarder = Forwarder(self.upstreams, clock=self.clock, now=self.clock.seconds, **given)
+        now = self.clock.seconds
+        self.asking = Asking(self.upstreams, read=given["hop"].read, clock=self.clock, now=now, **asked)
+        self.forwarder = Forwarder(self.asking, clock=self.clock, now=now, elapsed=now, date=lambda: 0.0, **given)
         self.listener = RecordingListener()
 
     def ask(self, *queries: bytes, client: Any = CLIENT, listener: RecordingListener | None = None) -> int:

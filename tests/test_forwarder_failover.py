@@ -8,7 +8,7 @@ import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable
-from dotproxy.policy.hedging import HedgeBudget
+from dotproxy.policy.budget import Budget
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.testing.zone import TXT, A
@@ -137,7 +137,7 @@ class SlowTests(SynchronousTestCase):
         """
         Two upstreams of which the first is known to answer in 10 ms.
         """
-        scene = Scene(upstreams=2, hedging=HedgeBudget(share))
+        scene = Scene(upstreams=2, hedging=Budget(share))
         for _ in range(20):
             scene.upstreams[0].latency.note(0.01)
         scene.ask(QUERY)

@@ -82,8 +82,10 @@ class WatchTests(SynchronousTestCase):
         self.asleep = 0.0
         self.sources = {"192.0.2.1": "10.0.0.1", "192.0.2.2": "10.0.0.1"}
         self.upstreams = [Upstream(), Upstream()]
+        self.told: list[str] = []
         self.watch = NetworkWatch(
             [(upstream, [host]) for upstream, host in zip(self.upstreams, self.sources, strict=True)],
+            moved=lambda: self.told.append("moved"),
             reactor=self.reactor,
             now=self.reactor.seconds,
             now_with_sleep=lambda: self.reactor.seconds() + self.asleep,
@@ -107,8 +109,9 @@ class WatchTests(SynchronousTestCase):
         self.reactor.pump([1.0] * 5)
         self.assertEqual([0, 0], self.moved())
         self.asleep += 3600
+        self.assertEqual([], self.told)
         self.reactor.pump([1.0] * 5)
-        self.assertEqual([1, 1], self.moved())
+        self.assertEqual(([1, 1], ["moved"]), (self.moved(), self.told))
 
     def test_another_address(self) -> None:
         """
@@ -119,7 +122,7 @@ class WatchTests(SynchronousTestCase):
         self.watch.network_changed()
         self.assertEqual([0, 0], self.moved())
         self.reactor.advance(SETTLED)
-        self.assertEqual([0, 1], self.moved())
+        self.assertEqual(([0, 1], ["moved"]), (self.moved(), self.told))
         self.watch.network_changed()
         self.reactor.advance(SETTLED)
         self.assertEqual([0, 1], self.moved())
@@ -131,7 +134,7 @@ class WatchTests(SynchronousTestCase):
         self.upstreams[0].tier = 2
         self.watch.network_changed()
         self.reactor.advance(SETTLED)
-        self.assertEqual([1, 0], self.moved())
+        self.assertEqual(([1, 0], []), (self.moved(), self.told))
 
     def test_stopping(self) -> None:
         """
@@ -145,7 +148,7 @@ class WatchTests(SynchronousTestCase):
         """
         Where the kernel does not report, the clocks still are compared.
         """
-        watch = NetworkWatch([], reactor=object(), now=lambda: 0.0)
+        watch = NetworkWatch([], moved=lambda: None, reactor=object(), now=lambda: 0.0)
         watch._clock = Clock()
 
         def fails(*given: object) -> None:

@@ -15,9 +15,10 @@ from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.cookies import Cookies
 from dotproxy.policy.special import SpecialNames
-from dotproxy.reception import Question, Reception
+from dotproxy.reception import Reception
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.wire.hop import Rebuilt
+from dotproxy.wire.message import Peek, peek
 from tests.wire.test_message import octets
 
 CLIENT = ("127.0.0.1", 4000)
@@ -50,7 +51,7 @@ class ReceptionTests(SynchronousTestCase):
         *,
         minimal: bool = False,
         forwarded: tuple[str, ...] = (),
-    ) -> Question | dns.message.Message | None:
+    ) -> Peek | dns.message.Message | None:
         """
         What is said of a query.
         """
@@ -71,13 +72,13 @@ class ReceptionTests(SynchronousTestCase):
 
     def test_a_question(self) -> None:
         """
-        A question is to be forwarded, as upstreams are asked it.
+        A question is to be forwarded, with the options that travel.
         """
-        query = dns.message.make_query("www.lab.example.", "A")
+        nsid = dns.edns.GenericOption(3, b"")
+        query = dns.message.make_query("www.lab.example.", "A", use_edns=0, options=[nsid])
         received = self.receive(query)
-        assert isinstance(received, tuple)
-        seen, sent = received
-        self.assertEqual(Rebuilt().outgoing(query.to_wire(), seen), sent)
+        assert isinstance(received, Peek)
+        self.assertEqual(peek(query.to_wire())._replace(passed=b"\0\3\0\0"), received)
 
     def test_a_malformed_option(self) -> None:
         """

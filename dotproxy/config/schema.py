@@ -18,6 +18,7 @@ from dotproxy.config.values import (
     ListenAddress,
     number,
     parse_bootstrap,
+    parse_cache_file,
     parse_certificates,
     parse_ciphers,
     parse_client_subnet,
@@ -82,6 +83,14 @@ class Config:
     padding: int
     client_subnet: str
     max_outstanding: int
+    cache_size: int
+    cache_memory: int
+    cache_min_ttl: int
+    cache_max_ttl: int
+    cache_max_negative_ttl: int
+    serve_stale: float
+    prefetch: bool
+    cache_file: Path | None
     log_level: str
 
 
@@ -299,6 +308,63 @@ SETTINGS: tuple[Setting, ...] = (
         number(1, 1000000, "", whole=True),
         "N",
         "How many questions may be unanswered in all; beyond that clients get SERVFAIL at once.",
+    ),
+    Setting(
+        "cache_size",
+        100000,
+        number(0, 100_000_000, "answers", whole=True),
+        "N",
+        "How many answers are kept for as long as their TTLs say; 0 for none.",
+    ),
+    Setting(
+        "cache_memory",
+        128 << 20,
+        number(1 << 16, 1 << 44, "octets", whole=True),
+        "OCTETS",
+        "About how much memory they may take in all.",
+    ),
+    Setting(
+        "cache_min_ttl",
+        0,
+        number(0, 3600, "seconds", whole=True),
+        "SECONDS",
+        "Answers are kept for at least this long, whatever their TTLs say; names that move often suffer from it.",
+    ),
+    Setting(
+        "cache_max_ttl",
+        86400,
+        number(1, 604800, "seconds", whole=True),
+        "SECONDS",
+        "Answers are kept for no longer than this; clients are told so.",
+    ),
+    Setting(
+        "cache_max_negative_ttl",
+        3600,
+        number(0, 86400, "seconds", whole=True),
+        "SECONDS",
+        "The same for answers that say that there is no such name, or nothing of the type.",
+    ),
+    Setting(
+        "serve_stale",
+        86400.0,
+        number(0, 604800, "seconds"),
+        "SECONDS",
+        "For how long after its TTL has ended an answer is given, with a TTL of 30 s, if no fresh one is to be had"
+        " (RFC 8767); 0 for never.",
+    ),
+    Setting(
+        "prefetch",
+        True,
+        parse_yes_or_no,
+        "BOOL",
+        "Ask anew for answers that are asked for often, shortly before they end.",
+    ),
+    Setting(
+        "cache_file",
+        None,
+        parse_cache_file,
+        "FILE",
+        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts.",
     ),
     Setting(
         "log_level",

@@ -124,6 +124,18 @@ def string(value: Any) -> str:
     return value.strip()
 
 
+def parse_cache_file(value: Any) -> Path:
+    """
+    Return the path of a file that can be written, whether or not it is there.
+    """
+    path = Path(string(value)).expanduser().absolute()
+    if path.is_dir():
+        raise ValueError(f"{str(path)!r} is a directory; a file is wanted")
+    if not path.parent.is_dir():
+        raise ValueError(f"{str(path)!r} cannot be written: there is no directory {str(path.parent)!r}")
+    return path
+
+
 def parse_certificates(value: Any) -> Path:
     """
     Return the path of a file of PEM certificates that can be read.

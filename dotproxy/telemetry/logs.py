@@ -50,9 +50,7 @@ class LoggedEvents(Events):
         """
         Once for each time it goes down, however many attempts follow.
         """
-        log.warn(  # noqa: G010 (Twisted's logger, not logging's)
-            "{upstream}: down: {phase}: {reason}", upstream=upstream, phase=error.phase, reason=error.reason
-        )
+        log.warn("{upstream}: down: {phase}: {reason}", upstream=upstream, phase=error.phase, reason=error.reason)
 
     def upstream_came_up(self, upstream: str, seconds: float, failures: int) -> None:
         """

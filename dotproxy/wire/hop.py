@@ -14,14 +14,17 @@ from enum import Enum
 from struct import Struct
 
 from dotproxy.errors import WireError
+from dotproxy.wire.answer import Answer, error_alone, options_without, take_apart
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to
-from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
-from dotproxy.wire.message import AD, HEADER, HEADER_SIZE, MAX_MESSAGE, SERVFAIL, TC, Peek, sections_of
+from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option
+from dotproxy.wire.message import AD, CD, HEADER_SIZE, MAX_MESSAGE, RD, SERVFAIL, TC, Peek
 
 _BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
 
 _COUNT = Struct("!H")
 _TC = TC >> 8
+
+_PLAIN_OPT = {do: opt_record(OUR_UDP_SIZE, 0, do) for do in (0, DO)}
 
 #: SOURCE PREFIX-LENGTH 0: do not tell anybody where the client is (RFC 7871 §7.1.2).
 _PRIVATE = option(ECS, b"\0\1\0\0")
@@ -42,17 +45,32 @@ class Verbatim:
     Passes everything on as it is, options and all: what ``transparent`` means.
     """
 
+    #: Answers are for who asked, and for nobody else.
+    is_shared = False
+
+    def passing(self, query: bytes, seen: Peek) -> bytes:
+        """
+        Return nothing: its options are not looked at.
+        """
+        return b""
+
     def outgoing(self, query: bytes, seen: Peek) -> bytes:
         """
         Return ``query`` as it is.
         """
         return query
 
-    def incoming(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
+    def read(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
-        Return ``reply`` with the query's ID.
+        Return ``reply``.
         """
-        return reply_to(query, seen, reply)
+        return reply
+
+    def written(self, query: bytes, seen: Peek, answer: bytes, age: int = 0) -> bytes:
+        """
+        Return ``answer`` with the query's ID.
+        """
+        return reply_to(query, seen, answer)
 
     def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
@@ -68,106 +86,93 @@ class Rebuilt:
     ``block`` is the size questions are padded to a multiple of, 0 for no padding.
     """
 
+    is_shared = True
+
     def __init__(self, block: int = 128, subnet: Subnet = Subnet.PRIVATE) -> None:
         self._block = block
         self._subnet = subnet
-        self._dropped = _BETWEEN_NEIGHBOURS | (set() if subnet is Subnet.PASS else {ECS})
+        self._dropped = _BETWEEN_NEIGHBOURS | (frozenset() if subnet is Subnet.PASS else {ECS})
         self._added = option(KEEPALIVE, b"") + (_PRIVATE if subnet is Subnet.PRIVATE else b"")
         # The tail of a question without options of the client's: by DO, and by the length of what is before.
         self._tails = {do: [self._tail(do, self._added, length) for length in range(block or 1)] for do in (0, DO)}
 
-    def outgoing(self, query: bytes, seen: Peek) -> bytes:
+    def passing(self, query: bytes, seen: Peek) -> bytes:
         """
-        Return ``query`` with our OPT instead of its own.
+        Return those options of a query that travel, in wire form.
 
         :raises WireError: if an option in it is malformed (RFC 6891 §7: FORMERR).
+        """
+        return b"" if seen.is_signed else options_without(query, seen.opt_at, seen.opt_end, self._dropped)
+
+    def outgoing(self, query: bytes, seen: Peek) -> bytes:
+        """
+        Return ``query`` with our OPT instead of its own, and in it the options of ``seen.passed``.
         """
         if seen.is_signed:
             return query
         do = seen.edns_flags & DO
-        if seen.opt_at and seen.opt_end - seen.opt_at > OPT_SIZE:
-            options = self._kept(query, seen.opt_at, seen.opt_end) + self._added
-        else:
-            options = b""
         head = query[HEADER_SIZE : seen.question_end]
         additionals = query[10] << 8 | query[11]
         if additionals - bool(seen.opt_at) or query[6:10] != b"\0\0\0\0":
             head = query[HEADER_SIZE : seen.opt_at or len(query)] + (query[seen.opt_end :] if seen.opt_at else b"")
         additionals += not seen.opt_at
         message = query[:10] + _COUNT.pack(additionals) + head
-        if options:
-            message += self._tail(do, options, len(message))
+        if seen.passed:
+            message += self._tail(do, seen.passed + self._added, len(message))
         else:
             tails = self._tails[do]
             message += tails[len(message) % len(tails)]
         return message if len(message) <= MAX_MESSAGE else query  # there is no room to hide its length in
 
-    def incoming(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
+    def read(self, query: bytes, seen: Peek, reply: bytes) -> Answer | bytes:
         """
-        Return ``reply`` as the answer to ``query``: with an OPT if and only if the query has one.
+        Return what ``reply`` says to ``query``, to be ``written`` for whoever asked the same; of what is signed, all.
 
         :raises WireError: if it was truncated, its records cannot be walked, or its OPT is not well formed.
         """
         if seen.is_signed:
-            return reply_to(query, seen, reply)
+            return reply
         if not reply[5]:
-            return reply_to(query, seen._replace(ours=self._options_in(reply) + seen.ours), reply)
+            flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
+            return error_alone(reply, flags, seen.question_end, self._dropped)
         if reply[2] & _TC:
             raise WireError("truncated, over a stream")
-        return self._rebuilt(query, seen, reply, seen.question_end)
+        return take_apart(reply, seen.question_end, self._dropped)
 
-    def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
+    def written(self, query: bytes, seen: Peek, answer: Answer | bytes, age: int = 0) -> bytes:
         """
-        Return one message of a transfer; of those after the first the question may be missing (RFC 5936 §2.2.1).
-
-        :raises WireError: as ``incoming``.
+        Return the answer to ``query``, so many seconds later: with an OPT if and only if the query has one.
         """
-        if seen.is_signed:
-            return query[:2] + reply[2:]
-        return self._rebuilt(query, seen, reply, seen.question_end if reply[5] else HEADER_SIZE)
-
-    def _rebuilt(self, query: bytes, seen: Peek, reply: bytes, end: int) -> bytes:
-        """
-        Return ``reply``, whose question ends at ``end``, with an OPT for ``query``.
-        """
-        _, _, _, answers, authorities, additionals = HEADER.unpack_from(reply)
-        opt_at, opt_end, _, last = sections_of(reply, end, answers + authorities, additionals)
-        extended = 0
-        options = b""
-        rest = reply[end:last]
-        if opt_at:
-            extended = reply[opt_at + 5]
-            rest = reply[end:opt_at] + reply[opt_end:last]
-            additionals -= 1
-            if opt_end - opt_at > OPT_SIZE and seen.opt_at:
-                options = self._kept(reply, opt_at, opt_end)
+        if isinstance(answer, bytes):
+            return reply_to(query, seen, answer)
+        head, additionals, rest, _, extended, options, end = answer
+        if age:
+            rest = answer.aged(age)
         if seen.opt_at:
-            opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options + seen.ours)
+            options += seen.ours
+            if options or extended:
+                opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options)
+            else:
+                opt = _PLAIN_OPT[seen.edns_flags & DO]
             if end + len(rest) + len(opt) <= MAX_MESSAGE:  # the longest answers have no room for it
                 rest += opt
                 additionals += 1
         elif extended:
             return refusal(query, SERVFAIL, seen)  # an rcode that cannot be told without EDNS
-        head = reply[2:10]
-        if reply[3] & AD and not (query[3] & AD or seen.edns_flags & DO):
-            head = bytes((reply[2], reply[3] & ~AD)) + reply[4:10]
+        if head[1] & AD and not (query[3] & AD or seen.edns_flags & DO):
+            head = bytes((head[0], head[1] & ~AD)) + head[2:]
         return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest
 
-    def _options_in(self, error: bytes) -> bytes:
+    def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
-        Return the options that travel of an error that came without its question.
-        """
-        _, _, _, answers, authorities, additionals = HEADER.unpack_from(error)
-        opt_at, opt_end, _, _ = sections_of(error, HEADER_SIZE, answers + authorities, additionals)
-        return self._kept(error, opt_at, opt_end) if opt_at else b""
+        Return one message of a transfer; of those after the first the question may be missing (RFC 5936 §2.2.1).
 
-    def _kept(self, octets: bytes, opt_at: int, opt_end: int) -> bytes:
+        :raises WireError: as ``read``.
         """
-        Return the options that travel.
-        """
-        return b"".join(
-            [octets[start:end] for code, start, end in options_of(octets, opt_at, opt_end) if code not in self._dropped]
-        )
+        if seen.is_signed:
+            return query[:2] + reply[2:]
+        end = seen.question_end if reply[5] else HEADER_SIZE
+        return self.written(query, seen, take_apart(reply, end, self._dropped))
 
     def _tail(self, do: int, options: bytes, length: int) -> bytes:
         if self._block:

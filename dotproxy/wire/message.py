@@ -38,6 +38,13 @@ _SIGNATURES = (24, 250)
 
 _OPT_FIXED = Struct("!HHBBHH")
 
+#: Counts of a query with one record after its question, and how that begins if it is an OPT: what most look like.
+_ONE_ADDITIONAL = b"\0\0\0\0\0\1"
+_OPT_HEAD = b"\0\0\x29"
+
+#: A named tuple is made by a function in Python, which here takes longer than to look at the header.
+_new = tuple.__new__
+
 
 class Peek(NamedTuple):
     """
@@ -48,7 +55,8 @@ class Peek(NamedTuple):
     ``is_signed`` whether it ends in a TSIG or SIG(0).  Of a query without question, which can only be one for
     a cookie (RFC 7873 §5.4), ``question_end`` is the offset after the header.
 
-    ``ours`` is what the OPT of any answer to it is to hold besides: EDNS options, in wire form.
+    ``ours`` is what the OPT of any answer to it is to hold besides, ``passed`` what of its own OPT upstreams are to
+    see: EDNS options, in wire form.
     """
 
     question_end: int
@@ -59,6 +67,7 @@ class Peek(NamedTuple):
     opt_end: int = 0
     is_signed: bool = False
     ours: bytes = b""
+    passed: bytes = b""
 
 
 def peek(octets: bytes) -> Peek:
@@ -89,8 +98,14 @@ def peek(octets: bytes) -> Peek:
         else:
             question_end, qtype = HEADER_SIZE, 0
         if not (answers or authorities or additionals):
-            return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0)
-        opt_at, opt_end, last_type, _ = sections_of(octets, question_end, answers + authorities, additionals)
+            return _new(Peek, (question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, False, b"", b""))
+        if octets[6:HEADER_SIZE] == _ONE_ADDITIONAL and octets[question_end : question_end + 3] == _OPT_HEAD:
+            opt_at, last_type = question_end, OPT
+            opt_end = question_end + 11 + int.from_bytes(octets[question_end + 9 : question_end + 11], "big")
+            if opt_end > len(octets) or len(octets) < question_end + 11:
+                raise WireError("OPT runs past the end of the message")
+        else:
+            opt_at, opt_end, last_type, _ = sections_of(octets, question_end, answers + authorities, additionals)
     except WireError as error:
         error.rcode = FORMERR
         raise
@@ -100,7 +115,8 @@ def peek(octets: bytes) -> Peek:
     _, udp_size, _, version, edns_flags, _ = _OPT_FIXED.unpack_from(octets, opt_at + 1)
     if version:
         raise WireError(f"EDNS version {version}", BADVERS)  # RFC 6891 §6.1.3
-    return Peek(question_end, qtype, opt_at, max(udp_size, MIN_UDP_SIZE), edns_flags, opt_end, is_signed)
+    udp_size = max(udp_size, MIN_UDP_SIZE)
+    return _new(Peek, (question_end, qtype, opt_at, udp_size, edns_flags, opt_end, is_signed, b"", b""))
 
 
 def question_of(octets: bytes) -> int:

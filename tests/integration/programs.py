@@ -170,17 +170,26 @@ def _read_exactly(stream: socket.socket, count: int) -> bytes:
 
 class Proxy(Program):
     """
-    dotproxy, by twistd.
+    dotproxy, by twistd; without a cache, so that what it is asked shows at its upstreams, unless it is to have one.
     """
 
     def __init__(
-        self, log: Path, ca_file: Path, upstreams: tuple[str, ...], options: tuple[str, ...] = (), listen: str = ""
+        self,
+        log: Path,
+        ca_file: Path,
+        upstreams: tuple[str, ...],
+        options: tuple[str, ...] = (),
+        listen: str = "",
+        *,
+        cache: bool = False,
     ) -> None:
         super().__init__(log)
         self.port = free_port()
         self.host = "127.0.0.1"
         listen = listen or f"{self.host}:{self.port}"
         self.arguments = ["--listen", listen, "--ca-file", str(ca_file), *options]
+        if not cache:
+            self.arguments += ["--cache-size", "0"]
         for upstream in upstreams:
             self.arguments += ["--upstream", upstream]
 

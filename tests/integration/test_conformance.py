@@ -300,7 +300,7 @@ def test_special_names(serve, proxy):
     RFC 6303 §3); negative answers have an SOA.
     """
     server = serve(Unbound)
-    program = proxy(server.upstream)
+    program = proxy(server.upstream, cache=True)
     expected = {
         ("localhost.", "A"): "127.0.0.1",
         ("x.LocalHost.", "AAAA"): "::1",
@@ -330,7 +330,7 @@ def test_a_wildcard_listener(serve, proxy):
     The answer comes from the address the question went to (RFC 2181 §4.1 and §4.2).
     """
     port = free_port()
-    program = proxy(serve().upstream, listen=f"0.0.0.0:{port}")
+    program = proxy(serve().upstream, listen=f"0.0.0.0:{port}", cache=True)
     program.port = port
     for host in ("127.0.0.1", "127.0.77.99"):
         program.host = host

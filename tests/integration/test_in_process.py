@@ -74,6 +74,7 @@ def running(server, ca_file, heard):
         "forward_special": ["test"],
         "upstream": [server.spec],
         "ca_file": [str(ca_file)],
+        "cache_size": ["0"],
     }
     proxy = build(load(options, {}).config, reactor, heard)
     proxy.startService()
@@ -202,7 +203,7 @@ async def test_the_library(server, ca_file):
         with pytest.raises(DomainError):
             await resolver.lookupAddress("nothing.test")
         server.answer = lambda query: None
-        unanswered = resolver.query(names.Query(b"www.test", names.A))
+        unanswered = resolver.query(names.Query(b"www.test", names.AAAA))
     finally:
         await resolver.close()
     with pytest.raises(DomainError):

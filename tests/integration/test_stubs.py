@@ -128,7 +128,7 @@ def test_c_ares(serve, proxy, tmp_path):
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node")
-    program = proxy(serve(Nsd, zone=STUB_ZONE).upstream)
+    program = proxy(serve(Nsd, zone=STUB_ZONE).upstream, cache=True)
     (tmp_path / "lookup.js").write_text(LOOKUP_JS)
     told = run(node, str(tmp_path / "lookup.js"), f"127.0.0.1:{program.port}")
     assert told.strip() == f'{{"right":100,"long":{LONG_TXT - 17},"missing":"ENOTFOUND"}}'
@@ -138,7 +138,7 @@ def test_dnspython(serve, proxy):
     """
     dnspython, with and without asyncio, over UDP and TCP, with EDNS and without.
     """
-    program = proxy(serve(Nsd, zone=STUB_ZONE).upstream)
+    program = proxy(serve(Nsd, zone=STUB_ZONE).upstream, cache=True)
     for resolver in (dns.resolver.Resolver(configure=False), dns.asyncresolver.Resolver(configure=False)):
         resolver.nameservers, resolver.port = ["127.0.0.1"], program.port
         for tcp in (False, True):
@@ -162,7 +162,7 @@ def test_delv(serve, proxy, tmp_path):
     with zone.writer() as txn:
         dns.dnssec.sign_zone(zone, txn, [(key, dnskey)], lifetime=86400, add_dnskey=True, dnskey_ttl=300)
     text = "$ORIGIN lab.example.\n" + zone.to_text(relativize=False) + "\n"
-    program = proxy(serve(Nsd, zone=text).upstream)
+    program = proxy(serve(Nsd, zone=text).upstream, cache=True)
     anchor = tmp_path / "anchor"
     anchor.write_text(
         f'trust-anchors {{ lab.example. static-key 257 3 15 "{dnskey.to_text().split(" ", 3)[3].replace(" ", "")}"; }};\n'
@@ -254,7 +254,7 @@ def test_stacked(kind, serve, proxy, tmp_path):
     """
     Another forwarder in front gets everything it asks for, short and long, over UDP and TCP, and what is not there.
     """
-    program = kind(tmp_path, proxy(serve(Nsd, zone=STUB_ZONE).upstream))
+    program = kind(tmp_path, proxy(serve(Nsd, zone=STUB_ZONE).upstream, cache=True))
     program.start()
     try:
         common = ("@127.0.0.1", "-p", str(program.port), "+short")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.hedging import BURST, HedgeBudget
+from dotproxy.policy.budget import BURST, Budget
 from dotproxy.policy.idling import IdleLimit
 from dotproxy.policy.latency import HEDGE_FLOOR, OVERDUE_FLOOR, Latency
 
@@ -69,7 +69,7 @@ class HedgeTests(SynchronousTestCase):
         """
         After the first burst three of a hundred, no matter how many ask.
         """
-        budget = HedgeBudget(0.03)
+        budget = Budget(0.03)
         self.assertFalse(budget.is_off)
         self.assertEqual(BURST, sum(budget.spend() for _ in range(1000)))
         budget.earn(100)
@@ -81,7 +81,7 @@ class HedgeTests(SynchronousTestCase):
         """
         With no share there is never any.
         """
-        budget = HedgeBudget(0)
+        budget = Budget(0)
         budget.earn(1000)
         self.assertEqual((True, False), (budget.is_off, budget.spend()))
 

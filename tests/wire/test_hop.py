@@ -2,6 +2,8 @@
 EDNS from hop to hop.
 """
 
+from typing import Any
+
 import dns.edns
 import dns.flags
 import dns.message
@@ -14,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
-from dotproxy.wire.message import FORMERR, HEADER, peek
+from dotproxy.wire.message import FORMERR, HEADER, Peek, peek
 from tests.wire.test_message import queries
 
 A_RECORD = dns.rrset.from_text("www.test.", 60, "IN", "A", "192.0.2.1")
@@ -33,21 +35,37 @@ def plain(**changes: object) -> dns.message.Message:
     return dns.message.make_query("www.test.", "A", **changes)
 
 
-def outgoing(hop: Rebuilt | Verbatim, query: dns.message.Message) -> tuple[dns.message.Message, int]:
+def look(hop: Any, wire: bytes) -> Peek:
+    """
+    What is seen of a query, its options that travel included.
+    """
+    seen = peek(wire)
+    return seen._replace(passed=hop.passing(wire, seen)) if seen.opt_at else seen
+
+
+def back(hop: Any, wire: bytes, seen: Peek, reply: bytes) -> bytes:
+    """
+    A reply as the client gets it.
+    """
+    octets: bytes = hop.written(wire, seen, hop.read(wire, seen, reply))
+    return octets
+
+
+def outgoing(hop: Any, query: dns.message.Message) -> tuple[dns.message.Message, int]:
     """
     A query as it goes out, parsed, and its size.
     """
     wire = query.to_wire()
-    sent = hop.outgoing(wire, peek(wire))
+    sent = hop.outgoing(wire, look(hop, wire))
     return dns.message.from_wire(sent), len(sent)
 
 
-def incoming(hop: Rebuilt | Verbatim, query: dns.message.Message, reply: dns.message.Message) -> dns.message.Message:
+def incoming(hop: Any, query: dns.message.Message, reply: dns.message.Message) -> dns.message.Message:
     """
     A reply as it comes back, parsed.
     """
     wire = query.to_wire()
-    octets = hop.incoming(wire, peek(wire), reply.to_wire())
+    octets = back(hop, wire, look(hop, wire), reply.to_wire())
     return dns.message.from_wire(octets)
 
 
@@ -169,7 +187,7 @@ class OutgoingTests(SynchronousTestCase):
         option = (65001).to_bytes(2, "big") + (65400).to_bytes(2, "big") + b"x" * 65400
         wire = make_query("www.test.", 1)[:-2] + len(option).to_bytes(2, "big") + option
         self.assertLessEqual(len(wire), 65535)
-        self.assertEqual(wire, Rebuilt(4096).outgoing(wire, peek(wire)))
+        self.assertEqual(wire, Rebuilt(4096).outgoing(wire, look(Rebuilt(4096), wire)))
 
     def test_octets_after_the_question(self) -> None:
         """
@@ -186,7 +204,7 @@ class OutgoingTests(SynchronousTestCase):
         """
         for rdata in (b"\0", b"\0\x0a\0", b"\0\x0a\0\x08short"):
             wire = make_query("www.test.", 1)[:-2] + len(rdata).to_bytes(2, "big") + rdata
-            error = self.assertRaises(WireError, Rebuilt().outgoing, wire, peek(wire))
+            error = self.assertRaises(WireError, Rebuilt().passing, wire, peek(wire))
             self.assertEqual(FORMERR, error.rcode)
 
 
@@ -256,7 +274,7 @@ class IncomingTests(SynchronousTestCase):
         """
         query = make_query("wWw.test.", 1, ident=0x1234, edns=False)
         reply = b"\xff\xff\x85\x90\0\1\0\1\0\0\0\0" + query[12:].lower() + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"
-        answer = Rebuilt().incoming(query, peek(query), reply)
+        answer = back(Rebuilt(), query, peek(query), reply)
         self.assertEqual(query[:2] + reply[2:12] + query[12:] + reply[len(query) :], answer)
 
     def test_ad(self) -> None:
@@ -287,7 +305,7 @@ class IncomingTests(SynchronousTestCase):
         """
         query = plain(use_edns=0, options=[NSID]).to_wire()
         reply = reply_to(plain(use_edns=0), NSID).to_wire()
-        answer = Rebuilt().incoming(query, peek(query)._replace(ours=b"\xfd\xe9\0\0"), reply)
+        answer = back(Rebuilt(), query, peek(query)._replace(ours=b"\xfd\xe9\0\0"), reply)
         self.assertEqual([3, 65001], codes(dns.message.from_wire(answer)))
 
     def test_octets_after_an_answer(self) -> None:
@@ -297,8 +315,8 @@ class IncomingTests(SynchronousTestCase):
         for edns in (-1, 0):
             query = plain(use_edns=edns).to_wire()
             for reply in (reply_to(plain(use_edns=0)).to_wire(), reply_to(plain(), edns=False).to_wire()):
-                expected = Rebuilt().incoming(query, peek(query), reply)
-                self.assertEqual(expected, Rebuilt().incoming(query, peek(query), reply + b"junk"))
+                expected = back(Rebuilt(), query, peek(query), reply)
+                self.assertEqual(expected, back(Rebuilt(), query, peek(query), reply + b"junk"))
 
     def test_the_longest_answers(self) -> None:
         """
@@ -309,7 +327,7 @@ class IncomingTests(SynchronousTestCase):
         record = b"\xc0\x0c\xff\0\0\1\0\0\0\0" + (room - 12).to_bytes(2, "big") + b"x" * (room - 12)
         reply = query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:-11] + record
         self.assertEqual(65535, len(reply))
-        self.assertEqual(reply, Rebuilt().incoming(query, peek(query), reply))
+        self.assertEqual(reply, back(Rebuilt(), query, peek(query), reply))
 
     def test_signed_answers(self) -> None:
         """
@@ -319,7 +337,7 @@ class IncomingTests(SynchronousTestCase):
         query.use_tsig(dns.tsig.Key("key.", b"secret"))
         wire = query.to_wire()
         reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
-        self.assertEqual(wire[:2] + reply[2:], Rebuilt().incoming(wire, peek(wire), reply))
+        self.assertEqual(wire[:2] + reply[2:], back(Rebuilt(), wire, peek(wire), reply))
 
     def test_answers_that_cannot_be_read(self) -> None:
         """
@@ -330,7 +348,7 @@ class IncomingTests(SynchronousTestCase):
         two = good[:10] + b"\0\2" + good[12:] + good[-11:]
         odd = good[:-2] + b"\0\1\0"
         for reply in (good[:-1], two, odd):
-            self.assertRaises(WireError, Rebuilt().incoming, query, peek(query), reply)
+            self.assertRaises(WireError, back, Rebuilt(), query, peek(query), reply)
 
     def test_errors_without_question(self) -> None:
         """
@@ -338,7 +356,7 @@ class IncomingTests(SynchronousTestCase):
         """
         query = plain(use_edns=0).to_wire()
         error = HEADER.pack(0, 0x8181, 0, 0, 0, 0)
-        answer = dns.message.from_wire(Rebuilt().incoming(query, peek(query), error))
+        answer = dns.message.from_wire(back(Rebuilt(), query, peek(query), error))
         self.assertEqual((dns.rcode.FORMERR, 0, 1), (answer.rcode(), answer.edns, len(answer.question)))
 
 
@@ -354,4 +372,4 @@ class VerbatimTests(SynchronousTestCase):
         query = plain(use_edns=0, options=[COOKIE, PADDING]).to_wire()
         self.assertIs(query, Verbatim().outgoing(query, peek(query)))
         reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
-        self.assertEqual(query[:2] + reply[2:], Verbatim().incoming(query, peek(query), reply))
+        self.assertEqual(query[:2] + reply[2:], back(Verbatim(), query, peek(query), reply))

@@ -1,43 +1,41 @@
 """
-How many questions may be asked twice only because they are slow.
+How much may be asked that nobody has asked for: questions asked twice for being slow, answers refreshed in advance.
 
-Decides by count alone: a few of each hundred, and a burst of so many at once.
+Decides by count alone: a share of what clients ask, and a burst of so many at once.
 """
 
 from __future__ import annotations
 
-#: Of all questions, this share at most.
-SHARE = 0.03
 BURST = 20.0
 
 
-class HedgeBudget:
+class Budget:
     """
     What is left to spend; with a ``share`` of 0, never anything.
     """
 
     __slots__ = ("_left", "_share")
 
-    def __init__(self, share: float = SHARE) -> None:
+    def __init__(self, share: float) -> None:
         self._share = share
         self._left = BURST if share else 0.0
 
     @property
     def is_off(self) -> bool:
         """
-        Whether nothing is ever asked twice for being slow.
+        Whether there is never anything.
         """
         return not self._share
 
     def earn(self, questions: int) -> None:
         """
-        So many questions were asked.
+        Clients asked so many questions.
         """
         self._left = min(BURST, self._left + questions * self._share)
 
     def spend(self) -> bool:
         """
-        Whether one more may be asked twice; it then counts.
+        Whether one more may be asked; it then counts.
         """
         if self._left < 1:
             return False

@@ -1,0 +1,69 @@
+"""
+Questions that could not be answered a moment ago (RFC 9520 §3.2).
+
+Decides for how long a failure is not tried again: 5 s, and twice as long each time it fails again, within bounds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+FIRST = 5.0
+
+#: RFC 9520 allows five minutes; nobody who mends something should wait for that.
+LONGEST = 40.0
+
+#: So many are remembered.
+MOST = 10000
+
+
+class Failure(NamedTuple):
+    """
+    ``until`` when it is not tried again; ``what`` is what is answered meanwhile; ``times`` how often it has failed.
+    """
+
+    until: float
+    times: int
+    what: Any
+
+
+class Failures:
+    """
+    By key; times are in seconds on the caller's clock.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Failure] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, key: bytes) -> Failure | None:
+        """
+        Return the last failure, if nothing went well since.
+        """
+        return self._known.get(key)
+
+    def add(self, key: bytes, what: Any, now: float) -> None:
+        """
+        It failed.
+        """
+        before = self._known.pop(key, None)
+        times = 1 + (before.times if before and now < before.until + LONGEST else 0)
+        if len(self._known) >= MOST:
+            del self._known[next(iter(self._known))]
+        self._known[key] = Failure(now + min(LONGEST, FIRST * 2 ** min(times - 1, 10)), times, what)
+
+    def remove(self, key: bytes) -> None:
+        """
+        It went well.
+        """
+        self._known.pop(key, None)
+
+    def clear(self) -> None:
+        """
+        What failed may well go well now.
+        """
+        self._known.clear()

@@ -1,0 +1,136 @@
+"""
+A bounded store that keeps what is asked for again: S3-FIFO.
+
+Decides what is thrown out when there is no room.  New entries wait in a small queue; those that were asked for while
+there move on to the main one, the others go, so that a scan of names that are asked for once cannot empty the store.
+What went is remembered for a while, and if it comes again it is not new (Yang et al., "FIFO queues are all you need
+for cache eviction", SOSP 2023).  ``benchmarks/eviction.py`` compares it with others.  Knows nothing of what it keeps.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+Value = TypeVar("Value")
+
+#: The small queue has this share of the entries.
+_SMALL = 0.1
+
+
+class Store(Generic[Value]):
+    """
+    At most so many entries and octets, as ``size_of`` counts them.
+    """
+
+    __slots__ = (
+        *("_asked", "_entries", "_ghosts", "_main", "_max_entries", "_max_octets", "_size_of", "_small", "_used"),
+        *("evicted", "octets"),
+    )
+
+    def __init__(self, max_entries: int, max_octets: int, size_of: Callable[[bytes, Value], int]) -> None:
+        self._max_entries = max_entries
+        self._max_octets = max_octets
+        self._size_of = size_of
+        self._entries: dict[bytes, Value] = {}
+        self._used: set[bytes] = set()
+        self._asked: set[bytes] = set()
+        self._small: deque[bytes] = deque()
+        self._main: deque[bytes] = deque()
+        # Hashes of what was thrown out, each in the place its value says: one in a store's worth is forgotten early.
+        self._ghosts = array("q", bytes(8 * max(1, max_entries)))
+        self.octets = 0
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._entries
+
+    def items(self) -> Iterator[tuple[bytes, Value]]:
+        """
+        Yield every entry.
+        """
+        yield from self._entries.items()
+
+    def get(self, key: bytes) -> Value | None:
+        """
+        Return what is kept under a key, and note that it was asked for.
+        """
+        value = self._entries.get(key)
+        if value is not None:
+            self._used.add(key)
+            self._asked.add(key)
+        return value
+
+    def peek(self, key: bytes) -> Value | None:
+        """
+        Return what is kept under a key.
+        """
+        return self._entries.get(key)
+
+    def was_asked_for(self, key: bytes) -> bool:
+        """
+        Whether what is kept under a key was asked for since it was put there.
+        """
+        return key in self._asked
+
+    def put(self, key: bytes, value: Value) -> None:
+        """
+        Keep a value, in place of what was under its key; throw out what there is no room for.
+        """
+        entries = self._entries
+        old = entries.get(key)
+        entries[key] = value
+        self.octets += self._size_of(key, value)
+        if old is not None:
+            self.octets -= self._size_of(key, old)
+            self._asked.discard(key)
+        else:
+            place = hash(key)
+            is_known = self._ghosts[place % len(self._ghosts)] == place
+            (self._main if is_known else self._small).append(key)
+        if len(entries) > self._max_entries or self.octets > self._max_octets:
+            self._make_room()
+
+    def remove(self, keys: Iterable[bytes]) -> int:
+        """
+        Remove these; return how many there were.
+        """
+        removed = 0
+        for key in keys:
+            value = self._entries.pop(key, None)
+            if value is not None:
+                removed += 1
+                self.octets -= self._size_of(key, value)
+                self._used.discard(key)
+                self._asked.discard(key)
+        if removed:
+            self._small = deque(key for key in self._small if key in self._entries)
+            self._main = deque(key for key in self._main if key in self._entries)
+        return removed
+
+    def clear(self) -> int:
+        """
+        Remove everything; return how many there were.
+        """
+        return self.remove(tuple(self._entries))
+
+    def _make_room(self) -> None:
+        entries, small, main, used, ghosts = self._entries, self._small, self._main, self._used, self._ghosts
+        while entries and (len(entries) > self._max_entries or self.octets > self._max_octets):
+            is_small = len(small) > max(1, self._max_entries * _SMALL) or not main
+            key = (small if is_small else main).popleft()
+            if key in used:
+                used.discard(key)
+                main.append(key)
+                continue
+            if is_small:
+                place = hash(key)
+                ghosts[place % len(ghosts)] = place
+            self.octets -= self._size_of(key, entries.pop(key))
+            self._asked.discard(key)
+            self.evicted += 1
