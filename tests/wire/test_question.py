@@ -64,7 +64,7 @@ class KeyTests(SynchronousTestCase):
 
     def test_other_questions(self) -> None:
         """
-        Name, type, class, DO and CD are all of the question; a type is not folded like a name.
+        Name, type, class, DO (RFC 3225 §3) and CD are all of the question; a type is not folded like a name.
         """
         others = [
             make(),
@@ -85,7 +85,8 @@ class KeyTests(SynchronousTestCase):
 
     def test_questions_of_their_own(self) -> None:
         """
-        Without RD, with other flags, options that travel, other records, signatures, or of types that are no data.
+        Without RD, with other flags, options that travel (NSID, RFC 5001 §2.1), other records, signatures, or of types that are
+        no data.
         """
         signed = dns.message.make_query("www.test.", "A")
         signed.use_tsig(dns.tsig.Key("key.", b"secret"))
@@ -103,7 +104,7 @@ class KeyTests(SynchronousTestCase):
 
     def test_client_subnets(self) -> None:
         """
-        Where they are passed on, each has an answer of its own (RFC 7871 §7.3); with more options it is for one alone.
+        Where they are passed on, each has an answer of its own (RFC 7871 §7.5); with more options it is for one alone.
         """
         subnets = [dns.edns.ECSOption("192.0.2.0", bits) for bits in (0, 16, 24)]
         asked = [make(use_edns=0, options=[subnet]) for subnet in subnets] + [make()]
