@@ -350,6 +350,20 @@ class FailureTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual(0, scene.answer().rcode())
 
+    def test_what_went_well_is_forgotten(self) -> None:
+        """
+        A failure after an answer is the first again.
+        """
+        scene = CachedScene(stale_for=0.0)
+        self.fail_once(scene)
+        scene.pass_time(FIRST + 0.2)
+        scene.know(question(), ttl=1)
+        scene.pass_time(1.2)
+        self.fail_once(scene)
+        scene.pass_time(FIRST + 0.2)
+        scene.ask(question())
+        self.assertEqual(1, len(scene.asked))
+
 
 class StaleTests(SynchronousTestCase):
     """

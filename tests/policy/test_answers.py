@@ -26,7 +26,7 @@ from dotproxy.wire.question import key_of
 
 HOP = Rebuilt()
 STALE_FOR = 1000.0
-NAMES = ["www.test.", "WWW.test.", "a.www.test.", "test.", "xtest.", "."]
+NAMES = ["www.test.", "WWW.test.", "a.www.test.", "test.", "x\\004test.", "."]
 TYPES = ["A", "MX"]
 #: 2026-11-21, in seconds since 1970.
 DATE = 1795219200

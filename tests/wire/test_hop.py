@@ -318,6 +318,21 @@ class IncomingTests(SynchronousTestCase):
                 expected = back(Rebuilt(), query, peek(query), reply)
                 self.assertEqual(expected, back(Rebuilt(), query, peek(query), reply + b"junk"))
 
+    def test_age(self) -> None:
+        """
+        Each TTL is less by as much, and none below 0, wherever OPT stands; OPT's flags are no TTL (RFC 6891 §6.1.3).
+        """
+        query = plain(use_edns=0, ednsflags=0x8000).to_wire()
+        reply = reply_to(plain(use_edns=0, ednsflags=0x8000)).to_wire()
+        last = b"\2ns\4test\0\0\1\0\1\0\0\1\x2c\0\4\xc0\0\2\x09"
+        reply = reply[:10] + b"\0\2" + reply[12:] + last
+        hop = Rebuilt()
+        answer: Any = hop.read(query, peek(query), reply)
+        for age, ttls in ((0, [60, 300]), (10, [50, 290]), (100, [0, 200]), (1000, [0, 0])):
+            parsed = dns.message.from_wire(hop.written(query, peek(query), answer, age))
+            self.assertEqual(ttls, [rrset.ttl for rrset in (*parsed.answer, *parsed.additional)])
+            self.assertEqual(0x8000, parsed.ednsflags)
+
     def test_the_longest_answers(self) -> None:
         """
         Of an answer of 65,535 octets nothing is lost, and it does not grow (RFC 1035 §4.2.2).
