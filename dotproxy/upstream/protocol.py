@@ -98,6 +98,8 @@ class DotProtocol(TwistedProtocol):
         self._is_blocked = False
         self._is_ending = False
         self._error: UpstreamError | None = None
+        self._unread: list[bytes] = []
+        self._reading: IDelayedCall | None = None
         self._idle_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
         self._socket: socket.socket | None = None
@@ -178,7 +180,16 @@ class DotProtocol(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         """
         Octets from the upstream.
+
+        Most upstreams put each answer into a TLS record of its own, and Twisted hands records on one by one, of one
+        read of the socket dozens; what came together is looked at together.
         """
+        if not self._unread:
+            self._reading = self._clock.callLater(0, self._read)
+        self._unread.append(data)
+
+    def _read(self) -> None:
+        data, self._unread = b"".join(self._unread), []
         self.last_heard = self.last_used = self._now()
         self._quick_ack()
         answers = self._conversation.receive(data)
@@ -196,8 +207,10 @@ class DotProtocol(TwistedProtocol):
         """
         It is over.
         """
+        if self._unread:
+            self._read()  # what came before the end counts
         self.is_closing = self._is_ending = True
-        for timer in (self._idle_timer, self._close_timer):
+        for timer in (self._idle_timer, self._close_timer, self._reading):
             if timer is not None and timer.active():
                 timer.cancel()
         self._socket = None

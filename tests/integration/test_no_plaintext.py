@@ -27,7 +27,8 @@ class Traced(Proxy):
         """
         In the foreground.
         """
-        strace = [which("strace"), "-f", "-yy", "-xx", "-s", "65535", "-o", str(self.trace)]
+        # -D: the process started is dotproxy, and not strace, which would leave it behind.
+        strace = [which("strace"), "-D", "-f", "-yy", "-xx", "-s", "65535", "-o", str(self.trace)]
         return [*strace, "-e", "trace=%network,write,writev", *super().command()]
 
     def sent(self) -> list[tuple[str, str, bytes]]:

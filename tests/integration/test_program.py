@@ -230,7 +230,9 @@ def test_the_demo_stays_up():
     """
     port = free_port()
     command = [sys.executable, "-m", "dotproxy", "demo", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # Whoever is run in the background ignores SIGINT, and so do its children, unless they are told.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed)
     try:
         lines: list[str] = []
         wait_until(lambda: lines.append(process.stdout.readline()) or "Ctrl-C" in lines[-1], "it stays up")
