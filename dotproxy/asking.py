@@ -132,7 +132,9 @@ class Asking:
         weak: list[Query] = []
         first: Query | None = None
         count = 0
+        rcodes = upstream.counters.answers
         for query, reply in answers:
+            rcodes[reply[3] & 15] += 1
             if query.home is None:
                 continue
             try:
@@ -149,6 +151,7 @@ class Asking:
             self._live.take(query)
             told.append((query, answer))
         if first is not None and first.tried[0] == index:
+            upstream.counters.wire.add(now - first.asked_at, count)
             self._note_time(index, now, now - first.asked_at, count)
         if told:
             self.owner.answered(told)
@@ -300,6 +303,7 @@ class Asking:
                     query.is_hedged = True
                     self._upstreams[first].watch(query.asked_at, overdue - now)
                     if self._may_hedge(query):
+                        self._upstreams[first].counters.hedges += 1
                         again.append(query)
                     continue
             if is_fresh or query.is_hedged:
@@ -313,6 +317,7 @@ class Asking:
                 again.append(query)
         for index, count in late.items():
             self._upstreams[index].was_of_no_use(count)
+            self._upstreams[index].counters.retries += count
         self._ask([query for query in again if query.home], {index for index in lively if lively[index]})
         self._refuse([query for query in past if query.home])
         self._watch()

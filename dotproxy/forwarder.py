@@ -26,6 +26,7 @@ from dotproxy.policy.failures import Failures
 from dotproxy.policy.memo import Memo
 from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
+from dotproxy.telemetry.counters import Counters, group_of
 from dotproxy.wire.answer import Answer
 from dotproxy.wire.edit import refusal, truncated
 from dotproxy.wire.edns import EDE_CACHED_ERROR, EDE_OTHER, ExtendedError, ede_option
@@ -79,7 +80,8 @@ class Forwarder:
         self._date = date
         self._udp_max_size = udp_max_size
         self._max_outstanding = max_outstanding
-        self._memo = Memo()
+        self.counters = Counters()
+        self._memo = Memo(self.counters.answers)
         self._failures = Failures()
         self._joined: dict[bytes, Query] = {}
         self._waiting = 0
@@ -101,7 +103,9 @@ class Forwarder:
         many of those there were.
         """
         elapsed = self._elapsed()
-        memo = self._memo.at(elapsed, is_stream=listener.is_stream)
+        kind = listener.kind
+        memo = self._memo.at(elapsed, kind)
+        counts = self.counters.answers
         admits = self._reception.admits
         receive = self._reception.receive
         is_shared = self._hop.is_shared
@@ -111,13 +115,15 @@ class Forwarder:
         for octets, client in batch:
             known = memo.get(octets[2:])
             if known is not None and admits(client[0]):
-                answers.append((octets[:2] + known, client))
+                known[1] += 1
+                answers.append((octets[:2] + known[0], client))
                 continue
             seen = receive(listener, octets, client)
             if seen is None:
                 silent += 1
                 continue
             if isinstance(seen, bytes):
+                counts[group_of(kind, 0, seen[3] & 15)] += 1
                 answers.append((seen, client))
                 continue
             if seen.qtype in TRANSFERS:
@@ -130,9 +136,12 @@ class Forwarder:
             if answer is None:
                 answer = self._ask(key, waiting, queries)
             if answer:
+                counts[group_of(kind, seen.qtype, answer[3] & 15)] += 1
                 answers.append((answer, client))
+        self.counters.silent += silent
         if answers:
             listener.send_answers(answers)
+            self.counters.here.add(self._elapsed() - elapsed, len(answers))
         if self._cache is not None:
             self._cache.clients_asked(len(answers) + len(queries))
         if queries:
@@ -154,7 +163,7 @@ class Forwarder:
                     pass
                 elif answer.head[1] & 15 in _WEAK:
                     self._failures.add(query.key, answer, elapsed)
-                    said = self._stale(query.key) or answer
+                    said = self._stale_or(answer, query)
                 else:
                     self._failures.remove(query.key)
                     said = self._cache.add(query.key, answer, query.seen.qtype, elapsed, date)
@@ -172,9 +181,17 @@ class Forwarder:
                 self._joined.pop(query.key, None)
                 if self._cache is not None and self._asking.is_anyone_up:  # so it is this question that fails
                     self._failures.add(query.key, error, self._elapsed())
-                said = self._stale(query.key) or error
+                said = self._stale_or(error, query)
             self._give(query, said, outgoing)
         self._send(outgoing)
+
+    def counted(self) -> Counters:
+        """
+        Return the counters as they are now.
+        """
+        self._memo.settle()
+        self.counters.memo = self._memo.hits
+        return self.counters
 
     def network_moved(self) -> None:
         """
@@ -213,7 +230,7 @@ class Forwarder:
         self._impatient.clear()
 
     def _known(
-        self, key: bytes, waiting: Waiting, queries: list[Query], memo: dict[bytes, bytes], elapsed: float
+        self, key: bytes, waiting: Waiting, queries: list[Query], memo: dict[bytes, list[Any]], elapsed: float
     ) -> bytes | None:
         """
         Return the answer that can be given without asking, if there is one; add to ``queries`` what should be asked
@@ -229,8 +246,11 @@ class Forwarder:
             if len(answer) > MIN_UDP_SIZE:
                 answer = self._fitted(waiting, answer)
             if not seen.ours:
-                memo[octets[2:]] = answer[2:]
+                kind = waiting[0].kind
+                memo[octets[2:]] = [answer[2:], 0, group_of(kind, seen.qtype, answer[3] & 15)]
+            self.counters.fresh += 1
             if cache.asked_for(key, entry, elapsed) and key not in self._joined:
+                self.counters.prefetched += 1
                 self._refresh(key, waiting, queries)
             return answer
         failure = self._failures.get(key)
@@ -242,6 +262,10 @@ class Forwarder:
                 return None
             if key not in self._joined:  # it failed before, so nobody is kept waiting for it
                 self._refresh(key, waiting, queries)
+        if stale is None:
+            self.counters.failed_before += 1
+        else:
+            self.counters.stale += 1
         return self._fitted(waiting, self._written(waiting, stale or _as_cached(failure.what)))
 
     def _ask(self, key: bytes, waiting: Waiting, queries: list[Query]) -> bytes:
@@ -250,10 +274,12 @@ class Forwarder:
         """
         _, _, octets, seen = waiting
         if self._waiting >= self._max_outstanding:
+            self.counters.overloaded += 1
             return refusal(octets, SERVFAIL, seen, _OVERLOADED)
         if key and (joined := self._joined.get(key)) is not None:
             return self._join(waiting, joined)
         self._waiting += 1
+        self.counters.missed += 1
         query = self._refresh(key, waiting, queries)
         query.waiting.append(waiting)
         if key and self._cache is not None and key in self._cache:
@@ -280,13 +306,22 @@ class Forwarder:
         Wait with others; whoever comes when their patience is at its end has none either.
         """
         if self._now() - query.asked_at >= PATIENCE and (stale := self._stale(query.key)):
+            self.counters.stale += 1
             return self._fitted(waiting, self._written(waiting, stale))
+        self.counters.joined += 1
         query.waiting.append(waiting)
         self._waiting += 1
         return b""
 
     def _stale(self, key: bytes) -> Answer | None:
         return self._cache.stale(key, self._elapsed()) if self._cache is not None else None
+
+    def _stale_or(self, failure: Any, query: Query) -> Any:
+        stale = self._stale(query.key)
+        if stale is None:
+            return failure
+        self.counters.stale += len(query.waiting)
+        return stale
 
     def _give_what_is_stale(self) -> None:
         """
@@ -298,6 +333,7 @@ class Forwarder:
         while self._impatient and self._impatient[0].asked_at + PATIENCE <= now + _GRAIN:
             query = self._impatient.popleft()
             if query.waiting and (stale := self._stale(query.key)):
+                self.counters.stale += len(query.waiting)
                 self._give(query, stale, outgoing)
         while self._impatient and not self._impatient[0].waiting:
             self._impatient.popleft()
@@ -311,12 +347,17 @@ class Forwarder:
         Answer everybody who waits with a query.
         """
         everybody, query.waiting = query.waiting, []
+        if not everybody:
+            return
+        counts = self.counters.answers
         self._waiting -= len(everybody)
+        self.counters.asked.add(self._now() - query.asked_at, len(everybody))
         for waiting in everybody:
-            listener, client, _, _ = waiting
+            listener, client, _, seen = waiting
             octets = self._written(waiting, said)
             if len(octets) > MIN_UDP_SIZE:
                 octets = self._fitted(waiting, octets)
+            counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
             if listener in outgoing:
                 outgoing[listener].append((octets, client))
             else:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from dotproxy.policy.latency import Latency
+from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.wire.message import Peek
 
 #: Whatever a listener needs to find its client again; its first item is the client's IP address.
@@ -21,6 +22,12 @@ class Listener(Protocol):
     """
     Where queries come from and answers go.
     """
+
+    @property
+    def kind(self) -> int:
+        """
+        How its queries come, as ``telemetry.counters`` has it.
+        """
 
     @property
     def is_stream(self) -> bool:
@@ -147,6 +154,7 @@ class Upstream(Protocol):
     label: str
     outcomes: Any
     latency: Latency
+    counters: UpstreamCounters
 
     @property
     def tier(self) -> int:

@@ -21,6 +21,7 @@ from twisted.names.error import DNSQueryTimeoutError, DomainError
 from twisted.python.failure import Failure
 
 from dotproxy.errors import WireError
+from dotproxy.telemetry.counters import INSIDE
 from dotproxy.wire.edit import OUR_UDP_SIZE
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.message import HEADER, RD, Peek, question_of
@@ -68,6 +69,7 @@ class ForwarderResolver(ResolverBase):
     A resolver that asks a forwarder of this process.
     """
 
+    kind = INSIDE
     is_stream = True
     takes_transfers = False
 

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.names.dns import DNSDatagramProtocol
 
 from dotproxy.downstream.batch import Datagram
+from dotproxy.telemetry.counters import UDP
 from dotproxy.wire.message import Peek
 
 #: From a query, what was seen of it and the client's address to a COOKIE option, or none.
@@ -25,6 +26,7 @@ class DatagramListener(DNSDatagramProtocol):
     Belongs on a ``BatchPort``.
     """
 
+    kind = UDP
     is_stream = False
     takes_transfers = False
     noisy = False

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dotproxy.neighbours import Source
+from dotproxy.telemetry.counters import TCP
 from dotproxy.wire.edns import KEEPALIVE, option, options_of
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import Peek
@@ -36,6 +37,7 @@ class StreamListener(DNSProtocol):
     Ends when: the connection does.  Answers that come later are dropped.
     """
 
+    kind = TCP
     is_stream = True
     takes_transfers = True
     transport: Any

@@ -6,38 +6,57 @@ Decides nothing but when to forget: as the second ends, so that no TTL is ever a
 
 from __future__ import annotations
 
+from typing import Any
+
 #: So many answers are remembered at most; there is no second in which more are asked for twice.
 MOST = 20000
 
 
 class Memo:
     """
-    ``datagrams`` and ``streams`` go from a query to its answer, both without their IDs.
+    Goes from a query to its answer, for datagrams and for streams.
+
+    ``counts`` is where answers are counted, ``hits`` how many were given from here, both as of the last ``settle``.
     """
 
-    __slots__ = ("_second", "datagrams", "streams")
+    __slots__ = ("_memos", "_second", "counts", "hits")
 
-    def __init__(self) -> None:
+    def __init__(self, counts: list[int]) -> None:
         self._second = -1
-        self.datagrams: dict[bytes, bytes] = {}
-        self.streams: dict[bytes, bytes] = {}
+        self._memos: tuple[dict[bytes, list[Any]], ...] = ({}, {}, {})
+        self.counts = counts
+        self.hits = 0
 
-    def at(self, now: float, *, is_stream: bool) -> dict[bytes, bytes]:
+    def at(self, now: float, kind: int) -> dict[bytes, list[Any]]:
         """
-        Return what is true now, to be looked into and added to.
+        Return what is true now for listeners of a kind, to be looked into and added to: from a query without its ID to
+        a list of the answer without its ID, how often it was given, and its place in ``counts``.
         """
         second = int(now)
         if second != self._second:
             self._second = second
             self.clear()
-        memo = self.streams if is_stream else self.datagrams
+        memo = self._memos[kind]
         if len(memo) > MOST:
-            memo.clear()
+            self.clear()
         return memo
+
+    def settle(self) -> None:
+        """
+        Count what was given.
+        """
+        for memo in self._memos:
+            for remembered in memo.values():
+                _, times, place = remembered
+                if times:
+                    self.counts[place] += times
+                    self.hits += times
+                    remembered[1] = 0
 
     def clear(self) -> None:
         """
         Forget everything.
         """
-        self.datagrams.clear()
-        self.streams.clear()
+        self.settle()
+        for memo in self._memos:
+            memo.clear()

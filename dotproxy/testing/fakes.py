@@ -10,6 +10,7 @@ from typing import Any
 
 from dotproxy.errors import UpstreamError
 from dotproxy.policy.latency import Latency
+from dotproxy.telemetry.counters import TCP, UDP, UpstreamCounters
 from dotproxy.wire.message import Peek
 
 
@@ -28,6 +29,7 @@ class ScriptedUpstream:
         self.label = label
         self.tier = tier
         self.latency = Latency()
+        self.counters = UpstreamCounters()
         self.times: list[float] = []
         self.useless = 0
         self.asked: list[tuple[Any, bytes, int]] = []
@@ -90,6 +92,7 @@ class RecordingListener:
 
     def __init__(self, *, is_stream: bool = False) -> None:
         self.is_stream = self.takes_transfers = is_stream
+        self.kind = TCP if is_stream else UDP
         self.answers: list[tuple[bytes, Any]] = []
         self.batches: list[int] = []
         self.parts: list[bytes] = []

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import (
 from dotproxy.errors import ConnectionGone, Unreachable, Untrusted, UpstreamError
 from dotproxy.policy.health import Health, Tier
 from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
+from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
@@ -79,6 +80,7 @@ class Upstream(Service):
         self.label = label
         self.weight = weight
         self.latency = Latency()
+        self.counters = UpstreamCounters()
         self.tier: int = Tier.GOOD
         self._endpoint = endpoint
         self._clock = clock
@@ -90,6 +92,7 @@ class Upstream(Service):
         self._is_known_down = False
         self._is_watching = False
         self._waiting: list[Question] = []
+        self._waiting_since = 0.0
         self._redial: IDelayedCall | None = None
         self._pool = Pool(
             self,
@@ -100,6 +103,7 @@ class Upstream(Service):
             jitter=jitter,
             idle_timeout=idle_timeout,
             latency=self.latency,
+            counters=self.counters,
         )
 
     @property
@@ -131,6 +135,8 @@ class Upstream(Service):
         if connection is not None and not self._waiting and self._pool.room() >= len(questions):
             connection.ask(questions)
         elif self.running:
+            if not self._waiting:
+                self._waiting_since = self._now()
             self._waiting += questions
             self._flush()
         else:
@@ -160,7 +166,7 @@ class Upstream(Service):
         """
         if not self._is_watching:
             self._is_watching = True
-            self._pool.later(seconds, self._check, since)
+            self._pool.timers.later(seconds, self._check, since)
 
     def took(self, seconds: float, answers: int) -> None:
         """
@@ -177,7 +183,7 @@ class Upstream(Service):
         """
         for _ in range(questions):
             if wait := self._health.was_late(self._now()):
-                self._pool.later(wait, self._try_slow)
+                self._pool.timers.later(wait, self._try_slow)
                 self._judge_tier()
 
     def network_moved(self) -> None:
@@ -207,6 +213,8 @@ class Upstream(Service):
         Called by the pool.
         """
         identity = connection.identity
+        self.counters.opened += 1
+        (self.counters.resumed if identity.resumed else self.counters.full).add(seconds)
         self._events.upstream_connected(
             self.label,
             connection.peer,
@@ -225,6 +233,7 @@ class Upstream(Service):
         """
         Called by the pool.
         """
+        self.counters.not_connected[error.phase] += 1
         self._note_down(error)
         waiting, self._waiting = self._waiting, []
         if waiting:
@@ -287,6 +296,7 @@ class Upstream(Service):
             batch = [question for question in self._waiting[:room] if self.outcomes.is_wanted(question[0])]
             del self._waiting[:room]
             if batch and self._pool.current is not None:
+                self.counters.waited.add(self._now() - self._waiting_since, len(batch))
                 self._pool.current.ask(batch)
         if self._waiting and self._pool.current is None:
             if self._pool.is_dialling:
@@ -319,11 +329,11 @@ class Upstream(Service):
                 self._pool.dial()
         elif self._pool.current.room() and not self._pool.is_suspect:
             self._pool.probe(self._pool.current)
-        self._pool.later(2 * OVERDUE_FLOOR, self._judge_slow)
+        self._pool.timers.later(2 * OVERDUE_FLOOR, self._judge_slow)
 
     def _judge_slow(self) -> None:
         if self._health.is_slow:
-            self._pool.later(self._health.still_slow(self._now()), self._try_slow)
+            self._pool.timers.later(self._health.still_slow(self._now()), self._try_slow)
 
     def _judge_tier(self) -> None:
         if not self._health.is_up:

@@ -22,6 +22,7 @@ from dotproxy.policy.idling import IdleLimit
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quota import Quota
 from dotproxy.policy.sharing import wants_another
+from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.upstream.dials import Dials
 from dotproxy.upstream.owner import Owner
 from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
@@ -31,8 +32,7 @@ from dotproxy.upstream.timers import Timers
 #: A retired connection may still answer what it was asked; after this long it is cut.
 RETIREMENT = 4.0
 
-#: How long a connection under suspicion has to bring something before another is dialled: three times what an answer
-#: usually takes, within bounds; and before it is given up without one.
+#: How long a suspect has before another is dialled: three times what an answer usually takes, within bounds; and in all.
 PROBE_GRACE = (0.05, 0.25)
 PROBE_TIMEOUT = 1.0
 
@@ -66,6 +66,7 @@ class Pool:
         jitter: Callable[[], float],
         idle_timeout: float,
         latency: Latency,
+        counters: UpstreamCounters,
     ) -> None:
         self._owner = owner
         self._clock = clock
@@ -74,12 +75,13 @@ class Pool:
         self._jitter = jitter
         self._idle = IdleLimit(idle_timeout)
         self._latency = latency
+        self._counters = counters
         self._current: DotProtocol | None = None
         self._standing: set[DotProtocol] = set()
         self._retired: set[DotProtocol] = set()
         self._probed: dict[DotProtocol, float] = {}
         self._finishing: set[DotProtocol] = set()
-        self._spare: list[DotProtocol] = []
+        self._spare: dict[DotProtocol, None] = {}
         self._old: DotProtocol | None = None
         self._dial_took = 0.0
         self._content_until = float("-inf")
@@ -93,8 +95,7 @@ class Pool:
             slow=owner.pool_changed,
         )
         self._quota = Quota()
-        self._timers = Timers(clock)
-        self.later = self._timers.later
+        self.timers = Timers(clock)
         self._all_closed: Deferred[None] | None = None
 
     @property
@@ -114,7 +115,7 @@ class Pool:
                 if self._quota.limit is None or connection.asked < self._quota.limit:
                     break
                 self._finish(connection)
-            self._current = self._spare.pop(0) if self._spare else None
+            self._current = self._spare.popitem()[0] if self._spare else None
         return self._current
 
     def room(self) -> int:
@@ -172,7 +173,8 @@ class Pool:
         if self._spare:
             least = min(self._spare, key=lambda spare: spare.outstanding)
             if least.room() and 2 * least.outstanding < connection.outstanding:
-                self._spare[self._spare.index(least)], self._current = connection, least
+                del self._spare[least]
+                self._spare[connection], self._current = None, least
         sharing = [connection, *self._spare]
         outstanding = sum(one.outstanding for one in sharing)
         if self._now() > self._content_until and wants_another(took, self._dial_took, outstanding, len(sharing)):
@@ -185,7 +187,7 @@ class Pool:
         self._probed[connection] = self._now()
         connection.is_probed = True
         connection.ask([PROBE_QUESTION])
-        self.later(PROBE_TIMEOUT, self._judge_probe, connection)
+        self.timers.later(PROBE_TIMEOUT, self._judge_probe, connection)
         self._owner.pool_changed()
 
     def suspect(self) -> None:
@@ -195,26 +197,27 @@ class Pool:
         connection = self._current
         if connection is None or connection in self._probed:
             return
+        self._counters.stalls += 1
         if not connection.room():
             self._retire(connection)
             return
         self.probe(connection)
         low, high = PROBE_GRACE
         grace = high if self._latency.p50 is None else min(high, max(low, 3 * self._latency.p50))
-        self.later(grace, self._replace_if_silent, connection)
+        self.timers.later(grace, self._replace_if_silent, connection)
 
     def give_up_silent(self, since: float) -> None:
         """
-        Give up connections beside the one that takes questions if they owe answers and brought nothing since then.
+        Give up those beside the one that takes questions that owe answers and brought nothing since then.
         """
-        for connection in tuple(self._finishing):
-            if connection.last_heard <= since:
-                self._finishing.discard(connection)
-                self._retire(connection)
-        for connection in tuple(self._spare):
-            is_quiet = connection.last_heard <= since and self._now() - connection.last_used > RETIREMENT
-            if connection.outstanding and is_quiet:
-                self._retire(connection)
+        silent = [connection for connection in self._finishing if connection.last_heard <= since]
+        self._finishing.difference_update(silent)
+        long_ago = self._now() - RETIREMENT
+        silent += [
+            one for one in self._spare if one.outstanding and one.last_heard <= since and one.last_used < long_ago
+        ]
+        for connection in silent:
+            self._retire(connection)
 
     def drop_all(self, why: str) -> None:
         """
@@ -226,14 +229,14 @@ class Pool:
             if connection.outstanding:
                 self._retire(connection, why)
             else:
-                connection.close()
+                connection.close("network")
         self._current = None
 
     def stop(self) -> Deferred[None]:
         """
         Close every connection; return a Deferred that fires when that is done.
         """
-        self._timers.stop()
+        self.timers.stop()
         self._dials.give_up()
         self._current = None
         self._spare.clear()
@@ -241,7 +244,7 @@ class Pool:
             return succeed(None)
         self._all_closed = all_closed = Deferred[None]()
         for connection in tuple(self._standing):
-            connection.close()
+            connection.close("stopped")
         return all_closed
 
     def connection_answered(self, connection: DotProtocol, answers: list[Answer]) -> None:
@@ -257,7 +260,7 @@ class Pool:
             answers = others
         self._owner.answered(connection, answers, probed_for)
         if not connection.outstanding and (connection in self._retired or connection in self._finishing):
-            connection.close()
+            connection.close("replaced")
 
     def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
         """
@@ -267,10 +270,11 @@ class Pool:
         self._standing.discard(connection)
         self._retired.discard(connection)
         self._finishing.discard(connection)
-        if connection in self._spare:
-            self._spare.remove(connection)
+        self._spare.pop(connection, None)
         self._probed.pop(connection, None)
-        self._timers.forget(connection)
+        self.timers.forget(connection)
+        by = ("us", connection.ended_for) if connection.ended_for else ("peer", error.reason)
+        self._counters.closed[by] += 1
         if connection is self._current:
             self._current = None
         if not connection.is_ours_to_end and not was_retired:
@@ -303,17 +307,18 @@ class Pool:
             now=self._now,
             random_octets=self._random_octets,
             idle_timeout=self._idle.timeout(),
+            counters=self._counters,
         )
 
     def _connected(self, connection: DotProtocol, seconds: float) -> None:
         before = self.current
         self._standing.add(connection)
         self._dial_took = seconds
-        self.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_if_old, connection)
+        self.timers.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_if_old, connection)
         if before is None or before in self._probed or before is self._old:
             self._current = connection
         else:
-            self._spare.append(connection)
+            self._spare[connection] = None
         self._owner.connected(connection, seconds)
         if before is not None and before is not self._current:
             self._replaced(before)
@@ -325,7 +330,7 @@ class Pool:
             return
         self._content_until = self._now() + CONTENT
         if self._old is not None:
-            self.later(CONTENT, self._replace_if_old, self._old)
+            self.timers.later(CONTENT, self._replace_if_old, self._old)
             self._old = None
 
     def _judge_probe(self, connection: DotProtocol) -> None:
@@ -338,7 +343,7 @@ class Pool:
 
     def _replace_if_old(self, connection: DotProtocol) -> None:
         if connection in self._spare:
-            self._spare.remove(connection)
+            del self._spare[connection]
             self._finish(connection)
         elif connection is not self._current:
             return
@@ -346,7 +351,7 @@ class Pool:
             self._old = connection
             self.dial()
         else:
-            connection.close()
+            connection.close("age")
 
     def _replaced(self, connection: DotProtocol) -> None:
         """
@@ -364,9 +369,9 @@ class Pool:
         """
         if connection.outstanding:
             self._finishing.add(connection)
-            self.later(RETIREMENT, self._end_finishing, connection)
+            self.timers.later(RETIREMENT, self._end_finishing, connection)
         else:
-            connection.close()
+            connection.close("replaced")
 
     def _end_finishing(self, connection: DotProtocol) -> None:
         if connection in self._finishing:
@@ -379,15 +384,14 @@ class Pool:
         was_current = connection is self._current
         if was_current:
             self._current = None
-        if connection in self._spare:
-            self._spare.remove(connection)
+        self._spare.pop(connection, None)
         self._retired.add(connection)
         self._probed.pop(connection, None)
         silence = self._now() - connection.last_heard
         if connection.answers and not why:
             self._quota.ended(connection.answers)
         error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._owner.label)
-        self.later(RETIREMENT, self._end_retirement, connection, error)
+        self.timers.later(RETIREMENT, self._end_retirement, connection, error)
         tokens = [token for token in connection.unanswered() if token is not PROBE]
         self._owner.retired(tokens, error, was_silent=was_current and not why)
 

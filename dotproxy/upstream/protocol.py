@@ -17,7 +17,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dotproxy.errors import BadReply, UpstreamError
+from dotproxy.errors import BadReply, ConnectionGone, Timeout, UpstreamError
+from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.upstream.address import endpoint_text
 from dotproxy.upstream.trust import Identity, lost
 from dotproxy.wire.conversation import Conversation
@@ -89,11 +90,14 @@ class DotProtocol(TwistedProtocol):
         now: Callable[[], float],
         random_octets: Callable[[int], bytes],
         idle_timeout: float,
+        counters: UpstreamCounters,
     ) -> None:
         self._owner = owner
         self._clock = clock
         self._now = now
         self._idle_timeout = idle_timeout
+        self._counters = counters
+        self._is_in_the_clear = False
         self._conversation: Conversation[Token] = Conversation(random_octets)
         self._is_blocked = False
         self._is_ending = False
@@ -108,8 +112,9 @@ class DotProtocol(TwistedProtocol):
         self.is_closing = False
         #: Whether a probe is outstanding on it.
         self.is_probed = False
-        #: Whether it was we who ended it.
+        #: Whether it was we who ended it, and why.
         self.is_ours_to_end = False
+        self.ended_for = ""
 
     @property
     def outstanding(self) -> int:
@@ -157,12 +162,15 @@ class DotProtocol(TwistedProtocol):
         Send questions, all in one write; there has to be ``room`` for them.
         """
         self.last_used = self._now()
+        if self._is_in_the_clear:  # which cannot be: what is counted is that it never is
+            self._counters.plaintext += len(questions)
         self.transport.write(self._conversation.submit(questions))
 
     def connectionMade(self) -> None:
         """
         The gate opened.
         """
+        self._is_in_the_clear = not hasattr(self.transport, "getPeerCertificate")
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
@@ -199,7 +207,7 @@ class DotProtocol(TwistedProtocol):
                 self._note_keepalive(reply)
             self._owner.connection_answered(self, answers)
             if self.is_closing and not self.outstanding:
-                self.close()
+                self.close("asked to")
         if self._conversation.broken and self._error is None:
             self.abort(BadReply("read", f"the upstream sent {self._conversation.broken}"))
 
@@ -215,14 +223,18 @@ class DotProtocol(TwistedProtocol):
                 timer.cancel()
         self._socket = None
         tokens = self._conversation.condemn()
-        self._owner.connection_lost(self, tokens, self._error or lost(reason))
+        self._owner.connection_lost(self, tokens, self._error or self._how_it_ended(reason))
 
-    def close(self) -> None:
+    def _how_it_ended(self, reason: Failure) -> UpstreamError:
+        return ConnectionGone("read", f"closed here: {self.ended_for}") if self.ended_for else lost(reason)
+
+    def close(self, why: str) -> None:
         """
         End it politely, within ``CLOSE_TIMEOUT``; what is outstanding is not waited for.
         """
         if self._is_ending:
             return
+        self.ended_for = why
         self.is_closing = self._is_ending = self.is_ours_to_end = True
         if self._close_timer is not None and self._close_timer.active():
             self._close_timer.cancel()
@@ -235,6 +247,7 @@ class DotProtocol(TwistedProtocol):
         End it now, because of ``error``.
         """
         self.is_closing = self._is_ending = self.is_ours_to_end = True
+        self.ended_for = "silence" if isinstance(error, Timeout) else "rubbish"
         self._error = self._error or error
         self.transport.abortConnection()
 
@@ -286,4 +299,4 @@ class DotProtocol(TwistedProtocol):
         if left > 0:
             self._idle_timer = self._clock.callLater(left, self._judge_idleness)
         else:
-            self.close()
+            self.close("idle")

@@ -229,10 +229,10 @@ def test_the_demo_stays_up():
     Without --once it can be asked afterwards, until it is stopped.
     """
     port = free_port()
-    command = [sys.executable, "-m", "dotproxy", "demo", "--port", str(port)]
     # Whoever is run in the background ignores SIGINT, and so do its children, unless they are told.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed)
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    main = f"{heed}; from dotproxy.cli import main; main(['demo', '--port', '{port}'])"
+    process = subprocess.Popen([sys.executable, "-c", main], stdout=subprocess.PIPE, text=True)
     try:
         lines: list[str] = []
         wait_until(lambda: lines.append(process.stdout.readline()) or "Ctrl-C" in lines[-1], "it stays up")

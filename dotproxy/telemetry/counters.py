@@ -1,0 +1,103 @@
+"""
+What is counted: plain numbers, added to where things happen and read when somebody asks.
+
+Decides what there is to count and how it is grouped; there are never more groups than are named here, and no name of
+a client's or of a question is among them.  How it is shown is ``metrics``'s.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+#: How a query came: its listener's ``kind``.
+UDP, TCP, INSIDE = range(3)
+TRANSPORTS = ("udp", "tcp", "inside")
+
+#: Types that are asked for a lot, each a group; all others are one.
+_TYPES = {1: "A", 28: "AAAA", 65: "HTTPS", 12: "PTR", 5: "CNAME", 15: "MX", 2: "NS", 6: "SOA", 16: "TXT", 33: "SRV"}
+_DNSSEC = (43, 46, 47, 48, 50, 51, 52)
+TYPE_GROUPS = (*_TYPES.values(), "DNSSEC", "other")
+_GROUP_OF = {**{rtype: group for group, rtype in enumerate(_TYPES)}, **dict.fromkeys(_DNSSEC, len(_TYPES))}
+_OTHER = len(TYPE_GROUPS) - 1
+
+RCODES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", *(f"RCODE{n}" for n in range(6, 16)))
+
+#: Upper bounds of a histogram's buckets, in seconds.
+BOUNDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+def group_of(kind: int, qtype: int, rcode: int) -> int:
+    """
+    Return the place in ``Counters.answers`` of answers over a transport, to a type, with the lower bits of an rcode.
+    """
+    return (kind * len(TYPE_GROUPS) + _GROUP_OF.get(qtype, _OTHER)) * 16 + rcode
+
+
+class Histogram:
+    """
+    How often something took how long: ``counts`` by bucket, the last for what took longer than all bounds.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float, times: int = 1) -> None:
+        """
+        So many took so long each.
+        """
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.total += seconds * times
+
+
+class Counters:
+    """
+    What is counted of clients' queries.
+
+    ``answers`` by ``group_of``; ``silent`` are those that get none; ``here`` is how long it took to answer without
+    asking, ``asked`` how long where somebody had to be asked; the others are numbers of queries.
+    """
+
+    __slots__ = (
+        *("answers", "asked", "failed_before", "fresh", "here", "joined", "memo", "missed", "overloaded"),
+        *("prefetched", "silent", "stale"),
+    )
+
+    def __init__(self) -> None:
+        self.answers = [0] * (len(TRANSPORTS) * len(TYPE_GROUPS) * 16)
+        self.here = Histogram()
+        self.asked = Histogram()
+        self.silent = self.overloaded = 0
+        self.memo = self.fresh = self.stale = self.failed_before = self.joined = self.missed = self.prefetched = 0
+
+
+class UpstreamCounters:
+    """
+    What is counted of one upstream.
+
+    ``answers`` by the lower bits of the rcode; ``wire`` is how long answers took from when they were asked;
+    ``waited`` how long questions waited for a connection; ``full`` and ``resumed`` are handshakes; ``opened`` and
+    ``closed`` connections, the latter by who did it and why; ``not_connected`` by phase; ``retries`` questions asked
+    again, ``hedges`` such as were only slow, ``stalls`` connections found silent; ``plaintext`` questions that left
+    without TLS, of which there are none.
+    """
+
+    __slots__ = (
+        *("answers", "closed", "full", "hedges", "not_connected", "opened", "plaintext", "resumed", "retries"),
+        *("stalls", "waited", "wire"),
+    )
+
+    def __init__(self) -> None:
+        self.answers = [0] * 16
+        self.wire = Histogram()
+        self.waited = Histogram()
+        self.full = Histogram()
+        self.resumed = Histogram()
+        self.opened = self.retries = self.hedges = self.stalls = self.plaintext = 0
+        self.closed: Counter[tuple[str, str]] = Counter()
+        self.not_connected: Counter[str] = Counter()
