@@ -32,7 +32,7 @@ from dotproxy.upstream.timers import Timers
 #: A retired connection may still answer what it was asked; after this long it is cut.
 RETIREMENT = 4.0
 
-#: How long a suspect has before another is dialled: three times what an answer usually takes, within bounds; and in all.
+#: How long a suspect has before another is dialled: thrice what an answer usually takes, within bounds; and in all.
 PROBE_GRACE = (0.05, 0.25)
 PROBE_TIMEOUT = 1.0
 
