@@ -21,7 +21,6 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/dotproxy /opt/dotproxy
 COPY deploy/docker/dotproxy.toml /etc/dotproxy/dotproxy.toml
-COPY deploy/docker/healthcheck.py /opt/dotproxy/healthcheck.py
 # Every setting can be overridden: DOTPROXY_UPSTREAM, DOTPROXY_LISTEN_PORT, … win over the file.
 ENV DOTPROXY_CONFIG=/etc/dotproxy/dotproxy.toml \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -30,6 +29,6 @@ ENV DOTPROXY_CONFIG=/etc/dotproxy/dotproxy.toml \
 USER 65532:65532
 WORKDIR /tmp
 EXPOSE 5300/udp 5300/tcp
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["python", "/opt/dotproxy/healthcheck.py"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["dotproxy", "healthcheck"]
 ENTRYPOINT ["dotproxy"]
 CMD ["run"]

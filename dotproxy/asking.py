@@ -20,7 +20,7 @@ from dotproxy.live import LiveQueries, Query, explain
 from dotproxy.neighbours import Upstream
 from dotproxy.policy.attempts import MAX_FORGIVEN, MAX_SENDS, given_up, next_upstreams, taken_back
 from dotproxy.policy.budget import Budget
-from dotproxy.policy.health import Tier
+from dotproxy.roster import Roster
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL, Peek
 from dotproxy.wire.replies import is_bogus
@@ -29,6 +29,7 @@ from dotproxy.wire.replies import is_bogus
 _GRAIN = 0.02
 
 _NEVER = float("inf")
+_LONG_AGO = float("-inf")
 
 #: How often an upstream is told what its answers take, in seconds.
 _SAMPLED = 0.005
@@ -73,7 +74,8 @@ class Asking:
         attempt_timeout: float,
         at_once: int = 1,
     ) -> None:
-        self._upstreams = tuple(upstreams)
+        self.roster = Roster(upstreams)
+        self._upstreams = self.roster.everybody
         self._read = read
         self._hedging = hedging
         self._clock = clock
@@ -81,22 +83,38 @@ class Asking:
         self.query_timeout = query_timeout
         self._attempt_timeout = min(attempt_timeout, query_timeout)
         self._at_once = at_once
-        self._labels = [upstream.label for upstream in self._upstreams]
         self._live = LiveQueries(len(self._upstreams))
         self._delays = self._learned_delays()
-        self._noted = [(float("-inf"), 0)] * len(self._upstreams)
+        self._noted = [(_LONG_AGO, 0)] * len(self._upstreams)
         self._shortest = min(self._delays)
         self._timer: IDelayedCall | None = None
         self._timer_at = _NEVER
         for upstream in self._upstreams:
             upstream.outcomes = self
 
-    @property
-    def is_anyone_up(self) -> bool:
+    def change(
+        self,
+        upstreams: Sequence[Upstream],
+        *,
+        read: Callable[[bytes, Peek, bytes], Any],
+        hedging: Budget,
+        query_timeout: float,
+        attempt_timeout: float,
+        at_once: int,
+    ) -> None:
         """
-        Whether one of the upstreams is not down.
+        Ask these from now on, and do as these say; questions that are live go on.
         """
-        return any(upstream.tier < Tier.DOWN for upstream in self._upstreams)
+        self.roster.change(upstreams, self._now())
+        more = len(self._upstreams) - len(self._noted)
+        self._noted += [(_LONG_AGO, 0)] * more
+        self._live.fresh += [{} for _ in range(more)]
+        for upstream in upstreams:
+            upstream.outcomes = self
+        self._read, self._hedging, self._at_once = read, hedging, at_once
+        self.query_timeout = query_timeout
+        self._attempt_timeout = min(attempt_timeout, query_timeout)
+        self._watch()
 
     def __len__(self) -> int:
         """
@@ -240,7 +258,7 @@ class Asking:
             chosen: tuple[int, ...] = (query.order[0],)
             if query.tried or at_once > 1 or upstreams[chosen[0]].tier:
                 busy = [index for index in query.pending if index not in lively]
-                chosen = next_upstreams(query.order, query.tried, busy, self._tier_of, at_once)
+                chosen = next_upstreams(query.order, query.tried, busy, self.roster.tier_of, at_once)
                 if not chosen:
                     if query.pending:  # somebody who was asked may still answer
                         self._live.postpone(query, query.deadline)
@@ -264,9 +282,6 @@ class Asking:
             upstreams[index].ask(questions)
         if hopeless:
             self._refuse(hopeless)
-
-    def _tier_of(self, index: int) -> int:
-        return self._upstreams[index].tier
 
     def _is_worth_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
         """
@@ -331,7 +346,7 @@ class Asking:
         Return how long a fresh query waits before it is looked at, for each upstream it may have been asked of.
         """
         limit = self._attempt_timeout
-        if self._hedging.is_off or len(self._upstreams) == 1:
+        if self._hedging.is_off or len(self.roster.places) == 1:
             return [upstream.latency.overdue_after(limit) for upstream in self._upstreams]
         return [upstream.latency.hedge_after(limit) for upstream in self._upstreams]
 
@@ -360,7 +375,7 @@ class Asking:
             if query.spare is not None:
                 spared.append((query, query.spare))
             else:
-                refused.append((query, ExtendedError(EDE_OTHER, why) if why else explain(query, self._labels)))
+                refused.append((query, ExtendedError(EDE_OTHER, why) if why else explain(query, self.roster.labels)))
         if spared:
             self.owner.answered(spared)
         if refused:

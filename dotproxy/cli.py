@@ -17,6 +17,12 @@ Usage: dotproxy COMMAND [options]
 
   run      forward DNS, in the foreground (the same as: twistd --nodaemon dotproxy)
   check    check the configuration, print it, and where each value came from
+  status   how a running one is: upstreams, cache, rates (--json)
+  cache    stats | flush [NAME [--subtree]]: what it keeps
+  reload   have it read its configuration again (as SIGHUP)
+  log      info | debug: what it logs
+  drain    have it answer what is outstanding, and stop
+  healthcheck  whether it answers, for containers: exit code 0 or 1
   demo     show it working on this machine alone, then stay up to be tried (--once: exit)
   example  print an example configuration file
   version  print the version
@@ -109,9 +115,19 @@ def _version(arguments: list[str]) -> int:
     return 0
 
 
+def _control(name: str) -> Callable[[list[str]], int]:
+    def command(arguments: list[str]) -> int:
+        from dotproxy.control import main as control
+
+        return control(name, arguments)
+
+    return command
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "check": _check,
+    **{name: _control(name) for name in ("status", "cache", "reload", "log", "drain", "healthcheck")},
     "demo": _demo,
     "example": _example,
     "version": _version,

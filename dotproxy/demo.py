@@ -14,10 +14,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from dotproxy.assembly import Proxy, build
+from dotproxy.assembly import build
 from dotproxy.config.load import load
 from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.errors import UpstreamError
+from dotproxy.proxy import Proxy
 from dotproxy.telemetry.events import Events
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import ask_tcp, ask_udp, make_query

@@ -18,6 +18,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from dotproxy.answering import Answering, as_cached
 from dotproxy.asking import Asking
 from dotproxy.live import Query, Waiting
 from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers
@@ -28,9 +29,9 @@ from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
 from dotproxy.telemetry.counters import Counters, group_of
 from dotproxy.wire.answer import Answer
-from dotproxy.wire.edit import refusal, truncated
-from dotproxy.wire.edns import EDE_CACHED_ERROR, EDE_OTHER, ExtendedError, ede_option
-from dotproxy.wire.message import MIN_UDP_SIZE, REFUSED, SERVFAIL
+from dotproxy.wire.edit import refusal
+from dotproxy.wire.edns import EDE_OTHER, ExtendedError
+from dotproxy.wire.message import REFUSED, SERVFAIL
 from dotproxy.wire.question import key_of
 
 #: Timers closer together than this, in seconds, are one.
@@ -40,7 +41,6 @@ _GRAIN = 0.02
 PATIENCE = 1.8
 
 _OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")
-_AGAIN = ede_option(ExtendedError(EDE_CACHED_ERROR, ""))
 _WEAK = (SERVFAIL, REFUSED)
 
 
@@ -68,7 +68,7 @@ class Forwarder:
         udp_max_size: int,
         max_outstanding: int,
     ) -> None:
-        self._asking = asking
+        self.asking = asking
         self._ordering = ordering
         self._reception = reception
         self._hop = hop
@@ -78,7 +78,7 @@ class Forwarder:
         self._now = now
         self._elapsed = elapsed
         self._date = date
-        self._udp_max_size = udp_max_size
+        self._answering = Answering(hop, udp_max_size)
         self._max_outstanding = max_outstanding
         self.counters = Counters()
         self._memo = Memo(self.counters.answers)
@@ -145,7 +145,7 @@ class Forwarder:
         if self._cache is not None:
             self._cache.clients_asked(len(answers) + len(queries))
         if queries:
-            self._asking.ask(queries, queries[0].asked_at)
+            self.asking.ask(queries, queries[0].asked_at)
         return silent
 
     def answered(self, answers: list[tuple[Query, Any]]) -> None:
@@ -179,11 +179,21 @@ class Forwarder:
             said: Any = error
             if query.key:
                 self._joined.pop(query.key, None)
-                if self._cache is not None and self._asking.is_anyone_up:  # so it is this question that fails
+                if self._cache is not None and self.asking.roster.is_anyone_up:  # so it is this question that fails
                     self._failures.add(query.key, error, self._elapsed())
                 said = self._stale_or(error, query)
             self._give(query, said, outgoing)
         self._send(outgoing)
+
+    def change(
+        self, *, ordering: Ordering, reception: Reception, hop: Hop, udp_max_size: int, max_outstanding: int
+    ) -> None:
+        """
+        Do as these say from now on.
+        """
+        self._ordering, self._reception, self._hop = ordering, reception, hop
+        self._answering, self._max_outstanding = Answering(hop, udp_max_size), max_outstanding
+        self._memo.clear()
 
     def counted(self) -> Counters:
         """
@@ -210,10 +220,10 @@ class Forwarder:
         """
         Return a Deferred that fires when no client waits; to be called when no more come.
         """
-        for query in self._asking:
+        for query in self.asking:
             if not query.waiting:
                 self._joined.pop(query.key, None)
-                self._asking.forget(query)
+                self.asking.forget(query)
         if not self._waiting:
             return succeed(None)
         self._drained = Deferred()
@@ -223,7 +233,7 @@ class Forwarder:
         """
         Answer whoever still waits with SERVFAIL, or with what is stale, and watch over nothing any more.
         """
-        self._asking.stop()
+        self.asking.stop()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -242,9 +252,7 @@ class Forwarder:
         if (entry := cache.fresh(key, elapsed)) is not None:
             _, _, octets, seen = waiting
             stored, _, kept = entry
-            answer = self._hop.written(octets, seen, kept, int(elapsed - stored) if elapsed > stored else 0)
-            if len(answer) > MIN_UDP_SIZE:
-                answer = self._fitted(waiting, answer)
+            answer = self._answering.written(waiting, kept, int(elapsed - stored) if elapsed > stored else 0)
             if not seen.ours:
                 kind = waiting[0].kind
                 memo[octets[2:]] = [answer[2:], 0, group_of(kind, seen.qtype, answer[3] & 15)]
@@ -266,7 +274,7 @@ class Forwarder:
             self.counters.failed_before += 1
         else:
             self.counters.stale += 1
-        return self._fitted(waiting, self._written(waiting, stale or _as_cached(failure.what)))
+        return self._answering.written(waiting, stale or as_cached(failure.what))
 
     def _ask(self, key: bytes, waiting: Waiting, queries: list[Query]) -> bytes:
         """
@@ -295,7 +303,7 @@ class Forwarder:
         _, _, octets, seen = waiting
         now = self._now()
         sent = self._hop.outgoing(octets, seen)
-        query = Query(octets, seen, sent, self._ordering(octets, seen), now, now + self._asking.query_timeout, key)
+        query = Query(octets, seen, sent, self._ordering(octets, seen), now, now + self.asking.query_timeout, key)
         queries.append(query)
         if key:
             self._joined[key] = query
@@ -307,7 +315,7 @@ class Forwarder:
         """
         if self._now() - query.asked_at >= PATIENCE and (stale := self._stale(query.key)):
             self.counters.stale += 1
-            return self._fitted(waiting, self._written(waiting, stale))
+            return self._answering.written(waiting, stale)
         self.counters.joined += 1
         query.waiting.append(waiting)
         self._waiting += 1
@@ -350,34 +358,17 @@ class Forwarder:
         if not everybody:
             return
         counts = self.counters.answers
+        written = self._answering.written
         self._waiting -= len(everybody)
         self.counters.asked.add(self._now() - query.asked_at, len(everybody))
         for waiting in everybody:
             listener, client, _, seen = waiting
-            octets = self._written(waiting, said)
-            if len(octets) > MIN_UDP_SIZE:
-                octets = self._fitted(waiting, octets)
+            octets = written(waiting, said)
             counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
             if listener in outgoing:
                 outgoing[listener].append((octets, client))
             else:
                 outgoing[listener] = [(octets, client)]
-
-    def _written(self, waiting: Waiting, said: Any) -> bytes:
-        """
-        Return an answer, or an error, as a client gets it.
-        """
-        _, _, octets, seen = waiting
-        if isinstance(said, ExtendedError):
-            return refusal(octets, SERVFAIL, seen, said)
-        return self._hop.written(octets, seen, said)
-
-    def _fitted(self, waiting: Waiting, octets: bytes) -> bytes:
-        listener, _, query, seen = waiting
-        if listener.is_stream:
-            return octets
-        limit = min(seen.udp_size, self._udp_max_size)
-        return octets if len(octets) <= limit else truncated(octets, query, seen, limit)
 
     def _send(self, outgoing: dict[Listener, Answers]) -> None:
         for listener, answers in outgoing.items():
@@ -385,12 +376,3 @@ class Forwarder:
         if self._drained is not None and not self._waiting:
             drained, self._drained = self._drained, None
             drained.callback(None)
-
-
-def _as_cached(failure: Any) -> Any:
-    """
-    Return a failure, marked as one of a moment ago (RFC 8914 §4.14).
-    """
-    if isinstance(failure, ExtendedError):
-        return ExtendedError(EDE_CACHED_ERROR, failure.text)
-    return failure._replace(options=failure.options + _AGAIN)

@@ -12,8 +12,8 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
-from dotproxy.assembly import build_cache, build_forwarder, build_transfers, build_upstreams
 from dotproxy.config.load import load
+from dotproxy.parts import build_cache, build_forwarder, build_transfers, build_upstreams
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.logs import LoggedEvents
 

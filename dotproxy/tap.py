@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from twisted.application.service import IService
@@ -89,17 +91,36 @@ def _settle() -> None:
     gc.freeze()
 
 
+def _heed(reactor: Any, proxy: Any) -> None:
+    """
+    SIGHUP: read the configuration again.  A second signal to stop: stop now.
+    """
+
+    def reload() -> None:
+        with suppress(ConfigError):  # which was logged
+            proxy.reload()
+
+    def stop_now() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: reactor.callFromThread(proxy.stop_now))
+
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    reactor.addSystemEventTrigger("before", "shutdown", stop_now)
+
+
 def makeService(options: Options) -> IService:
     """
     Return the proxy as a service; called by twistd.
     """
     from twisted.internet import reactor
 
-    from dotproxy.assembly import build, log
+    from dotproxy.assembly import build
     from dotproxy.downstream.sockets import CannotBind
+    from dotproxy.proxy import log
 
     assert options.loaded is not None
     proxy: Any = build(options.loaded.config, reactor)
+    proxy.reread = lambda: load(options.given, os.environ, options.config_file).config
 
     bind = proxy.privilegedStartService
 
@@ -113,4 +134,5 @@ def makeService(options: Options) -> IService:
 
     proxy.privilegedStartService = bind_or_exit
     reactor.callWhenRunning(_settle)
+    reactor.callWhenRunning(_heed, reactor, proxy)
     return cast(IService, proxy)

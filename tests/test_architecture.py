@@ -23,15 +23,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": set(),
     "live": {"errors", "neighbours", "policy", "wire"},
     "reception": {"errors", "neighbours", "wire", "policy"},
-    "asking": {"errors", "live", "neighbours", "wire", "policy"},
-    "forwarder": {"asking", "live", "neighbours", "reception", "telemetry.counters", "wire", "policy"},
+    "roster": {"neighbours", "policy"},
+    "asking": {"errors", "live", "neighbours", "roster", "wire", "policy"},
+    "answering": {"live", "neighbours", "wire"},
+    "forwarder": {"answering", "asking", "live", "neighbours", "reception", "telemetry.counters", "wire", "policy"},
+    "systemd": set(),
     "snapshot": {"policy", "wire"},
     "resolver": {"errors", "telemetry.counters", "wire"},
     "config": {"errors", "policy", "upstream.address", "config"},
     "testing": {"errors", "telemetry.counters", "wire", "policy.latency", "policy.pins", "testing"},
 }
 #: Those that put everything together.
-ASSEMBLERS = {"assembly", "library", "tap", "cli", "demo", "__init__", "__main__"}
+ASSEMBLERS = {"admin", "control", "assembly", "parts", "proxy", "library", "tap", "cli", "demo", "__init__", "__main__"}
 PURE = {"errors", "wire", "policy"}
 
 

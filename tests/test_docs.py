@@ -13,6 +13,7 @@ from dotproxy.config.describe import example_file, options_table
 from dotproxy.config.schema import SETTINGS
 from dotproxy.config.values import parse_upstream_value
 from dotproxy.tap import Options
+from dotproxy.telemetry.metrics import metrics_table
 from dotproxy.upstream.address import parse_upstream
 from dotproxy.upstream.presets import PRESETS
 
@@ -83,3 +84,9 @@ class DocumentationTests(SynchronousTestCase):
         """
         listed = re.findall(r"^  ([a-z]+)  ", _USAGE, re.MULTILINE)
         self.assertEqual(list(_COMMANDS), listed)
+
+    def test_the_metrics_page_has_all_of_them(self) -> None:
+        """
+        docs/metrics.md has the table that the code makes.
+        """
+        self.assertIn(metrics_table(), (TOP / "docs" / "metrics.md").read_text("utf-8"))

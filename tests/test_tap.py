@@ -15,11 +15,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import dotproxy
 from dotproxy import cli, tap
-from dotproxy.assembly import Proxy, build
+from dotproxy.assembly import build
 from dotproxy.config.describe import example_file
 from dotproxy.config.load import load
 from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import CannotBind, bind_both
+from dotproxy.proxy import Proxy
 from dotproxy.tap import Options, makeService
 from tests.config.test_schema import folder
 
@@ -134,9 +135,9 @@ class ServiceTests(CleanEnvironment):
         service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},192.0.2.1:1"))
         lines: list[str] = []
         self.patch(tap, "gc", None)
-        from dotproxy import assembly
+        from dotproxy import proxy as proxy_module
 
-        self.patch(assembly.log, "observer", lambda event: lines.append(event["line"]))
+        self.patch(proxy_module.log, "observer", lambda event: lines.append(event["line"]))
         error = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertEqual(1, error.code)
         self.assertEqual(2, len(lines))

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from dotproxy.config.load import Loaded
-from dotproxy.config.schema import SETTINGS, Setting
+from dotproxy.config.schema import SETTINGS, Config, Setting
 
 
 def effective(loaded: Loaded) -> str:
@@ -68,3 +68,40 @@ def _toml(value: Any) -> str:
     if isinstance(value, int | float):
         return str(int(value)) if value == int(value) else repr(value)
     return json.dumps(str(value), ensure_ascii=False)
+
+
+#: What takes a restart to change.
+_AT_START = frozenset(
+    ("listen", "udp_cookies", "transparent", "cache_size", "cache_memory", "cache_file", "admin_listen", "admin_socket")
+)
+
+
+def describe_changes(before: Config, after: Config) -> list[str]:
+    """
+    Return what differs, a phrase each; what takes a restart says so.
+    """
+    changes: list[str] = []
+    for setting in SETTINGS:
+        old, new = getattr(before, setting.key), getattr(after, setting.key)
+        if old == new:
+            continue
+        if setting.key == "upstream":
+            changes += [f"upstream {one.label} is gone" for one in old if one not in new]
+            changes += [f"upstream {one.label} is new" for one in new if one not in old]
+            if set(old) == set(new):
+                changes.append("the upstreams have another order")
+        elif setting.key in _AT_START:
+            changes.append(f"{setting.key} changes with the next start")
+        else:
+            changes.append(f"{setting.key} is {_plain(new)}, was {_plain(old)}")
+    return changes
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return (
+        {True: "yes", False: "no", None: "none"}.get(value, str(value))
+        if not isinstance(value, float)
+        else f"{value:g}"
+    )

@@ -18,7 +18,6 @@ from dotproxy.config.values import (
     ListenAddress,
     number,
     parse_bootstrap,
-    parse_cache_file,
     parse_certificates,
     parse_ciphers,
     parse_client_subnet,
@@ -26,6 +25,7 @@ from dotproxy.config.values import (
     parse_listen,
     parse_log_level,
     parse_network,
+    parse_new_file,
     parse_policy,
     parse_special_family,
     parse_tls_version,
@@ -91,6 +91,8 @@ class Config:
     serve_stale: float
     prefetch: bool
     cache_file: Path | None
+    admin_listen: ListenAddress | None
+    admin_socket: Path | None
     log_level: str
 
 
@@ -362,9 +364,23 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "cache_file",
         None,
-        parse_cache_file,
+        parse_new_file,
         "FILE",
         "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts.",
+    ),
+    Setting(
+        "admin_listen",
+        None,
+        parse_listen,
+        "ADDR:PORT",
+        "Where to serve /metrics, /healthz, /readyz and /status over HTTP; nowhere by default.",
+    ),
+    Setting(
+        "admin_socket",
+        None,
+        parse_new_file,
+        "PATH",
+        "A socket for `dotproxy status`, `cache`, `reload`, `drain` and `log`, for its owner alone.",
     ),
     Setting(
         "log_level",

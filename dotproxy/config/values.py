@@ -124,7 +124,7 @@ def string(value: Any) -> str:
     return value.strip()
 
 
-def parse_cache_file(value: Any) -> Path:
+def parse_new_file(value: Any) -> Path:
     """
     Return the path of a file that can be written, whether or not it is there.
     """

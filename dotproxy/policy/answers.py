@@ -48,6 +48,13 @@ class AnswerCache:
         self._store: Store[Entry] = Store(entries, octets, _size_of)
         self._refreshes = Budget(_REFRESHED if prefetches else 0.0)
 
+    def change(self, *, limits: Limits, stale_for: float, prefetches: bool) -> None:
+        """
+        Do as these say from now on; what is kept stays as it is.
+        """
+        self._limits, self._stale_for = limits, stale_for
+        self._refreshes = Budget(_REFRESHED if prefetches else 0.0)
+
     def __len__(self) -> int:
         return len(self._store)
 

@@ -23,7 +23,7 @@ class LoggedEvents(Events):
     """
 
     def __init__(self, *, debug: bool = False) -> None:
-        self._debug = debug
+        self.debug = debug
         self._seen: set[str] = set()
 
     def upstream_connected(
@@ -33,7 +33,7 @@ class LoggedEvents(Events):
         The first connection to an upstream is news; that there is another after an idle while is not.
         """
         is_news = upstream not in self._seen
-        if not (is_news or self._debug):
+        if not (is_news or self.debug):
             return
         self._seen.add(upstream)
         (log.info if is_news else log.debug)(
@@ -67,7 +67,7 @@ class LoggedEvents(Events):
         """
         Connections come and go; that is no change of state.
         """
-        if not self._debug:
+        if not self.debug:
             return
         log.debug(
             "{upstream}: connection ended with {outstanding} questions outstanding: {reason}",

@@ -78,6 +78,12 @@ class Transfers(Service):
         self._limit = limit
         self._under_way: set[Conveyance] = set()
 
+    def change(self, upstreams: Sequence[Dialled], *, hop: Hop, limit: int) -> None:
+        """
+        Ask these from now on, by their places in orders.
+        """
+        self.upstreams, self.hop, self._limit = tuple(upstreams), hop, limit
+
     def begin(
         self, listener: StreamOfParts, client: Client, query: bytes, seen: Peek, sent: bytes, order: Sequence[int]
     ) -> None:

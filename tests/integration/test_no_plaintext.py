@@ -2,7 +2,9 @@
 Everything dotproxy sends, as the kernel sees it: no question leaves but inside TLS.
 """
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import dns.message
@@ -27,9 +29,17 @@ class Traced(Proxy):
         """
         In the foreground.
         """
-        # -D: the process started is dotproxy, and not strace, which would leave it behind.
-        strace = [which("strace"), "-D", "-f", "-yy", "-xx", "-s", "65535", "-o", str(self.trace)]
+        strace = [which("strace"), "-f", "-yy", "-xx", "-s", "65535", "-o", str(self.trace)]
         return [*strace, "-e", "trace=%network,write,writev", *super().command()]
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """
+        End it; strace, which would leave it behind, ends with it.
+        """
+        pid = self.process.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(child), how)
+        return self.process.wait(20)
 
     def sent(self) -> list[tuple[str, str, bytes]]:
         """

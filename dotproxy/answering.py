@@ -1,0 +1,50 @@
+"""
+What a client gets: an answer or an error, as its own query asks for it.
+
+Decides the form alone: EDNS, the size a datagram may have, the mark on what is not fresh.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dotproxy.live import Waiting
+from dotproxy.neighbours import Hop
+from dotproxy.wire.edit import refusal, truncated
+from dotproxy.wire.edns import EDE_CACHED_ERROR, ExtendedError, ede_option
+from dotproxy.wire.message import MIN_UDP_SIZE, SERVFAIL
+
+_AGAIN = ede_option(ExtendedError(EDE_CACHED_ERROR, ""))
+
+
+class Answering:
+    """
+    ``udp_max_size`` is the longest datagram, in octets, whatever a client says it takes.
+    """
+
+    def __init__(self, hop: Hop, udp_max_size: int) -> None:
+        self._written = hop.written
+        self._udp_max_size = udp_max_size
+
+    def written(self, waiting: Waiting, said: Any, age: int = 0) -> bytes:
+        """
+        Return what was said, an answer that is so many seconds old or an ``ExtendedError``, as a client gets it.
+        """
+        listener, _, query, seen = waiting
+        if isinstance(said, ExtendedError):
+            octets = refusal(query, SERVFAIL, seen, said)
+        else:
+            octets = self._written(query, seen, said, age)
+        if len(octets) <= MIN_UDP_SIZE or listener.is_stream:
+            return octets
+        limit = min(seen.udp_size, self._udp_max_size)
+        return octets if len(octets) <= limit else truncated(octets, query, seen, limit)
+
+
+def as_cached(failure: Any) -> Any:
+    """
+    Return a failure, marked as one of a moment ago (RFC 8914 §4.14).
+    """
+    if isinstance(failure, ExtendedError):
+        return ExtendedError(EDE_CACHED_ERROR, failure.text)
+    return failure._replace(options=failure.options + _AGAIN)

@@ -1,0 +1,208 @@
+"""
+``dotproxy status``, ``cache``, ``reload``, ``drain``, ``log`` and ``healthcheck``: what is said to a running dotproxy.
+
+Decides how an answer is shown, and the exit codes: 0 it was done, 1 it could not be, 2 it was not understood.
+Where to find the running one is read from the same configuration that it reads, unless ``--socket`` says it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from dotproxy.config.load import load
+from dotproxy.errors import ConfigError
+
+#: A query that dotproxy answers by itself, whatever its upstreams do: the root's zone transfer, over UDP, is REFUSED.
+_QUESTION = b"\x64\x70\x00\x00\x00\x01" + b"\x00" * 6 + b"\x00\x00\xfc\x00\x01"
+
+
+class Failed(Exception):
+    """
+    It could not be done; the text says why.
+    """
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """
+    HTTP over a socket of this machine's.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        """
+        Connect.
+        """
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def main(name: str, arguments: Sequence[str]) -> int:
+    """
+    Run one of the commands; return the exit code.
+    """
+    given = _parser(name).parse_args(arguments)
+    try:
+        return _COMMANDS[name](given)
+    except ConfigError as error:
+        print(f"dotproxy {name}: the configuration cannot be used:", *error.problems, sep="\n", file=sys.stderr)
+    except (Failed, OSError) as error:
+        print(f"dotproxy {name}: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(f"dotproxy {name}")
+    parser.add_argument("--config", help="the configuration file of the running dotproxy")
+    if name == "healthcheck":
+        return parser
+    parser.add_argument("--socket", help="its admin_socket (default: what the configuration says)")
+    if name == "status":
+        parser.add_argument("--json", action="store_true", help="as JSON")
+    elif name == "cache":
+        parser.add_argument("action", choices=("stats", "flush"))
+        parser.add_argument("name", nargs="?", default="", help="flush this name only")
+        parser.add_argument("--subtree", action="store_true", help="and all names below it")
+    elif name == "log":
+        parser.add_argument("level", choices=("info", "debug"))
+    return parser
+
+
+def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = None) -> Any:
+    where = given.socket
+    if not where:
+        configured = load({}, os.environ, given.config).config.admin_socket
+        if configured is None:
+            raise Failed("there is no admin_socket in the configuration; --socket PATH says where it is")
+        where = str(configured)
+    connection = _UnixConnection(where)
+    try:
+        body = urlencode(arguments or {})
+        connection.request(method, path, body, {"Content-Type": "application/x-www-form-urlencoded"})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    except ConnectionRefusedError:
+        raise Failed(f"nobody listens on {where}: is dotproxy running?") from None
+    except OSError as error:
+        raise Failed(f"{where}: {error.strerror or error}") from None
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise Failed(answer.get("error", response.reason))
+    return answer
+
+
+def _status(given: Any) -> int:
+    status = _ask(given, "GET", "/status")
+    if given.json:
+        print(json.dumps(status, indent=2))
+        return 0
+    print(f"dotproxy {status['version']}, up for {_duration(status['seconds'])}, {_ready(status)}")
+    where = ", ".join(status["listening"])
+    print(f"listening on {where}; {status['answers']} answers, {status['outstanding']} outstanding")
+    _print_cache(status["cache"])
+    rows = [_HEAD, *map(_row, status["upstreams"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        shown = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        print(first.ljust(widths[0]), *shown, sep="  ")
+    return 0
+
+
+_HEAD = ("upstream", "state", "p50 ms", "p95 ms", "answers", "failed", "out", "opened", "resumed", "retries")
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        *(one["name"], one["state"], _shown(one["p50_ms"]), _shown(one["p95_ms"]), str(one["answers"])),
+        *(str(one["failures"]), str(one["outstanding"]), str(one["connections_opened"])),
+        *("–" if one["resumed"] is None else f"{one['resumed']:.0%}", str(one["retries"])),
+    )
+
+
+def _ready(status: dict[str, Any]) -> str:
+    return "ready" if status["ready"] else "not ready"
+
+
+def _cache(given: Any) -> int:
+    if given.action == "stats":
+        _print_cache(_ask(given, "GET", "/status")["cache"])
+        return 0
+    arguments = {"name": given.name, "subtree": "yes" if given.subtree else ""}
+    print(f"{_ask(given, 'POST', '/flush', arguments)['flushed']} answers forgotten")
+    return 0
+
+
+def _print_cache(cache: dict[str, Any]) -> None:
+    rate = "nothing asked yet" if cache["hit_rate"] is None else f"{cache['hit_rate']:.1%} of queries found"
+    print(
+        f"cache: {cache['entries']} answers, {cache['octets'] / 1e6:.1f} MB, {rate}"
+        f" ({cache['memo'] + cache['fresh']} fresh, {cache['stale']} stale, {cache['joined']} joined,"
+        f" {cache['missed']} missed), {cache['evicted']} thrown out"
+    )
+
+
+def _reload(given: Any) -> int:
+    changes = _ask(given, "POST", "/reload")["changes"]
+    print(*(changes or ["nothing has changed"]), sep="\n")
+    return 0
+
+
+def _drain(given: Any) -> int:
+    _ask(given, "POST", "/drain")
+    print("it is stopping")
+    return 0
+
+
+def _log(given: Any) -> int:
+    _ask(given, "POST", "/log", {"level": given.level})
+    return 0
+
+
+def _healthcheck(given: Any) -> int:
+    address = load({}, os.environ, given.config).config.listen[0]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.connect((host, address.port))
+        try:
+            client.send(_QUESTION)
+            answer = client.recv(512)
+        except OSError as error:
+            raise Failed(f"no answer from {address}: {error}") from None
+    return 0 if answer[:2] == _QUESTION[:2] else 1
+
+
+def _duration(seconds: int) -> str:
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def _shown(milliseconds: float | None) -> str:
+    return "–" if milliseconds is None else f"{milliseconds:g}"
+
+
+_COMMANDS = {
+    "status": _status,
+    "cache": _cache,
+    "reload": _reload,
+    "drain": _drain,
+    "log": _log,
+    "healthcheck": _healthcheck,
+}
+NAMES = tuple(_COMMANDS)

@@ -1,0 +1,267 @@
+"""
+The parts of a proxy, each made from a configuration.
+
+Decides who is handed what.  Every other module gets its collaborators, the time, the sockets and the randomness as
+arguments; here they meet.  How the parts become a service is ``assembly``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import blake2s
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTCP, IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+
+from dotproxy.asking import Asking
+from dotproxy.config.schema import Config
+from dotproxy.errors import Unreachable
+from dotproxy.forwarder import Forwarder
+from dotproxy.neighbours import Hop
+from dotproxy.network import clock_with_sleep
+from dotproxy.policy.admission import Admission
+from dotproxy.policy.answers import AnswerCache
+from dotproxy.policy.budget import Budget
+from dotproxy.policy.freshness import Limits
+from dotproxy.policy.selection import POLICIES, Facts, Ordering
+from dotproxy.policy.special import SpecialNames
+from dotproxy.reception import Reception
+from dotproxy.resolver import ForwarderResolver
+from dotproxy.telemetry.events import Events
+from dotproxy.upstream.address import UpstreamAddress
+from dotproxy.upstream.bootstrap import Found, NamedEndpoint, PlainAsker, addresses_of
+from dotproxy.upstream.dial import RacingEndpoint
+from dotproxy.upstream.exchange import Upstream
+from dotproxy.upstream.gate import VerifiedEndpoint
+from dotproxy.upstream.transfer import Transfers
+from dotproxy.upstream.trust import TlsChoices, Trust
+from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
+
+#: From an upstream's name to its addresses.
+Lookup = Callable[[str], Deferred[Found]]
+
+log = Logger("dotproxy")
+_randomness = random.SystemRandom()
+
+
+def build_upstreams(
+    config: Config,
+    reactor: Any,
+    events: Events,
+    services: list[IService],
+    among: Sequence[UpstreamAddress] | None = None,
+) -> list[Upstream]:
+    """
+    Return the upstreams of ``config``, in its order; add to ``services`` what has to run beside them.
+
+    ``among`` are all the upstreams there will be, if these are not all: they may be asked for the names of others.
+    """
+    ca = config.ca_file.read_bytes() if config.ca_file else None
+    tls = TlsChoices(
+        config.tls_minimum,
+        config.tls_ciphers or "",
+        config.client_certificate.read_bytes() if config.client_certificate else None,
+        config.client_key.read_bytes() if config.client_key else None,
+    )
+
+    def build_one(address: UpstreamAddress, lookup: Lookup) -> Upstream:
+        return _build_upstream(address, ca, tls, lookup, config, reactor, events)
+
+    everybody = replace(config, upstream=tuple(config.upstream if among is None else among))
+    lookup: Lookup = _nobody_to_ask
+    if any(address.host for address in config.upstream):
+        lookup = _build_lookup(everybody, reactor, lambda address: build_one(address, _nobody_to_ask), services)
+    return [build_one(address, lookup) for address in config.upstream]
+
+
+def _build_lookup(
+    config: Config, reactor: Any, build_one: Callable[[UpstreamAddress], Upstream], services: list[IService]
+) -> Lookup:
+    """
+    Return what looks up the names of upstreams: connections of its own, made when they are needed.
+    """
+    over_tls = [server.upstream for server in config.bootstrap if server.upstream]
+    if not config.bootstrap:
+        over_tls = [address for address in config.upstream if not address.host]
+    resolvers: list[Any] = []
+    if over_tls:
+        upstreams = [build_one(address) for address in over_tls]
+        services += upstreams
+        forwarder = build_forwarder(config, reactor, upstreams, build_transfers(config, reactor, upstreams))
+        resolvers.append(ForwarderResolver(forwarder, reactor))
+    for server in config.bootstrap:
+        if server.plain:
+            asker = PlainAsker(reactor, *server.plain, os.urandom)
+            resolvers.append(ForwarderResolver(asker, reactor))
+            log.info("names of upstreams are looked up in the clear: {server}", server=str(server))
+
+    async def look_up(name: str) -> Found:
+        failures: list[str] = []
+        for resolver in resolvers:
+            try:
+                return await addresses_of(resolver, name)
+            except Unreachable as error:
+                failures.append(error.reason)
+        raise Unreachable("resolve", "; ".join(failures))
+
+    return lambda name: Deferred.fromCoroutine(look_up(name))
+
+
+def _nobody_to_ask(name: str) -> Deferred[Found]:
+    return fail(Unreachable("resolve", "there is nobody to ask"))
+
+
+def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream]) -> Transfers:
+    """
+    Return what sees to zone transfers from ``upstreams``.
+    """
+    return Transfers(
+        upstreams, hop=build_hop(config), clock=reactor, random_octets=os.urandom, limit=config.max_transfers
+    )
+
+
+def build_cache(config: Config) -> AnswerCache | None:
+    """
+    Return an empty cache, or None if there is to be none.
+    """
+    if not config.cache_size or config.transparent:
+        return None
+    return AnswerCache(
+        entries=config.cache_size,
+        octets=config.cache_memory,
+        limits=limits_of(config),
+        stale_for=config.serve_stale,
+        prefetches=config.prefetch,
+    )
+
+
+def build_forwarder(
+    config: Config,
+    reactor: IReactorTime,
+    upstreams: Sequence[Upstream],
+    transfers: Transfers,
+    cache: AnswerCache | None = None,
+) -> Forwarder:
+    """
+    Return a forwarder that asks ``upstreams``.
+    """
+    hop = build_hop(config)
+    asking = Asking(
+        upstreams,
+        read=hop.read,
+        at_once=len(upstreams) if config.policy == "race" else 1,
+        hedging=build_hedging(config),
+        clock=reactor,
+        now=time.monotonic,
+        query_timeout=config.query_timeout,
+        attempt_timeout=config.attempt_timeout,
+    )
+    return Forwarder(
+        asking,
+        ordering=build_ordering(config, upstreams, range(len(upstreams))),
+        reception=build_reception(config, hop),
+        hop=hop,
+        transfers=transfers,
+        cache=cache,
+        clock=reactor,
+        now=time.monotonic,
+        elapsed=clock_with_sleep,
+        date=time.time,
+        udp_max_size=config.udp_max_size,
+        max_outstanding=config.max_outstanding,
+    )
+
+
+def build_ordering(config: Config, upstreams: Sequence[Upstream], places: Sequence[int]) -> Ordering:
+    """
+    Return what says whom to prefer, by the places the upstreams have.
+    """
+    ordering = POLICIES[config.policy](Facts(upstreams, _randomness.randrange, _hash_key()))
+    if tuple(places) == tuple(range(len(upstreams))):
+        return ordering
+    return lambda query, seen: [places[index] for index in ordering(query, seen)]
+
+
+def build_reception(config: Config, hop: Hop) -> Reception:
+    """
+    Return what judges queries as they arrive.
+    """
+    special = SpecialNames(config.forward_special)
+    return Reception(Admission(config.allow_from), special, hop, with_minimal_any=config.minimal_any)
+
+
+def build_hedging(config: Config) -> Budget:
+    """
+    Return how much may be asked twice for being slow.
+    """
+    # Under ``hash`` each name is one upstream's business, slow or not.
+    return Budget(config.hedge_percent / 100 if config.policy != "hash" else 0)
+
+
+def limits_of(config: Config) -> Limits:
+    """
+    Return what bounds TTLs.
+    """
+    return Limits(config.cache_min_ttl, config.cache_max_ttl, config.cache_max_negative_ttl)
+
+
+def _hash_key() -> bytes:
+    """
+    Return what is the same on this machine tomorrow, and known to nobody else, if there is such a thing.
+    """
+    try:
+        return blake2s(Path("/etc/machine-id").read_bytes(), person=b"dotproxy").digest()
+    except OSError:
+        return os.urandom(32)
+
+
+def build_hop(config: Config) -> Hop:
+    """
+    Return what messages look like on the other side.
+    """
+    return Verbatim() if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet))
+
+
+def _build_upstream(
+    address: UpstreamAddress,
+    ca: bytes | None,
+    tls: TlsChoices,
+    lookup: Lookup,
+    config: Config,
+    reactor: Any,
+    events: Events,
+) -> Upstream:
+    def make(host: str, port: int) -> VerifiedEndpoint:
+        trust = Trust(address=host, name=address.name, pins=address.pins, ca=ca, now=_utc_now, tls=tls)
+        return VerifiedEndpoint(cast(IReactorTCP, reactor), host, port, trust, config.connect_timeout)
+
+    endpoint: IStreamClientEndpoint = RacingEndpoint(reactor, [make(host, port) for host, port in address.addresses])
+    if address.host:
+        name, port = address.host
+        endpoint = NamedEndpoint(
+            name, lookup=lookup, make=lambda host: make(host, port), clock=reactor, now=time.monotonic
+        )
+    return Upstream(
+        address.label,
+        endpoint,
+        clock=reactor,
+        now=time.monotonic,
+        random_octets=os.urandom,
+        jitter=_randomness.random,
+        idle_timeout=config.upstream_idle_timeout,
+        events=events,
+        weight=address.weight,
+    )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)

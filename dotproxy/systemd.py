@@ -1,0 +1,111 @@
+"""
+What systemd and dotproxy tell each other: readiness, and sockets that systemd has opened already.
+
+Decides how that is read and written (sd_notify(3), sd_listen_fds(3)).  Without systemd nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from twisted.application.service import Service
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+_FIRST_DESCRIPTOR = 3
+
+
+class Manager(Service):
+    """
+    Tells systemd how it goes; keeps its watchdog quiet while the reactor turns.
+    """
+
+    def __init__(self, environ: Mapping[str, str], clock: IReactorTime) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        self._clock = clock
+        # Half of what it allows; of another process's watchdog we know nothing.
+        microseconds = environ.get("WATCHDOG_USEC", "")
+        is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._interval = int(microseconds) / 2e6 if microseconds.isdigit() and is_ours else 0.0
+        self._timer: IDelayedCall | None = None
+
+    def startService(self) -> None:
+        """
+        Keep the watchdog quiet, if there is one.
+        """
+        super().startService()
+        if self._interval and self._address:
+            self._pat()
+
+    def stopService(self) -> None:
+        """
+        Leave it alone.
+        """
+        super().stopService()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def tell(self, *lines: str) -> None:
+        """
+        Tell how it goes, as ``READY=1``.
+        """
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
+            speaker.sendto("\n".join(lines).encode(), address)
+
+    def ready(self, status: str) -> None:
+        """
+        Clients are served.
+        """
+        self.tell("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """
+        The configuration is being read; ``ready`` says that it is done.
+        """
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def _pat(self) -> None:
+        self.tell("WATCHDOG=1")
+        self._timer = self._clock.callLater(self._interval, self._pat)
+
+
+def initial_environment() -> dict[str, str]:
+    """
+    Return the environment this process was started with, as far as the kernel tells.
+
+    Twisted takes what is about inherited sockets out of ``os.environ`` as soon as its endpoints are imported.
+    """
+    try:
+        pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return dict(os.environ)
+    return {os.fsdecode(key): os.fsdecode(value) for key, _, value in (pair.partition(b"=") for pair in pairs)}
+
+
+def inherited(environ: Mapping[str, str]) -> tuple[list[socket.socket], list[socket.socket]]:
+    """
+    Return the UDP and the TCP sockets that systemd has opened for this process, non-blocking.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit():
+        return [], []
+    datagrams: list[socket.socket] = []
+    streams: list[socket.socket] = []
+    for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
+        os.set_inheritable(descriptor, False)
+        passed = socket.socket(fileno=descriptor)
+        passed.setblocking(False)
+        if passed.family not in (socket.AF_INET, socket.AF_INET6):
+            passed.close()
+        elif passed.type == socket.SOCK_DGRAM:
+            datagrams.append(passed)
+        else:
+            streams.append(passed)
+    return datagrams, streams

@@ -1,0 +1,159 @@
+"""
+The admin address: metrics, health and status over HTTP, and commands over a socket of this machine's.
+
+Decides paths and status codes.  Whoever can open a TCP port may look; to change something takes the socket, which is
+its owner's alone.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from dotproxy.telemetry.metrics import CONTENT_TYPE
+
+log = Logger("dotproxy")
+
+#: From the arguments of a request to what is answered, as JSON; raises ``ValueError`` for what cannot be done.
+Command = Callable[[dict[str, str]], Any]
+
+
+class _Page(Resource):
+    """
+    Something to look at.
+    """
+
+    isLeaf = True
+
+    def __init__(self, content_type: str, text: Callable[[], tuple[int, bytes]]) -> None:
+        super().__init__()
+        self._content_type = content_type
+        self._text = text
+
+    def render_GET(self, request: Request) -> bytes:
+        """
+        Return it.
+        """
+        code, text = self._text()
+        request.setResponseCode(code)
+        request.setHeader("Content-Type", self._content_type)
+        request.setHeader("Cache-Control", "no-store")
+        return text
+
+
+class _Commands(Resource):
+    """
+    Something to do.
+    """
+
+    isLeaf = True
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self._command = command
+
+    def render_POST(self, request: Any) -> bytes:
+        """
+        Do it.
+        """
+        request.setHeader("Content-Type", "application/json")
+        given = {key.decode(): values[-1].decode("utf-8", "replace") for key, values in request.args.items()}
+        try:
+            result = self._command(given)
+        except ValueError as error:
+            request.setResponseCode(400)
+            result = {"error": str(error)}
+        return json.dumps(result).encode() + b"\n"
+
+
+class AdminService(Service):
+    """
+    Serves the operator at an endpoint; ``path`` is its socket's, if it has one, to be cleared away first.
+    """
+
+    def __init__(self, endpoint: IStreamServerEndpoint, site: Site, where: str, path: str = "") -> None:
+        self._endpoint = endpoint
+        self._site = site
+        self._where = where
+        self._path = path
+        self._port: Any = None
+
+    def startService(self) -> None:
+        """
+        Serve; if that cannot be, say so, and serve clients all the same.
+        """
+        super().startService()
+        if self._path:
+            clear_away(self._path)
+
+        def listening(port: Any) -> None:
+            self._port = port
+            log.info("admin on {where}", where=self._where)
+
+        def cannot(failure: Failure) -> None:
+            log.error("no admin on {where}: {reason}", where=self._where, reason=failure.getErrorMessage())
+
+        self._endpoint.listen(self._site).addCallbacks(listening, cannot)
+
+    def stopService(self) -> Any:
+        """
+        Serve no more.
+        """
+        super().stopService()
+        return maybeDeferred(self._port.stopListening) if self._port is not None else None
+
+
+def clear_away(path: str) -> None:
+    """
+    Remove a socket that nobody listens on any more.
+    """
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        if stat.S_ISSOCK(Path(path).stat().st_mode):
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                Path(path).unlink()
+
+
+def make_site(
+    *,
+    metrics: Callable[[], bytes],
+    is_ready: Callable[[], str],
+    status: Callable[[], dict[str, Any]],
+    commands: dict[str, Command] | None = None,
+) -> Site:
+    """
+    Return what is served.
+
+    ``is_ready`` returns why clients cannot expect answers, "" if they can.
+    """
+
+    def ready() -> tuple[int, bytes]:
+        why = is_ready()
+        return (503, f"not ready: {why}\n".encode()) if why else (200, b"ready\n")
+
+    root = Resource()
+    root.putChild(b"metrics", _Page(CONTENT_TYPE, lambda: (200, metrics())))
+    root.putChild(b"healthz", _Page("text/plain", lambda: (200, b"ok\n")))
+    root.putChild(b"readyz", _Page("text/plain", ready))
+    root.putChild(b"status", _Page("application/json", lambda: (200, json.dumps(status()).encode() + b"\n")))
+    for name, command in (commands or {}).items():
+        root.putChild(name.encode(), _Commands(command))
+    site = Site(root)
+    site.displayTracebacks = False
+    site.noisy = False
+    site.log = lambda request: None  # type: ignore[method-assign]  # no client in any log
+    return site
