@@ -1,0 +1,306 @@
+"""
+What an operator does with a running proxy.
+"""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dns.message
+import pytest
+
+from tests.integration.programs import Proxy, free_port, wait_until, which
+from tests.misbehaving.matrix import Misbehaving
+from tests.misbehaving.steady import Steady
+
+WWW = dns.message.make_query("www.lab.example.", "A", use_edns=0)
+
+
+@pytest.fixture
+def operated(serve, proxy, tmp_path):
+    """
+    A proxy with both admin addresses, and a configuration file for what else there is.
+    """
+    server = serve()
+    file = tmp_path / "dotproxy.toml"
+    file.write_text(f'upstream = ["{server.upstream}"]\n')
+    port, path = free_port(), tmp_path / "admin"
+    options = ("--config", str(file), "--admin-listen", f"127.0.0.1:{port}", "--admin-socket", str(path))
+    program: Proxy = proxy(options=options, cache=True)
+    program.admin_port, program.admin_path, program.file, program.server = port, path, file, server
+    return program
+
+
+def get(program: Proxy, path: str, method: str = "GET") -> tuple[int, str]:
+    """
+    Look at something over HTTP.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", program.admin_port, timeout=10)
+    connection.request(method, path)
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def told(program: Proxy, *command: str) -> str:
+    """
+    Run a command against it.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "dotproxy", *command, "--socket", str(program.admin_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=program.environment(),
+        cwd=program.log.parent,
+    )
+    return f"{done.returncode} {done.stdout}{done.stderr}"
+
+
+def ask(program: Proxy, tcp: bool = False) -> int:
+    """
+    Ask for www; return the rcode.
+    """
+    return int(dns.message.from_wire(program.ask(WWW.to_wire(), tcp=tcp)).rcode())
+
+
+def test_metrics_and_health(operated):
+    """
+    Numbers agree with what was asked; ready follows the upstream, but for what is kept.
+    """
+    for tcp in (False, True, False):
+        assert ask(operated, tcp) == 0
+    code, text = get(operated, "/metrics")
+    assert code == 200
+    numbers = dict(re.findall(r"^(dotproxy.*) (\S+)$", text, re.MULTILINE))
+    assert float(numbers['dotproxy_answers_total{rcode="NOERROR",transport="udp",type="A"}']) == 2
+    assert float(numbers['dotproxy_answers_total{rcode="NOERROR",transport="tcp",type="A"}']) == 1
+    assert float(numbers['dotproxy_cache_lookups_total{result="missed"}']) == 1
+    assert float(numbers["dotproxy_plaintext_queries_total"]) == 0
+    label = f'upstream="dot.test (127.0.0.1:{operated.server.port})"'
+    assert float(numbers[f'dotproxy_upstream_answers_total{{rcode="NOERROR",{label}}}']) == 1
+    assert "lab.example" not in text
+    assert [get(operated, path)[0] for path in ("/healthz", "/readyz", "/status", "/nothing")] == [200, 200, 200, 404]
+    assert get(operated, "/flush", "POST")[0] == 404
+    operated.server.stop()
+    assert "1 answers forgotten" in told(operated, "cache", "flush")
+    assert ask(operated) == 2
+    wait_until(lambda: get(operated, "/readyz")[0] == 503, "it is not ready")
+    assert "every upstream is down" in get(operated, "/readyz")[1]
+    assert get(operated, "/healthz")[0] == 200
+
+
+def test_prometheus_has_no_complaints(operated):
+    """
+    promtool check metrics is content with names, types and help.
+    """
+    ask(operated)
+    text = get(operated, "/metrics")[1]
+    done = subprocess.run(
+        [which("promtool"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_commands(operated):
+    """
+    What can be done over the socket, and by its owner alone.
+    """
+    assert operated.admin_path.stat().st_mode & 0o777 == 0o600
+    ask(operated)
+    status = json.loads(told(operated, "status", "--json").partition(" ")[2])
+    assert (status["ready"], status["answers"], status["cache"]["entries"]) == (True, 1, 1)
+    assert status["upstreams"][0]["state"] == "up"
+    assert re.search(r"dot\.test \(127\.0\.0\.1:\d+\) +up ", told(operated, "status"))
+    assert told(operated, "cache", "flush", "lab.example") == "0 0 answers forgotten\n"
+    assert told(operated, "cache", "flush", "lab.example", "--subtree") == "0 1 answers forgotten\n"
+    assert told(operated, "cache", "flush", "a..b").startswith("1 dotproxy cache: label of 0 octets")
+    assert told(operated, "cache", "stats").startswith("0 cache: 0 answers")
+    assert told(operated, "log", "debug") == "0 "
+    assert told(operated, "reload") == "0 nothing has changed\n"
+    assert told(operated, "drain") == "0 it is stopping\n"
+    assert operated.process.wait(10) in (0, -signal.SIGTERM)
+    assert not operated.admin_path.exists()
+    assert "is dotproxy running" in told(operated, "status") or "No such file" in told(operated, "status")
+
+
+def test_a_socket_left_behind(operated):
+    """
+    Is cleared away with the next start.
+    """
+    operated.stop(signal.SIGKILL)
+    assert operated.admin_path.exists()
+    operated.start()
+    wait_until(lambda: told(operated, "log", "info") == "0 ", "it listens there")
+
+
+def test_healthcheck(operated):
+    """
+    Whether it answers, whatever its upstreams do.
+    """
+    command = [sys.executable, "-m", "dotproxy", "healthcheck"]
+    environ = {**operated.environment(), "DOTPROXY_LISTEN": f"127.0.0.1:{operated.port}"}
+    operated.server.stop()
+    assert subprocess.run(command, env=environ, check=False).returncode == 0
+    operated.stop()
+    done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no answer from 127.0.0.1" in done.stderr
+
+
+@pytest.mark.parametrize("is_changed", [False, True], ids=["the same", "another upstream"])
+def test_reloaded_under_load(is_changed, authority, ca_file, tmp_path, proxy):
+    """
+    SIGHUP again and again loses no question, and costs the upstream that stays no connection.
+    """
+    certificate, key = authority.issue(["dot.test"]).write(tmp_path, "server")
+    servers = [Misbehaving(tmp_path, "healthy", certificate, key, 1) for _ in range(2)]
+    for server in servers:
+        server.start()
+    file = tmp_path / "dotproxy.toml"
+    first, second = (server.upstream for server in servers)
+    file.write_text(f'upstream = ["{first}"]\n')
+    program = proxy(options=("--config", str(file), "--log-level", "debug"))
+    enough = threading.Event()
+
+    def reload() -> None:
+        turn = 0
+        while not enough.wait(0.2):
+            turn += 1
+            if is_changed:
+                upstreams = f'"{first}", "{second}"' if turn % 2 else f'"{first}"'
+                file.write_text(f'upstream = [{upstreams}]\npolicy = "round_robin"\n')
+            program.process.send_signal(signal.SIGHUP)
+
+    thread = threading.Thread(target=reload)
+    thread.start()
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            counted = Steady(client, program.host, program.port).ask(500, 4)
+    finally:
+        enough.set()
+        thread.join()
+        for server in servers:
+            server.stop()
+    assert (counted.lost, counted.servfail, counted.right) == (0, 0, counted.asked)
+    said = program.said()
+    assert said.count("configuration read: ") >= 15
+    assert ("is new" in said) == is_changed
+    assert said.count(f"connected to 127.0.0.1:{servers[0].port}") <= 2  # one line for the log level
+
+
+def test_a_mistake_changes_nothing(operated):
+    """
+    It is told, and everything stays as it was.
+    """
+    ask(operated)
+    operated.file.write_text('upstream = ["nonsense:"]\npaddin = 3\n')
+    operated.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: operated.said().count("the configuration stays as it was: ") == 2, "both mistakes are told")
+    assert ask(operated) == 0
+    assert "1 dotproxy reload: " in told(operated, "reload")
+
+
+def test_systemd(serve, ca_file, tmp_path):
+    """
+    Sockets that are handed over are served, and outlive a restart: what is asked meanwhile waits in them.
+    """
+    server = serve()
+    ear = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ear.bind(str(tmp_path / "notify"))
+    ear.settimeout(20)
+    datagrams, streams = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
+    datagrams.bind(("127.0.0.1", 0))
+    port = datagrams.getsockname()[1]
+    streams.bind(("127.0.0.1", port))
+    streams.listen(64)
+    hand_over = (
+        "import os, sys; [os.dup2(int(fd), 3 + n) for n, fd in enumerate(sys.argv[1:3])];"
+        " os.environ['LISTEN_PID'] = str(os.getpid());"
+        " [os.set_inheritable(fd, True) for fd in (3, 4)];"
+        " os.execv(sys.executable, [sys.executable, '-m', 'dotproxy', 'run', *sys.argv[3:]])"
+    )
+    options = ["--ca-file", str(ca_file), "--upstream", server.upstream]
+    environ = {**os.environ, "LISTEN_FDS": "2", "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+    log = (tmp_path / "log").open("wb")
+
+    def start() -> subprocess.Popen[bytes]:
+        descriptors = [os.dup(one.fileno()) for one in (datagrams, streams)]
+        high = [os.dup2(fd, 60 + n) for n, fd in enumerate(descriptors)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", hand_over, *map(str, high), *options],
+            pass_fds=high,
+            env=environ,
+            stdout=log,
+            stderr=log,
+            cwd=tmp_path,
+        )
+        for fd in (*descriptors, *high):
+            os.close(fd)
+        return process
+
+    def hear(wanted: str) -> None:
+        deadline = time.monotonic() + 20
+        while wanted not in ear.recv(4096).decode():
+            assert time.monotonic() < deadline
+
+    process = start()
+    try:
+        hear("READY=1")
+        hear("WATCHDOG=1")
+        with socket.socket(type=socket.SOCK_DGRAM) as client, socket.create_connection(("127.0.0.1", port)) as over_tcp:
+            client.settimeout(20)
+            over_tcp.settimeout(20)
+            client.connect(("127.0.0.1", port))
+            client.send(WWW.to_wire())
+            assert dns.message.from_wire(client.recv(4096)).rcode() == 0
+            over_tcp.sendall(len(WWW.to_wire()).to_bytes(2, "big") + WWW.to_wire())
+            assert dns.message.from_wire(over_tcp.recv(4096)[2:]).rcode() == 0
+            process.terminate()
+            hear("STOPPING=1")
+            process.wait(10)
+            client.send(WWW.to_wire())
+            process = start()
+            assert dns.message.from_wire(client.recv(4096)).rcode() == 0
+    finally:
+        process.terminate()
+        process.wait(10)
+        for one in (ear, datagrams, streams, log):
+            one.close()
+    assert f"listening on 127.0.0.1:{port} (UDP, TCP)" in Path(tmp_path / "log").read_text()
+
+
+def test_a_second_signal(serve, proxy):
+    """
+    The first waits for what is outstanding, the second for nothing.
+    """
+    server = serve()
+    program = proxy(server.upstream)
+    ask(program)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.connect((program.host, program.port))
+            client.send(WWW.to_wire())
+            time.sleep(0.1)
+            began = time.monotonic()
+            program.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            program.process.send_signal(signal.SIGTERM)
+            assert dns.message.from_wire(client.recv(4096)).rcode() == 2
+            assert time.monotonic() - began < 1.5
+        program.process.wait(10)
+    finally:
+        server.process.send_signal(signal.SIGCONT)

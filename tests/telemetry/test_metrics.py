@@ -1,0 +1,124 @@
+"""
+Metrics: names, numbers, and that they add up.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.telemetry.counters import (
+    BOUNDS,
+    TRANSPORTS,
+    TYPE_GROUPS,
+    UDP,
+    Counters,
+    Histogram,
+    UpstreamCounters,
+    group_of,
+)
+from dotproxy.telemetry.metrics import METRICS, Metrics, Sources, UpstreamSource, metrics_table
+
+
+class CounterTests(SynchronousTestCase):
+    """
+    Plain numbers.
+    """
+
+    def test_groups(self) -> None:
+        """
+        Every transport, group of types and rcode has a place of its own.
+        """
+        places = {
+            group_of(kind, qtype, rcode) for kind in range(3) for qtype in (1, 28, 43, 999) for rcode in range(16)
+        }
+        self.assertEqual(3 * 4 * 16, len(places))
+        self.assertLess(max(places), len(Counters().answers))
+        self.assertEqual(len(TRANSPORTS) * len(TYPE_GROUPS) * 16, len(Counters().answers))
+        self.assertEqual(group_of(UDP, 48, 0), group_of(UDP, 43, 0))
+
+    def test_histograms(self) -> None:
+        """
+        A bound belongs to its bucket; what is over all bounds has one as well.
+        """
+        histogram = Histogram((0.1, 1.0))
+        for seconds in (0.0, 0.1, 0.11, 1.0, 7.0):
+            histogram.add(seconds)
+        histogram.add(0.5, 10)
+        self.assertEqual([2, 12, 1], histogram.counts)
+        self.assertAlmostEqual(8.21 + 5, histogram.total)
+
+
+class MetricsTests(SynchronousTestCase):
+    """
+    The text.
+    """
+
+    def setUp(self) -> None:
+        """
+        Some numbers.
+        """
+        counters = Counters()
+        counters.answers[group_of(UDP, 1, 3)] = 5
+        counters.memo, counters.stale = 7, 2
+        counters.here.add(0.0002, 3)
+        upstream = UpstreamCounters()
+        upstream.answers[2] = 4
+        upstream.closed["peer", "it went"] = 2
+        upstream.not_connected["tls"] = 1
+        upstream.resumed.add(0.02)
+        upstream.plaintext = 0
+        sources = Sources(
+            counters=lambda: counters,
+            outstanding=lambda: 11,
+            cache=lambda: (1, 2, 3),
+            upstreams=lambda: [UpstreamSource('u"1', upstream, lambda: 1, lambda: 9)],
+            tcp_clients=lambda: 4,
+            udp_errors=lambda: 0,
+            is_ready=lambda: True,
+            versions={"version": "1"},
+        )
+        self.lines = Metrics(sources).text().decode().splitlines()
+
+    def test_numbers(self) -> None:
+        """
+        Each is where it belongs.
+        """
+        for line in (
+            'dotproxy_answers_total{rcode="NXDOMAIN",transport="udp",type="A"} 5.0',
+            'dotproxy_cache_lookups_total{result="memo"} 7.0',
+            'dotproxy_cache_lookups_total{result="stale"} 2.0',
+            "dotproxy_outstanding_queries 11.0",
+            "dotproxy_cache_entries 1.0",
+            "dotproxy_cache_bytes 2.0",
+            "dotproxy_cache_evictions_total 3.0",
+            'dotproxy_upstream_up{upstream="u\\"1"} 0.5',
+            'dotproxy_upstream_outstanding_queries{upstream="u\\"1"} 9.0',
+            'dotproxy_upstream_answers_total{rcode="SERVFAIL",upstream="u\\"1"} 4.0',
+            'dotproxy_upstream_connections_closed_total{by="peer",reason="it went",upstream="u\\"1"} 2.0',
+            'dotproxy_upstream_connect_failures_total{phase="tls",upstream="u\\"1"} 1.0',
+            'dotproxy_upstream_handshake_seconds_count{resumed="yes",upstream="u\\"1"} 1.0',
+            'dotproxy_answer_seconds_bucket{le="0.0001",where="here"} 0.0',
+            'dotproxy_answer_seconds_bucket{le="0.0005",where="here"} 3.0',
+            'dotproxy_answer_seconds_bucket{le="+Inf",where="here"} 3.0',
+            "dotproxy_plaintext_queries_total 0.0",
+            "dotproxy_ready 1.0",
+        ):
+            self.assertIn(line, self.lines)
+
+    def test_everything_that_is_described_is_there(self) -> None:
+        """
+        And nothing else; each has its HELP and TYPE.
+        """
+        told = {line.split()[2] for line in self.lines if line.startswith("# TYPE dotproxy_")}
+        described = {f"dotproxy_{name}{'_total' if one.type == 'counter' else ''}" for name, one in METRICS.items()}
+        self.assertEqual(described, told)
+        self.assertEqual(len(METRICS) + 2, len(metrics_table().splitlines()))
+
+    def test_conventions(self) -> None:
+        """
+        Base units in names, help texts that are sentences, bounds that grow.
+        """
+        self.assertEqual(sorted(BOUNDS), list(BOUNDS))
+        for name, kind, labels, text in METRICS.values():
+            self.assertRegex(name, r"^[a-z_]+$")
+            self.assertEqual(kind == "histogram", name.endswith("_seconds"), name)
+            self.assertRegex(text, r"^[A-Z].*[.0-9]$", name)
+            self.assertEqual([], [label for label in labels if label in ("name", "client", "query")])
