@@ -23,6 +23,8 @@ Usage: dotproxy COMMAND [options]
   log      info | debug: what it logs
   drain    have it answer what is outstanding, and stop
   healthcheck  whether it answers, for containers: exit code 0 or 1
+  probe    [SPEC…]: look at upstreams, and say what they are like (--json, --idle SECONDS)
+  query    NAME [TYPE] [@SPEC]: ask one question over authenticated TLS, and print the answer
   demo     show it working on this machine alone, then stay up to be tried (--once: exit)
   example  print an example configuration file
   version  print the version
@@ -115,6 +117,18 @@ def _version(arguments: list[str]) -> int:
     return 0
 
 
+def _probe(arguments: list[str]) -> int:
+    from dotproxy.doctor.commands import probe
+
+    return probe(arguments)
+
+
+def _query(arguments: list[str]) -> int:
+    from dotproxy.doctor.commands import query
+
+    return query(arguments)
+
+
 def _control(name: str) -> Callable[[list[str]], int]:
     def command(arguments: list[str]) -> int:
         from dotproxy.control import main as control
@@ -128,6 +142,8 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "check": _check,
     **{name: _control(name) for name in ("status", "cache", "reload", "log", "drain", "healthcheck")},
+    "probe": _probe,
+    "query": _query,
     "demo": _demo,
     "example": _example,
     "version": _version,

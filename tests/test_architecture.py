@@ -34,7 +34,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"errors", "telemetry.counters", "wire", "policy.latency", "policy.pins", "testing"},
 }
 #: Those that put everything together.
-ASSEMBLERS = {"admin", "control", "assembly", "parts", "proxy", "library", "tap", "cli", "demo", "__init__", "__main__"}
+ASSEMBLERS = {
+    "admin",
+    "control",
+    "doctor",
+    "assembly",
+    "parts",
+    "proxy",
+    "library",
+    "tap",
+    "cli",
+    "demo",
+    "__init__",
+    "__main__",
+}
 PURE = {"errors", "wire", "policy"}
 
 

@@ -221,8 +221,8 @@ def test_systemd(serve, ca_file, tmp_path):
     ear.bind(str(tmp_path / "notify"))
     ear.settimeout(20)
     datagrams, streams = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
-    datagrams.bind(("127.0.0.1", 0))
-    port = datagrams.getsockname()[1]
+    port = free_port()
+    datagrams.bind(("127.0.0.1", port))
     streams.bind(("127.0.0.1", port))
     streams.listen(64)
     hand_over = (

@@ -1,0 +1,3 @@
+"""
+Looking at upstreams from outside: ``dotproxy probe`` and ``dotproxy query``.
+"""

@@ -1,0 +1,105 @@
+"""
+The command lines of ``dotproxy probe`` and ``dotproxy query``.
+
+Decides options and exit codes: 0 all is well, 1 it is not, 2 it was not understood.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from dotproxy.config.load import load
+from dotproxy.errors import ConfigError, DotproxyError
+
+
+def probe(arguments: Sequence[str]) -> int:
+    """
+    Probe upstreams; those of the configuration if none is given.
+    """
+    from twisted.internet.task import react
+
+    from dotproxy.doctor.probe import Prober, probe_all
+
+    parser = argparse.ArgumentParser("dotproxy probe", description="Look at upstreams, and say what they are like.")
+    parser.add_argument("spec", nargs="*", help="upstreams, as --upstream takes them; default: the configuration's")
+    parser.add_argument("--config", help="the configuration file")
+    parser.add_argument("--ca-file", help="CAs to trust instead of the system's")
+    parser.add_argument("--name", default=".", help="a name to ask about (default: the root)")
+    parser.add_argument("--idle", type=float, default=0, metavar="SECONDS", help="see when an idle one is closed")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    given = parser.parse_args(arguments)
+    try:
+        options: dict[str, list[str]] = {}
+        if given.spec:
+            options["upstream"] = given.spec
+        if given.ca_file:
+            options["ca_file"] = [given.ca_file]
+        config = load(options, os.environ, given.config).config
+    except ConfigError as error:
+        print("dotproxy probe:", *error.problems, sep="\n", file=sys.stderr)
+        return 2
+    good: list[bool] = []
+
+    async def probing(reactor: object) -> None:
+        prober = Prober(config, reactor, given.name, given.idle)
+        good.append(await probe_all(prober, config.upstream, print, as_json=given.json))
+
+    _run(react, probing)
+    return 0 if good == [True] else 1
+
+
+def query(arguments: Sequence[str]) -> int:
+    """
+    Ask one question.
+    """
+    from twisted.internet.task import react
+
+    from dotproxy.doctor.query import query as ask
+
+    parser = argparse.ArgumentParser(
+        "dotproxy query", description="Ask one question over authenticated TLS: NAME [TYPE] [@UPSTREAM]."
+    )
+    parser.add_argument("words", nargs="+", metavar="NAME [TYPE] [@UPSTREAM]")
+    parser.add_argument("--config", help="the configuration file")
+    parser.add_argument("--ca-file", help="CAs to trust instead of the system's")
+    parser.add_argument("--dnssec", action="store_true", help="ask for signatures, too")
+    given = parser.parse_args(arguments)
+    words = [word for word in given.words if not word.startswith("@")]
+    specs = [word[1:] for word in given.words if word.startswith("@")]
+    if not 1 <= len(words) <= 2 or len(specs) > 1:
+        parser.error("NAME [TYPE] [@UPSTREAM]")
+    failed: list[str] = []
+    try:
+        options = {"upstream": specs} if specs else {}
+        if given.ca_file:
+            options["ca_file"] = [given.ca_file]
+        config = load(options, os.environ, given.config).config
+    except ConfigError as error:
+        print("dotproxy query:", *error.problems, sep="\n", file=sys.stderr)
+        return 2
+
+    async def asking(reactor: object) -> None:
+        try:
+            rtype = words[1] if len(words) > 1 else "A"
+            print(await ask(reactor, config, config.upstream[0], words[0], rtype, dnssec=given.dnssec))
+        except DotproxyError as error:
+            failed.append(str(error))
+
+    _run(react, asking)
+    for line in failed:
+        print(f"dotproxy query: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _run(react: object, main: object) -> None:
+    """
+    Run a coroutine under the reactor; what it prints is all there is.
+    """
+    try:
+        react(main)  # type: ignore[operator]
+    except SystemExit as done:
+        if done.code:
+            raise

@@ -1,0 +1,108 @@
+"""
+One connection to an upstream, for somebody who wants to look at it: the same endpoint, trust and gate as the proxy's.
+
+Decides how one question at a time, or several, are asked and how long is waited.  What is asked is the caller's.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from dotproxy.errors import ConnectionGone
+from dotproxy.upstream.gate import VerifiedEndpoint
+from dotproxy.upstream.trust import Identity, Trust, lost
+from dotproxy.wire.framing import Deframer, frame
+
+#: How long an answer is waited for, in seconds.
+PATIENCE = 3.0
+
+#: So long after the handshake what the server says after it is acknowledged at once, as by the proxy itself.
+_TICKETS = 0.002
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+
+class Session(Protocol):
+    """
+    A verified connection; answers are told apart by their IDs.
+    """
+
+    transport: Any
+    identity: Identity
+
+    def __init__(self) -> None:
+        self._deframer = Deframer()
+        self._waiting: dict[int, Deferred[bytes]] = {}
+        #: IDs in the order their answers came.
+        self.answered: list[int] = []
+        self.closed: Deferred[str] = Deferred()
+
+    def ask(self, query: bytes, clock: Any) -> Deferred[bytes]:
+        """
+        Ask; return a Deferred for the answer, which fails after ``PATIENCE``.
+        """
+        waiting: Deferred[bytes] = Deferred()
+        self._waiting[query[0] << 8 | query[1]] = waiting
+        self.transport.write(frame(query))
+        return waiting.addTimeout(PATIENCE, clock)
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Answers came.
+        """
+        for reply in self._deframer.feed(data):
+            if len(reply) < 12:
+                continue
+            ident = reply[0] << 8 | reply[1]
+            waiting = self._waiting.pop(ident, None)
+            if waiting is not None and not waiting.called:
+                self.answered.append(ident)
+                waiting.callback(reply)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        It is over.
+        """
+        error = lost(reason)
+        for waiting in self._waiting.values():
+            if not waiting.called:
+                waiting.errback(ConnectionGone("read", error.reason))
+        self._waiting.clear()
+        if not self.closed.called:
+            self.closed.callback(error.reason)
+
+    def close(self) -> None:
+        """
+        End it.
+        """
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+
+async def connect(reactor: Any, host: str, port: int, trust: Trust, timeout: float) -> tuple[Session, float]:
+    """
+    Return a verified connection, and how long it took to come about, in seconds.
+
+    :raises UpstreamError: if there is none to be had.
+    """
+    factory = Factory.forProtocol(Session)
+    factory.noisy = False
+    began = time.perf_counter()
+    session: Any = await VerifiedEndpoint(reactor, host, port, trust, timeout).connect(factory)
+    took = time.perf_counter() - began
+    session.transport.setTcpNoDelay(True)
+    if _QUICKACK is not None:
+        handle = session.transport.transport.getHandle()
+        reactor.callLater(_TICKETS, _acknowledge, handle, _QUICKACK)
+    return session, took
+
+
+def _acknowledge(handle: socket.socket, option: int) -> None:
+    with suppress(OSError):  # it is over already
+        handle.setsockopt(socket.IPPROTO_TCP, option, 1)
