@@ -164,9 +164,8 @@ class Prober:
         session.answered.clear()
         stamp = f"{time.time_ns():x}".encode()
         names = [bytes((len(label),)) + label + self._name for label in (b"p%d-" % n + stamp for n in range(4))]
-        asked = [self._ask(session, name, _TXT) for name in names]
-        asked += [self._ask(session, self._name, _SOA) for _ in range(4)]
-        results = await DeferredList(asked, consumeErrors=True)
+        queries = [self._query(name, _TXT) for name in names] + [self._query(self._name, _SOA) for _ in range(4)]
+        results = await DeferredList(session.ask(queries, self._reactor), consumeErrors=True)
         if not all(good for good, _ in results):
             report.notes.append("does not answer eight questions at once")
         report.out_of_order = session.answered != sorted(session.answered)
@@ -181,10 +180,12 @@ class Prober:
             report.notes.append(f"does not close when idle for {self._idle:g} s")
 
     def _ask(self, session: Session, name: bytes, rtype: int, options: bytes = b"", flags: int = 0) -> Any:
+        return session.ask([self._query(name, rtype, options, flags)], self._reactor)[0]
+
+    def _query(self, name: bytes, rtype: int, options: bytes = b"", flags: int = 0) -> bytes:
         self._ident += 1
         question = name + rtype.to_bytes(2, "big") + b"\0\1"
-        query = HEADER.pack(self._ident, RD, 1, 0, 0, 1) + question + opt_record(1232, 0, flags, options)
-        return session.ask(query, self._reactor)
+        return HEADER.pack(self._ident, RD, 1, 0, 0, 1) + question + opt_record(1232, 0, flags, options)
 
 
 async def probe_all(

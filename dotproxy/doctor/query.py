@@ -58,7 +58,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
         try:
             session, connected = await connect(reactor, host, port, trust, config.connect_timeout)
             began = time.perf_counter()
-            reply = await session.ask(sent, reactor)
+            reply = await session.ask([sent], reactor)[0]
         except UpstreamError as error:
             failures.append(f"{host}: {error}")
             continue

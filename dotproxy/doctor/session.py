@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -43,14 +44,18 @@ class Session(Protocol):
         self.answered: list[int] = []
         self.closed: Deferred[str] = Deferred()
 
-    def ask(self, query: bytes, clock: Any) -> Deferred[bytes]:
+    def ask(self, queries: Sequence[bytes], clock: Any) -> list[Deferred[bytes]]:
         """
-        Ask; return a Deferred for the answer, which fails after ``PATIENCE``.
+        Ask, all in one write as the proxy does; return Deferreds for the answers, each of which fails after
+        ``PATIENCE``.
         """
-        waiting: Deferred[bytes] = Deferred()
-        self._waiting[query[0] << 8 | query[1]] = waiting
-        self.transport.write(frame(query))
-        return waiting.addTimeout(PATIENCE, clock)
+        answers: list[Deferred[bytes]] = []
+        for query in queries:
+            waiting: Deferred[bytes] = Deferred()
+            self._waiting[query[0] << 8 | query[1]] = waiting
+            answers.append(waiting.addTimeout(PATIENCE, clock))
+        self.transport.write(b"".join(map(frame, queries)))
+        return answers
 
     def dataReceived(self, data: bytes) -> None:
         """
