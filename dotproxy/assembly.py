@@ -7,8 +7,9 @@ Decides how the parts are put together, and which of them outlive a change.
 from __future__ import annotations
 
 import os
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,8 @@ from twisted.internet.threads import deferToThread
 
 from dotproxy.admin import Commands, Status
 from dotproxy.config.describe import describe_changes
-from dotproxy.config.schema import Config
+from dotproxy.config.model import Config
+from dotproxy.neighbours import Answers
 from dotproxy.network import NetworkWatch, clock_with_sleep
 from dotproxy.parts import (
     build_cache,
@@ -38,6 +40,7 @@ from dotproxy.systemd import Manager, inherited, initial_environment
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.metrics import Metrics
+from dotproxy.telemetry.querylog import QueryLog
 from dotproxy.telemetry.web import AdminService, make_site
 from dotproxy.upstream.exchange import Upstream
 
@@ -46,7 +49,7 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     """
     Return the proxy that ``config`` describes, not started.
     """
-    return Assembly(config, reactor, events or LoggedEvents(debug=config.log_level == "debug")).proxy
+    return Assembly(config, reactor, events or LoggedEvents(debug=config.log_level == "debug", clock=reactor)).proxy
 
 
 class Assembly:
@@ -68,6 +71,7 @@ class Assembly:
         if self.cache is not None and config.cache_file is not None:
             given = {"clock": reactor, "elapsed": clock_with_sleep, "date": time.time, "in_thread": deferToThread}
             services.append(Snapshot(self.cache, config.cache_file, **given))
+        self.forwarder.query_log = _build_query_log(config)
         self._watch = self._build_watch(config)
         manager = Manager(os.environ, reactor)
         self.proxy = Proxy(
@@ -126,6 +130,7 @@ class Assembly:
             udp_max_size=config.udp_max_size,
             max_outstanding=config.max_outstanding,
         )
+        self.forwarder.query_log = _build_query_log(config)
         if self.cache is not None:
             self.cache.change(limits=limits_of(config), stale_for=config.serve_stale, prefetches=config.prefetch)
         gone = [upstream for upstream in self._upstreams if upstream not in upstreams]
@@ -169,6 +174,15 @@ def build_admin(
         endpoint = UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=False)
         services.append(AdminService(endpoint, make_site(**shown, commands=commands.all()), path, path))
     return services
+
+
+def _build_query_log(config: Config) -> Callable[[int, Answers], None] | None:
+    if config.query_log == "off":
+        return None
+    is_clear = config.query_log == "clear"
+    queries = QueryLog(is_clear=is_clear, sample=config.query_log_sample, key=os.urandom(32), chance=random.random)
+    queries.announce()
+    return queries.answered
 
 
 def _stop_all(services: Sequence[Upstream]) -> None:

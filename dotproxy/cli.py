@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from dotproxy import __version__
 
@@ -50,9 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    from twisted.python.usage import UsageError
     from twisted.scripts.twistd import run
 
-    sys.argv = ["twistd", "--nodaemon", "--pidfile=", "dotproxy", *arguments]
+    from dotproxy.tap import Options
+
+    options = Options()
+    form = "auto"
+    with suppress(UsageError, SystemExit):  # twistd will say what is wrong with them, or print its help
+        options.parseOptions([word for word in arguments if word not in ("--help", "--version")])
+        form = options.loaded.config.log_format if options.loaded else form
+    maker = {"text": "as_text", "json": "as_json", "journal": "for_journal"}.get(form, "auto")
+    logger = f"--logger=dotproxy.telemetry.lines.{maker}"
+    sys.argv = ["twistd", "--nodaemon", "--pidfile=", logger, "dotproxy", *arguments]
     run()
     return 0
 

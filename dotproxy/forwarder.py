@@ -88,6 +88,8 @@ class Forwarder:
         self._impatient: deque[Query] = deque()
         self._timer: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
+        #: Told of all answers, and the kind of listener they go to, if somebody wants to know.
+        self.query_log: Callable[[int, Answers], None] | None = None
         asking.owner = self
 
     @property
@@ -140,6 +142,8 @@ class Forwarder:
                 answers.append((answer, client))
         self.counters.silent += silent
         if answers:
+            if self.query_log is not None:
+                self.query_log(kind, answers)
             listener.send_answers(answers)
             self.counters.here.add(self._elapsed() - elapsed, len(answers))
         if self._cache is not None:
@@ -372,6 +376,8 @@ class Forwarder:
 
     def _send(self, outgoing: dict[Listener, Answers]) -> None:
         for listener, answers in outgoing.items():
+            if self.query_log is not None:
+                self.query_log(listener.kind, answers)
             listener.send_answers(answers)
         if self._drained is not None and not self._waiting:
             drained, self._drained = self._drained, None

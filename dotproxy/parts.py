@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IReactorTCP, IReactorTime, IStreamClient
 from twisted.logger import Logger
 
 from dotproxy.asking import Asking
-from dotproxy.config.schema import Config
+from dotproxy.config.model import Config
 from dotproxy.errors import Unreachable
 from dotproxy.forwarder import Forwarder
 from dotproxy.neighbours import Hop

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 
 from dotproxy import __version__
-from dotproxy.config.schema import Config
+from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory

@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "wire": {"errors", "wire"},
     "policy": {"errors", "wire", "policy"},
-    "telemetry": {"errors", "policy", "telemetry"},
+    "telemetry": {"errors", "neighbours", "policy", "telemetry", "wire"},
     "upstream": {"errors", "neighbours", "wire", "policy", "telemetry.counters", "telemetry.events", "upstream"},
     "downstream": {"neighbours", "wire", "telemetry.counters", "downstream"},
     "neighbours": {"policy.latency", "telemetry.counters", "wire"},

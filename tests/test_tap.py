@@ -219,7 +219,8 @@ class CommandTests(CleanEnvironment):
         ran: list[list[str]] = []
         self.patch(twistd, "run", lambda: ran.append(sys.argv))
         self.assertEqual(0, self.run_command("run", "-u", "quad9")[0])
-        self.assertEqual([["twistd", "--nodaemon", "--pidfile=", "dotproxy", "-u", "quad9"]], ran)
+        logger = "--logger=dotproxy.telemetry.lines.auto"
+        self.assertEqual([["twistd", "--nodaemon", "--pidfile=", logger, "dotproxy", "-u", "quad9"]], ran)
 
 
 class PackageTests(SynchronousTestCase):

@@ -10,7 +10,8 @@ import json
 from typing import Any
 
 from dotproxy.config.load import Loaded
-from dotproxy.config.schema import SETTINGS, Config, Setting
+from dotproxy.config.model import Config
+from dotproxy.config.schema import SETTINGS, Setting
 
 
 def effective(loaded: Loaded) -> str:
@@ -72,7 +73,17 @@ def _toml(value: Any) -> str:
 
 #: What takes a restart to change.
 _AT_START = frozenset(
-    ("listen", "udp_cookies", "transparent", "cache_size", "cache_memory", "cache_file", "admin_listen", "admin_socket")
+    (
+        "listen",
+        "udp_cookies",
+        "transparent",
+        "cache_size",
+        "cache_memory",
+        "cache_file",
+        "admin_listen",
+        "admin_socket",
+        "log_format",
+    )
 )
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from dotproxy.config.schema import BY_KEY, SETTINGS, Config, Setting
+from dotproxy.config.model import Config
+from dotproxy.config.schema import BY_KEY, SETTINGS, Setting
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.address import endpoint_text
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dotproxy.config.values import (
     DEFAULT_LISTEN_PORT,
-    BootstrapServer,
-    ListenAddress,
     number,
+    one_of,
     parse_bootstrap,
     parse_certificates,
     parse_ciphers,
@@ -32,9 +30,7 @@ from dotproxy.config.values import (
     parse_upstream_value,
     parse_yes_or_no,
 )
-from dotproxy.policy.admission import Network
 from dotproxy.policy.special import FAMILIES
-from dotproxy.upstream.address import UpstreamAddress
 
 #: Loopback and private networks: nobody else can be meant by a laptop or a cluster.
 PRIVATE_NETWORKS = (
@@ -48,52 +44,6 @@ PRIVATE_NETWORKS = (
     "fc00::/7",
     "fe80::/10",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """
-    A whole configuration, checked.  Times are in seconds, sizes in octets.
-    """
-
-    listen: tuple[ListenAddress, ...]
-    upstream: tuple[UpstreamAddress, ...]
-    bootstrap: tuple[BootstrapServer, ...]
-    ca_file: Path | None
-    client_certificate: Path | None
-    client_key: Path | None
-    tls_minimum: str
-    tls_ciphers: str | None
-    policy: str
-    allow_from: tuple[Network, ...]
-    query_timeout: float
-    attempt_timeout: float
-    hedge_percent: float
-    connect_timeout: float
-    upstream_idle_timeout: float
-    tcp_idle_timeout: float
-    tcp_max_connections: int
-    tcp_max_outstanding: int
-    udp_max_size: int
-    forward_special: tuple[str, ...]
-    transparent: bool
-    udp_cookies: bool
-    minimal_any: bool
-    max_transfers: int
-    padding: int
-    client_subnet: str
-    max_outstanding: int
-    cache_size: int
-    cache_memory: int
-    cache_min_ttl: int
-    cache_max_ttl: int
-    cache_max_negative_ttl: int
-    serve_stale: float
-    prefetch: bool
-    cache_file: Path | None
-    admin_listen: ListenAddress | None
-    admin_socket: Path | None
-    log_level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +331,28 @@ SETTINGS: tuple[Setting, ...] = (
         parse_new_file,
         "PATH",
         "A socket for `dotproxy status`, `cache`, `reload`, `drain` and `log`, for its owner alone.",
+    ),
+    Setting(
+        "query_log",
+        "off",
+        one_of("off", "hashed", "clear"),
+        "HOW",
+        "Log a line for each answer: off, hashed (names and clients under a key of this run), or clear.",
+    ),
+    Setting(
+        "query_log_sample",
+        1.0,
+        number(0, 1, ""),
+        "SHARE",
+        "Of all answers, which share is logged, if any.",
+    ),
+    Setting(
+        "log_format",
+        "auto",
+        one_of("auto", "text", "json", "journal"),
+        "FORM",
+        "Lines as text, json, or journal (text with priorities); auto: text on a terminal, journal for journald, else"
+        " json. For `dotproxy run`; twistd has --logger.",
     ),
     Setting(
         "log_level",

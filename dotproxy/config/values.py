@@ -274,3 +274,17 @@ def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callab
         return number
 
     return parse
+
+
+def one_of(*words: str) -> Callable[[Any], str]:
+    """
+    Return a function that reads one of these words.
+    """
+
+    def parse(value: Any) -> str:
+        word = string(value).strip().lower()
+        if word not in words:
+            raise ValueError(f"{value!r} is none of {', '.join(words)}")
+        return word
+
+    return parse

@@ -18,7 +18,7 @@ from twisted.internet.defer import DeferredList
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.threads import deferToThread
 
-from dotproxy.config.schema import Config
+from dotproxy.config.model import Config
 from dotproxy.doctor.look import Seen, look
 from dotproxy.doctor.session import Session, connect
 from dotproxy.errors import ConnectionGone, DotproxyError

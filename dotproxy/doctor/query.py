@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from dotproxy.config.schema import Config
+from dotproxy.config.model import Config
 from dotproxy.doctor.session import connect
 from dotproxy.errors import DotproxyError, UpstreamError
 from dotproxy.upstream.address import UpstreamAddress

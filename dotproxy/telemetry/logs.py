@@ -7,12 +7,17 @@ here at all, so none can be logged.
 
 from __future__ import annotations
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from dotproxy.errors import UpstreamError
 from dotproxy.telemetry.events import Events
 
 log = Logger("dotproxy")
+
+#: So many lines about an upstream that goes down are told in so many seconds; what is more is counted.
+_ENOUGH = 3
+_WINDOW = 60.0
 
 
 class LoggedEvents(Events):
@@ -22,9 +27,11 @@ class LoggedEvents(Events):
     Without ``debug`` what is only of interest then is not logged at all: twistd shows every level.
     """
 
-    def __init__(self, *, debug: bool = False) -> None:
+    def __init__(self, *, debug: bool = False, clock: IReactorTime | None = None) -> None:
         self.debug = debug
+        self._clock = clock
         self._seen: set[str] = set()
+        self._changes: dict[str, int] = {}
 
     def upstream_connected(
         self, upstream: str, peer: str, tls: str, verified: str, *, resumed: bool, seconds: float
@@ -48,20 +55,41 @@ class LoggedEvents(Events):
 
     def upstream_went_down(self, upstream: str, error: UpstreamError) -> None:
         """
-        Once for each time it goes down, however many attempts follow.
+        Once for each time it goes down, however many attempts follow; one that does so again and again is summed up.
         """
+        if self._is_too_much(upstream):
+            return
         log.warn("{upstream}: down: {phase}: {reason}", upstream=upstream, phase=error.phase, reason=error.reason)
 
     def upstream_came_up(self, upstream: str, seconds: float, failures: int) -> None:
         """
         Once for each time it comes back.
         """
+        if self._changes.get(upstream, 0) > _ENOUGH:
+            return
         log.info(
             "{upstream}: up again after {seconds} s ({failures} failed attempts)",
             upstream=upstream,
             seconds=round(seconds, 1),
             failures=failures,
         )
+
+    def _is_too_much(self, upstream: str) -> bool:
+        """
+        Whether it has gone down so often in a minute that the rest of them is one line at its end.
+        """
+        if self._clock is None:
+            return False
+        times = self._changes.get(upstream, 0) + 1
+        self._changes[upstream] = times
+        if times == 1:
+            self._clock.callLater(_WINDOW, self._sum_up, upstream)
+        return times > _ENOUGH
+
+    def _sum_up(self, upstream: str) -> None:
+        times = self._changes.pop(upstream, 0)
+        if times > _ENOUGH:
+            log.warn("{upstream}: down {times} times in {window:g} s", upstream=upstream, times=times, window=_WINDOW)
 
     def connection_closed(self, upstream: str, reason: str, outstanding: int) -> None:
         """

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.config.schema import BY_KEY, SETTINGS, Config
+from dotproxy.config.model import Config
+from dotproxy.config.schema import BY_KEY, SETTINGS
 from dotproxy.config.values import ListenAddress, parse_listen, parse_upstream_value
 from dotproxy.testing.certificates import Authority
 from dotproxy.upstream.address import UpstreamAddress

@@ -187,7 +187,7 @@ class Proxy(Program):
         self.port = free_port()
         self.host = "127.0.0.1"
         listen = listen or f"{self.host}:{self.port}"
-        self.arguments = ["--listen", listen, "--ca-file", str(ca_file), *options]
+        self.arguments = ["--listen", listen, "--ca-file", str(ca_file), "--log-format", "text", *options]
         if not cache:
             self.arguments += ["--cache-size", "0"]
         for upstream in upstreams:

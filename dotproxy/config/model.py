@@ -1,0 +1,63 @@
+"""
+A whole configuration, as the rest of dotproxy gets it.
+
+Decides nothing: ``schema`` says what each value means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dotproxy.config.values import BootstrapServer, ListenAddress
+from dotproxy.policy.admission import Network
+from dotproxy.upstream.address import UpstreamAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """
+    A whole configuration, checked.  Times are in seconds, sizes in octets.
+    """
+
+    listen: tuple[ListenAddress, ...]
+    upstream: tuple[UpstreamAddress, ...]
+    bootstrap: tuple[BootstrapServer, ...]
+    ca_file: Path | None
+    client_certificate: Path | None
+    client_key: Path | None
+    tls_minimum: str
+    tls_ciphers: str | None
+    policy: str
+    allow_from: tuple[Network, ...]
+    query_timeout: float
+    attempt_timeout: float
+    hedge_percent: float
+    connect_timeout: float
+    upstream_idle_timeout: float
+    tcp_idle_timeout: float
+    tcp_max_connections: int
+    tcp_max_outstanding: int
+    udp_max_size: int
+    forward_special: tuple[str, ...]
+    transparent: bool
+    udp_cookies: bool
+    minimal_any: bool
+    max_transfers: int
+    padding: int
+    client_subnet: str
+    max_outstanding: int
+    cache_size: int
+    cache_memory: int
+    cache_min_ttl: int
+    cache_max_ttl: int
+    cache_max_negative_ttl: int
+    serve_stale: float
+    prefetch: bool
+    cache_file: Path | None
+    admin_listen: ListenAddress | None
+    admin_socket: Path | None
+    query_log: str
+    query_log_sample: float
+    log_format: str
+    log_level: str

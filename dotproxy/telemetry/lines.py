@@ -1,0 +1,103 @@
+"""
+The form of log lines: text for a person, JSON for a program, text with priorities for journald.
+
+Decides how an event is written, and which form suits where it goes.  Each function makes an observer, as twistd's
+``--logger`` wants it: ``twistd --logger dotproxy.telemetry.lines.as_json dotproxy``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent, textFileLogObserver
+
+FORMATS = ("auto", "text", "json", "journal")
+
+#: sd-daemon(3).
+_PRIORITIES = {LogLevel.debug: 7, LogLevel.info: 6, LogLevel.warn: 4, LogLevel.error: 3, LogLevel.critical: 2}
+
+#: What every event has, and what is said otherwise.
+_OURS = ("time", "level", "namespace", "message")
+
+
+def as_text(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
+    """
+    Lines with date, level and text.
+    """
+    return textFileLogObserver(out)
+
+
+def as_json(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
+    """
+    A JSON object a line: ``time``, ``level``, ``namespace``, ``message``, and what the message is made of.
+    """
+    return FileLogObserver(out, lambda event: json.dumps(_plain(event), ensure_ascii=False) + "\n")
+
+
+def for_journal(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
+    """
+    Lines that begin with their priority; journald knows the time.
+    """
+    return FileLogObserver(out, _with_priority)
+
+
+def auto(out: TextIO = sys.stdout, environ: Any = os.environ) -> Callable[[LogEvent], None]:
+    """
+    Text on a terminal, priorities for the journal, JSON for whatever else there is.
+    """
+    return CHOICES[suited_to(out, environ)](out)
+
+
+def suited_to(out: TextIO, environ: Any) -> str:
+    """
+    Return which of ``FORMATS`` suits where lines go.
+    """
+    if out.isatty():
+        return "text"
+    try:
+        where = os.fstat(out.fileno())
+        is_journal = environ.get("JOURNAL_STREAM") == f"{where.st_dev}:{where.st_ino}"
+    except (OSError, ValueError):  # no file at all
+        is_journal = False
+    return "journal" if is_journal else "json"
+
+
+CHOICES: dict[str, Callable[..., Callable[[LogEvent], None]]] = {
+    "auto": auto,
+    "text": as_text,
+    "json": as_json,
+    "journal": for_journal,
+}
+
+
+def _message(event: LogEvent) -> str:
+    text = formatEvent(event)
+    failure = event.get("log_failure")
+    return f"{text}\n{failure.getTraceback()}" if failure is not None else text
+
+
+def _plain(event: LogEvent) -> dict[str, Any]:
+    level = event.get("log_level")
+    plain: dict[str, Any] = {
+        "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
+        "level": level.name if level else "info",
+        "namespace": event.get("log_namespace", ""),
+        "message": _message(event),
+    }
+    if str(plain["namespace"]).startswith("dotproxy"):
+        plain |= {
+            key: value
+            for key, value in event.items()
+            if not key.startswith("log_") and key not in _OURS and isinstance(value, str | int | float | bool)
+        }
+    return plain
+
+
+def _with_priority(event: LogEvent) -> str:
+    priority = _PRIORITIES.get(event.get("log_level", LogLevel.info), 6)
+    return "".join(f"<{priority}>{line}\n" for line in _message(event).splitlines())

@@ -1,0 +1,194 @@
+"""
+The form of log lines, and the query log.
+"""
+
+import io
+import json
+import os
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import Timeout
+from dotproxy.telemetry.counters import UDP
+from dotproxy.telemetry.lines import CHOICES, FORMATS, as_json, as_text, auto, for_journal, suited_to
+from dotproxy.telemetry.logs import LoggedEvents
+from dotproxy.telemetry.querylog import QueryLog
+from dotproxy.testing.client import make_query
+
+EVENT = {
+    "log_format": "{upstream}: went {where}",
+    "log_namespace": "dotproxy",
+    "log_level": LogLevel.warn,
+    "log_time": 0.25,
+    "upstream": "u1",
+    "where": "döwn",
+    "odd": object(),
+}
+
+
+class LinesTests(SynchronousTestCase):
+    """
+    One event, in each form.
+    """
+
+    def written(self, maker: Any, event: dict[str, Any] = EVENT) -> str:
+        """
+        What an observer writes.
+        """
+        out = io.StringIO()
+        maker(out)(event)
+        return out.getvalue()
+
+    def test_json(self) -> None:
+        """
+        An object a line, with what the message is made of.
+        """
+        self.assertEqual(
+            {
+                "time": "1970-01-01T00:00:00.250+00:00",
+                "level": "warn",
+                "namespace": "dotproxy",
+                "message": "u1: went döwn",
+                "upstream": "u1",
+                "where": "döwn",
+            },
+            json.loads(self.written(as_json)),
+        )
+        self.assertEqual(1, self.written(as_json).count("\n"))
+
+    def test_journal(self) -> None:
+        """
+        Every line of it has its priority.
+        """
+        self.assertEqual("<4>u1: went döwn\n", self.written(for_journal))
+        self.assertEqual("<6>a\n<6>b\n", self.written(for_journal, {"log_format": "a\nb"}))
+
+    def test_text(self) -> None:
+        """
+        With date and level.
+        """
+        self.assertRegex(self.written(as_text), r"^1970-01-01T.* \[dotproxy#warn\] u1: went döwn\n$")
+
+    def test_what_went_wrong(self) -> None:
+        """
+        A traceback is part of the message.
+        """
+        event = {**EVENT, "log_failure": Failure(ValueError("some reason"))}
+        for maker in (as_json, for_journal):
+            self.assertIn("some reason", self.written(maker, event))
+
+    def test_what_suits(self) -> None:
+        """
+        Text for a terminal, priorities for the journal, JSON for a file or a pipe.
+        """
+
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        self.assertEqual("text", suited_to(Terminal(), {}))
+        self.assertEqual("json", suited_to(io.StringIO(), {"JOURNAL_STREAM": "1:2"}))
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        with os.fdopen(write, "w") as out:
+            where = os.fstat(out.fileno())
+            self.assertEqual("journal", suited_to(out, {"JOURNAL_STREAM": f"{where.st_dev}:{where.st_ino}"}))
+            self.assertEqual("json", suited_to(out, {"JOURNAL_STREAM": "1:2"}))
+        self.assertIn('"message"', self.written(auto))
+        self.assertEqual(set(FORMATS), set(CHOICES))
+
+
+class Heard(SynchronousTestCase):
+    """
+    What is logged, in text.
+    """
+
+    def setUp(self) -> None:
+        """
+        An ear.
+        """
+        self.lines: list[str] = []
+
+        def hear(event: dict[str, Any]) -> None:
+            if str(event.get("log_namespace")).startswith("dotproxy"):
+                self.lines.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(hear)
+        self.addCleanup(globalLogPublisher.removeObserver, hear)
+        self.assertIsInstance(Logger("dotproxy"), Logger)
+
+
+class SummedUpTests(Heard):
+    """
+    An upstream that goes down again and again.
+    """
+
+    def test_the_rest_is_one_line(self) -> None:
+        """
+        Three times are told; what is more in the same minute is counted, and told at its end.
+        """
+        clock = Clock()
+        events = LoggedEvents(clock=clock)
+        for _ in range(12):
+            events.upstream_went_down("u1", Timeout("read", "silent"))
+            events.upstream_came_up("u1", 0.5, 1)
+            clock.advance(1)
+        events.upstream_went_down("u2", Timeout("read", "silent"))
+        self.assertEqual(3, sum(line.startswith("u1: down: ") for line in self.lines))
+        self.assertEqual(3, sum(line.startswith("u1: up again") for line in self.lines))
+        clock.advance(60)
+        self.assertEqual(["u1: down 12 times in 60 s"], [line for line in self.lines if "times" in line])
+        self.lines.clear()
+        events.upstream_went_down("u1", Timeout("read", "silent"))
+        self.assertEqual(["u1: down: read: silent"], self.lines)
+
+
+class QueryLogTests(Heard):
+    """
+    For those who want one.
+    """
+
+    def log_of(self, *, clear: bool = False, sample: float = 1.0, times: int = 1) -> list[str]:
+        """
+        What is logged of an answer.
+        """
+        chances = iter([0.0, 0.9] * 50)
+        queries = QueryLog(is_clear=clear, sample=sample, key=b"k" * 32, chance=lambda: next(chances))
+        queries.announce()
+        reply = bytearray(make_query("WWW.test.", 1))
+        reply[3] = 3
+        queries.answered(UDP, [(bytes(reply), ("192.0.2.7", 4711))] * times)
+        return self.lines
+
+    def test_hashed(self) -> None:
+        """
+        Neither name nor client is to be read; both are the same each time.
+        """
+        announced, first, second = self.log_of(times=2)
+        self.assertEqual("queries are logged: 100% of them, names and clients hashed", announced)
+        self.assertEqual(first, second)
+        self.assertRegex(first, r"^udp [0-9a-f]{16} [0-9a-f]{16} 1 NXDOMAIN 37$")
+
+    def test_clear(self) -> None:
+        """
+        If that is what is wanted.
+        """
+        self.assertEqual("udp 192.0.2.7 www.test. 1 NXDOMAIN 37", self.log_of(clear=True)[1])
+
+    def test_sampled(self) -> None:
+        """
+        As many as were asked for.
+        """
+        self.assertEqual(1 + 5, len(self.log_of(sample=0.5, times=10)))
+
+    def test_answers_without_question(self) -> None:
+        """
+        Have no name.
+        """
+        queries = QueryLog(is_clear=True, sample=1.0, key=b"", chance=lambda: 0.0)
+        queries.answered(UDP, [(bytes(12), ("", None))])
+        self.assertEqual(["udp - - 0 NOERROR 12"], self.lines)
