@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -86,7 +86,7 @@ def silent() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def everything(folder: Path) -> Iterator[tuple[str, int, str]]:
+def everything(folder: Path, probe: Callable[[Path, int], tuple[int, str]] = probed) -> Iterator[tuple[str, int, str]]:
     """
     Yield each server's description, the exit code, and what was said of it.
     """
@@ -107,17 +107,17 @@ def everything(folder: Path) -> Iterator[tuple[str, int, str]]:
         server = kind(home, certificate)
         server.start()
         try:
-            yield label, *probed(ca_file, server.port)
+            yield label, *probe(ca_file, server.port)
         finally:
             server.stop()
     old = OldTls(folder, *good.write(folder, "old"))
     old.start()
     try:
-        yield "TLS 1.1 only", *probed(ca_file, old.port)
+        yield "TLS 1.1 only", *probe(ca_file, old.port)
     finally:
         old.stop()
     with silent() as port:
-        yield "silent", *probed(ca_file, port)
+        yield "silent", *probe(ca_file, port)
 
 
 def main() -> None:

@@ -8,9 +8,43 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
+from dotproxy.config.load import load
+from dotproxy.doctor import commands
+from dotproxy.doctor.probe import Prober, probe_all
+from dotproxy.doctor.query import CannotAsk
+from dotproxy.doctor.query import query as ask
 from tests.integration.probed import everything, probed, silent
 from tests.integration.servers import Unbound
+
+
+async def probed_here(ca_file: Path, port: int, *, as_json: bool = False, idle: float = 0.0) -> tuple[int, str]:
+    """
+    The same in this process.
+    """
+    config = load({"upstream": [f"tls://127.0.0.1:{port}#dot.test"], "ca_file": [str(ca_file)]}, {}).config
+    lines: list[str] = []
+    prober = Prober(config, reactor, "lab.example", idle)
+    good = await probe_all(prober, config.upstream, lines.append, as_json=as_json)
+    return (0 if good else 1), "\n".join(lines)
+
+
+async def asked_here(ca_file: Path, port: int, name: str, rtype: str, *, sni: str = "dot.test") -> str:
+    """
+    A query in this process.
+    """
+    config = load({"upstream": [f"tls://127.0.0.1:{port}#{sni}"], "ca_file": [str(ca_file)]}, {}).config
+    return await ask(reactor, config, config.upstream[0], name, rtype, dnssec=True)
+
+
+def waited_for(ca_file: Path, port: int) -> tuple[int, str]:
+    """
+    For a fixture.
+    """
+    return pytest_twisted.blockon(Deferred.fromCoroutine(probed_here(ca_file, port)))
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +52,7 @@ def said(tmp_path_factory) -> dict[str, tuple[int, str]]:
     """
     What is said of each server.
     """
-    return {label: (code, text) for label, code, text in everything(tmp_path_factory.mktemp("probed"))}
+    return {label: (code, text) for label, code, text in everything(tmp_path_factory.mktemp("probed"), waited_for)}
 
 
 @pytest.mark.parametrize("label", ["Unbound", "Nsd", "Bind", "KnotResolver", "Dnsdist"])
@@ -69,15 +103,17 @@ def test_nobody_is_asked_who_is_not_verified(serve, authority, ca_file):
     assert server.questions == []
 
 
-def test_json_and_idle(serve, ca_file):
+@pytest_twisted.ensureDeferred
+async def test_json_and_idle(serve, ca_file):
     """
     For programs; and how long an idle connection lives.
     """
     server = serve(Unbound, idle_timeout=1)
-    code, text = probed(ca_file, server.port, "--json", "--idle", "5")
+    code, text = await probed_here(ca_file, server.port, as_json=True, idle=5.0)
     (report,) = json.loads(text)
     assert (code, report["is_good"], report["rcode"], report["is_resumed"]) == (0, True, "NOERROR", True)
     assert 0.5 < report["closed_after_s"] < 4
+    assert "does not close when idle for 0.1 s" in (await probed_here(ca_file, serve(Unbound).port, idle=0.1))[1]
     with silent() as port:
         code, text = probed(ca_file, port, "--json")
     assert (code, json.loads(text)[0]["is_good"]) == (1, False)
@@ -92,7 +128,8 @@ def query(ca_file: Path, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_query(serve, ca_file):
+@pytest_twisted.ensureDeferred
+async def test_query(serve, ca_file):
     """
     An answer, and who gave it; or one line that says why there is none.
     """
@@ -106,3 +143,20 @@ def test_query(serve, ca_file):
     assert query(ca_file, "a", "A", "b", at)[0] == 2
     assert query(ca_file, "a", "@nonsense:")[0] == 2
     assert len(server.questions) == 2
+    assert "192.0.2.1" in await asked_here(ca_file, server.port, "www.lab.example", "A")
+    for wrong in (("www.lab.example", "NONSENSE", "dot.test"), ("www.lab.example", "A", "other.test")):
+        with pytest.raises(CannotAsk):
+            await asked_here(ca_file, server.port, *wrong[:2], sni=wrong[2])
+
+
+def test_command_lines(capsys, ca_file):
+    """
+    What is not understood is said, with exit code 2.
+    """
+    assert commands.probe(["nonsense:"]) == 2
+    assert commands.query(["a", "@nonsense:"]) == 2
+    assert "is not an upstream" in capsys.readouterr().err
+    for words in (["a", "b", "c"], []):
+        with pytest.raises(SystemExit):
+            commands.query(words)
+    capsys.readouterr()
