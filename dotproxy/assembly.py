@@ -18,7 +18,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, U
 from twisted.internet.threads import deferToThread
 
 from dotproxy.admin import Commands, Status
-from dotproxy.config.describe import describe_changes
+from dotproxy.config.describe import AT_START, describe_changes
 from dotproxy.config.model import Config
 from dotproxy.neighbours import Answers
 from dotproxy.network import NetworkWatch, clock_with_sleep
@@ -95,6 +95,7 @@ class Assembly:
         """
         before = self._config
         changes = describe_changes(before, config)
+        config = replace(config, **{key: getattr(before, key) for key in AT_START})
         services: list[IService] = []
         known = (
             {}
@@ -135,6 +136,7 @@ class Assembly:
             self.cache.change(limits=limits_of(config), stale_for=config.serve_stale, prefetches=config.prefetch)
         gone = [upstream for upstream in self._upstreams if upstream not in upstreams]
         self._upstreams, self._config = upstreams, config
+        self.proxy.config = config
         self._watch.disownServiceParent()
         self._watch = self._build_watch(config)
         self._watch.setServiceParent(self.proxy)

@@ -306,7 +306,7 @@ class Forwarder:
         """
         _, _, octets, seen = waiting
         now = self._now()
-        sent = self._hop.outgoing(octets, seen)
+        sent = self._hop.outgoing(octets, seen, for_others=bool(key))
         query = Query(octets, seen, sent, self._ordering(octets, seen), now, now + self.asking.query_timeout, key)
         queries.append(query)
         if key:

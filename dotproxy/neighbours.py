@@ -114,9 +114,10 @@ class Hop(Protocol):
         :raises WireError: if an option in it is malformed.
         """
 
-    def outgoing(self, query: bytes, seen: Peek) -> bytes:
+    def outgoing(self, query: bytes, seen: Peek, *, for_others: bool = False) -> bytes:
         """
-        Return a query as upstreams are asked it; its question stands where it stood.
+        Return a query as upstreams are asked it, so that the answer is good ``for_others`` who ask the same, too, if
+        that is wanted; its question stands where it stood.
         """
 
     def read(self, query: bytes, seen: Peek, reply: bytes) -> Any:

@@ -41,7 +41,7 @@ class Proxy(MultiService):
 
     ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.  ``addresses`` holds
     where it listens, once it does.  ``reread`` returns the configuration as it is now, ``rebuilt`` makes another one
-    hold and returns what changed; ``sockets`` are those that somebody has opened for it, UDP and TCP.
+    hold, in ``config`` too, and returns what changed; ``sockets`` are those that somebody has opened for it.
     """
 
     def __init__(
@@ -148,8 +148,7 @@ class Proxy(MultiService):
         try:
             if self.reread is None:
                 raise ConfigError(["there is nothing to read a configuration from"])
-            config = self.reread()
-            changes = self._rebuilt(config)
+            changes = self._rebuilt(self.reread())
         except ConfigError as error:
             for problem in error.problems:
                 log.error(  # noqa: TRY400 (what is wrong is said; where it was found out is nobody's business)
@@ -158,10 +157,9 @@ class Proxy(MultiService):
             raise
         finally:
             self._manager.ready("answering")
-        self.factory.idle_timeout = config.tcp_idle_timeout
-        self.factory.max_connections = config.tcp_max_connections
-        self.factory.max_outstanding = config.tcp_max_outstanding
-        self.config = config
+        self.factory.idle_timeout = self.config.tcp_idle_timeout
+        self.factory.max_connections = self.config.tcp_max_connections
+        self.factory.max_outstanding = self.config.tcp_max_outstanding
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 

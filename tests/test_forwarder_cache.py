@@ -185,6 +185,20 @@ class KeptTests(SynchronousTestCase):
         sizes = [(bool(answer.flags & dns.flags.TC), len(answer.answer[0])) for answer in scene.answers()]
         self.assertEqual([(False, 60), (True, 29), (False, 60), (True, 29)], sizes)
 
+    def test_what_was_validated(self) -> None:
+        """
+        Upstreams are always asked whether it is: whoever wants to know is told so, also if the first did not ask
+        (RFC 6840 §5.7, §5.8).
+        """
+        scene = CachedScene()
+        for flags in (0, dns.flags.AD):
+            scene.ask(question(flags=dns.flags.RD | flags))
+            if scene.asked:
+                self.assertTrue(scene.asked[0][3] & dns.flags.AD)
+                reply = reply_to(scene.asked[0])
+                scene.upstreams[0].answer(reply[:3] + bytes((reply[3] | dns.flags.AD,)) + reply[4:])
+            self.assertEqual(flags, scene.answer().flags & dns.flags.AD)
+
     def test_the_end_of_what_clients_may_have(self) -> None:
         """
         TTLs are cut to what is configured for the first client as well.

@@ -72,7 +72,7 @@ def _toml(value: Any) -> str:
 
 
 #: What takes a restart to change.
-_AT_START = frozenset(
+AT_START = frozenset(
     (
         "listen",
         "udp_cookies",
@@ -101,7 +101,7 @@ def describe_changes(before: Config, after: Config) -> list[str]:
             changes += [f"upstream {one.label} is new" for one in new if one not in old]
             if set(old) == set(new):
                 changes.append("the upstreams have another order")
-        elif setting.key in _AT_START:
+        elif setting.key in AT_START:
             changes.append(f"{setting.key} changes with the next start")
         else:
             changes.append(f"{setting.key} is {_plain(new)}, was {_plain(old)}")

@@ -20,10 +20,9 @@ from twisted.internet.threads import deferToThread
 
 from dotproxy.config.model import Config
 from dotproxy.doctor.look import Seen, look
-from dotproxy.doctor.session import Session, connect
+from dotproxy.doctor.session import Session, connect, trust_in
 from dotproxy.errors import ConnectionGone, DotproxyError
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text
-from dotproxy.upstream.trust import TlsChoices, Trust
 from dotproxy.wire.edns import DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
 from dotproxy.wire.message import AD, HEADER, RD, TC, question_of, sections_of
 from dotproxy.wire.names import from_text
@@ -87,14 +86,7 @@ class Prober:
         config = self._config
         shows = await deferToThread(look, host, port, upstream.name, config.connect_timeout)
         report = Report(upstream.label, endpoint_text(host, port), shows)
-        trust = Trust(
-            address=host,
-            name=upstream.name,
-            pins=upstream.pins,
-            ca=config.ca_file.read_bytes() if config.ca_file else None,
-            now=lambda: datetime.now(UTC),
-            tls=TlsChoices(config.tls_minimum, config.tls_ciphers or ""),
-        )
+        trust = trust_in(config, upstream, host)
         try:
             session, took = await connect(self._reactor, host, port, trust, config.connect_timeout)
             report.cold_ms, report.verified = _milliseconds(took), session.identity.verified

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from dotproxy.config.model import Config
-from dotproxy.doctor.session import connect
+from dotproxy.doctor.session import connect, trust_in
 from dotproxy.errors import DotproxyError, UpstreamError
 from dotproxy.upstream.address import UpstreamAddress
-from dotproxy.upstream.trust import TlsChoices, Trust
 from dotproxy.wire.hop import Rebuilt, Subnet
 from dotproxy.wire.message import peek
 
@@ -47,14 +45,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
     sent = Rebuilt(config.padding, Subnet(config.client_subnet)).outgoing(wire, peek(wire))
     failures: list[str] = []
     for host, port in upstream.addresses:
-        trust = Trust(
-            address=host,
-            name=upstream.name,
-            pins=upstream.pins,
-            ca=config.ca_file.read_bytes() if config.ca_file else None,
-            now=lambda: datetime.now(UTC),
-            tls=TlsChoices(config.tls_minimum, config.tls_ciphers or ""),
-        )
+        trust = trust_in(config, upstream, host)
         try:
             session, connected = await connect(reactor, host, port, trust, config.connect_timeout)
             began = time.perf_counter()

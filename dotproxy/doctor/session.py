@@ -10,15 +10,18 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone
+from dotproxy.upstream.address import UpstreamAddress
 from dotproxy.upstream.gate import VerifiedEndpoint
-from dotproxy.upstream.trust import Identity, Trust, lost
+from dotproxy.upstream.trust import Identity, TlsChoices, Trust, lost
 from dotproxy.wire.framing import Deframer, frame
 
 #: How long an answer is waited for, in seconds.
@@ -88,6 +91,20 @@ class Session(Protocol):
         """
         if self.transport is not None:
             self.transport.abortConnection()
+
+
+def trust_in(config: Config, upstream: UpstreamAddress, host: str) -> Trust:
+    """
+    Return how one address of an upstream is authenticated, as the configuration has it.
+    """
+    return Trust(
+        address=host,
+        name=upstream.name,
+        pins=upstream.pins,
+        ca=config.ca_file.read_bytes() if config.ca_file else None,
+        now=lambda: datetime.now(UTC),
+        tls=TlsChoices(config.tls_minimum, config.tls_ciphers or ""),
+    )
 
 
 async def connect(reactor: Any, host: str, port: int, trust: Trust, timeout: float) -> tuple[Session, float]:

@@ -24,6 +24,9 @@ _BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
 _COUNT = Struct("!H")
 _TC = TC >> 8
 
+#: The fourth octet of a header, with AD.
+_WITH_AD = [bytes((octet | AD,)) for octet in range(256)]
+
 _PLAIN_OPT = {do: opt_record(OUR_UDP_SIZE, 0, do) for do in (0, DO)}
 
 #: SOURCE PREFIX-LENGTH 0: do not tell anybody where the client is (RFC 7871 §7.1.2).
@@ -54,7 +57,7 @@ class Verbatim:
         """
         return b""
 
-    def outgoing(self, query: bytes, seen: Peek) -> bytes:
+    def outgoing(self, query: bytes, seen: Peek, *, for_others: bool = False) -> bytes:
         """
         Return ``query`` as it is.
         """
@@ -104,9 +107,11 @@ class Rebuilt:
         """
         return b"" if seen.is_signed else options_without(query, seen.opt_at, seen.opt_end, self._dropped)
 
-    def outgoing(self, query: bytes, seen: Peek) -> bytes:
+    def outgoing(self, query: bytes, seen: Peek, *, for_others: bool = False) -> bytes:
         """
         Return ``query`` with our OPT instead of its own, and in it the options of ``seen.passed``.
+
+        If the answer is ``for_others``, too, it has AD set, as somebody among them may want to know (RFC 6840 §5.7).
         """
         if seen.is_signed:
             return query
@@ -116,7 +121,8 @@ class Rebuilt:
         if additionals - bool(seen.opt_at) or query[6:10] != b"\0\0\0\0":
             head = query[HEADER_SIZE : seen.opt_at or len(query)] + (query[seen.opt_end :] if seen.opt_at else b"")
         additionals += not seen.opt_at
-        message = query[:10] + _COUNT.pack(additionals) + head
+        flags = query[2:3] + _WITH_AD[query[3]] if for_others else query[2:4]
+        message = query[:2] + flags + query[4:10] + _COUNT.pack(additionals) + head
         if seen.passed:
             message += self._tail(do, seen.passed + self._added, len(message))
         else:
