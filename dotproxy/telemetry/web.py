@@ -20,6 +20,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.pages import notFound
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
@@ -52,6 +53,18 @@ class _Page(Resource):
         request.setHeader("Content-Type", self._content_type)
         request.setHeader("Cache-Control", "no-store")
         return text
+
+
+class _Root(Resource):
+    """
+    What there is; everything else is not there.
+    """
+
+    def getChild(self, path: bytes, request: Request) -> Any:
+        """
+        Called for what is not there.
+        """
+        return notFound()
 
 
 class _Commands(Resource):
@@ -145,7 +158,7 @@ def make_site(
         why = is_ready()
         return (503, f"not ready: {why}\n".encode()) if why else (200, b"ready\n")
 
-    root = Resource()
+    root = _Root()
     root.putChild(b"metrics", _Page(CONTENT_TYPE, lambda: (200, metrics())))
     root.putChild(b"healthz", _Page("text/plain", lambda: (200, b"ok\n")))
     root.putChild(b"readyz", _Page("text/plain", ready))

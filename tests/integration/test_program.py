@@ -159,6 +159,7 @@ def test_the_environment_alone(serve, ca_file, tmp_path):
             return {
                 **super().environment(),
                 "DOTPROXY_CONFIG": str(toml),
+                "DOTPROXY_LOG_FORMAT": "text",
                 "DOTPROXY_LISTEN_PORT": str(self.port),
                 "DOTPROXY_UPSTREAM_HOST": "127.0.0.1#dot.test",
                 "DOTPROXY_UPSTREAM_PORT": str(server.port),
