@@ -359,6 +359,15 @@ class MoreTests(SynchronousTestCase):
         self.assertEqual((200.0, 2.0), (held[keys[1]][0], held[keys[2]][0]))
         self.assertEqual((2, True), (len(self.cache), keys[1] in self.cache))
 
+    def test_subtrees_end_where_labels_do(self) -> None:
+        """
+        A label that has a name's octets in it is not below that name.
+        """
+        for name in ("x\\004test.", "xtest.", "test.", "www.test."):
+            self.add(name)
+        self.assertEqual(2, self.cache.flush_subtree(from_text("TEST.")))
+        self.assertEqual(2, self.cache.flush_subtree(from_text(".")))
+
     def test_figures(self) -> None:
         """
         How much it holds, and how many had to go.

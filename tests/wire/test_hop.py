@@ -332,6 +332,7 @@ class IncomingTests(SynchronousTestCase):
             parsed = dns.message.from_wire(hop.written(query, peek(query), answer, age))
             self.assertEqual(ttls, [rrset.ttl for rrset in (*parsed.answer, *parsed.additional)])
             self.assertEqual(0x8000, parsed.ednsflags)
+        self.assertNotIn(b"\xff\xff", hop.written(query, peek(query), answer, 1000))
 
     def test_the_longest_answers(self) -> None:
         """
