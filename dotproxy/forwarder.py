@@ -24,7 +24,7 @@ from dotproxy.live import Query, Waiting
 from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.failures import Failures
-from dotproxy.policy.memo import Memo
+from dotproxy.policy.memo import LONGEST, Memo
 from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
 from dotproxy.telemetry.counters import Counters, group_of
@@ -166,7 +166,7 @@ class Forwarder:
                 if self._cache is None:
                     pass
                 elif answer.head[1] & 15 in _WEAK:
-                    self._failures.add(query.key, answer, elapsed)
+                    self._failures.add(query.key, answer.without_records(), elapsed)
                     said = self._stale_or(answer, query)
                 else:
                     self._failures.remove(query.key)
@@ -257,7 +257,7 @@ class Forwarder:
             _, _, octets, seen = waiting
             stored, _, kept = entry
             answer = self._answering.written(waiting, kept, int(elapsed - stored) if elapsed > stored else 0)
-            if not seen.ours:
+            if not seen.ours and len(octets) + len(answer) <= LONGEST:
                 kind = waiting[0].kind
                 memo[octets[2:]] = [answer[2:], 0, group_of(kind, seen.qtype, answer[3] & 15)]
             self.counters.fresh += 1

@@ -92,6 +92,8 @@ def _records(content: bytes, shift: float) -> Iterator[tuple[bytes, Entry]]:
                 offset += size
             key, options, body, places = pieces
             ttls = struct.Struct(f"!{sizes[3]}H").unpack(places)
+            if ttls and max(ttls) + 4 > len(body):
+                raise Damaged("a TTL stands outside its answer")
             answer = Answer(head, additionals, body, ttls, extended, options, end)
             yield key, (stored - shift, expires - shift, answer)
     except struct.error as error:  # the checksum was right, so that is a mistake of ours

@@ -27,7 +27,7 @@ def question(name: str = "www.lab.example.", **changes: Any) -> bytes:
     """
     A query.
     """
-    return dns.message.make_query(name, "A", use_edns=changes.pop("use_edns", 0), **changes).to_wire()
+    return dns.message.make_query(name, "A", use_edns=changes.pop("use_edns", 0), **changes).to_wire(max_size=65535)
 
 
 def reply_to(query: bytes, ttl: int = TTL, rcode: int = 0, address: str = "192.0.2.1") -> bytes:
@@ -145,6 +145,19 @@ class KeptTests(SynchronousTestCase):
             self.assertEqual([ttl, ttl], [ttl_of(answer) for answer in scene.answers()])
         scene.ask(question(), listener=stream)
         self.assertEqual(1, len(stream.answers))
+
+    def test_what_is_long_is_not_remembered(self) -> None:
+        """
+        The memory for a second's answers is bounded in octets: a long query is answered from the cache each time.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        padded = question(options=[dns.edns.GenericOption(12, bytes(2000))])
+        scene.ask(question(), padded, padded)
+        self.assertEqual(3, len(scene.answers()))
+        scene.forwarder.counted()
+        scene.ask(question(), padded)
+        self.assertEqual((1, 4), (scene.forwarder.counted().memo, scene.forwarder.counted().fresh))
 
     def test_what_is_remembered_is_for_clients_alone(self) -> None:
         """
@@ -330,6 +343,21 @@ class FailureTests(SynchronousTestCase):
             scene.pass_time(FIRST + 1)
             scene.ask(question())
             self.assertEqual(1, len(scene.answers()))
+
+    def test_its_records_are_not_given_again(self) -> None:
+        """
+        They would not age; only rcode and options are kept of an error.
+        """
+        scene = CachedScene()
+        scene.ask(question())
+        while scene.asked:
+            reply = dns.message.from_wire(reply_to(scene.asked[0]))
+            reply.set_rcode(2)
+            scene.upstreams[0].answer(reply.to_wire())
+        self.assertEqual((2, 1), (scene.listener.answers[0][0][3] & 15, len(scene.answer().answer)))
+        scene.ask(question())
+        answer = scene.answer()
+        self.assertEqual((2, [13], []), (answer.rcode(), errors_of(answer), answer.answer))
 
     def test_a_question_that_nobody_answers(self) -> None:
         """

@@ -158,6 +158,16 @@ class SnapshotTests(SynchronousTestCase):
         self.start(make_cache())
         self.assertIn("it is now cache.damaged", self.said[0])
 
+    def test_ttls_that_are_not_there(self) -> None:
+        """
+        Would be a crash when the answer is given, and are none.
+        """
+        cache = make_cache()
+        add(cache, "www.test.", 1000.0)
+        ((key, (stored, expires, answer)),) = cache.entries()
+        bad = encoded([(key, (stored, expires, answer._replace(ttls=(len(answer.body) - 3,))))], 0)
+        self.assertRaises(Damaged, list, decoded(bad, 0))
+
     def test_there_is_none(self) -> None:
         """
         That is not worth a word.

@@ -151,10 +151,11 @@ class AnswerCache:
 
     def restore(self, entries: Iterable[tuple[bytes, Entry]], now: float) -> None:
         """
-        Take back what was known before, but for what is known better now, or of no use any more.
+        Take back what was known before, but for what is known better now, of no use any more, or from a time that has
+        not come yet, since a clock that was wrong would keep it for ever.
         """
         for key, entry in entries:
-            if key not in self._store and now < entry[1] + self._stale_for:
+            if entry[0] <= now + 1 and key not in self._store and now < entry[1] + self._stale_for:
                 self._store.put(key, entry)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 #: So many answers are remembered at most; there is no second in which more are asked for twice.
-MOST = 20000
+MOST = 10000
+
+#: Query and answer together may have so many octets: what is longer is rare, and would let a client fill the memory.
+LONGEST = 1500
 
 
 class Memo:

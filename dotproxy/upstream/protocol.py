@@ -215,9 +215,9 @@ class DotProtocol(TwistedProtocol):
         """
         It is over.
         """
+        self.is_closing = self._is_ending = True  # it is asked nothing more by whoever hears of these answers
         if self._unread:
             self._read()  # what came before the end counts
-        self.is_closing = self._is_ending = True
         for timer in (self._idle_timer, self._close_timer, self._reading):
             if timer is not None and timer.active():
                 timer.cancel()

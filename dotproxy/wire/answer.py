@@ -68,6 +68,12 @@ class Answer(NamedTuple):
             _TTL.pack_into(body, at, ttl - seconds if ttl > seconds else 0)
         return bytes(body)
 
+    def without_records(self) -> Answer:
+        """
+        Return the same with nothing in it but its rcode and options.
+        """
+        return self._replace(head=self.head[:4] + bytes(4), additionals=0, body=b"", ttls=())
+
     def with_ttls(self, ttls: list[int]) -> Answer:
         """
         Return the same with these TTLs.

@@ -359,6 +359,16 @@ class MoreTests(SynchronousTestCase):
         self.assertEqual((200.0, 2.0), (held[keys[1]][0], held[keys[2]][0]))
         self.assertEqual((2, True), (len(self.cache), keys[1] in self.cache))
 
+    def test_what_is_from_the_future(self) -> None:
+        """
+        Is not taken back: the clock was wrong then, or is now.
+        """
+        self.add(now=1000.0)
+        before = dict(self.cache.entries())
+        self.cache.flush()
+        self.cache.restore(before.items(), 500.0)
+        self.assertEqual(0, len(self.cache))
+
     def test_subtrees_end_where_labels_do(self) -> None:
         """
         A label that has a name's octets in it is not below that name.
