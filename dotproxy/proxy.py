@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from dotproxy import __version__
 from dotproxy.config.model import Config
-from dotproxy.downstream.batch import BatchPort
+from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.sockets import CannotBind, bind_both
@@ -182,7 +182,7 @@ class Proxy(MultiService):
     def _listen(self) -> None:
         for datagrams in self._datagrams:
             listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
-            port = BatchPort(datagrams, listener, self._reactor)
+            port = make_port(datagrams, listener, self._reactor, batched=self.config.udp_batched)
             port.startListening()
             self.datagram_ports.append(port)
         for streams in self._streams:
@@ -196,6 +196,8 @@ class Proxy(MultiService):
             streams.close()
         for address, transports in over.items():
             log.info("listening on {address} ({transports})", address=address, transports=", ".join(transports))
+        if self.datagram_ports:
+            log.info("datagrams are read and written {manner}", manner=self.datagram_ports[0].manner)
 
     async def _stop(self) -> None:
         self.is_draining = True

@@ -75,6 +75,7 @@ def _toml(value: Any) -> str:
 AT_START = frozenset(
     (
         "listen",
+        "udp_batched",
         "udp_cookies",
         "transparent",
         "cache_size",

@@ -203,6 +203,13 @@ SETTINGS: tuple[Setting, ...] = (
         "The longest answer sent over UDP, whatever the client says it takes.",
     ),
     Setting(
+        "udp_batched",
+        True,
+        parse_yes_or_no,
+        "BOOL",
+        "Read and write many datagrams with one system call, where the system can (Linux); else one by one.",
+    ),
+    Setting(
         "forward_special",
         ("doh_canary",),
         parse_special_family,

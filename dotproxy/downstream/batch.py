@@ -8,16 +8,21 @@ be felt by every client:
 * what is read in one turn of the reactor is bounded in datagrams, so that empty ones, which cost nothing
   to send, cannot starve everything else;
 * on a wildcard address, on Linux, an answer leaves from the address its question came to (RFC 2181 §4).
+
+There are two of them: one that any system has, and one that takes and gives many datagrams with one system call.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
 import sys
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from twisted.internet import udp
 from twisted.logger import Logger
+
+from dotproxy.downstream.mmsg import SLOTS, Client, Messages, NotHere
 
 log = Logger("dotproxy")
 
@@ -31,6 +36,11 @@ MAX_DATAGRAM = 4096
 _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO = 49
 _ANCILLARY = socket.CMSG_SPACE(64)
+
+#: In <asm/socket.h> and <linux/sock_diag.h>: nine numbers about a socket's memory, of which the last says how many
+#: datagrams found no room.
+_SO_MEMINFO = 55
+_MEMORY = struct.Struct("=9I")
 
 #: (octets, client): the client is the socket address a datagram came from and, on a wildcard address,
 #: the ancillary data that says where it came to.
@@ -50,8 +60,11 @@ class DatagramReceiver(Protocol):
 
 class BatchPort(udp.Port):
     """
-    A port on a socket that is bound already, in non-blocking mode.
+    A port on a socket that is bound already, in non-blocking mode; reads and writes datagrams one by one.
     """
+
+    #: How it does that, for the log.
+    manner = "one by one"
 
     _preexistingSocket: Any
 
@@ -66,10 +79,30 @@ class BatchPort(udp.Port):
             bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         self.errors = 0
 
+    @property
+    def drops(self) -> int:
+        """
+        How many datagrams the kernel has thrown away, because there was no room for them; 0 where it does not say.
+        """
+        try:
+            return int(_MEMORY.unpack(self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))[8])
+        except (AttributeError, OSError, struct.error):  # it is closed; or this is another system
+            return 0
+
     def doRead(self) -> None:
         """
         Read what there is, at most a batch, and hand it on.
         """
+        batch = self._read_batch()
+        if not batch:
+            return
+        try:
+            self.protocol.datagrams_received(batch)
+        except Exception:
+            # The reactor would take the port for broken, and close it.
+            log.failure("while handling {count} datagrams", count=len(batch))
+
+    def _read_batch(self) -> list[Datagram]:
         receive = self._receive_noting_address if self._is_wildcard else self.socket.recvfrom
         batch: list[Datagram] = []
         for _ in range(BATCH):
@@ -81,13 +114,7 @@ class BatchPort(udp.Port):
                 self.errors += 1
                 break
             batch.append(datagram)
-        if not batch:
-            return
-        try:
-            self.protocol.datagrams_received(batch)
-        except Exception:
-            # The reactor would take the port for broken, and close it.
-            log.failure("while handling {count} datagrams", count=len(batch))
+        return batch
 
     def write_batch(self, batch: list[Datagram]) -> None:
         """
@@ -108,3 +135,45 @@ class BatchPort(udp.Port):
 
     def _send_from_noted_address(self, octets: bytes, client: tuple[Any, ...]) -> None:
         self.socket.sendmsg([octets], client[-1], 0, client[:-1])
+
+
+class MultiPort(BatchPort):
+    """
+    The same with one system call for a batch, where the system has that.
+
+    :raises NotHere: where it does not.
+    """
+
+    manner = f"up to {SLOTS} at once"
+
+    def __init__(self, bound: socket.socket, proto: Any, reactor: Any) -> None:
+        super().__init__(bound, proto, reactor)
+        self._messages = Messages(bound, with_control=self._is_wildcard)
+
+    def write_batch(self, batch: list[Datagram]) -> None:
+        """
+        Send datagrams; one that cannot be sent is lost, as any datagram may be.
+        """
+        if self.socket is not None:
+            self.errors += self._messages.send(cast(list[tuple[bytes, Client]], batch))
+
+    def _read_batch(self) -> list[Datagram]:
+        try:
+            return cast(list[Datagram], self._messages.receive())
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.errors += 1
+        return []
+
+
+def make_port(bound: socket.socket, proto: Any, reactor: Any, *, batched: bool = True) -> BatchPort:
+    """
+    Return the best port that this system has; one that reads one by one, if it is not to be ``batched``.
+    """
+    if not batched:
+        return BatchPort(bound, proto, reactor)
+    try:
+        return MultiPort(bound, proto, reactor)
+    except NotHere:
+        return BatchPort(bound, proto, reactor)

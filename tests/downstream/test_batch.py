@@ -3,12 +3,21 @@ UDP in batches, on real sockets, and from a kernel that fails.
 """
 
 import socket
+import struct
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import SkipTest
 
+from cffi import FFI
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.batch import BATCH, BatchPort
+from dotproxy.downstream import mmsg, mmsg_abi
+from dotproxy.downstream.batch import BATCH, BatchPort, MultiPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.sockets import CannotBind, bind_both
 
@@ -55,9 +64,9 @@ class FailingSocket:
     A socket whose kernel has had enough.
     """
 
-    def __init__(self, real: socket.socket, error: OSError) -> None:
+    def __init__(self, real: socket.socket, errors: list[OSError]) -> None:
         self._real = real
-        self._error = error
+        self._errors = errors
         self.closed = False
 
     def recvfrom(self, size: int) -> Any:
@@ -75,9 +84,8 @@ class FailingSocket:
         return self._real.sendto(*args)
 
     def _fail(self) -> None:
-        error, self._error = self._error, None
-        if error:
-            raise error
+        if self._errors:
+            raise self._errors.pop()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -85,8 +93,22 @@ class FailingSocket:
 
 class BatchPortTests(SynchronousTestCase):
     """
-    The port.
+    The port that any system has.
     """
+
+    kind: type[BatchPort] = BatchPort
+
+    def fail_once(self, port: Any, number: int) -> None:
+        """
+        Let the next system call fail.
+        """
+        port.socket = FailingSocket(port.socket, [OSError(number, "no")])
+
+    def address_of(self, client: socket.socket) -> Any:
+        """
+        A client, as the port knows it.
+        """
+        return client.getsockname()
 
     def listen(self, host: str) -> tuple[BatchPort, Echo]:
         """
@@ -95,7 +117,7 @@ class BatchPortTests(SynchronousTestCase):
         datagrams, streams = bind_both(host, 0)
         streams.close()
         echo, reactor = Echo(), Reactor()
-        port = BatchPort(datagrams, DatagramListener(echo, reactor), reactor)
+        port = self.kind(datagrams, DatagramListener(echo, reactor), reactor)
         port.startListening()
         self.addCleanup(datagrams.close)
         self.number = datagrams.getsockname()[1]
@@ -163,7 +185,7 @@ class BatchPortTests(SynchronousTestCase):
             port, _ = self.listen("127.0.0.1")
             client = self.client("127.0.0.1")
             client.send(b"one")
-            port.socket = FailingSocket(port.socket, OSError(number, "no"))
+            self.fail_once(port, number)
             port.doRead()
             port.doRead()
             self.assertEqual((b"ONE", 1), (client.recv(100), port.errors))
@@ -174,9 +196,31 @@ class BatchPortTests(SynchronousTestCase):
         """
         port, _ = self.listen("127.0.0.1")
         client = self.client("127.0.0.1")
-        port.socket = FailingSocket(port.socket, OSError(11, "try again"))
-        port.write_batch([(b"lost", client.getsockname()), (b"found", client.getsockname())])
+        self.fail_once(port, 11)
+        address = self.address_of(client)
+        port.write_batch([(b"lost", address), (b"found", address)])
         self.assertEqual((b"found", 1), (client.recv(100), port.errors))
+
+    def test_what_finds_no_room_is_counted(self) -> None:
+        """
+        By the kernel, which is asked.
+        """
+        port, _ = self.listen("127.0.0.1")
+        port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        client = self.client("127.0.0.1")
+        for _ in range(50):
+            client.send(b"x" * 100)
+        kept = 0
+        while True:
+            port.protocol.datagrams_received = lambda batch, seen=(seen := []): seen.extend(batch)
+            port.doRead()
+            if not seen:
+                break
+            kept += len(seen)
+        self.assertEqual(50 if sys.platform == "linux" else kept, kept + port.drops)
+        self.assertLess(kept, 50)
+        port.socket.close()
+        self.assertEqual(0, port.drops)
 
     def test_a_bug_is_not_the_end(self) -> None:
         """
@@ -211,6 +255,158 @@ class BatchPortTests(SynchronousTestCase):
         self.assertFalse(listener.is_stream)
         listener.datagramReceived(b"x", ("127.0.0.1", 9))
         self.assertEqual([1], echo.batches)
+
+
+class MultiPortTests(BatchPortTests):
+    """
+    The port that Linux has, when it sends all with one system call.
+    """
+
+    kind = MultiPort
+    few = 0
+
+    def setUp(self) -> None:
+        """
+        Only there.
+        """
+        if sys.platform != "linux":
+            raise SkipTest("this system has no recvmmsg")
+        self.patch(mmsg, "_FEW", self.few)
+
+    def fail_once(self, port: Any, number: int) -> None:
+        """
+        Let the next system call fail.
+        """
+        messages = port._messages
+        errors = [OSError(number, "no")]
+
+        def failing(real: Any) -> Any:
+            def call(*given: Any) -> int:
+                if not errors:
+                    return int(real(*given))
+                messages._ffi.errno = errors.pop().errno
+                return -1
+
+            return call
+
+        messages._recvmmsg, messages._sendmmsg = failing(messages._recvmmsg), failing(messages._sendmmsg)
+        messages._socket = FailingSocket(messages._socket, errors)
+
+    def address_of(self, client: socket.socket) -> Any:
+        """
+        A client, as the port knows it.
+        """
+        host, number = client.getsockname()
+        name = struct.pack("=H", socket.AF_INET) + struct.pack("!H", number) + socket.inet_aton(host) + bytes(8)
+        return host, number, name, b"", []
+
+    def test_many_clients_and_sizes(self) -> None:
+        """
+        Each gets its own answer, of whatever size, also one that fits no slot; its address is what it is.
+        """
+        for host in ("127.0.0.1", "::1"):
+            port, echo = self.listen(host)
+            clients = [self.client(host) for _ in range(20)]
+            for number, client in enumerate(clients):
+                client.send(b"%d:" % number + b"x" * number * 200)
+            seen: list[Any] = []
+            real = echo.questions_received
+
+            def note(listener: Any, batch: Any, real: Any = real, seen: list[Any] = seen) -> int:
+                seen.extend(client[:2] for _, client in batch)
+                return real(listener, batch)
+
+            port.protocol._questions_received = note
+            port.doRead()
+            self.assertEqual([client.getsockname()[:2] for client in clients], seen)
+            for number, client in enumerate(clients):
+                self.assertEqual(b"%d:" % number + b"X" * number * 200, client.recv(65535))
+
+    def test_more_than_a_slot_and_more_than_a_batch(self) -> None:
+        """
+        Long answers among short ones, and more answers than slots.
+        """
+        for wildcard in ("127.0.0.1", "0.0.0.0"):
+            port, echo = self.listen(wildcard)
+            client = self.client("127.0.0.1")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            echo.questions_received = None  # type: ignore[assignment]
+            asked: list[Any] = []
+            port.protocol._questions_received = lambda listener, batch, asked=asked: asked.extend(batch)
+            client.send(b"q")
+            port.doRead()
+            ((_, address),) = asked
+            answers = [b"%d " % number + b"y" * (9000 if number == 70 else 10) for number in range(150)]
+            port.write_batch([(answer, address) for answer in answers])
+            self.assertEqual(sorted(answers), sorted(client.recv(65535) for _ in range(150)))
+            self.assertEqual(0, port.errors)
+
+    def test_clients_are_forgotten_now_and_then(self) -> None:
+        """
+        There is no end of addresses, but of what is remembered.
+        """
+        port, _ = self.listen("127.0.0.1")
+        port._messages._clients.update({b"%d" % number: ("", 0, b"", b"", []) for number in range(8192)})
+        client = self.client("127.0.0.1")
+        client.send(b"one")
+        port.doRead()
+        self.assertEqual((b"ONE", 1), (client.recv(100), len(port._messages._clients)))
+
+    def test_elsewhere(self) -> None:
+        """
+        Where there is no such thing, the other port is made.
+        """
+        datagrams, streams = bind_both("127.0.0.1", 0)
+        self.addCleanup(datagrams.close)
+        streams.close()
+        self.assertIs(MultiPort, type(make_port(datagrams, None, Reactor())))
+        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor(), batched=False)))
+        self.patch(sys, "platform", "plan9")
+        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor())))
+
+    def test_not_allowed(self) -> None:
+        """
+        Nor where a sandbox forbids it.
+        """
+        real = mmsg_abi.ffi
+
+        class Forbidding:
+            NULL = real.NULL
+            errno = 1
+
+            def dlopen(self, name: None) -> Any:
+                return self
+
+            def recvmmsg(self, *given: Any) -> int:
+                return -1
+
+            sendmmsg = recvmmsg
+
+        self.patch(mmsg_abi, "ffi", Forbidding())
+        datagrams, streams = bind_both("127.0.0.1", 0)
+        self.addCleanup(datagrams.close)
+        streams.close()
+        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor())))
+
+    def test_what_cffi_is_told(self) -> None:
+        """
+        It is what cffi makes of the declarations.
+        """
+        ffi = FFI()
+        ffi.cdef(mmsg_abi.__doc__.partition("\n\n    ")[2])
+        ffi.set_source("mmsg_abi", None)
+        with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+            ffi.emit_python_code(f"{folder}/made.py")
+            made = Path(f"{folder}/made.py").read_text().split("\n\n")[1].strip()
+        self.assertIn(made, Path(mmsg_abi.__file__).read_text())
+
+
+class FewAtOnceTests(MultiPortTests):
+    """
+    The same, when it sends one by one.
+    """
+
+    few = 1000
 
 
 class BindTests(SynchronousTestCase):
