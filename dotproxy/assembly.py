@@ -14,10 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, UNIXServerEndpoint
 from twisted.internet.threads import deferToThread
 
-from dotproxy.admin import Commands, Status
+from dotproxy.admin import Commands, build_admin, report_of
 from dotproxy.config.describe import AT_START, describe_changes
 from dotproxy.config.model import Config
 from dotproxy.neighbours import Answers
@@ -33,15 +32,12 @@ from dotproxy.parts import (
     build_upstreams,
     limits_of,
 )
-from dotproxy.policy.answers import AnswerCache
 from dotproxy.proxy import Proxy
 from dotproxy.snapshot import Snapshot
 from dotproxy.systemd import Manager, inherited, initial_environment
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
-from dotproxy.telemetry.metrics import Metrics
 from dotproxy.telemetry.querylog import QueryLog
-from dotproxy.telemetry.web import AdminService, make_site
 from dotproxy.upstream.exchange import Upstream
 
 
@@ -83,7 +79,14 @@ class Assembly:
             manager=manager,
             sockets=inherited(initial_environment()),
         )
-        for admin in build_admin(config, reactor, self.proxy, self.cache, events):
+        self.commands = Commands(self.proxy, self.cache, events, lambda: reactor.callLater(0, reactor.stop))
+        for admin in build_admin(
+            config,
+            reactor,
+            lambda: report_of(self.proxy, self.cache),
+            lambda: self.proxy.addresses,
+            self.commands.all(),
+        ):
             admin.setServiceParent(self.proxy)
 
     def change(self, config: Config) -> list[str]:
@@ -151,31 +154,6 @@ class Assembly:
         hosts = [[host for host, _ in address.addresses] for address in config.upstream]
         reached = list(zip(self._upstreams, hosts, strict=True))
         return NetworkWatch(reached, moved=self.forwarder.network_moved, reactor=self._reactor, now=time.monotonic)
-
-
-def build_admin(
-    config: Config, reactor: Any, proxy: Proxy, cache: AnswerCache | None, events: Events
-) -> list[IService]:
-    """
-    Return what serves the operator: a look over HTTP, commands over a socket.
-    """
-    status = Status(proxy, cache)
-    shown: dict[str, Any] = {
-        "is_ready": status.not_ready,
-        "status": status.shown,
-        "metrics": Metrics(status.sources()).text,
-    }
-    services: list[IService] = []
-    if config.admin_listen is not None:
-        host, port = config.admin_listen.host, config.admin_listen.port
-        endpoint: Any = (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
-        services.append(AdminService(endpoint, make_site(**shown), f"{config.admin_listen}"))
-    if config.admin_socket is not None:
-        commands = Commands(proxy, cache, events, lambda: reactor.callLater(0, reactor.stop))
-        path = str(config.admin_socket)
-        endpoint = UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=False)
-        services.append(AdminService(endpoint, make_site(**shown, commands=commands.all()), path, path))
-    return services
 
 
 def _build_query_log(config: Config) -> Callable[[int, Answers], None] | None:

@@ -2,20 +2,21 @@
 Prometheus metrics: what is counted, as a scraper wants it.
 
 Decides names, help texts and labels; ``METRICS`` is all there are, and the documentation's table is made from it.
-Counts nothing itself: numbers are read when somebody asks, from wherever they are.
+Counts nothing itself: numbers come in a report.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram, UpstreamCounters
+from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram
+from dotproxy.telemetry.report import Report
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -79,45 +80,25 @@ METRICS = {
         Described("plaintext_queries", "counter", (), "Questions that left without TLS. Must be 0."),
         Described("tcp_clients", "gauge", (), "Clients connected over TCP."),
         Described("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
+        Described("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
+        Described("workers", "gauge", (), "Processes that serve."),
+        Described("worker_restarts", "counter", (), "Workers that ended and were started again."),
+        Described("worker_cpu_seconds", "counter", ("worker",), "CPU time of one, since it was started."),
+        Described("worker_resident_bytes", "gauge", ("worker",), "Memory of one."),
         Described("ready", "gauge", (), "Whether clients can expect answers."),
         Described("build_info", "gauge", ("version", "python", "twisted", "openssl"), "What runs; always 1."),
     )
 }
 
 
-class UpstreamSource(NamedTuple):
-    """
-    Where the numbers of one upstream come from.
-    """
-
-    label: str
-    counters: UpstreamCounters
-    tier: Callable[[], int]
-    outstanding: Callable[[], int]
-
-
-class Sources(NamedTuple):
-    """
-    Where all numbers come from; called at each scrape.  ``cache`` returns entries, octets and evictions.
-    """
-
-    counters: Callable[[], Counters]
-    outstanding: Callable[[], int]
-    cache: Callable[[], tuple[int, int, int]]
-    upstreams: Callable[[], Sequence[UpstreamSource]]
-    tcp_clients: Callable[[], int]
-    udp_errors: Callable[[], int]
-    is_ready: Callable[[], bool]
-    versions: dict[str, str]
-
-
 class DotproxyCollector(Collector):
     """
-    Reads the sources when it is asked.
+    Reads a report.
     """
 
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
+    def __init__(self, report: Report, versions: dict[str, str]) -> None:
+        self._report = report
+        self._versions = versions
 
     def describe(self) -> Iterator[Metric]:
         """
@@ -130,8 +111,8 @@ class DotproxyCollector(Collector):
         """
         Yield every metric, as it is now.
         """
-        sources = self._sources
-        counters = sources.counters()
+        report = self._report
+        counters = report.counters
         yield self._answers(counters)
         yield _single("unanswered_queries", counters.silent)
         yield _single("overload_refusals", counters.overloaded)
@@ -139,23 +120,34 @@ class DotproxyCollector(Collector):
         _add_histogram(times, ["here"], counters.here)
         _add_histogram(times, ["asked"], counters.asked)
         yield times
-        yield _single("outstanding_queries", sources.outstanding())
+        yield _single("outstanding_queries", report.outstanding)
         lookups = _family("cache_lookups")
         for result in ("memo", "fresh", "stale", "failed_before", "joined", "missed"):
             lookups.add_metric([result], getattr(counters, result))
         yield lookups
         yield _single("cache_prefetches", counters.prefetched)
-        entries, octets, evictions = sources.cache()
-        yield _single("cache_evictions", evictions)
-        yield _single("cache_entries", entries)
-        yield _single("cache_bytes", octets)
+        yield _single("cache_evictions", report.evicted)
+        yield _single("cache_entries", report.entries)
+        yield _single("cache_bytes", report.octets)
         yield from self._upstreams()
-        yield _single("tcp_clients", sources.tcp_clients())
-        yield _single("udp_errors", sources.udp_errors())
-        yield _single("ready", sources.is_ready())
+        yield _single("tcp_clients", report.tcp_clients)
+        yield _single("udp_errors", report.udp_errors)
+        yield _single("udp_drops", report.udp_drops)
+        yield from self._processes()
+        yield _single("ready", not report.not_ready)
         info = _family("build_info")
-        info.add_metric([sources.versions.get(label, "") for label in METRICS["build_info"].labels], 1)
+        info.add_metric([self._versions.get(label, "") for label in METRICS["build_info"].labels], 1)
         yield info
+
+    def _processes(self) -> Iterator[Any]:
+        cpu, resident = _family("worker_cpu_seconds"), _family("worker_resident_bytes")
+        for name, seconds, octets in self._report.processes:
+            cpu.add_metric([name], seconds)
+            resident.add_metric([name], octets)
+        yield _single("workers", len(self._report.processes))
+        yield _single("worker_restarts", self._report.restarts)
+        yield cpu
+        yield resident
 
     def _answers(self, counters: Counters) -> Any:
         family = _family("answers")
@@ -171,9 +163,10 @@ class DotproxyCollector(Collector):
         names = [name for name in METRICS if name.startswith("upstream_")]
         families = {name: _family(name) for name in names}
         plaintext = 0
-        for label, counters, tier, outstanding in self._sources.upstreams():
-            families["upstream_up"].add_metric([label], (1, 0.5, 0)[tier()])
-            families["upstream_outstanding_queries"].add_metric([label], outstanding())
+        for upstream in self._report.upstreams:
+            label, counters = upstream.label, upstream.counters
+            families["upstream_up"].add_metric([label], (1, 0.5, 0)[upstream.tier])
+            families["upstream_outstanding_queries"].add_metric([label], upstream.outstanding)
             for rcode, count in enumerate(counters.answers):
                 if count:
                     families["upstream_answers"].add_metric([label, RCODES[rcode]], count)
@@ -202,18 +195,20 @@ class Metrics:
     The text a scraper gets.
     """
 
-    def __init__(self, sources: Sources) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(DotproxyCollector(sources))
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
+    def __init__(self, versions: dict[str, str]) -> None:
+        self._versions = versions
+        self._of_this_process = CollectorRegistry()
+        ProcessCollector(registry=self._of_this_process)
+        PlatformCollector(registry=self._of_this_process)
+        GCCollector(registry=self._of_this_process)
 
-    def text(self) -> bytes:
+    def text(self, report: Report) -> bytes:
         """
         Return all metrics in Prometheus' text format.
         """
-        return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        registry.register(DotproxyCollector(report, self._versions))
+        return generate_latest(registry) + generate_latest(self._of_this_process)
 
 
 def versions(dotproxy: str) -> dict[str, str]:

@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.pages import notFound
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from dotproxy.telemetry.metrics import CONTENT_TYPE
 
 log = Logger("dotproxy")
 
-#: From the arguments of a request to what is answered, as JSON; raises ``ValueError`` for what cannot be done.
+#: From the arguments of a request to what is answered, as JSON; raises ``ValueError`` for what cannot be done.  It, and
+#: whatever else is called here, may return a Deferred.
 Command = Callable[[dict[str, str]], Any]
 
 
@@ -39,20 +40,18 @@ class _Page(Resource):
 
     isLeaf = True
 
-    def __init__(self, content_type: str, text: Callable[[], tuple[int, bytes]]) -> None:
+    def __init__(self, content_type: str, text: Callable[[], Deferred[tuple[int, bytes]]]) -> None:
         super().__init__()
         self._content_type = content_type
         self._text = text
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: Request) -> Any:
         """
         Return it.
         """
-        code, text = self._text()
-        request.setResponseCode(code)
         request.setHeader("Content-Type", self._content_type)
         request.setHeader("Cache-Control", "no-store")
-        return text
+        return _answered(request, self._text())
 
 
 class _Root(Resource):
@@ -78,18 +77,46 @@ class _Commands(Resource):
         super().__init__()
         self._command = command
 
-    def render_POST(self, request: Any) -> bytes:
+    def render_POST(self, request: Any) -> Any:
         """
         Do it.
         """
         request.setHeader("Content-Type", "application/json")
         given = {key.decode(): values[-1].decode("utf-8", "replace") for key, values in request.args.items()}
-        try:
-            result = self._command(given)
-        except ValueError as error:
-            request.setResponseCode(400)
-            result = {"error": str(error)}
-        return json.dumps(result).encode() + b"\n"
+
+        def cannot(failure: Failure) -> tuple[int, bytes]:
+            failure.trap(ValueError)
+            return 400, _as_json({"error": failure.getErrorMessage()})
+
+        done: Deferred[Any] = maybeDeferred(self._command, given)
+        return _answered(request, done.addCallbacks(lambda result: (200, _as_json(result)), cannot))
+
+
+def _as_json(result: Any) -> bytes:
+    return json.dumps(result).encode() + b"\n"
+
+
+def _answered(request: Any, answer: Deferred[tuple[int, bytes]]) -> Any:
+    """
+    Answer a request, now or later.
+    """
+    gone: list[Failure] = []
+    request.notifyFinish().addErrback(gone.append)
+
+    def write(result: tuple[int, bytes]) -> None:
+        if not gone:
+            code, text = result
+            request.setResponseCode(code)
+            request.setHeader("Content-Length", str(len(text)))
+            request.write(text)
+            request.finish()
+
+    def failed(failure: Failure) -> None:
+        log.failure("while answering the operator", failure)
+        write((500, b"something is wrong; the log says what\n"))
+
+    answer.addCallbacks(write, failed)
+    return NOT_DONE_YET
 
 
 class AdminService(Service):
@@ -143,26 +170,28 @@ def clear_away(path: str) -> None:
 
 def make_site(
     *,
-    metrics: Callable[[], bytes],
-    is_ready: Callable[[], str],
-    status: Callable[[], dict[str, Any]],
+    metrics: Callable[[], Deferred[bytes]],
+    not_ready: Callable[[], Deferred[str]],
+    status: Callable[[], Deferred[dict[str, Any]]],
     commands: dict[str, Command] | None = None,
 ) -> Site:
     """
     Return what is served.
 
-    ``is_ready`` returns why clients cannot expect answers, "" if they can.
+    ``not_ready`` returns why clients cannot expect answers, "" if they can.
     """
 
-    def ready() -> tuple[int, bytes]:
-        why = is_ready()
+    def ready(why: str) -> tuple[int, bytes]:
         return (503, f"not ready: {why}\n".encode()) if why else (200, b"ready\n")
 
+    def shown(state: dict[str, Any]) -> tuple[int, bytes]:
+        return 200, _as_json(state)
+
     root = _Root()
-    root.putChild(b"metrics", _Page(CONTENT_TYPE, lambda: (200, metrics())))
-    root.putChild(b"healthz", _Page("text/plain", lambda: (200, b"ok\n")))
-    root.putChild(b"readyz", _Page("text/plain", ready))
-    root.putChild(b"status", _Page("application/json", lambda: (200, json.dumps(status()).encode() + b"\n")))
+    root.putChild(b"metrics", _Page(CONTENT_TYPE, lambda: metrics().addCallback(lambda text: (200, text))))
+    root.putChild(b"healthz", _Page("text/plain", lambda: succeed((200, b"ok\n"))))
+    root.putChild(b"readyz", _Page("text/plain", lambda: not_ready().addCallback(ready)))
+    root.putChild(b"status", _Page("application/json", lambda: status().addCallback(shown)))
     for name, command in (commands or {}).items():
         root.putChild(name.encode(), _Commands(command))
     site = Site(root)

@@ -14,7 +14,8 @@ from dotproxy.telemetry.counters import (
     UpstreamCounters,
     group_of,
 )
-from dotproxy.telemetry.metrics import METRICS, Metrics, Sources, UpstreamSource, metrics_table
+from dotproxy.telemetry.metrics import METRICS, Metrics, metrics_table
+from dotproxy.telemetry.report import Report, UpstreamReport
 
 
 class CounterTests(SynchronousTestCase):
@@ -65,17 +66,19 @@ class MetricsTests(SynchronousTestCase):
         upstream.not_connected["tls"] = 1
         upstream.resumed.add(0.02)
         upstream.plaintext = 0
-        sources = Sources(
-            counters=lambda: counters,
-            outstanding=lambda: 11,
-            cache=lambda: (1, 2, 3),
-            upstreams=lambda: [UpstreamSource('u"1', upstream, lambda: 1, lambda: 9)],
-            tcp_clients=lambda: 4,
-            udp_errors=lambda: 0,
-            is_ready=lambda: True,
-            versions={"version": "1"},
+        report = Report(
+            counters=counters,
+            outstanding=11,
+            entries=1,
+            octets=2,
+            evicted=3,
+            upstreams=[UpstreamReport('u"1', upstream, 1, 9)],
+            tcp_clients=4,
+            udp_drops=6,
+            processes=[("1", 1.5, 4096)],
+            restarts=8,
         )
-        self.lines = Metrics(sources).text().decode().splitlines()
+        self.lines = Metrics({"version": "1"}).text(report).decode().splitlines()
 
     def test_numbers(self) -> None:
         """
@@ -99,6 +102,11 @@ class MetricsTests(SynchronousTestCase):
             'dotproxy_answer_seconds_bucket{le="0.0005",where="here"} 3.0',
             'dotproxy_answer_seconds_bucket{le="+Inf",where="here"} 3.0',
             "dotproxy_plaintext_queries_total 0.0",
+            "dotproxy_udp_drops_total 6.0",
+            "dotproxy_workers 1.0",
+            "dotproxy_worker_restarts_total 8.0",
+            'dotproxy_worker_cpu_seconds_total{worker="1"} 1.5',
+            'dotproxy_worker_resident_bytes{worker="1"} 4096.0',
             "dotproxy_ready 1.0",
         ):
             self.assertIn(line, self.lines)
@@ -119,6 +127,6 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(sorted(BOUNDS), list(BOUNDS))
         for name, kind, labels, text in METRICS.values():
             self.assertRegex(name, r"^[a-z_]+$")
-            self.assertEqual(kind == "histogram", name.endswith("_seconds"), name)
+            self.assertEqual(kind == "histogram", name.endswith("_seconds") and kind != "counter", name)
             self.assertRegex(text, r"^[A-Z].*[.0-9]$", name)
             self.assertEqual([], [label for label in labels if label in ("name", "client", "query")])

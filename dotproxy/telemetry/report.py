@@ -1,0 +1,162 @@
+"""
+A report: everything that is known, in numbers, of one running proxy, or of several that serve together.
+
+Decides how reports are added up, and what they look like between processes.  What is a state and not a number is that
+of the one that is best off: as long as one can answer, clients can expect answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from dotproxy.telemetry.counters import Counters, Histogram, UpstreamCounters
+
+
+@dataclass(slots=True)
+class UpstreamReport:
+    """
+    One upstream: ``tier`` is 0 if it is up, 1 slow, 2 down; ``p50`` and ``p95`` of its answers, in seconds.
+    """
+
+    label: str
+    counters: UpstreamCounters
+    tier: int
+    outstanding: int
+    p50: float | None = None
+    p95: float | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """
+    One proxy.
+
+    ``not_ready`` says why clients cannot expect answers, "" if they can; ``processes`` holds for each process that
+    serves its name, CPU seconds and octets resident; ``restarts`` counts such as ended and were started again.
+    """
+
+    counters: Counters = field(default_factory=Counters)
+    outstanding: int = 0
+    entries: int = 0
+    octets: int = 0
+    evicted: int = 0
+    tcp_clients: int = 0
+    udp_errors: int = 0
+    udp_drops: int = 0
+    not_ready: str = ""
+    upstreams: list[UpstreamReport] = field(default_factory=list)
+    processes: list[tuple[str, float, int]] = field(default_factory=list)
+    restarts: int = 0
+
+
+def added(reports: Sequence[Report]) -> Report:
+    """
+    Return one report for several.
+    """
+    whole = Report(not_ready="" if any(not report.not_ready for report in reports) else _first_reason(reports))
+    for report in reports:
+        _add_counters(whole.counters, report.counters)
+        for name in ("outstanding", "entries", "octets", "evicted", "tcp_clients", "udp_errors", "udp_drops"):
+            setattr(whole, name, getattr(whole, name) + getattr(report, name))
+        whole.restarts += report.restarts
+        whole.processes += report.processes
+    for label in dict.fromkeys(upstream.label for report in reports for upstream in report.upstreams):
+        whole.upstreams.append(
+            _one_upstream([one for report in reports for one in report.upstreams if one.label == label])
+        )
+    return whole
+
+
+def _first_reason(reports: Sequence[Report]) -> str:
+    return next((report.not_ready for report in reports), "nobody serves yet")
+
+
+def _one_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:
+    counters = UpstreamCounters()
+    for part in parts:
+        _add_counters(counters, part.counters)
+    return UpstreamReport(
+        parts[0].label,
+        counters,
+        min(part.tier for part in parts),
+        sum(part.outstanding for part in parts),
+        _weighed([(part.p50, sum(part.counters.answers)) for part in parts]),
+        _weighed([(part.p95, sum(part.counters.answers)) for part in parts]),
+    )
+
+
+def _weighed(values: Sequence[tuple[float | None, int]]) -> float | None:
+    known = [(value, weight or 1) for value, weight in values if value is not None]
+    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+
+
+def _add_counters(whole: Any, part: Any) -> None:
+    for name in type(whole).__slots__:
+        mine, other = getattr(whole, name), getattr(part, name)
+        if isinstance(mine, Histogram):
+            mine.counts = [sum(pair) for pair in zip(mine.counts, other.counts, strict=True)]
+            mine.total += other.total
+        elif isinstance(mine, list):
+            setattr(whole, name, [sum(pair) for pair in zip(mine, other, strict=True)])
+        elif isinstance(mine, Counter):
+            mine.update(other)
+        else:
+            setattr(whole, name, mine + other)
+
+
+def as_data(report: Report) -> dict[str, Any]:
+    """
+    Return a report as what JSON can hold.
+    """
+    data = {part.name: getattr(report, part.name) for part in fields(report)}
+    data["counters"] = _counters_as_data(report.counters)
+    data["upstreams"] = [
+        {part.name: getattr(one, part.name) for part in fields(one)} | {"counters": _counters_as_data(one.counters)}
+        for one in report.upstreams
+    ]
+    return data
+
+
+def from_data(data: dict[str, Any]) -> Report:
+    """
+    Return the report that ``as_data`` made this of.
+    """
+    upstreams = [
+        UpstreamReport(**{**one, "counters": _counters_from_data(UpstreamCounters(), one["counters"])})
+        for one in data["upstreams"]
+    ]
+    return Report(
+        **{
+            **data,
+            "counters": _counters_from_data(Counters(), data["counters"]),
+            "upstreams": upstreams,
+            "processes": [(name, cpu, resident) for name, cpu, resident in data["processes"]],
+        }
+    )
+
+
+def _counters_as_data(counters: Any) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    for name in type(counters).__slots__:
+        value = getattr(counters, name)
+        if isinstance(value, Histogram):
+            value = [value.counts, value.total]
+        elif isinstance(value, Counter):
+            value = list(value.items())
+        data[name] = value
+    return data
+
+
+def _counters_from_data(counters: Any, data: dict[str, Any]) -> Any:
+    for name, value in data.items():
+        there = getattr(counters, name)
+        if isinstance(there, Histogram):
+            there.counts, there.total = list(value[0]), value[1]
+        elif isinstance(there, Counter):
+            there.update({tuple(key) if isinstance(key, list) else key: count for key, count in value})
+        else:
+            setattr(counters, name, value)
+    return counters
