@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from twisted.application.service import IService
@@ -32,7 +33,7 @@ from dotproxy.parts import (
     build_upstreams,
     limits_of,
 )
-from dotproxy.proxy import Proxy
+from dotproxy.proxy import Proxy, Share
 from dotproxy.snapshot import Snapshot
 from dotproxy.systemd import Manager, inherited, initial_environment
 from dotproxy.telemetry.events import Events
@@ -50,12 +51,12 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
 
 class Assembly:
     """
-    A proxy, and what is needed to make it another one while it runs.
+    A proxy, or a share of one, and what is needed to make it another one while it runs.
 
     Owns: which upstream object stands for which part of the configuration.
     """
 
-    def __init__(self, config: Config, reactor: Any, events: Events) -> None:
+    def __init__(self, config: Config, reactor: Any, events: Events, share: Share | None = None) -> None:
         self._reactor = reactor
         self._events = events
         self._config = config
@@ -65,11 +66,20 @@ class Assembly:
         self.cache = build_cache(config)
         self.forwarder = build_forwarder(config, reactor, self._upstreams, self._transfers, self.cache)
         if self.cache is not None and config.cache_file is not None:
-            given = {"clock": reactor, "elapsed": clock_with_sleep, "date": time.time, "in_thread": deferToThread}
-            services.append(Snapshot(self.cache, config.cache_file, **given))
+            services.append(
+                Snapshot(
+                    self.cache,
+                    config.cache_file,
+                    clock=reactor,
+                    elapsed=clock_with_sleep,
+                    date=time.time,
+                    in_thread=deferToThread,
+                    writes=share is None or share.writes,
+                )
+            )
         self.forwarder.query_log = _build_query_log(config)
         self._watch = self._build_watch(config)
-        manager = Manager(os.environ, reactor)
+        manager = Manager({} if share else os.environ, reactor)
         self.proxy = Proxy(
             config,
             reactor,
@@ -77,17 +87,15 @@ class Assembly:
             self.forwarder,
             rebuilt=self.change,
             manager=manager,
-            sockets=inherited(initial_environment()),
+            sockets=([], []) if share else inherited(initial_environment()),
+            share=share,
         )
         self.commands = Commands(self.proxy, self.cache, events, lambda: reactor.callLater(0, reactor.stop))
-        for admin in build_admin(
-            config,
-            reactor,
-            lambda: report_of(self.proxy, self.cache),
-            lambda: self.proxy.addresses,
-            self.commands.all(),
-        ):
-            admin.setServiceParent(self.proxy)
+        self.report = partial(report_of, self.proxy, self.cache, share.name if share else "1")
+        if share is None:
+            operated = build_admin(config, reactor, self.report, lambda: self.proxy.addresses, self.commands.all())
+            for admin in operated:
+                admin.setServiceParent(self.proxy)
 
     def change(self, config: Config) -> list[str]:
         """

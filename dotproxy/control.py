@@ -111,6 +111,10 @@ def _status(given: Any) -> int:
     print(f"dotproxy {status['version']}, up for {_duration(status['seconds'])}, {_ready(status)}")
     where = ", ".join(status["listening"])
     print(f"listening on {where}; {status['answers']} answers, {status['outstanding']} outstanding")
+    workers = status["workers"]
+    if len(workers) > 1 or status["worker_restarts"]:
+        memory = ", ".join(f"{one['name']}: {one['resident'] / 1e6:.0f} MB" for one in workers)
+        print(f"{len(workers)} workers ({memory}), {status['worker_restarts']} restarted")
     _print_cache(status["cache"])
     rows = [_HEAD, *map(_row, status["upstreams"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -21,7 +22,7 @@ from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
-from dotproxy.downstream.sockets import CannotBind, bind_both
+from dotproxy.downstream.sockets import bind_every
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.cookies import Cookies
@@ -35,9 +36,25 @@ DRAIN = 2.0
 log = Logger("dotproxy")
 
 
+@dataclass(slots=True)
+class Share:
+    """
+    What one process has of a proxy that is several: its ``name`` among them, and sockets, bound already.
+
+    ``spare`` are datagram sockets of the others, by their names, to be read while one of them cannot; ``writes`` says
+    that what is kept in a file is this one's to write.
+    """
+
+    name: str
+    datagrams: Sequence[Any]
+    streams: Sequence[Any]
+    spare: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    writes: bool = False
+
+
 class Proxy(MultiService):
     """
-    The running proxy.
+    The running proxy, or a share of it.
 
     ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.  ``addresses`` holds
     where it listens, once it does.  ``reread`` returns the configuration as it is now, ``rebuilt`` makes another one
@@ -54,6 +71,7 @@ class Proxy(MultiService):
         rebuilt: Callable[[Config], list[str]],
         manager: Manager,
         sockets: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
+        share: Share | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -63,7 +81,10 @@ class Proxy(MultiService):
         self._reactor = reactor
         self._rebuilt = rebuilt
         self._manager = manager
-        self._datagrams, self._streams = list(sockets[0]), list(sockets[1])
+        self._share = share
+        self._datagrams, self._streams = (
+            (list(share.datagrams), list(share.streams)) if share else (list(sockets[0]), list(sockets[1]))
+        )
         self.factory = ListenerFactory(
             forwarder,
             ForwarderResolver(forwarder, reactor),
@@ -75,6 +96,7 @@ class Proxy(MultiService):
             tells_idle_timeout=not config.transparent,
         )
         self.datagram_ports: list[BatchPort] = []
+        self._spare_ports: dict[str, list[BatchPort]] = {}
         self._stream_ports: list[Any] = []
         self._cookie_for = Cookies(os.urandom(32)).option_for if config.udp_cookies and not config.transparent else None
         for service in (manager, *services):
@@ -94,36 +116,25 @@ class Proxy(MultiService):
         :raises CannotBind: naming every one that could not be.
         """
         super().privilegedStartService()
-        if self._datagrams or self._streams:
-            return
-        problems: list[str] = []
-        for address in self.config.listen:
-            try:
-                datagrams, streams = bind_both(address.host, address.port)
-            except CannotBind as problem:
-                problems.append(str(problem))
-            else:
-                self._datagrams.append(datagrams)
-                self._streams.append(streams)
-        if problems:
-            for bound in (*self._datagrams, *self._streams):
-                bound.close()
-            self._datagrams, self._streams = [], []
-            raise CannotBind("\n".join(problems))
+        if not (self._datagrams or self._streams):
+            (self._datagrams,), self._streams = bind_every((one.host, one.port) for one in self.config.listen)
 
     def startService(self) -> None:
         """
         Serve.
         """
-        if not (
-            self._datagrams or self._streams
-        ):  # started by something that knows no privileges, as `twist` or a test
+        if not (self._datagrams or self._streams):  # what started it knows no privileges, as `twist` or a test
             self.privilegedStartService()
         super().startService()
-        log.info("dotproxy {version}", version=__version__)
+        if self._share is None:
+            log.info("dotproxy {version}", version=__version__)
         self._listen()
-        self.log_upstreams()
-        log.info("ready")
+        if self._share is None:
+            log_listening(self._datagrams, self._streams, self.datagram_ports)
+            log_upstreams(self.config)
+            log.info("ready")
+        for streams in self._streams:  # the reactor has its own
+            streams.close()
         self._manager.ready("answering")
 
     def stopService(self) -> Deferred[None]:
@@ -148,73 +159,111 @@ class Proxy(MultiService):
         try:
             if self.reread is None:
                 raise ConfigError(["there is nothing to read a configuration from"])
-            changes = self._rebuilt(self.reread())
+            changes = self.become(self.reread())
         except ConfigError as error:
-            for problem in error.problems:
-                log.error(  # noqa: TRY400 (what is wrong is said; where it was found out is nobody's business)
-                    "the configuration stays as it was: {problem}", problem=problem
-                )
+            log_problems(error)
             raise
         finally:
             self._manager.ready("answering")
-        self.factory.idle_timeout = self.config.tcp_idle_timeout
-        self.factory.max_connections = self.config.tcp_max_connections
-        self.factory.max_outstanding = self.config.tcp_max_outstanding
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 
-    def log_upstreams(self) -> None:
+    def become(self, config: Config) -> list[str]:
         """
-        Say who will be believed, and for what reason.
+        Have another configuration; return what changed.
         """
-        roots = f"the CAs in {self.config.ca_file}" if self.config.ca_file else "the system's CAs"
-        for address in self.config.upstream:
-            wanted = f"name {address.name}" if address.name else f"IP address {address.addresses[0][0]}"
-            pins = f" and {len(address.pins)} pins" if address.pins else ""
-            log.info(
-                "upstream {label}: strict, {wanted} verified against {roots}{pins}",
-                label=address.label,
-                wanted=wanted,
-                roots=roots,
-                pins=pins,
-            )
+        changes = self._rebuilt(config)
+        self.factory.idle_timeout = self.config.tcp_idle_timeout
+        self.factory.max_connections = self.config.tcp_max_connections
+        self.factory.max_outstanding = self.config.tcp_max_outstanding
+        return changes
+
+    def stand_in(self, name: str) -> None:
+        """
+        Read what comes for another one, who cannot.
+        """
+        for port in self._spare_ports.get(name, ()):
+            port.startReading()
+
+    def stand_back(self, name: str) -> None:
+        """
+        The other one can again.
+        """
+        for port in self._spare_ports.get(name, ()):
+            port.stopReading()
 
     def _listen(self) -> None:
-        for datagrams in self._datagrams:
-            listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
-            port = make_port(datagrams, listener, self._reactor, batched=self.config.udp_batched)
-            port.startListening()
-            self.datagram_ports.append(port)
+        self.datagram_ports = [self._open(datagrams) for datagrams in self._datagrams]
+        if self._share is not None:
+            for name, sockets in self._share.spare.items():
+                self._spare_ports[name] = [self._open(datagrams) for datagrams in sockets]
+                self.stand_back(name)
         for streams in self._streams:
             port = self._reactor.adoptStreamPort(streams.fileno(), streams.family, self.factory)
             self._stream_ports.append(port)
-        over: dict[str, list[str]] = {}
-        for transport, sockets in (("UDP", self._datagrams), ("TCP", self._streams)):
-            for bound in sockets:
-                over.setdefault(endpoint_text(*bound.getsockname()[:2]), []).append(transport)
-        for streams in self._streams:
-            streams.close()
-        for address, transports in over.items():
-            log.info("listening on {address} ({transports})", address=address, transports=", ".join(transports))
-        if self.datagram_ports:
-            log.info("datagrams are read and written {manner}", manner=self.datagram_ports[0].manner)
+
+    def _open(self, datagrams: Any) -> BatchPort:
+        listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
+        port = make_port(datagrams, listener, self._reactor, batched=self.config.udp_batched)
+        port.startListening()
+        return port
 
     async def _stop(self) -> None:
         self.is_draining = True
         self._manager.tell("STOPPING=1", "STATUS=answering what is outstanding")
         for port in self._stream_ports:
             await maybeDeferred(port.stopListening)
-        for port in self.datagram_ports:
+        every_port = [*self.datagram_ports, *(port for ports in self._spare_ports.values() for port in ports)]
+        for port in every_port:
             port.stopReading()
         limit = self._reactor.callLater(DRAIN, self.forwarder.stop)
         await self.forwarder.drain()
         if limit.active():
             limit.cancel()
         self.forwarder.stop()
-        for port in self.datagram_ports:
+        for port in every_port:
             await maybeDeferred(port.stopListening)
         for connection in tuple(self.factory.connections):
             connection.close()
         await super().stopService()
         self._datagrams, self._streams = [], []
         log.info("stopped")
+
+
+def log_problems(error: ConfigError) -> None:
+    """
+    Say why a configuration is not used.
+    """
+    for problem in error.problems:
+        log.error("the configuration stays as it was: {problem}", problem=problem)
+
+
+def log_upstreams(config: Config) -> None:
+    """
+    Say who will be believed, and for what reason.
+    """
+    roots = f"the CAs in {config.ca_file}" if config.ca_file else "the system's CAs"
+    for address in config.upstream:
+        wanted = f"name {address.name}" if address.name else f"IP address {address.addresses[0][0]}"
+        pins = f" and {len(address.pins)} pins" if address.pins else ""
+        log.info(
+            "upstream {label}: strict, {wanted} verified against {roots}{pins}",
+            label=address.label,
+            wanted=wanted,
+            roots=roots,
+            pins=pins,
+        )
+
+
+def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], ports: Sequence[BatchPort] = ()) -> None:
+    """
+    Say where clients are listened to, and how.
+    """
+    over: dict[str, list[str]] = {}
+    for transport, sockets in (("UDP", datagrams), ("TCP", streams)):
+        for bound in sockets:
+            over.setdefault(endpoint_text(*bound.getsockname()[:2]), []).append(transport)
+    for address, transports in over.items():
+        log.info("listening on {address} ({transports})", address=address, transports=", ".join(transports))
+    if ports:
+        log.info("datagrams are read and written {manner}", manner=ports[0].manner)

@@ -7,7 +7,6 @@ reported there.  The only place that knows the global reactor.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from typing import Any, cast
 from twisted.application.service import IService
 from twisted.python import usage
 
+from dotproxy.collector import settle
 from dotproxy.config.load import Loaded, load
+from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS, Setting
 from dotproxy.errors import ConfigError
 
@@ -83,14 +84,6 @@ for _setting in SETTINGS:
         setattr(Options, f"opt_{_setting.short}", getattr(Options, f"opt_{_setting.key}"))
 
 
-def _settle() -> None:
-    """
-    What is alive after the start lives until the end: the collector need not look at it again.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 def _heed(reactor: Any, proxy: Any) -> None:
     """
     SIGHUP: read the configuration again.  A second signal to stop: stop now.
@@ -108,18 +101,35 @@ def _heed(reactor: Any, proxy: Any) -> None:
     reactor.addSystemEventTrigger("before", "shutdown", stop_now)
 
 
+def _build(config: Config, reactor: Any) -> Any:
+    """
+    A proxy in this process, or one that is several.
+    """
+    from dotproxy.workers.processors import available
+
+    count = available() if config.workers == "auto" else int(config.workers)
+    if count == 1:
+        from dotproxy.assembly import build
+
+        return build(config, reactor)
+    from dotproxy.systemd import Manager, inherited, initial_environment
+    from dotproxy.workers.supervisor import Supervisor
+
+    manager = Manager(os.environ, reactor)
+    return Supervisor(config, reactor, count, manager=manager, sockets=inherited(initial_environment()))
+
+
 def makeService(options: Options) -> IService:
     """
     Return the proxy as a service; called by twistd.
     """
     from twisted.internet import reactor
 
-    from dotproxy.assembly import build
     from dotproxy.downstream.sockets import CannotBind
     from dotproxy.proxy import log
 
     assert options.loaded is not None
-    proxy: Any = build(options.loaded.config, reactor)
+    proxy = _build(options.loaded.config, reactor)
     proxy.reread = lambda: load(options.given, os.environ, options.config_file).config
 
     bind = proxy.privilegedStartService
@@ -133,6 +143,6 @@ def makeService(options: Options) -> IService:
             raise SystemExit(1) from None
 
     proxy.privilegedStartService = bind_or_exit
-    reactor.callWhenRunning(_settle)
+    reactor.callWhenRunning(settle)
     reactor.callWhenRunning(_heed, reactor, proxy)
     return cast(IService, proxy)

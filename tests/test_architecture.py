@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "answering": {"live", "neighbours", "wire"},
     "forwarder": {"answering", "asking", "live", "neighbours", "reception", "telemetry.counters", "wire", "policy"},
     "systemd": set(),
+    "collector": set(),
     "snapshot": {"policy", "wire"},
     "resolver": {"errors", "telemetry.counters", "wire"},
     "config": {"errors", "policy", "upstream.address", "config"},
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ASSEMBLERS = {
     "admin",
     "control",
+    "workers",
     "doctor",
     "assembly",
     "parts",
@@ -125,7 +127,7 @@ class ArchitectureTests(SynchronousTestCase):
                 if name == "twisted.internet.reactor":
                     self.assertFalse(is_top_level, str(path))
                     found.add(room)
-        self.assertEqual({"tap", "library"}, found)
+        self.assertEqual({"tap", "library", "workers"}, found)
 
     def test_fakes_stay_out_of_the_proxy(self) -> None:
         """

@@ -14,8 +14,9 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 import dotproxy
-from dotproxy import cli, tap
+from dotproxy import cli, collector, tap
 from dotproxy.assembly import build
+from dotproxy.collector import settle
 from dotproxy.config.describe import example_file
 from dotproxy.config.load import load
 from dotproxy.config.schema import SETTINGS
@@ -134,7 +135,7 @@ class ServiceTests(CleanEnvironment):
         number = taken[0].getsockname()[1]
         service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},192.0.2.1:1"))
         lines: list[str] = []
-        self.patch(tap, "gc", None)
+        self.patch(collector, "gc", None)
         from dotproxy import proxy as proxy_module
 
         self.patch(proxy_module.log, "observer", lambda event: lines.append(event["line"]))
@@ -162,8 +163,8 @@ class ServiceTests(CleanEnvironment):
             def __getattr__(self, name: str) -> Any:
                 return lambda: calls.append(name)
 
-        self.patch(tap, "gc", Collector())
-        tap._settle()
+        self.patch(collector, "gc", Collector())
+        settle()
         self.assertEqual(["collect", "freeze"], calls)
 
 

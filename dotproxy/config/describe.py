@@ -75,6 +75,7 @@ def _toml(value: Any) -> str:
 AT_START = frozenset(
     (
         "listen",
+        "workers",
         "udp_batched",
         "udp_cookies",
         "transparent",

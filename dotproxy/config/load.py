@@ -72,6 +72,20 @@ def load(options: Mapping[str, Sequence[str]], environ: Mapping[str, str], confi
         given |= _from_toml(path, path_source, problems)
     given |= _from_environment(environ, given, problems)
     given |= _from_options(options)
+    return _checked(given, problems)
+
+
+def load_text(text: str) -> Loaded:
+    """
+    Return the configuration that ``describe.effective`` has written out.
+
+    :raises ConfigError: with every problem there is.
+    """
+    problems: list[str] = []
+    return _checked(_from_table(tomllib.loads(text), "text", problems), problems)
+
+
+def _checked(given: Mapping[str, _Given], problems: list[str]) -> Loaded:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for setting in SETTINGS:
@@ -178,6 +192,10 @@ def _from_toml(path: str, path_source: str, problems: list[str]) -> dict[str, _G
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"config ({path_source}): {path!r} is not TOML: {error}")
         return {}
+    return _from_table(table, path, problems)
+
+
+def _from_table(table: Mapping[str, Any], path: str, problems: list[str]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for key, value in table.items():
         if key not in BY_KEY:

@@ -28,6 +28,7 @@ from dotproxy.config.values import (
     parse_special_family,
     parse_tls_version,
     parse_upstream_value,
+    parse_workers,
     parse_yes_or_no,
 )
 from dotproxy.policy.special import FAMILIES
@@ -201,6 +202,14 @@ SETTINGS: tuple[Setting, ...] = (
         number(512, 65507, "octets", whole=True),
         "OCTETS",
         "The longest answer sent over UDP, whatever the client says it takes.",
+    ),
+    Setting(
+        "workers",
+        1,
+        parse_workers,
+        "N",
+        "How many processes serve, or auto: as many as there are processors for them. They share cache_size,"
+        " cache_memory, max_outstanding and tcp_max_connections.",
     ),
     Setting(
         "udp_batched",

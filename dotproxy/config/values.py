@@ -276,6 +276,18 @@ def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callab
     return parse
 
 
+def parse_workers(value: Any) -> int | str:
+    """
+    Return how many processes, or "auto".
+    """
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    try:
+        return int(number(1, 256, "processes", whole=True)(value))
+    except ValueError as error:
+        raise ValueError(f"{error}, nor auto") from None
+
+
 def one_of(*words: str) -> Callable[[Any], str]:
     """
     Return a function that reads one of these words.

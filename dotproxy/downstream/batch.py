@@ -15,7 +15,6 @@ There are two of them: one that any system has, and one that takes and gives man
 from __future__ import annotations
 
 import socket
-import struct
 import sys
 from typing import Any, Protocol, cast
 
@@ -23,6 +22,7 @@ from twisted.internet import udp
 from twisted.logger import Logger
 
 from dotproxy.downstream.mmsg import SLOTS, Client, Messages, NotHere
+from dotproxy.downstream.sockets import drops_of
 
 log = Logger("dotproxy")
 
@@ -36,11 +36,6 @@ MAX_DATAGRAM = 4096
 _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO = 49
 _ANCILLARY = socket.CMSG_SPACE(64)
-
-#: In <asm/socket.h> and <linux/sock_diag.h>: nine numbers about a socket's memory, of which the last says how many
-#: datagrams found no room.
-_SO_MEMINFO = 55
-_MEMORY = struct.Struct("=9I")
 
 #: (octets, client): the client is the socket address a datagram came from and, on a wildcard address,
 #: the ancillary data that says where it came to.
@@ -84,10 +79,7 @@ class BatchPort(udp.Port):
         """
         How many datagrams the kernel has thrown away, because there was no room for them; 0 where it does not say.
         """
-        try:
-            return int(_MEMORY.unpack(self.socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))[8])
-        except (AttributeError, OSError, struct.error):  # it is closed; or this is another system
-            return 0
+        return drops_of(self.socket) if self.socket is not None else 0
 
     def doRead(self) -> None:
         """

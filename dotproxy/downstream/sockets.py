@@ -8,6 +8,8 @@ so that port 0 gives the same free port for both.
 from __future__ import annotations
 
 import socket
+import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 
@@ -25,6 +27,11 @@ _BACKLOG = 1024
 _RECEIVE_BUFFER = 4 << 20
 #: In <asm/socket.h>: as SO_RCVBUF, beyond net.core.rmem_max, for those who may.
 _SO_RCVBUFFORCE = 33
+
+#: In <asm/socket.h> and <linux/sock_diag.h>: nine numbers about a socket's memory, of which the last says how many
+#: datagrams found no room.
+_SO_MEMINFO = 55
+_MEMORY = struct.Struct("=9I")
 
 
 class CannotBind(Exception):
@@ -54,13 +61,59 @@ def bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
     raise CannotBind(f"no port of {host} is free for both UDP and TCP")
 
 
-def _bind(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
+def bind_every(
+    addresses: Iterable[tuple[str, int]], count: int = 1
+) -> tuple[list[list[socket.socket]], list[socket.socket]]:
+    """
+    Return ``count`` lists of UDP sockets, one for each address, and a list of TCP sockets; see ``bind_both``.
+
+    The kernel distributes clients over UDP among the sockets of an address.  All are bound or none.
+
+    :raises CannotBind: naming every address that cannot be.
+    """
+    datagrams: list[list[socket.socket]] = [[] for _ in range(count)]
+    streams: list[socket.socket] = []
+    problems: list[str] = []
+    for host, port in addresses:
+        try:
+            one, listening = bind_both(host, port)
+            streams.append(listening)
+            if count == 1:
+                datagrams[0].append(one)
+                continue
+            # Nobody else was bound there, whom we would share with.
+            port = one.getsockname()[1]  # noqa: PLW2901 (which one is free is known now)
+            one.close()
+            for several in datagrams:
+                several.append(_bind(host, port, socket.SOCK_DGRAM, is_shared=True))
+        except CannotBind as problem:
+            problems.append(str(problem))
+    if problems:
+        for bound in (*streams, *(one for several in datagrams for one in several)):
+            bound.close()
+        raise CannotBind("\n".join(problems))
+    return datagrams, streams
+
+
+def drops_of(bound: socket.socket) -> int:
+    """
+    Return how many datagrams the kernel has thrown away, because there was no room for them; 0 where it does not say.
+    """
+    try:
+        return int(_MEMORY.unpack(bound.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMORY.size))[8])
+    except (OSError, struct.error):  # it is closed; or this is another system
+        return 0
+
+
+def _bind(host: str, port: int, kind: socket.SocketKind, *, is_shared: bool = False) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)[0]
     bound = socket.socket(family, kind)
     try:
         bound.setblocking(False)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if kind == socket.SOCK_STREAM:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         else:

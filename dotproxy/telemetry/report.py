@@ -70,6 +70,19 @@ def added(reports: Sequence[Report]) -> Report:
     return whole
 
 
+def ended(report: Report) -> Report:
+    """
+    Return what is left of a report when its process has ended: what was counted.
+    """
+    return Report(
+        counters=report.counters,
+        evicted=report.evicted,
+        udp_errors=report.udp_errors,
+        not_ready="it has ended",
+        upstreams=[UpstreamReport(one.label, one.counters, 2, 0) for one in report.upstreams],
+    )
+
+
 def _first_reason(reports: Sequence[Report]) -> str:
     return next((report.not_ready for report in reports), "nobody serves yet")
 

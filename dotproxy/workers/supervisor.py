@@ -1,0 +1,316 @@
+"""
+A proxy that is several processes: the supervisor of them.
+
+Decides who serves what.  It binds all sockets and keeps them, so that nothing is lost that waits in one whose process
+has ended: another stands in until the next process serves.  Reads no query and asks no upstream itself.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dotproxy import __version__
+from dotproxy.admin import build_admin
+from dotproxy.config.describe import AT_START, describe_changes, effective
+from dotproxy.config.load import Loaded
+from dotproxy.config.model import Config
+from dotproxy.config.schema import SETTINGS
+from dotproxy.downstream.sockets import bind_every, drops_of
+from dotproxy.errors import ConfigError
+from dotproxy.proxy import DRAIN, log_listening, log_problems, log_upstreams
+from dotproxy.systemd import Manager
+from dotproxy.telemetry.report import Report, added
+from dotproxy.telemetry.web import Command
+from dotproxy.workers.channel import Gone
+from dotproxy.workers.place import Place
+
+#: How often workers are looked at, in seconds.
+LOOK = 1.0
+
+#: What they are given in all, each of them its part.
+_SHARED = ("cache_size", "cache_memory", "max_outstanding", "tcp_max_connections")
+
+#: How long after the end of ``DRAIN`` a worker may take to end, in seconds.
+PATIENCE = 3.0
+
+#: Whose sockets are that all workers read.
+_EVERYBODY = "*"
+
+log = Logger("dotproxy")
+
+
+class Supervisor(MultiService):
+    """
+    To be used as ``Proxy``, of which it is several.
+
+    ``sockets`` are those that somebody has opened for it, over UDP and over TCP: each worker uses all of them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reactor: Any,
+        count: int,
+        *,
+        manager: Manager,
+        sockets: tuple[list[socket.socket], list[socket.socket]] = ([], []),
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.reread: Callable[[], Config] | None = None
+        self._reactor = reactor
+        self._count = count
+        self._manager = manager
+        self._names = [str(number + 1) for number in range(count)]
+        # By the name of the worker that reads them.
+        self._datagrams: dict[str, list[socket.socket]] = {_EVERYBODY: sockets[0]} if sockets[0] else {}
+        self._streams = sockets[1]
+        self.places: dict[str, Place] = {}
+        self._standing_in: dict[str, str] = {}
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
+        self._is_ready = self._is_draining = False
+        manager.setServiceParent(self)
+        commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
+        commands["drain"] = self.drain
+        for admin in build_admin(config, reactor, self.report, lambda: self.addresses, commands):
+            admin.setServiceParent(self)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """
+        The address and port of each listener.
+        """
+        listening = next(iter(self._datagrams.values()), [])
+        return [bound.getsockname()[:2] for bound in listening]
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind every listener, or none; none, if sockets were handed over.
+
+        :raises CannotBind: naming every one that could not be.
+        """
+        super().privilegedStartService()
+        if not (self._datagrams or self._streams):
+            addresses = ((one.host, one.port) for one in self.config.listen)
+            datagrams, self._streams = bind_every(addresses, self._count)
+            self._datagrams = dict(zip(self._names, datagrams, strict=True))
+
+    def startService(self) -> None:
+        """
+        Serve.
+        """
+        if not (self._datagrams or self._streams):
+            self.privilegedStartService()
+        super().startService()
+        log.info("dotproxy {version}, {count} workers", version=__version__, count=self._count)
+        sockets = [bound for _, bound in self._owned()]
+        for name in self._names:
+            self.places[name] = Place(
+                name,
+                sockets,
+                self._reactor,
+                beginning=self._beginning,
+                came=self._came,
+                went=self._went,
+            )
+        for place in self.places.values():
+            place.start()
+        self._looking.start(LOOK, now=False)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Take no more questions, have those answered that there are, for a bounded time; then end everything.
+        """
+        return Deferred.fromCoroutine(self._stop())
+
+    def stop_now(self) -> None:
+        """
+        Do not wait for what is outstanding any longer.
+        """
+        for place in self.places.values():
+            place.tell("stop_now")
+
+    def report(self) -> Deferred[Report]:
+        """
+        Return what is known of all.
+        """
+        told: Deferred[Report] = Deferred()
+
+        def tell(result: Any = None) -> None:
+            if limit.active():
+                limit.cancel()
+            if not told.called:
+                told.callback(self._added())
+
+        limit = self._reactor.callLater(2 * LOOK, tell)
+        DeferredList([place.update() for place in self.places.values()]).addBoth(tell)
+        return told
+
+    def reload(self) -> list[str]:
+        """
+        Have the configuration as it is now; return what changed.  What cannot be used changes nothing.
+
+        :raises ConfigError: with every problem there is with it.
+        """
+        self._manager.reloading()
+        before = self.config
+        try:
+            if self.reread is None:
+                raise ConfigError(["there is nothing to read a configuration from"])
+            fresh = self.reread()
+        except ConfigError as error:
+            log_problems(error)
+            raise
+        finally:
+            self._manager.ready("answering")
+        self.config = replace(fresh, **{key: getattr(before, key) for key in AT_START})
+        text = self._text()
+        for place in self._serving():
+            place.ask("become", {"config": text}).addErrback(self._stays, place.name)
+        changes = describe_changes(before, fresh)
+        log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
+        return changes
+
+    def flush(self, given: dict[str, str]) -> Deferred[dict[str, Any]]:
+        """
+        Have all forget answers; see ``admin.Commands``.
+        """
+        flushed = gatherResults([place.ask("flush", given) for place in self._serving()], consumeErrors=True)
+        return flushed.addCallbacks(lambda each: {"flushed": sum(one["flushed"] for one in each)}, _first)
+
+    def log(self, given: dict[str, str]) -> Deferred[Any]:
+        """
+        Have all log at another ``level``, and those that will come.
+        """
+
+        def done(each: list[Any]) -> Any:
+            self.config = replace(self.config, log_level=given["level"])
+            return {"level": given["level"]}
+
+        logged = gatherResults([place.ask("log", given) for place in self._serving()], consumeErrors=True)
+        return logged.addCallbacks(done, _first)
+
+    def drain(self, given: dict[str, str]) -> dict[str, Any]:
+        """
+        Stop, after answering what is outstanding.
+        """
+        self._reactor.callLater(0, self._reactor.stop)
+        return {"draining": True}
+
+    def _reload(self, given: dict[str, str]) -> dict[str, Any]:
+        try:
+            return {"changes": self.reload()}
+        except ConfigError as error:
+            raise ValueError("; ".join(error.problems)) from None
+
+    def _serving(self) -> list[Place]:
+        return [place for place in self.places.values() if place.is_serving]
+
+    def _added(self) -> Report:
+        whole = added([place.whole_report() for place in self.places.values()])
+        known = {one.label for place in self._serving() for one in place.report.upstreams}
+        # Upstreams that are not asked any more live on in what is left of ended processes.
+        whole.upstreams = [one for one in whole.upstreams if one.label in known or not known]
+        # A socket's are the same for all that have it.
+        whole.udp_drops = sum(drops_of(bound) for several in self._datagrams.values() for bound in several)
+        whole.restarts = sum(place.restarts for place in self.places.values())
+        if self._is_draining:
+            whole.not_ready = "it is stopping"
+        return whole
+
+    def _text(self) -> str:
+        """
+        Our configuration for one of them.
+        """
+        parts = {key: math.ceil(getattr(self.config, key) / self._count) for key in _SHARED}
+        config = replace(self.config, **parts)
+        return effective(Loaded(config, {setting.key: "supervisor" for setting in SETTINGS}))
+
+    def _beginning(self, place: Place) -> dict[str, Any]:
+        owners = [place.name if name == _EVERYBODY else name for name, _ in self._owned()]
+        return {
+            "name": place.name,
+            "config": self._text(),
+            "sockets": owners,
+            "writes": place.name == self._names[0],
+        }
+
+    def _owned(self) -> list[tuple[str, socket.socket]]:
+        """
+        Every socket, with the name of the worker whose it is; "" for listening ones.
+        """
+        owned = [(name, bound) for name, several in self._datagrams.items() for bound in several]
+        return owned + [("", bound) for bound in self._streams]
+
+    def _came(self, place: Place) -> None:
+        log.info("worker {name} ({pid}) serves", name=place.name, pid=place.pid)
+        self._cover()
+        if not self._is_ready and len(self._serving()) == self._count:
+            self._is_ready = True
+            log_listening(next(iter(self._datagrams.values()), []), self._streams)
+            log_upstreams(self.config)
+            log.info("ready")
+            self._manager.ready("answering")
+
+    def _went(self, place: Place) -> None:
+        self._cover()
+
+    def _cover(self) -> None:
+        """
+        See to it that every socket is read: its worker's, if that serves, or by another.
+        """
+        serving = {place.name for place in self._serving()}
+        for name in self._datagrams:
+            other = self._standing_in.get(name)
+            if name in serving or name == _EVERYBODY:
+                if other in serving:
+                    self.places[str(other)].tell("stand_back", {"name": name})
+                self._standing_in.pop(name, None)
+            elif other not in serving and serving:
+                burdens = Counter(self._standing_in.values())
+                chosen = self._standing_in[name] = min(serving, key=lambda one: (burdens[one], one))
+                self.places[chosen].tell("stand_in", {"name": name})
+
+    def _look(self) -> None:
+        for place in self.places.values():
+            place.look()
+
+    def _stays(self, failure: Failure, name: str) -> None:
+        if not failure.check(Gone):  # the next one will have the new one
+            log.error("worker {name} stays as it was: {reason}", name=name, reason=failure.getErrorMessage())
+
+    async def _stop(self) -> None:
+        self._is_draining = True
+        self._manager.tell("STOPPING=1", "STATUS=answering what is outstanding")
+        if self._looking.running:
+            self._looking.stop()
+        for _, bound in self._owned():  # as long as we have them, somebody would wait in them for nothing
+            bound.close()
+        limit = self._reactor.callLater(DRAIN + PATIENCE, self._kill_all)
+        await DeferredList([place.leave() for place in self.places.values()])
+        if limit.active():
+            limit.cancel()
+        await super().stopService()
+        self._datagrams, self._streams = {}, []
+        log.info("stopped")
+
+    def _kill_all(self) -> None:
+        for place in self.places.values():
+            place.kill()
+
+
+def _first(failure: Failure) -> Failure:
+    error: Any = failure.value
+    return error.subFailure if isinstance(error, FirstError) else failure

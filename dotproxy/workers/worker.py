@@ -1,0 +1,100 @@
+"""
+A worker: one process of a proxy that is several.
+
+Decides how it is started and ended.  It reads no configuration and no environment of its own, listens where it is told
+to, and does what its supervisor says; when that has ended, it answers what is outstanding, and ends, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Any
+
+from twisted.internet.protocol import Factory
+from twisted.logger import LogEvent, LogLevel, eventAsJSON, globalLogBeginner
+
+from dotproxy.assembly import Assembly
+from dotproxy.collector import settle
+from dotproxy.config.load import load_text
+from dotproxy.proxy import Share
+from dotproxy.telemetry.logs import LoggedEvents
+from dotproxy.telemetry.report import as_data
+from dotproxy.workers.channel import CHANNEL, SOCKETS, Channel
+
+
+class Worker:
+    """
+    What its supervisor can ask for.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.channel = Channel({"begin": self.begin, "stop": lambda given: reactor.stop()}, self._orphaned)
+
+    def begin(self, given: dict[str, Any]) -> None:
+        """
+        Serve: ``config`` is a configuration, ``name`` what it is called, ``writes`` as in ``Share``; ``sockets`` says
+        of each that was handed over whose it is, "" if it is a listening one.
+        """
+        config = load_text(given["config"]).config
+        sockets: dict[str, list[socket.socket]] = {"": [], given["name"]: []}
+        for number, owner in enumerate(given["sockets"]):
+            passed = socket.socket(fileno=SOCKETS + number)
+            passed.setblocking(False)
+            os.set_inheritable(passed.fileno(), False)
+            sockets.setdefault(owner, []).append(passed)
+        share = Share(given["name"], sockets.pop(given["name"]), sockets.pop(""), spare=sockets, writes=given["writes"])
+        events = LoggedEvents(debug=config.log_level == "debug", clock=self._reactor)
+        assembly = Assembly(config, self._reactor, events, share)
+        proxy = assembly.proxy
+        self.channel.commands |= {
+            "report": lambda given: as_data(assembly.report()),
+            "become": lambda given: proxy.become(load_text(given["config"]).config),
+            "flush": assembly.commands.flush,
+            "log": assembly.commands.log,
+            "stand_in": lambda given: proxy.stand_in(given["name"]),
+            "stand_back": lambda given: proxy.stand_back(given["name"]),
+            "stop_now": lambda given: proxy.stop_now(),
+        }
+        self._reactor.addSystemEventTrigger("before", "shutdown", proxy.stopService)
+        proxy.startService()
+        settle()
+
+    def log(self, event: LogEvent) -> None:
+        """
+        Have its supervisor log something, unless it is Twisted telling what the supervisor tells once for all.
+        """
+        if not str(event.get("log_namespace", "")).startswith("dotproxy") and event.get("log_level") == LogLevel.info:
+            return
+        self.channel.tell("log", {"event": eventAsJSON(event)})
+
+    def _orphaned(self) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+def main() -> None:
+    """
+    Be a worker, until told otherwise.
+    """
+    from twisted.internet import reactor as chosen
+
+    reactor: Any = chosen
+    worker = Worker(reactor)
+    # A terminal's Ctrl-C is everybody's; what is to be done about it is the supervisor's business.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+        reactor.callWhenRunning(signal.signal, number, signal.SIG_IGN)
+    observer: Any = worker.log
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+    factory: Any = Factory.forProtocol(lambda: worker.channel)
+    factory.noisy = False
+    reactor.adoptStreamConnection(CHANNEL, socket.AF_UNIX, factory)
+    os.close(CHANNEL)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()
