@@ -119,7 +119,7 @@ class ArchitectureTests(SynchronousTestCase):
 
     def test_the_reactor_is_chosen_at_the_edge(self) -> None:
         """
-        The global reactor is imported in two places, and only when they are called.
+        The global reactor is imported in three places, and only when they are called.
         """
         found = set()
         for room, path in modules():

@@ -14,7 +14,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 import dotproxy
-from dotproxy import cli, collector, tap
+from dotproxy import cli, collector
 from dotproxy.assembly import build
 from dotproxy.collector import settle
 from dotproxy.config.describe import example_file

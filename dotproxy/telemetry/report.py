@@ -14,6 +14,9 @@ from typing import Any
 
 from dotproxy.telemetry.counters import Counters, Histogram, UpstreamCounters
 
+#: Why a proxy is not ready that has no process.
+NOBODY = "nobody serves yet"
+
 
 @dataclass(slots=True)
 class UpstreamReport:
@@ -78,13 +81,13 @@ def ended(report: Report) -> Report:
         counters=report.counters,
         evicted=report.evicted,
         udp_errors=report.udp_errors,
-        not_ready="it has ended",
+        not_ready=NOBODY,
         upstreams=[UpstreamReport(one.label, one.counters, 2, 0) for one in report.upstreams],
     )
 
 
 def _first_reason(reports: Sequence[Report]) -> str:
-    return next((report.not_ready for report in reports), "nobody serves yet")
+    return next((report.not_ready for report in reports), NOBODY)
 
 
 def _one_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:

@@ -20,7 +20,7 @@ from twisted.logger import Logger, eventFromJSON, globalLogPublisher
 from twisted.python.failure import Failure
 
 from dotproxy.policy.backoff import CAP_UNASKED, delay
-from dotproxy.telemetry.report import Report, added, ended, from_data
+from dotproxy.telemetry.report import NOBODY, Report, added, ended, from_data
 from dotproxy.workers.channel import CHANNEL, SOCKETS, Channel, Gone, Refused
 
 log = Logger("dotproxy")
@@ -58,7 +58,8 @@ class Place:
         self.is_serving = False
         self.pid = 0
         self.restarts = 0
-        self.report = self.before = Report()
+        self.report = Report(not_ready=NOBODY)
+        self.before = ended(self.report)
         self._sockets = sockets
         self._reactor = reactor
         self._beginning = beginning
@@ -184,7 +185,7 @@ class Place:
         self.is_serving = False
         self._process = self._channel = None
         self.before = added([self.before, ended(self.report)])
-        self.report = Report(not_ready="nobody serves yet")
+        self.report = Report(not_ready=NOBODY)
         if self._left is not None:
             left, self._left = self._left, None
             left.callback(None)

@@ -155,7 +155,7 @@ class Supervisor(MultiService):
                 told.callback(self._added())
 
         limit = self._reactor.callLater(2 * LOOK, tell)
-        DeferredList([place.update() for place in self.places.values()]).addBoth(tell)
+        DeferredList([place.update() for place in self._serving()]).addBoth(tell)
         return told
 
     def reload(self) -> list[str]:
@@ -265,6 +265,8 @@ class Supervisor(MultiService):
             self._manager.ready("answering")
 
     def _went(self, place: Place) -> None:
+        # The next process there knows nothing of whom this one has stood in for.
+        self._standing_in = {name: other for name, other in self._standing_in.items() if other != place.name}
         self._cover()
 
     def _cover(self) -> None:
@@ -275,10 +277,10 @@ class Supervisor(MultiService):
         for name in self._datagrams:
             other = self._standing_in.get(name)
             if name in serving or name == _EVERYBODY:
-                if other in serving:
-                    self.places[str(other)].tell("stand_back", {"name": name})
-                self._standing_in.pop(name, None)
-            elif other not in serving and serving:
+                if other is not None:
+                    self.places[other].tell("stand_back", {"name": name})
+                    del self._standing_in[name]
+            elif other is None and serving:
                 burdens = Counter(self._standing_in.values())
                 chosen = self._standing_in[name] = min(serving, key=lambda one: (burdens[one], one))
                 self.places[chosen].tell("stand_in", {"name": name})
