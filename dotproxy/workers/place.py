@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -79,24 +80,24 @@ class Place:
         Start a process.
         """
         ours, theirs = socket.socketpair()
-        self._channel = Channel({"log": self._log}, lambda: None)
-        null = os.open(os.devnull, os.O_RDONLY)
-        files: dict[int, Any] = {0: null, 1: "r", 2: "r", CHANNEL: theirs.fileno()}
-        files |= {SOCKETS + number: bound.fileno() for number, bound in enumerate(self._sockets)}
-        command = [sys.executable, "-P", "-X", "faulthandler", "-m", "dotproxy.workers.worker"]
-        self._process = self._reactor.spawnProcess(
-            _Process(self), command[0], command, env=_environment(), childFDs=files
-        )
-        self.pid = self._process.pid
-        os.close(null)
-        theirs.close()
-        channel = self._channel
-        factory: Any = Factory.forProtocol(lambda: channel)
-        factory.noisy = False
-        self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
-        ours.close()
         self._began = self._reactor.seconds()
         self._unanswered = 0
+        with ours, theirs, Path(os.devnull).open("rb") as null:
+            files: dict[int, Any] = {0: null.fileno(), 1: "r", 2: "r", CHANNEL: theirs.fileno()}
+            files |= {SOCKETS + number: bound.fileno() for number, bound in enumerate(self._sockets)}
+            command = [sys.executable, "-P", "-X", "faulthandler", "-m", "dotproxy.workers.worker"]
+            try:
+                self._process = self._reactor.spawnProcess(
+                    _Process(self), command[0], command, env=_environment(), childFDs=files
+                )
+            except OSError as error:
+                self.exited(f"it cannot be started: {error}")
+                return
+            self.pid = self._process.pid
+            channel = self._channel = Channel({"log": self._log}, lambda: None)
+            factory: Any = Factory.forProtocol(lambda: channel)
+            factory.noisy = False
+            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
         self.ask("begin", self._beginning(self)).addCallbacks(self._serves, self._cannot)
 
     def look(self) -> None:

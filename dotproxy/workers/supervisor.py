@@ -27,6 +27,7 @@ from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import bind_every, drops_of
+from dotproxy.downstream.steering import steer
 from dotproxy.errors import ConfigError
 from dotproxy.proxy import DRAIN, log_listening, log_problems, log_upstreams
 from dotproxy.systemd import Manager
@@ -80,7 +81,7 @@ class Supervisor(MultiService):
         self._standing_in: dict[str, str] = {}
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
-        self._is_ready = self._is_draining = False
+        self._is_ready = self._is_draining = self._is_by_name = False
         manager.setServiceParent(self)
         commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
         commands["drain"] = self.drain
@@ -106,6 +107,8 @@ class Supervisor(MultiService):
             addresses = ((one.host, one.port) for one in self.config.listen)
             datagrams, self._streams = bind_every(addresses, self._count)
             self._datagrams = dict(zip(self._names, datagrams, strict=True))
+            steered = [steer(several) for several in zip(*datagrams, strict=True)]  # by address
+            self._is_by_name = all(steered)
 
     def startService(self) -> None:
         """
@@ -260,6 +263,8 @@ class Supervisor(MultiService):
         if not self._is_ready and len(self._serving()) == self._count:
             self._is_ready = True
             log_listening(next(iter(self._datagrams.values()), []), self._streams)
+            how = "name" if self._is_by_name else "client"
+            log.info("the kernel distributes questions over UDP among workers by {how}", how=how)
             log_upstreams(self.config)
             log.info("ready")
             self._manager.ready("answering")

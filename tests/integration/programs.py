@@ -173,7 +173,7 @@ class Proxy(Program):
     """
     dotproxy, by twistd; without a cache, so that what it is asked shows at its upstreams, unless it is to have one.
 
-    DOTPROXY_TEST_OPTIONS are options it is given in all tests, as ``--workers 2``.
+    PROXY_OPTIONS are options it is given in all tests, as ``--workers 2``.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Proxy(Program):
         self.host = "127.0.0.1"
         listen = listen or f"{self.host}:{self.port}"
         self.arguments = ["--listen", listen, "--ca-file", str(ca_file), "--log-format", "text", *options]
-        self.arguments += shlex.split(os.environ.get("DOTPROXY_TEST_OPTIONS", ""))
+        self.arguments += shlex.split(os.environ.get("PROXY_OPTIONS", ""))
         if not cache:
             self.arguments += ["--cache-size", "0"]
         for upstream in upstreams:

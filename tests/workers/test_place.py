@@ -140,6 +140,25 @@ class PlaceTests(SynchronousTestCase):
         self.assertIn("worker 2 cannot serve: no such file", self.said())
         self.assertEqual((["KILL"], False), (self.process.signals, self.place.is_serving))
 
+    def test_one_that_cannot_be_started(self) -> None:
+        """
+        Is tried again, each time later.
+        """
+        self.process.serve()
+        real, failures = self.processes.spawnProcess, [OSError(13, "Permission denied", "python")] * 2
+
+        def spawn(*given: Any, **more: Any) -> Any:
+            if failures:
+                raise failures.pop()
+            return real(*given, **more)
+
+        self.processes.spawnProcess = spawn
+        self.process.end(9)
+        self.processes.pump([0.05] * 40)
+        self.process.serve()
+        self.assertTrue(self.place.is_serving)
+        self.assertIn("it cannot be started: [Errno 13] Permission denied: 'python'", "".join(self.said()))
+
     def test_leaving(self) -> None:
         """
         It is told to stop, and not followed.
