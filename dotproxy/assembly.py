@@ -143,6 +143,8 @@ class Assembly:
             max_outstanding=config.max_outstanding,
         )
         self.forwarder.query_log = _build_query_log(config)
+        if isinstance(self._events, LoggedEvents) and before.log_level != config.log_level:
+            self._events.debug = config.log_level == "debug"
         if self.cache is not None:
             self.cache.change(limits=limits_of(config), stale_for=config.serve_stale, prefetches=config.prefetch)
         gone = [upstream for upstream in self._upstreams if upstream not in upstreams]

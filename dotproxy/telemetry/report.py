@@ -87,7 +87,7 @@ def ended(report: Report) -> Report:
 
 
 def _first_reason(reports: Sequence[Report]) -> str:
-    return next((report.not_ready for report in reports), NOBODY)
+    return next((report.not_ready for report in reports if report.not_ready != NOBODY), NOBODY)
 
 
 def _one_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:

@@ -81,6 +81,7 @@ class Supervisor(MultiService):
         self._standing_in: dict[str, str] = {}
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
+        self._log_level = config.log_level
         self._is_ready = self._is_draining = self._is_by_name = False
         manager.setServiceParent(self)
         commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
@@ -178,6 +179,8 @@ class Supervisor(MultiService):
             raise
         finally:
             self._manager.ready("answering")
+        if fresh.log_level != before.log_level:
+            self._log_level = fresh.log_level
         self.config = replace(fresh, **{key: getattr(before, key) for key in AT_START})
         text = self._text()
         for place in self._serving():
@@ -199,7 +202,7 @@ class Supervisor(MultiService):
         """
 
         def done(each: list[Any]) -> Any:
-            self.config = replace(self.config, log_level=given["level"])
+            self._log_level = given["level"]
             return {"level": given["level"]}
 
         logged = gatherResults([place.ask("log", given) for place in self._serving()], consumeErrors=True)
@@ -238,7 +241,7 @@ class Supervisor(MultiService):
         Our configuration for one of them.
         """
         parts = {key: math.ceil(getattr(self.config, key) / self._count) for key in _SHARED}
-        config = replace(self.config, **parts)
+        config = replace(self.config, log_level=self._log_level, **parts)
         return effective(Loaded(config, {setting.key: "supervisor" for setting in SETTINGS}))
 
     def _beginning(self, place: Place) -> dict[str, Any]:

@@ -196,6 +196,7 @@ class Proxy(Program):
             self.arguments += ["--cache-size", "0"]
         for upstream in upstreams:
             self.arguments += ["--upstream", upstream]
+        self.workers = int(dict(zip(self.arguments, self.arguments[1:], strict=False)).get("--workers", 1))
 
     def command(self) -> list[str]:
         """

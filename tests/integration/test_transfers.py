@@ -147,8 +147,9 @@ def test_a_client_that_does_not_read(serve, proxy):
         assert client.recv(1)
     www = dns.message.make_query("www.lab.example.", "A").to_wire()
     assert program.ask(www)
-    too_many = dns.message.from_wire(program.ask(query, tcp=True))
-    assert too_many.rcode() == 2
+    if program.workers == 1:  # each of several takes four, and which of them a client comes to is chance
+        too_many = dns.message.from_wire(program.ask(query, tcp=True))
+        assert too_many.rcode() == 2
     for client in clients:
         client.close()
     wait_until(lambda: dns.message.from_wire(program.ask(query, tcp=True)).rcode() == 0, "a transfer is possible again")

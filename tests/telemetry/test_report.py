@@ -7,7 +7,7 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.telemetry.counters import Counters, UpstreamCounters
-from dotproxy.telemetry.report import Report, UpstreamReport, added, as_data, from_data
+from dotproxy.telemetry.report import NOBODY, Report, UpstreamReport, added, as_data, from_data
 
 
 def report(scale: int, label: str = "u") -> Report:
@@ -79,5 +79,5 @@ class ReportTests(SynchronousTestCase):
         """
         bad = Report(not_ready="every upstream is down")
         self.assertEqual("", added([bad, Report()]).not_ready)
-        self.assertEqual("every upstream is down", added([bad, bad]).not_ready)
+        self.assertEqual("every upstream is down", added([Report(not_ready=NOBODY), bad, bad]).not_ready)
         self.assertEqual("nobody serves yet", added([]).not_ready)

@@ -68,8 +68,7 @@ class SupervisorTests(SynchronousTestCase):
         """
         The question of this name it was asked since.
         """
-        (asked,) = [message for message in process.said() if message[2] == name]
-        return asked
+        return [message for message in process.said() if message[2] == name][-1]
 
     def test_each_has_its_own_and_those_of_the_others(self) -> None:
         """
@@ -261,7 +260,15 @@ class SupervisorTests(SynchronousTestCase):
         for process in self.processes.all:
             process.answer(self.asked(process, "log"), {"level": "debug"})
         self.assertEqual({"level": "debug"}, self.successResultOf(logged))
-        self.assertEqual("debug", supervisor.config.log_level)
+        self.processes.all[0].end(9)
+        self.processes.advance(0)
+        self.assertEqual("debug", load_text(self.processes.all[2].serve()["config"]).config.log_level)
+        supervisor.reread = lambda: load({"log_level": ["debug"]}, {}).config
+        supervisor.reload()
+        supervisor.reread = lambda: load({}, {}).config
+        self.assertIn("log_level is info, was debug", supervisor.reload())
+        config = load_text(self.asked(self.processes.all[2], "become")[3]["config"]).config
+        self.assertEqual("info", config.log_level)
 
     def test_the_end(self) -> None:
         """
