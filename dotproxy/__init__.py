@@ -7,7 +7,6 @@ costs nothing.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,10 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DoTResolver", "__version__"]
 
-try:
-    __version__ = version("dotproxy")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
+#: The package's metadata has it from here; to ask them would take longer than all else that is imported.
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: Those that put everything together.
 ASSEMBLERS = {
     "admin",
+    "admin_site",
     "control",
     "workers",
     "doctor",

@@ -1,0 +1,121 @@
+"""
+The operator's view of a running proxy, served.
+
+Decides what is shown of a report.  Paths and codes are ``telemetry.web``'s; imported only where there is something to
+be served, since a web server is a third of all there is to import.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, UNIXServerEndpoint
+
+from dotproxy import __version__
+from dotproxy.config.model import Config
+from dotproxy.telemetry.counters import Counters
+from dotproxy.telemetry.metrics import Metrics, versions
+from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.web import AdminService, Command, make_site
+
+_STATES = ("up", "slow", "down")
+
+
+def build_site(
+    config: Config,
+    reactor: Any,
+    look: Callable[[], Any],
+    listening: Callable[[], list[tuple[str, int]]],
+    commands: dict[str, Command],
+) -> list[IService]:
+    """
+    Return what serves the operator: a look over HTTP, and commands over a socket.
+
+    ``look`` returns a report, or a Deferred that will.
+    """
+    began = time.monotonic()
+    metrics = Metrics(versions(__version__))
+
+    def looking(how: Callable[[Report], Any]) -> Callable[[], Deferred[Any]]:
+        def render() -> Deferred[Any]:
+            looked: Deferred[Any] = maybeDeferred(look)
+            return looked.addCallback(how)
+
+        return render
+
+    pages: dict[str, Any] = {
+        "not_ready": looking(lambda report: report.not_ready),
+        "metrics": looking(metrics.text),
+        "status": looking(lambda report: shown(report, seconds=time.monotonic() - began, listening=listening())),
+    }
+    services: list[IService] = []
+    if config.admin_listen is not None:
+        host, port = config.admin_listen.host, config.admin_listen.port
+        endpoint: Any = (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
+        services.append(AdminService(endpoint, make_site(**pages), f"{config.admin_listen}"))
+    if config.admin_socket is not None:
+        path = str(config.admin_socket)
+        endpoint = UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=False)
+        services.append(AdminService(endpoint, make_site(**pages, commands=commands), path, path))
+    return services
+
+
+def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -> dict[str, Any]:
+    """
+    Return all of a report that is for people, with for how long it has run, and where.
+    """
+    counters = report.counters
+    return {
+        "version": __version__,
+        "seconds": round(seconds),
+        "ready": not report.not_ready,
+        "listening": [f"{host} {port}" for host, port in listening],
+        "outstanding": report.outstanding,
+        "answers": sum(counters.answers),
+        "cache": {
+            "entries": report.entries,
+            "octets": report.octets,
+            "evicted": report.evicted,
+            "hit_rate": _hit_rate(counters),
+            **{name: getattr(counters, name) for name in ("memo", "fresh", "stale", "joined", "missed")},
+        },
+        "upstreams": [_shown(upstream) for upstream in report.upstreams],
+        "workers": [
+            {"name": name, "cpu_seconds": round(cpu, 2), "resident": resident}
+            for name, cpu, resident in report.processes
+        ],
+        "worker_restarts": report.restarts,
+    }
+
+
+def _shown(upstream: UpstreamReport) -> dict[str, Any]:
+    counters = upstream.counters
+    handshakes = sum(counters.full.counts), sum(counters.resumed.counts)
+    return {
+        "name": upstream.label,
+        "state": _STATES[upstream.tier],
+        "outstanding": upstream.outstanding,
+        "answers": sum(counters.answers),
+        "failures": counters.answers[2] + counters.answers[5],
+        "p50_ms": _milliseconds(upstream.p50),
+        "p95_ms": _milliseconds(upstream.p95),
+        "connections_opened": counters.opened,
+        "resumed": round(handshakes[1] / sum(handshakes), 3) if sum(handshakes) else None,
+        "retries": counters.retries,
+        "hedges": counters.hedges,
+        "stalls": counters.stalls,
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
+
+
+def _hit_rate(counters: Counters) -> float | None:
+    hits = counters.memo + counters.fresh + counters.stale
+    total = hits + counters.joined + counters.missed + counters.failed_before
+    return round(hits / total, 4) if total else None
