@@ -33,7 +33,7 @@ def main() -> None:
         print(note)
     peers = [kind for kind in PEERS if kind.executable() is not None]
     scenarios = [scenario for scenario in SCENARIOS if not given.only or scenario.key in given.only]
-    pace = Pace(given.seconds, 3, 4, 0.5) if given.quick else Pace(given.seconds, 3, 6, 1.5)
+    pace = Pace(given.seconds, 3, 4, 0.5) if given.quick else Pace(given.seconds, 3, 5, 1.0)
     results: Results = {}
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dotproxy-bench-") as name:

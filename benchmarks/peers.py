@@ -13,11 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.load import ADDRESS
+from benchmarks.load import is_right
 from dotproxy.testing.client import make_query
 from tests.integration.programs import Late, Program, find, free_port, run
-
-_RIGHT = socket.inet_aton(ADDRESS)
 
 
 class Peer(Program):
@@ -101,13 +99,6 @@ class Peer(Program):
                 except OSError:  # nobody listens, or nobody answers, yet
                     time.sleep(max(0.0, sent + pause - time.perf_counter()))
         raise Late(f"{self.name} did not answer within {took:.0f} s: {self.said()}")
-
-
-def is_right(reply: bytes) -> bool:
-    """
-    Whether a reply has the one address there is.
-    """
-    return len(reply) > 12 and not reply[3] & 15 and _RIGHT in reply
 
 
 class Dotproxy(Peer):

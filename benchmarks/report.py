@@ -57,16 +57,33 @@ def cell(measured: Sequence[float], digits: int) -> str:
     return middle if low == high else f"{middle} ({low}–{high})"
 
 
-def table(results: Results, scenario: Scenario, names: Iterable[str]) -> list[str]:
+def table(results: Results, scenario: Scenario, names: Sequence[str]) -> list[str]:
     """
     One scenario: a line for each forwarder.
     """
     rows = [["", *scenario.columns]]
     for name in (*names, DIRECTLY):
         if (scenario.key, name) in results:
-            cells = (cell(values(results, scenario, name, column), scenario.columns[column]) for column in rows[0][1:])
+            cells = (
+                cell(values(results, scenario, name, column), digits) for column, digits in scenario.columns.items()
+            )
             rows.append([name, *cells])
-    return markdown(rows)
+    return markdown(rows) + (_beyond(results, scenario, names) if scenario.directly else [])
+
+
+def _beyond(results: Results, scenario: Scenario, names: Iterable[str]) -> list[str]:
+    """
+    What each forwarder adds to asking without one.
+    """
+    rows = [["more than directly", *scenario.columns]]
+    for name in names:
+        row = [name]
+        for column, digits in scenario.columns.items():
+            measured, least = (values(results, scenario, each, column) for each in (name, DIRECTLY))
+            added = [statistics.median(measured) - statistics.median(least)] if measured and least else []
+            row.append(cell(added, digits))
+        rows.append(row)
+    return ["", *markdown(rows)]
 
 
 def comparison(results: Results, scenarios: Iterable[Scenario]) -> list[str]:
