@@ -10,7 +10,7 @@ BIN = $(VENV)/bin
 .DEFAULT_GOAL := help
 
 help:                        ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/ready          ## .venv, with dotproxy and what its tests need; made anew when pyproject.toml changes
 

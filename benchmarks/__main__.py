@@ -47,7 +47,8 @@ def main() -> None:
                 print("\ninterrupted: this is what there is")
                 _print(results, scenarios, peers)
                 raise SystemExit(130) from None
-    how = f"in {given.rounds} rounds with loads of {given.seconds:g} s (median, and the range over the rounds)"
+    rounds = "one round" if given.rounds == 1 else f"{given.rounds} rounds (median, and the range over the rounds)"
+    how = f"loads of {given.seconds:g} s, in {rounds}"
     print(f"\n{(time.monotonic() - begun) / 60:.1f} minutes")
     if given.write:
         write(given.write, page(results, scenarios, peers, how, notes))

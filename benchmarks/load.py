@@ -83,8 +83,10 @@ class Driven:
     def is_right(self) -> bool:
         """
         Whether its answers were good enough for a number: all of those that came were good, and nearly all came.
+
+        The first burst may be more than a socket's buffer holds, and loads are short.
         """
-        return bool(self.completed) and not self.wrong and self.lost <= self.sent * 0.02
+        return bool(self.completed) and not self.wrong and self.lost <= self.sent * 0.05
 
 
 def drive(port: int, given: Drive, core: int | None = None) -> Driven:

@@ -8,9 +8,11 @@ validation (dotproxy has none).  Where a default is left, the peer's class says 
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.load import is_right
@@ -48,10 +50,10 @@ class Peer(Program):
     @classmethod
     def version(cls) -> str:
         """
-        The first line it prints about itself.
+        Its number, as it prints it.
         """
-        lines = [line.strip() for line in run(cls.program, cls.version_option).splitlines()]
-        return next(line for line in lines if any(letter.isdigit() for letter in line)).partition(" (")[0]
+        found = re.search(r"\d+(\.\d+)+", run(cls.program, cls.version_option))
+        return found[0] if found else "of unknown version"
 
     def configuration(self) -> str:
         """
@@ -118,9 +120,9 @@ class Dotproxy(Peer):
     @classmethod
     def version(cls) -> str:
         """
-        Its own, and those of what it stands on.
+        That of what is installed here.
         """
-        return run(sys.executable, "-m", "dotproxy", "version").strip().replace("\n", ", ")
+        return version("dotproxy")
 
     def command(self) -> list[str]:
         """

@@ -132,16 +132,15 @@ def surroundings(peers: Iterable[type[Peer]], how: str) -> list[str]:
     """
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     machine = f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}"
-    programs = [f"{peer.name}: {peer.version()}" for peer in peers]
+    programs = ", ".join(f"{peer.name} {peer.version()}" for peer in peers)
     tls = re.search(r"OpenSSL [0-9.]+\w*", _openssl())
     dnsperf = re.search(r"Version ([0-9.]+)", run("dnsperf", "-h"))
     return [
         f"Measured on {datetime.now(UTC):%d %B %Y}, {how}.",
         "",
         f"- Machine: {machine}",
-        f"- Python {platform.python_version()}, Twisted {_twisted()}, {tls[0] if tls else 'OpenSSL'}",
-        f"- dnsperf {dnsperf[1] if dnsperf else ''}",
-        *(f"- {program}" for program in programs),
+        f"- Programs: {programs}; dnsperf {dnsperf[1] if dnsperf else ''}",
+        f"- Below dotproxy: Python {platform.python_version()}, Twisted {_twisted()}, {tls[0] if tls else 'OpenSSL'}",
     ]
 
 
