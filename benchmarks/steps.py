@@ -205,6 +205,13 @@ class Exchange:
         """
         self.answered += len(answers)
 
+    @property
+    def outstanding(self) -> int:
+        """
+        How many questions have no answer.
+        """
+        return self._protocol.outstanding
+
     def round_trip(self) -> None:
         """
         Ask a batch, and read its answers.
