@@ -260,6 +260,19 @@ class Tls:
         read: bytes = self._server.recv(65536)
         return read
 
+    def carry_back(self, messages: list[bytes]) -> bytes:
+        """
+        Write a record for each, as most upstreams do, and read them at the other end, all that there are.
+        """
+        for message in messages:
+            self._server.send(message)
+        self._carry(self._server, self._client)
+        read = []
+        with contextlib.suppress(SSL.WantReadError):
+            while True:
+                read.append(self._client.recv(65536))
+        return b"".join(read)
+
     @staticmethod
     def _carry(end: SSL.Connection, other: SSL.Connection) -> None:
         with contextlib.suppress(SSL.WantReadError):

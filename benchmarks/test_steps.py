@@ -191,6 +191,16 @@ def test_tls_record(benchmark: Any) -> None:
     assert benchmark(tls.carry, octets) == octets
 
 
+@per(_IN_A_RECORD)
+def test_tls_records(benchmark: Any) -> None:
+    """
+    To write ten answers as a TLS record each, and to read them at the other end, in memory; per answer.
+    """
+    tls = Tls()
+    answers = [frame(answer_to(query)) for query in queries(_IN_A_RECORD)]
+    assert benchmark(tls.carry_back, answers) == b"".join(answers)
+
+
 @per(BATCH)
 def test_datagrams(benchmark: Any) -> None:
     """
