@@ -45,6 +45,9 @@ _ADDRESS_AND_OPT = (
     b"\0\0\x29\x04\xd0\0\0\0\0\0\0"
 )
 
+#: 256 IDs.
+_NOT_RANDOM = bytes(octet for ident in range(256) for octet in (7, ident))
+
 _numbers = itertools.count()
 
 
@@ -191,7 +194,7 @@ class Exchange:
             self,
             clock=self._clock,
             now=time.monotonic,
-            random_octets=lambda size: bytes(octet for ident in range(size // 2) for octet in (7, ident)),
+            random_octets=lambda size: _NOT_RANDOM[:size],
             idle_timeout=30.0,
             counters=UpstreamCounters(),
         )
