@@ -6,11 +6,11 @@ VENV ?= .venv
 SECONDS ?= 120
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel fuzz clean
+.PHONY: help venv demo test run check cover servers unit wheel fuzz bench bench-steps clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 venv: $(VENV)/ready          ## .venv, with dotproxy and what its tests need; made anew when pyproject.toml changes
 
@@ -46,6 +46,13 @@ fuzz: $(VENV)/ready          ## fuzz what clients and upstreams send, SECONDS=12
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
 	$(BIN)/python -m fuzz.queries -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/queries
 	$(BIN)/python -m fuzz.replies -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/replies
+
+bench: $(VENV)/ready servers ## beside Unbound, dnsdist, Knot Resolver and stubby, into docs/performance.md (ARGS="--quick")
+	$(BIN)/python -m benchmarks --write docs/performance.md $(ARGS)
+
+bench-steps: $(VENV)/ready   ## what each step of a query's way takes
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pytest benchmarks/test_steps.py --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(ARGS)
 
 clean:                       ## remove what was made here
 	rm -rf $(VENV) .venv-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*

@@ -21,11 +21,18 @@ import pytest
 PATIENCE = 30.0
 
 
+def find(program: str) -> str | None:
+    """
+    Where a program is, if it is installed; servers are where a plain user's PATH does not look.
+    """
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
+
+
 def which(program: str) -> str:
     """
     Where a program is; the test is skipped if it is not there.
     """
-    path = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin:/sbin")
+    path = find(program)
     if path is None:
         pytest.skip(f"{program} is not installed (tests/integration/packages.txt lists its package)")
     return path
@@ -73,6 +80,14 @@ class Program:
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """
+        Of the process that was started.
+        """
+        assert self.process is not None
+        return self.process.pid
+
     def command(self) -> list[str]:
         """
         How it is started.
@@ -97,9 +112,9 @@ class Program:
         """
         self.start_within(PATIENCE)
 
-    def start_within(self, patience: float) -> None:
+    def launch(self) -> None:
         """
-        Start it, and wait so long until it can be used.
+        Start it, and wait for nothing.
         """
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -110,6 +125,12 @@ class Program:
                 env=self.environment(),
                 cwd=self.log.parent,
             )
+
+    def start_within(self, patience: float) -> None:
+        """
+        Start it, and wait so long until it can be used.
+        """
+        self.launch()
 
         def ready() -> bool:
             assert self.process is not None
