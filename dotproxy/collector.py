@@ -15,3 +15,4 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50000, 20, 50)

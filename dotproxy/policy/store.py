@@ -83,10 +83,10 @@ class Store(Generic[Value]):
         Keep a value, in place of what was under its key; throw out what there is no room for.
         """
         entries = self._entries
-        old = entries.get(key)
-        entries[key] = value
         self.octets += self._size_of(key, value)
-        if old is not None:
+        old = entries.setdefault(key, value)
+        if old is not value:
+            entries[key] = value
             self.octets -= self._size_of(key, old)
             self._asked.discard(key)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from typing import ClassVar
 
 #: How a query came: its listener's ``kind``.
 UDP, TCP, INSIDE = range(3)
@@ -63,10 +64,11 @@ class Counters:
     asking, ``asked`` how long where somebody had to be asked; the others are numbers of queries.
     """
 
-    __slots__ = (
+    FIELDS: ClassVar = (
         *("answers", "asked", "failed_before", "fresh", "here", "joined", "memo", "missed", "overloaded"),
         *("prefetched", "silent", "stale"),
     )
+    __slots__ = FIELDS
 
     def __init__(self) -> None:
         self.answers = [0] * (len(TRANSPORTS) * len(TYPE_GROUPS) * 16)
@@ -87,10 +89,11 @@ class UpstreamCounters:
     without TLS, of which there are none.
     """
 
-    __slots__ = (
+    FIELDS: ClassVar = (
         *("answers", "closed", "full", "hedges", "not_connected", "opened", "plaintext", "resumed", "retries"),
         *("stalls", "waited", "wire"),
     )
+    __slots__ = FIELDS
 
     def __init__(self) -> None:
         self.answers = [0] * 16

@@ -110,7 +110,7 @@ def _weighed(values: Sequence[tuple[float | None, int]]) -> float | None:
 
 
 def _add_counters(whole: Any, part: Any) -> None:
-    for name in type(whole).__slots__:
+    for name in whole.FIELDS:
         mine, other = getattr(whole, name), getattr(part, name)
         if isinstance(mine, Histogram):
             mine.counts = [sum(pair) for pair in zip(mine.counts, other.counts, strict=True)]
@@ -156,7 +156,7 @@ def from_data(data: dict[str, Any]) -> Report:
 
 def _counters_as_data(counters: Any) -> dict[str, Any]:
     data: dict[str, Any] = {}
-    for name in type(counters).__slots__:
+    for name in counters.FIELDS:
         value = getattr(counters, name)
         if isinstance(value, Histogram):
             value = [value.counts, value.total]

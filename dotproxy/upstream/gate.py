@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from twisted.internet import error as net_error
 from twisted.internet.defer import CancelledError, Deferred, fail
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionDone
 from twisted.internet.interfaces import (
     IHandshakeListener,
@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -110,6 +111,14 @@ class Gate(Protocol):
             self.transport.abortConnection()
 
 
+class _TlsFactory(TLSMemoryBIOFactory):
+    """
+    TLS that is written when it is told to: questions come in batches already, and need not wait for more.
+    """
+
+    protocol = TLSMemoryBIOProtocol
+
+
 @implementer(IStreamClientEndpoint)
 class VerifiedEndpoint:
     """
@@ -135,10 +144,9 @@ class VerifiedEndpoint:
         except Exception as error:
             return fail(Unreachable("tls", f"TLS cannot be used on this system: {error}"))
         gate = Gate(protocolFactory, handshake)
-        endpoint = wrapClientTLS(handshake, self._tcp, clock=self._clock)
         factory = Factory.forProtocol(lambda: gate)
         factory.noisy = False
-        dialling: Deferred[Any] = endpoint.connect(factory)
+        dialling: Deferred[Any] = self._tcp.connect(_TlsFactory(handshake, True, factory, clock=self._clock))
         standing = False
 
         def stands(_: object) -> None:

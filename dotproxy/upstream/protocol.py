@@ -102,11 +102,10 @@ class DotProtocol(TwistedProtocol):
         self._is_blocked = False
         self._is_ending = False
         self._error: UpstreamError | None = None
-        self._unread: list[bytes] = []
-        self._reading: IDelayedCall | None = None
         self._idle_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
         self._socket: socket.socket | None = None
+        self._write_now: Callable[[], object] | None = None
         self.last_heard = self.last_used = now()
         #: Whether it is asked nothing more.
         self.is_closing = False
@@ -165,6 +164,8 @@ class DotProtocol(TwistedProtocol):
         if self._is_in_the_clear:  # which cannot be: what is counted is that it never is
             self._counters.plaintext += len(questions)
         self.transport.write(self._conversation.submit(questions))
+        if self._write_now is not None:
+            self._write_now()
 
     def connectionMade(self) -> None:
         """
@@ -178,6 +179,8 @@ class DotProtocol(TwistedProtocol):
             self._socket = self.transport.transport.getHandle()
         except AttributeError:  # not a socket below: in memory, in a test
             self._socket = None
+        # Else what is written waits for the reactor to find that it can be.
+        self._write_now = getattr(self.transport.transport, "doWrite", None) if self._socket is not None else None
         if self._socket is not None and _USER_TIMEOUT is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, USER_TIMEOUT)
         if self._socket is not None:
@@ -187,17 +190,8 @@ class DotProtocol(TwistedProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Octets from the upstream.
-
-        Most upstreams put each answer into a TLS record of its own, and Twisted hands records on one by one, of one
-        read of the socket dozens; what came together is looked at together.
+        Octets from the upstream: the answers of one read of the socket, together (see ``records``).
         """
-        if not self._unread:
-            self._reading = self._clock.callLater(0, self._read)
-        self._unread.append(data)
-
-    def _read(self) -> None:
-        data, self._unread = b"".join(self._unread), []
         self.last_heard = self.last_used = self._now()
         self._quick_ack()
         answers = self._conversation.receive(data)
@@ -215,10 +209,9 @@ class DotProtocol(TwistedProtocol):
         """
         It is over.
         """
-        self.is_closing = self._is_ending = True  # it is asked nothing more by whoever hears of these answers
-        if self._unread:
-            self._read()  # what came before the end counts
-        for timer in (self._idle_timer, self._close_timer, self._reading):
+        self.is_closing = self._is_ending = True
+        self._write_now = None
+        for timer in (self._idle_timer, self._close_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         self._socket = None

@@ -41,6 +41,7 @@ from zope.interface import implementer
 
 from dotproxy.errors import ConnectionGone, Unreachable, Untrusted, UpstreamError
 from dotproxy.policy.pins import accepts, pin_of, show_pin
+from dotproxy.upstream.records import new_connection
 
 #: What OpenSSL's verify callback reports, in words (X509_V_ERR_*).
 _CHAIN_ERRORS = {
@@ -94,7 +95,7 @@ class TlsChoices:
             chain = [X509.from_cryptography(one) for one in load_pem_x509_certificates(self.certificate)]
             key = PKey.from_cryptography_key(cast(Any, load_pem_private_key(self.key, None)))
             mine = {"privateKey": key, "certificate": chain[0], "extraCertChain": chain[1:]}
-        options = CertificateOptions(trustRoot=roots, acceptableProtocols=[b"dot"], enableSessionTickets=True, **mine)
+        options = CertificateOptions(trustRoot=roots, enableSessionTickets=True, **mine)
         context = options.getContext()
         if self.minimum == "1.3":
             context.set_min_proto_version(SSL.TLS1_3_VERSION)
@@ -143,12 +144,13 @@ class Trust:
             self._options = self._tls.options(platformTrust() if self._ca is None else self._roots(self._ca))
         return Handshake(self, self._options)
 
-    def connection(self, options: CertificateOptions, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+    def connection(self, options: CertificateOptions) -> SSL.Connection:
         """
         Return a new connection in this upstream's own context: TLS ≥ 1.2, ALPN ``dot``, SNI if there is
         a name, and the last session to resume.
         """
-        connection = options.clientConnectionForTLS(protocol)
+        connection = new_connection(options.getContext())
+        connection.set_alpn_protos([b"dot"])
         if self.name:
             connection.set_tlsext_host_name(self.name.encode("ascii"))
         if self._session is not None:
@@ -237,7 +239,7 @@ class Handshake:
         """
         Called by Twisted when TCP stands.
         """
-        connection = self._trust.connection(self._options, tlsProtocol)
+        connection = self._trust.connection(self._options)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._chain_judged)
         self._connection = connection
         return connection

@@ -38,7 +38,7 @@ def refusal(query: bytes, rcode: int, seen: Peek | None = None, error: ExtendedE
     cannot be said without one.  ``query`` has at least 12 octets.
     """
     ident, flags, _, _, _, _ = HEADER.unpack_from(query)
-    end = seen.question_end if seen else question_of(query)
+    end = (seen.question_end if seen else question_of(query)) or HEADER_SIZE
     opt = b""
     if seen and seen.opt_at:
         options = seen.ours + (ede_option(error) if error else b"")

@@ -100,9 +100,10 @@ def peek(octets: bytes) -> Peek:
         if not (answers or authorities or additionals):
             return _new(Peek, (question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, False, b"", b""))
         if octets[6:HEADER_SIZE] == _ONE_ADDITIONAL and octets[question_end : question_end + 3] == _OPT_HEAD:
-            opt_at, last_type = question_end, OPT
-            opt_end = question_end + 11 + int.from_bytes(octets[question_end + 9 : question_end + 11], "big")
-            if opt_end > len(octets) or len(octets) < question_end + 11:
+            opt_at, opt_end, last_type = question_end, question_end + 11, OPT
+            if opt_end <= len(octets):
+                opt_end += octets[opt_end - 2] << 8 | octets[opt_end - 1]
+            if opt_end > len(octets):
                 raise WireError("OPT runs past the end of the message")
         else:
             opt_at, opt_end, last_type, _ = sections_of(octets, question_end, answers + authorities, additionals)

@@ -1,0 +1,88 @@
+"""
+A TLS connection of which one call reads all that has come.
+
+Decides nothing: what is read, and how it ends, is what ``SSL.Connection`` has, record by record.  Most upstreams put
+each answer into a record of its own; read one by one, they take as long as all else that is done with them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from OpenSSL import SSL
+
+try:
+    from OpenSSL._util import ffi as _ffi
+    from OpenSSL._util import lib as _library
+
+    #: Octets read in one call at most; twice what Twisted takes off a socket at once.
+    _SIZE = 1 << 17
+    # Only ever used within one call, in the one thread that there is.
+    _buffer: Any = _ffi.new("char[]", _SIZE)
+    _view: Any = _ffi.buffer(_buffer)
+    _WANT_READ = _library.SSL_ERROR_WANT_READ
+    HAS_LIBRARY = all(hasattr(SSL.Connection, name) for name in ("_raise_ssl_error", "bio_write"))
+except (ImportError, AttributeError):  # what is not promised may go
+    HAS_LIBRARY = False
+
+
+class WholeReads(SSL.Connection):
+    """
+    The same, but that ``recv`` returns what is in all records there are.
+
+    What stands after them, an error or that there is no more, is told by the next call.
+    """
+
+    _then: list[SSL.Error] = []  # noqa: RUF012 (never added to; each connection gets its own)
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
+        """
+        Return everything there is, which may be more than ``bufsiz`` octets.
+        """
+        if self._then:
+            raise self._then.pop()  # no name for it here: an exception and its frame would keep each other
+        pieces: list[bytes] = []
+        try:
+            while True:
+                pieces.append(super().recv(bufsiz))
+        except SSL.Error as error:
+            if not pieces:
+                raise
+            self._then = [error.with_traceback(None)]
+        return b"".join(pieces)
+
+
+class DirectReads(WholeReads):
+    """
+    The same, without pyOpenSSL's buffer and exception for each record.
+    """
+
+    def recv(self, bufsiz: int, flags: int | None = None) -> Any:
+        """
+        Return everything there is.
+        """
+        if self._then:
+            raise self._then.pop()
+        session: Any = self._ssl
+        filled = 0
+        while (got := _library.SSL_read(session, _buffer + filled, _SIZE - filled)) > 0:
+            filled += got
+            if filled == _SIZE:
+                return _view[:]
+        if not filled:
+            self._raise_ssl_error(session, got)
+        if _library.SSL_get_error(session, got) == _WANT_READ:
+            self._then = [SSL.WantReadError()]
+        else:
+            try:
+                self._raise_ssl_error(session, got)
+            except SSL.Error as error:
+                self._then = [error.with_traceback(None)]
+        return _view[:filled]
+
+
+def new_connection(context: SSL.Context) -> SSL.Connection:
+    """
+    Return a connection that reads all at once.
+    """
+    return (DirectReads if HAS_LIBRARY else WholeReads)(context, None)
