@@ -4,12 +4,14 @@
 #   docker run --rm -p 127.0.0.1:53:5300/udp -p 127.0.0.1:53:5300/tcp -e DOTPROXY_UPSTREAM=quad9 dotproxy
 
 FROM python:3.13-slim AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml mypy.ini README.md LICENSE ./
 COPY dotproxy dotproxy
 COPY twisted twisted
 RUN python -m venv /opt/dotproxy \
- && /opt/dotproxy/bin/pip install --no-cache-dir --no-compile . \
+ && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 /opt/dotproxy/bin/pip install --no-cache-dir --no-compile . \
  && /opt/dotproxy/bin/pip uninstall --yes pip \
  && /opt/dotproxy/bin/python -m compileall -q /opt/dotproxy/lib \
  && /opt/dotproxy/bin/twistd --help >/dev/null

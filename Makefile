@@ -6,7 +6,7 @@ VENV ?= .venv
 SECONDS ?= 120
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel fuzz bench bench-steps clean
+.PHONY: help venv demo test run check cover servers unit wheel fuzz compiled test-compiled bench bench-steps clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -47,8 +47,17 @@ fuzz: $(VENV)/ready          ## fuzz what clients and upstreams send, SECONDS=12
 	$(BIN)/python -m fuzz.queries -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/queries
 	$(BIN)/python -m fuzz.replies -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/replies
 
-bench: $(VENV)/ready servers ## beside Unbound, dnsdist, Knot Resolver and stubby, into docs/performance.md (ARGS="--quick")
-	$(BIN)/python -m benchmarks --write docs/performance.md $(ARGS)
+compiled: $(VENV)-compiled/ready  ## dist/compiled/…: a wheel in which what every query passes is compiled (needs a C compiler)
+
+test-compiled: $(VENV)-compiled/ready  ## the unit tests, with what is compiled in place of its sources
+	rm -rf build/compiled && mkdir -p build/compiled/wheel build/compiled/tree
+	git ls-files -z -co --exclude-standard | tar -cf - --null -T - | tar -xf - -C build/compiled/tree
+	$(BIN)/python -m zipfile -e dist/compiled/*.whl build/compiled/wheel
+	cd build/compiled/wheel && find . -name '*.so' | tar -cf - -T - | tar -xf - -C ../tree
+	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m twisted.trial tests
+
+bench: $(VENV)-compiled/ready servers ## beside Unbound, dnsdist, Knot Resolver and stubby, into docs/performance.md (ARGS="--quick")
+	$(VENV)-compiled/bin/python -m benchmarks --write docs/performance.md $(ARGS)
 
 bench-steps: $(VENV)/ready   ## what each step of a query's way takes
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
@@ -65,6 +74,16 @@ $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+COMPILED = pyproject.toml mypy.ini $(wildcard dotproxy/*.py dotproxy/*/*.py)
+
+$(VENV)-compiled/ready: $(VENV)/ready-to-check $(COMPILED)
+	rm -rf dist/compiled $(VENV)-compiled
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m build --outdir dist/compiled .
+	$(PYTHON) -m venv $(VENV)-compiled
+	$(VENV)-compiled/bin/python -m pip install --quiet --upgrade pip
+	set -- dist/compiled/*.whl && $(VENV)-compiled/bin/python -m pip install --quiet "$$1[test,bench]"
 	@touch $@
 
 $(VENV)/ready-to-check: $(VENV)/ready

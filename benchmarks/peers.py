@@ -105,7 +105,7 @@ class Peer(Program):
 
 class Dotproxy(Peer):
     """
-    By its defaults, with metrics as an operator has them.
+    By its defaults, with metrics as an operator has them; compiled, if this Python has it so.
     """
 
     name = "dotproxy"
@@ -131,6 +131,20 @@ class Dotproxy(Peer):
         line = [sys.executable, "-m", "dotproxy", "run", "--listen", f"127.0.0.1:{self.port}"]
         line += ["--ca-file", str(self.ca_file), "--upstream", f"tls://127.0.0.1:{self.upstream_port}#dot.test"]
         return [*line, "--admin-listen", f"127.0.0.1:{free_port()}"]
+
+
+class Interpreted(Dotproxy):
+    """
+    The same, as it is written: nothing of it is compiled.
+    """
+
+    name = "interpreted"
+
+    def environment(self) -> dict[str, str]:
+        """
+        That in which the sources come first.
+        """
+        return super().environment() | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
 class Unbound(Peer):
@@ -281,7 +295,7 @@ upstream_recursive_servers:
         return [find(self.program) or "", "-C", self.write()]
 
 
-PEERS: tuple[type[Peer], ...] = (Dotproxy, Unbound, Dnsdist, KnotResolver, Stubby)
+PEERS: tuple[type[Peer], ...] = (Dotproxy, Interpreted, Unbound, Dnsdist, KnotResolver, Stubby)
 
 #: dotproxy is compared with the cheapest of these.
 RIVALS = (Unbound.name, Dnsdist.name, KnotResolver.name)

@@ -124,7 +124,11 @@ def _example(arguments: list[str]) -> int:
 
 
 def _version(arguments: list[str]) -> int:
-    print(f"dotproxy {__version__}")
+    from importlib.util import find_spec
+
+    spec = find_spec("dotproxy.forwarder")
+    is_compiled = spec is not None and not str(spec.origin).endswith(".py")
+    print(f"dotproxy {__version__}{' (compiled)' if is_compiled else ''}")
     return 0
 
 

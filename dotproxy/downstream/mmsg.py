@@ -88,6 +88,7 @@ class Messages:
         self._clients = _Clients(self._name_size)
         self._in = _Slots(ffi, self._name_size, self._control_size)
         self._out = _Slots(ffi, self._name_size, self._control_size)
+        self._outgoing: Any = None
         self._memory = mmap.mmap(-1, SLOTS * SLOT_SIZE)
         self._pinned = ffi.from_buffer(self._memory)
         start = int(ffi.cast("uintptr_t", self._pinned))
@@ -163,8 +164,9 @@ class Messages:
         slots, count = self._out, len(batch)
         sizes = array("Q", [len(octets) for octets, _ in batch])
         joined = b"".join([octets for octets, _ in batch])
-        memory = self._ffi.from_buffer(joined)
-        start = int(self._ffi.cast("uintptr_t", memory))
+        # Held by more than a local name: a compiler may drop that as soon as it is not named any more.
+        self._outgoing = self._ffi.from_buffer(joined)
+        start = int(self._ffi.cast("uintptr_t", self._outgoing))
         slots.bases[:count] = array("Q", accumulate(sizes[:-1], initial=start))
         slots.lengths[:count] = sizes
         slots.names[: count * self._name_size] = b"".join([client[2] for _, client in batch])

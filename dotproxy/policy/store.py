@@ -84,8 +84,9 @@ class Store(Generic[Value]):
         """
         entries = self._entries
         self.octets += self._size_of(key, value)
+        before = len(entries)
         old = entries.setdefault(key, value)
-        if old is not value:
+        if len(entries) == before:
             entries[key] = value
             self.octets -= self._size_of(key, old)
             self._asked.discard(key)
