@@ -22,7 +22,7 @@ from dotproxy.answering import Answering, as_cached
 from dotproxy.asking import Asking
 from dotproxy.live import Query, Waiting
 from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers
-from dotproxy.policy.answers import AnswerCache
+from dotproxy.policy.answers import AnswerCache, Entry
 from dotproxy.policy.failures import Failures
 from dotproxy.policy.memo import LONGEST, Memo
 from dotproxy.policy.selection import Ordering
@@ -107,10 +107,10 @@ class Forwarder:
         elapsed = self._elapsed()
         kind = listener.kind
         memo = self._memo.at(elapsed, kind)
-        counts = self.counters.answers
-        admits = self._reception.admits
-        receive = self._reception.receive
+        counts, cache = self.counters.answers, self._cache
+        admits, receive = self._reception.admits, self._reception.receive
         is_shared = self._hop.is_shared
+        failures = len(self._failures)
         answers: Answers = []
         queries: list[Query] = []
         silent = 0
@@ -134,20 +134,23 @@ class Forwarder:
                 continue
             waiting = (listener, client, octets, seen)
             key = key_of(octets, seen) if is_shared else b""
-            answer = self._known(key, waiting, queries, memo, elapsed) if key else None
+            entry = cache.look(key) if key and cache is not None else None
+            answer = None
+            if entry is not None and elapsed < entry[1]:
+                answer = self._fresh(key, entry, waiting, queries, memo, elapsed)
+            elif failures:
+                answer = self._failed_before(key, waiting, queries, elapsed)
             if answer is None:
-                answer = self._ask(key, waiting, queries)
+                answer = self._ask(key, waiting, queries, has_stale=entry is not None)
             if answer:
                 counts[group_of(kind, seen.qtype, answer[3] & 15)] += 1
                 answers.append((answer, client))
         self.counters.silent += silent
         if answers:
-            if self.query_log is not None:
-                self.query_log(kind, answers)
-            listener.send_answers(answers)
+            self._send({listener: answers})
             self.counters.here.add(self._elapsed() - elapsed, len(answers))
-        if self._cache is not None:
-            self._cache.clients_asked(len(answers) + len(queries))
+        if cache is not None:
+            cache.clients_asked(len(answers) + len(queries))
         if queries:
             self.asking.ask(queries, queries[0].asked_at)
         return silent
@@ -243,28 +246,36 @@ class Forwarder:
         self._timer = None
         self._impatient.clear()
 
-    def _known(
-        self, key: bytes, waiting: Waiting, queries: list[Query], memo: dict[bytes, list[Any]], elapsed: float
-    ) -> bytes | None:
+    def _fresh(
+        self,
+        key: bytes,
+        entry: Entry,
+        waiting: Waiting,
+        queries: list[Query],
+        memo: dict[bytes, list[Any]],
+        elapsed: float,
+    ) -> bytes:
         """
-        Return the answer that can be given without asking, if there is one; add to ``queries`` what should be asked
-        all the same.
+        Return the answer that is kept; add to ``queries`` what should be asked all the same.
         """
-        cache = self._cache
-        if cache is None:
-            return None
-        if (entry := cache.fresh(key, elapsed)) is not None:
-            _, _, octets, seen = waiting
-            stored, _, kept = entry
-            answer = self._answering.written(waiting, kept, int(elapsed - stored) if elapsed > stored else 0)
-            if not seen.ours and len(octets) + len(answer) <= LONGEST:
-                kind = waiting[0].kind
-                memo[octets[2:]] = [answer[2:], 0, group_of(kind, seen.qtype, answer[3] & 15)]
-            self.counters.fresh += 1
-            if cache.asked_for(key, entry, elapsed) and key not in self._joined:
-                self.counters.prefetched += 1
-                self._refresh(key, waiting, queries)
-            return answer
+        _, _, octets, seen = waiting
+        stored, _, kept = entry
+        answer = self._answering.written(waiting, kept, int(elapsed - stored) if elapsed > stored else 0)
+        if not seen.ours and len(octets) + len(answer) <= LONGEST:
+            kind = waiting[0].kind
+            memo[octets[2:]] = [answer[2:], 0, group_of(kind, seen.qtype, answer[3] & 15)]
+        self.counters.fresh += 1
+        assert self._cache is not None
+        if self._cache.asked_for(key, entry, elapsed) and key not in self._joined:
+            self.counters.prefetched += 1
+            self._refresh(key, waiting, queries)
+        return answer
+
+    def _failed_before(self, key: bytes, waiting: Waiting, queries: list[Query], elapsed: float) -> bytes | None:
+        """
+        Return what is answered to a question that failed a moment ago, if it did; add to ``queries`` what should be
+        asked all the same.
+        """
         failure = self._failures.get(key)
         if failure is None:
             return None
@@ -280,7 +291,7 @@ class Forwarder:
             self.counters.stale += 1
         return self._answering.written(waiting, stale or as_cached(failure.what))
 
-    def _ask(self, key: bytes, waiting: Waiting, queries: list[Query]) -> bytes:
+    def _ask(self, key: bytes, waiting: Waiting, queries: list[Query], *, has_stale: bool) -> bytes:
         """
         Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
         """
@@ -294,7 +305,7 @@ class Forwarder:
         self.counters.missed += 1
         query = self._refresh(key, waiting, queries)
         query.waiting.append(waiting)
-        if key and self._cache is not None and key in self._cache:
+        if has_stale:
             self._impatient.append(query)
             if self._timer is None:
                 self._timer = self._clock.callLater(PATIENCE, self._give_what_is_stale)

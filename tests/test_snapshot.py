@@ -20,6 +20,7 @@ from dotproxy.wire.hop import Rebuilt
 from dotproxy.wire.message import peek
 from dotproxy.wire.question import key_of
 from tests.config.test_schema import folder
+from tests.policy.test_answers import fresh
 
 HOP = Rebuilt()
 
@@ -105,11 +106,11 @@ class SnapshotTests(SynchronousTestCase):
         self.start(after)
         self.assertEqual((1200, ["1200 answers from " + str(self.path)]), (len(after), self.said))
         for key in keys:
-            entry = after.fresh(key, 5.0)
+            entry = fresh(after, key, 5.0)
             assert entry is not None
             self.assertEqual(before[key][2], entry[2])
             self.assertEqual((-35.0, before[key][1] - 1000 - 35), (entry[0], entry[1]))
-        self.assertIsNone(after.fresh(keys[0], 25.0))
+        self.assertIsNone(fresh(after, keys[0], 25.0))
 
     def test_nobody_else_reads_it(self) -> None:
         """

@@ -13,6 +13,7 @@ write.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
@@ -57,6 +58,7 @@ class StreamListener(DNSProtocol):
         self._is_closing = False
         self._timer: IDelayedCall | None = None
         self._sources: set[Source] = set()
+        self._write_now: Callable[[], object] = _nothing
         self.last_used = factory.now()
 
     @property
@@ -76,6 +78,8 @@ class StreamListener(DNSProtocol):
         self._client = (peer.host, peer.port)
         self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
+        # Else what is written waits for the reactor to find that it can be.
+        self._write_now = getattr(self.transport, "doWrite", _nothing)
         self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self._judge_idleness)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -109,6 +113,7 @@ class StreamListener(DNSProtocol):
             return
         self.last_used = self._factory.now()
         self.transport.write(b"".join([frame(octets) for octets, _ in answers]))
+        self._write_now()
         if not self._is_handing_on:
             self._hand_on()
 
@@ -190,6 +195,7 @@ class StreamListener(DNSProtocol):
             if self._timer is not None and self._timer.active():
                 self._timer.cancel()
             self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self.abort)
+            self._write_now = _nothing  # the reactor has to see how the last write goes
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
@@ -198,6 +204,7 @@ class StreamListener(DNSProtocol):
         End the connection now.
         """
         if self._is_open:
+            self._write_now = _nothing
             self.transport.abortConnection()
 
     def _hand_on(self) -> None:
@@ -249,3 +256,7 @@ class StreamListener(DNSProtocol):
         else:
             left = self._factory.idle_timeout
         self._timer = self._factory.clock.callLater(max(left, 0.01), self._judge_idleness)
+
+
+def _nothing() -> None:
+    pass

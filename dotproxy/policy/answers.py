@@ -75,12 +75,11 @@ class AnswerCache:
         """
         return self._store.evicted
 
-    def fresh(self, key: bytes, now: float) -> Entry | None:
+    def look(self, key: bytes) -> Entry | None:
         """
-        Return the answer, if it is there and fresh.
+        Return the answer, if it is there, fresh or not.
         """
-        entry = self._store.peek(key)
-        return entry if entry is not None and now < entry[1] else None
+        return self._store.peek(key)
 
     def asked_for(self, key: bytes, entry: Entry, now: float) -> bool:
         """
@@ -90,7 +89,7 @@ class AnswerCache:
         stored, expires, _ = entry
         is_due = expires - now < _LAST * (expires - stored)
         is_popular = is_due and expires - stored >= _SHORT and self._store.was_asked_for(key)
-        self._store.get(key)
+        self._store.use(key)
         return is_popular and self._refreshes.spend()
 
     def stale(self, key: bytes, now: float) -> Answer | None:

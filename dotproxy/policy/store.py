@@ -26,7 +26,7 @@ class Store(Generic[Value]):
     """
 
     __slots__ = (
-        *("_asked", "_entries", "_ghosts", "_main", "_max_entries", "_max_octets", "_size_of", "_small", "_used"),
+        *("_entries", "_ghosts", "_main", "_max_entries", "_max_octets", "_size_of", "_small", "_used"),
         *("evicted", "octets"),
     )
 
@@ -36,7 +36,6 @@ class Store(Generic[Value]):
         self._size_of = size_of
         self._entries: dict[bytes, Value] = {}
         self._used: set[bytes] = set()
-        self._asked: set[bytes] = set()
         self._small: deque[bytes] = deque()
         self._main: deque[bytes] = deque()
         # Hashes of what was thrown out, each in the place its value says: one in a store's worth is forgotten early.
@@ -63,8 +62,13 @@ class Store(Generic[Value]):
         value = self._entries.get(key)
         if value is not None:
             self._used.add(key)
-            self._asked.add(key)
         return value
+
+    def use(self, key: bytes) -> None:
+        """
+        Note that what is kept under a key was asked for.
+        """
+        self._used.add(key)
 
     def peek(self, key: bytes) -> Value | None:
         """
@@ -74,9 +78,9 @@ class Store(Generic[Value]):
 
     def was_asked_for(self, key: bytes) -> bool:
         """
-        Whether what is kept under a key was asked for since it was put there.
+        Whether what is kept under a key was asked for since it was put there, or was spared for it.
         """
-        return key in self._asked
+        return key in self._used
 
     def put(self, key: bytes, value: Value) -> None:
         """
@@ -89,7 +93,7 @@ class Store(Generic[Value]):
         if len(entries) == before:
             entries[key] = value
             self.octets -= self._size_of(key, old)
-            self._asked.discard(key)
+            self._used.discard(key)
         else:
             place = hash(key)
             is_known = self._ghosts[place % len(self._ghosts)] == place
@@ -108,7 +112,6 @@ class Store(Generic[Value]):
                 removed += 1
                 self.octets -= self._size_of(key, value)
                 self._used.discard(key)
-                self._asked.discard(key)
         if removed:
             self._small = deque(key for key in self._small if key in self._entries)
             self._main = deque(key for key in self._main if key in self._entries)
@@ -133,5 +136,4 @@ class Store(Generic[Value]):
                 place = hash(key)
                 ghosts[place % len(ghosts)] = place
             self.octets -= self._size_of(key, entries.pop(key))
-            self._asked.discard(key)
             self.evicted += 1

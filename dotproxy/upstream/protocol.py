@@ -229,6 +229,7 @@ class DotProtocol(TwistedProtocol):
             return
         self.ended_for = why
         self.is_closing = self._is_ending = self.is_ours_to_end = True
+        self._write_now = None  # the reactor has to see how the last write goes
         if self._close_timer is not None and self._close_timer.active():
             self._close_timer.cancel()
         self._close_timer = self._clock.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
@@ -240,6 +241,7 @@ class DotProtocol(TwistedProtocol):
         End it now, because of ``error``.
         """
         self.is_closing = self._is_ending = self.is_ours_to_end = True
+        self._write_now = None
         self.ended_for = "silence" if isinstance(error, Timeout) else "rubbish"
         self._error = self._error or error
         self.transport.abortConnection()

@@ -153,6 +153,23 @@ class StreamTests(SynchronousTestCase):
         self.listener.send_answers([(b"TWO", None), (b"ONE", None)])
         self.assertEqual([frame(b"TWO") + frame(b"ONE")], self.transport.writes)
 
+    def test_answers_are_written_at_once(self) -> None:
+        """
+        Without a turn of the reactor; but for what is written while a connection ends, since how that goes is how it
+        ends.
+        """
+        listener = self.factory.buildProtocol(None)
+        transport = Transport()
+        written: list[int] = []
+        transport.doWrite = lambda: written.append(len(transport.writes))  # type: ignore[attr-defined]
+        listener.makeConnection(transport)
+        listener.dataReceived(frame(b"one") + frame(b"two"))
+        listener.send_answers([(b"ONE", None)])
+        self.assertEqual([1], written)
+        listener.close()
+        listener.send_answers([(b"TWO", None)])
+        self.assertEqual(([1], 2), (written, len(transport.writes)))
+
     def test_only_so_many_outstanding(self) -> None:
         """
         Beyond the limit questions wait, and the client is not read from; answers make room again.
