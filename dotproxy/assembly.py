@@ -74,7 +74,6 @@ class Assembly:
                     elapsed=clock_with_sleep,
                     date=time.time,
                     in_thread=deferToThread,
-                    writes=share is None or share.writes,
                 )
             )
         self.forwarder.query_log = _build_query_log(config)

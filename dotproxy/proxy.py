@@ -41,15 +41,13 @@ class Share:
     """
     What one process has of a proxy that is several: its ``name`` among them, and sockets, bound already.
 
-    ``spare`` are datagram sockets of the others, by their names, to be read while one of them cannot; ``writes`` says
-    that what is kept in a file is this one's to write.
+    ``spare`` are datagram sockets of the others, by their names, to be read while one of them cannot.
     """
 
     name: str
     datagrams: Sequence[Any]
     streams: Sequence[Any]
     spare: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    writes: bool = False
 
 
 class Proxy(MultiService):

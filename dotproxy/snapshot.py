@@ -116,7 +116,7 @@ def write(path: Path, octets: bytes) -> None:
 
 class Snapshot(Service):
     """
-    Owns: the file; unless it ``writes``, it is another one's, and only read.
+    Owns: the file.
     """
 
     def __init__(
@@ -128,7 +128,6 @@ class Snapshot(Service):
         elapsed: Callable[[], float],
         date: Callable[[], float],
         in_thread: InThread,
-        writes: bool = True,
     ) -> None:
         self._cache = cache
         self._path = path
@@ -136,7 +135,6 @@ class Snapshot(Service):
         self._elapsed = elapsed
         self._date = date
         self._in_thread = in_thread
-        self._writes = writes
         self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call))
         self._busy: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
@@ -213,8 +211,6 @@ class Snapshot(Service):
             yield
 
     async def _save(self) -> None:
-        if not self._writes:
-            return
         entries = list(self._cache.entries())
         shift = self._shift()
         try:

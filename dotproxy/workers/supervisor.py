@@ -182,9 +182,8 @@ class Supervisor(MultiService):
         if fresh.log_level != before.log_level:
             self._log_level = fresh.log_level
         self.config = replace(fresh, **{key: getattr(before, key) for key in AT_START})
-        text = self._text()
         for place in self._serving():
-            place.ask("become", {"config": text}).addErrback(self._stays, place.name)
+            place.ask("become", {"config": self._text(place.name)}).addErrback(self._stays, place.name)
         changes = describe_changes(before, fresh)
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
@@ -236,21 +235,22 @@ class Supervisor(MultiService):
             whole.not_ready = "it is stopping"
         return whole
 
-    def _text(self) -> str:
+    def _text(self, name: str) -> str:
         """
-        Our configuration for one of them.
+        Our configuration for one of them, which keeps answers of its own.
         """
         parts = {key: math.ceil(getattr(self.config, key) / self._count) for key in _SHARED}
-        config = replace(self.config, log_level=self._log_level, **parts)
+        file = self.config.cache_file
+        own_file = file.with_name(f"{file.name}.{name}") if file else None
+        config = replace(self.config, log_level=self._log_level, cache_file=own_file, **parts)
         return effective(Loaded(config, {setting.key: "supervisor" for setting in SETTINGS}))
 
     def _beginning(self, place: Place) -> dict[str, Any]:
         owners = [place.name if name == _EVERYBODY else name for name, _ in self._owned()]
         return {
             "name": place.name,
-            "config": self._text(),
+            "config": self._text(place.name),
             "sockets": owners,
-            "writes": place.name == self._names[0],
         }
 
     def _owned(self) -> list[tuple[str, socket.socket]]:

@@ -35,8 +35,8 @@ class Worker:
 
     def begin(self, given: dict[str, Any]) -> None:
         """
-        Serve: ``config`` is a configuration, ``name`` what it is called, ``writes`` as in ``Share``; ``sockets`` says
-        of each that was handed over whose it is, "" if it is a listening one.
+        Serve: ``config`` is a configuration, ``name`` what it is called; ``sockets`` says of each that was handed over
+        whose it is, "" if it is a listening one.
         """
         config = load_text(given["config"]).config
         sockets: dict[str, list[socket.socket]] = {"": [], given["name"]: []}
@@ -45,7 +45,7 @@ class Worker:
             passed.setblocking(False)
             os.set_inheritable(passed.fileno(), False)
             sockets.setdefault(owner, []).append(passed)
-        share = Share(given["name"], sockets.pop(given["name"]), sockets.pop(""), spare=sockets, writes=given["writes"])
+        share = Share(given["name"], sockets.pop(given["name"]), sockets.pop(""), spare=sockets)
         events = LoggedEvents(debug=config.log_level == "debug", clock=self._reactor)
         assembly = Assembly(config, self._reactor, events, share)
         proxy = assembly.proxy

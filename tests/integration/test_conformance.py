@@ -82,6 +82,8 @@ def test_silence(wire, stack):
     which would close the connection that others use.
     """
     _, program = stack
+    for _ in range(10 * program.workers):  # each of several is connected
+        assert program.ask(GOOD.to_wire(), tcp=True)
     connected = program.said().count("connected to")
     with pytest.raises(TimeoutError):
         program.ask(wire, timeout=0.3)

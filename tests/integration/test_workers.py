@@ -180,20 +180,22 @@ def test_one_that_hangs(crew):
         assert dns.message.from_wire(crew.ask(WWW)).answer
 
 
-def test_the_file_is_one_workers(serve, proxy, tmp_path):
+def test_each_has_a_file_of_its_own(serve, proxy, tmp_path):
     """
-    What is kept is written once, and read by all.
+    What is kept is kept by each, since each has names of its own.
     """
     kept = tmp_path / "kept"
     upstream = serve().upstream
     options = ("--workers", "2", "--cache-file", str(kept))
     program = proxy(upstream, options=options, cache=True)
-    for _ in range(20):
-        assert dns.message.from_wire(program.ask(WWW)).answer
+    for number in range(20):
+        query = dns.message.make_query(f"n{number}.wild.lab.example.", "A").to_wire()
+        assert dns.message.from_wire(program.ask(query)).answer
     assert program.stop() in (0, -signal.SIGTERM)
-    assert kept.stat().st_size > 50
     program = proxy(upstream, options=options, cache=True)
-    wait_until(lambda: program.said().count(f"1 answers from {kept}") == 2, "both have read it")
+    for name in ("kept.1", "kept.2"):
+        wait_until(lambda name=name: f"answers from {tmp_path / name}" in program.said(), "both have been read")
+    assert sum(map(int, re.findall(r"(\d+) answers from", program.said()))) == 20
 
 
 def test_a_port_that_somebody_else_has(proxy, serve):

@@ -3,6 +3,7 @@ The supervisor of workers that are not there.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from twisted.logger import formatEvent, globalLogPublisher
@@ -72,15 +73,17 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_each_has_its_own_and_those_of_the_others(self) -> None:
         """
-        Of every address one socket for each, on one port; a listening one is everybody's.  One of them writes the file.
+        Of every address one socket for each, on one port; a listening one is everybody's.  Each keeps a file of its own.
         """
-        supervisor = self.begin(3, cache_size="100", cache_memory="300001", max_outstanding="7")
+        supervisor = self.begin(3, cache_size="100", cache_memory="300001", max_outstanding="7", cache_file="/tmp/kept")
         begun = [process.serve() for process in self.processes.all]
         self.assertEqual([["1", "2", "3", ""]] * 3, [each["sockets"] for each in begun])
-        self.assertEqual([True, False, False], [each["writes"] for each in begun])
+        files = [load_text(each["config"]).config.cache_file for each in begun]
+        self.assertEqual([Path("/tmp/kept.1"), Path("/tmp/kept.2"), Path("/tmp/kept.3")], files)
         config = load_text(begun[0]["config"]).config
         self.assertEqual((34, 100001, 3), (config.cache_size, config.cache_memory, config.max_outstanding))
-        self.assertEqual(replace(supervisor.config, cache_size=34), replace(config, **whole(supervisor.config)))
+        expected = replace(supervisor.config, cache_size=34, cache_file=Path("/tmp/kept.1"))
+        self.assertEqual(expected, replace(config, **whole(supervisor.config)))
         files = [process.files for process in self.processes.all]
         self.assertEqual(files[0].keys(), files[1].keys())
         self.assertEqual({fd: files[0][fd] for fd in range(4, 8)}, {fd: files[2][fd] for fd in range(4, 8)})
