@@ -107,6 +107,13 @@ class Proxy(MultiService):
         """
         return [datagrams.getsockname()[:2] for datagrams in self._datagrams]
 
+    @property
+    def manner(self) -> str:
+        """
+        How datagrams are read and written, "" if none are.
+        """
+        return next((port.manner for port in self.datagram_ports), "")
+
     def privilegedStartService(self) -> None:
         """
         Bind every listener, or none; none, if sockets were handed over.
@@ -128,7 +135,7 @@ class Proxy(MultiService):
             log.info("dotproxy {version}", version=__version__)
         self._listen()
         if self._share is None:
-            log_listening(self._datagrams, self._streams, self.datagram_ports)
+            log_listening(self._datagrams, self._streams, self.manner)
             log_upstreams(self.config)
             log.info("ready")
         for streams in self._streams:  # the reactor has its own
@@ -253,7 +260,7 @@ def log_upstreams(config: Config) -> None:
         )
 
 
-def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], ports: Sequence[BatchPort] = ()) -> None:
+def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], manner: str) -> None:
     """
     Say where clients are listened to, and how.
     """
@@ -263,5 +270,5 @@ def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], ports: Seque
             over.setdefault(endpoint_text(*bound.getsockname()[:2]), []).append(transport)
     for address, transports in over.items():
         log.info("listening on {address} ({transports})", address=address, transports=", ".join(transports))
-    if ports:
-        log.info("datagrams are read and written {manner}", manner=ports[0].manner)
+    if manner:
+        log.info("datagrams are read and written {manner}", manner=manner)

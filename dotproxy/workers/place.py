@@ -58,6 +58,7 @@ class Place:
         self.name = name
         self.is_serving = False
         self.pid = 0
+        self.manner = ""
         self.restarts = 0
         self.report = Report(not_ready=NOBODY)
         self.before = ended(self.report)
@@ -208,6 +209,7 @@ class Place:
 
     def _serves(self, result: Any) -> None:
         self.is_serving = True
+        self.manner = str(result or "")
         self.report = Report()
         self._came(self)
 

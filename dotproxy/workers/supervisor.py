@@ -265,7 +265,7 @@ class Supervisor(MultiService):
         self._cover()
         if not self._is_ready and len(self._serving()) == self._count:
             self._is_ready = True
-            log_listening(next(iter(self._datagrams.values()), []), self._streams)
+            log_listening(next(iter(self._datagrams.values()), []), self._streams, place.manner)
             how = "name" if self._is_by_name else "client"
             log.info("the kernel distributes questions over UDP among workers by {how}", how=how)
             log_upstreams(self.config)

@@ -33,10 +33,10 @@ class Worker:
         self._reactor = reactor
         self.channel = Channel({"begin": self.begin, "stop": lambda given: reactor.stop()}, self._orphaned)
 
-    def begin(self, given: dict[str, Any]) -> None:
+    def begin(self, given: dict[str, Any]) -> str:
         """
         Serve: ``config`` is a configuration, ``name`` what it is called; ``sockets`` says of each that was handed over
-        whose it is, "" if it is a listening one.
+        whose it is, "" if it is a listening one.  Return how datagrams are read and written.
         """
         config = load_text(given["config"]).config
         sockets: dict[str, list[socket.socket]] = {"": [], given["name"]: []}
@@ -61,6 +61,7 @@ class Worker:
         self._reactor.addSystemEventTrigger("before", "shutdown", proxy.stopService)
         proxy.startService()
         settle()
+        return proxy.manner
 
     def log(self, event: LogEvent) -> None:
         """

@@ -173,6 +173,19 @@ def test_the_environment_alone(serve, ca_file, tmp_path):
         program.stop()
 
 
+@pytest.mark.parametrize(("option", "manner"), [("yes", "up to 64 at once"), ("no", "one by one")])
+def test_either_way_of_datagrams(option, manner, serve, proxy):
+    """
+    The log says which it is, and on a wildcard address answers come from where the question went.
+    """
+    program = proxy(serve().upstream, options=("--udp-batched", option), listen=f"0.0.0.0:{free_port()}")
+    program.port = int(program.arguments[1].rpartition(":")[2])
+    for host in ("127.0.0.1", "127.0.0.7"):
+        program.host = host
+        assert dns.message.from_wire(program.ask(WWW)).answer
+    assert f"datagrams are read and written {manner}" in program.said()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give root up")
 def test_root_is_given_up(serve, ca_file, tmp_path):
     """
