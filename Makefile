@@ -55,6 +55,9 @@ test-compiled: $(VENV)-compiled/ready  ## the unit tests, with what is compiled 
 	$(BIN)/python -m zipfile -e dist/compiled/*.whl build/compiled/wheel
 	cd build/compiled/wheel && find . -name '*.so' | tar -cf - -T - | tar -xf - -C ../tree
 	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m twisted.trial tests
+	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m fuzz.same 1 20000 >../compiled
+	$(BIN)/python -m fuzz.same 1 20000 >build/compiled/interpreted
+	cmp build/compiled/compiled build/compiled/interpreted
 
 bench: $(VENV)-compiled/ready servers ## beside Unbound, dnsdist, Knot Resolver and stubby, into docs/performance.md (ARGS="--quick")
 	$(VENV)-compiled/bin/python -m benchmarks --write docs/performance.md $(ARGS)
