@@ -3,6 +3,8 @@ How many processors there are.
 """
 
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,37 +16,51 @@ class ProcessorTests(SynchronousTestCase):
     Those of the machine, and those of a container.
     """
 
+    def setUp(self) -> None:
+        """
+        A machine of eight, without control groups.
+        """
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.groups = Path(folder.name)
+        self.patch(os, "sched_getaffinity", lambda pid: set(range(8)))
+
     def test_quotas(self) -> None:
         """
         A container may have less, or part of one; never none.
         """
-        self.patch(os, "sched_getaffinity", lambda pid: set(range(8)))
         for text, count in (
             ("max 100000", 8),
-            ("200000 100000", 2),
+            ("200000 100000\n", 2),
             ("150000 100000", 2),
             ("10000 100000", 1),
             ("1600000 100000", 8),
-            ("0 100000", 1),
+            ("0 100000", 8),
             ("1 0", 8),
             ("rubbish", 8),
             ("", 8),
         ):
-            self.assertEqual(count, available(lambda text=text: text), text)
+            (self.groups / "cpu.max").write_text(text)
+            self.assertEqual(count, available(self.groups), text)
+
+    def test_quotas_of_old(self) -> None:
+        """
+        The first version has two files, and -1 for no limit.
+        """
+        (self.groups / "cpu").mkdir()
+        for quota, count in (("-1", 8), ("300000", 3), ("1000", 1)):
+            (self.groups / "cpu" / "cpu.cfs_quota_us").write_text(quota + "\n")
+            (self.groups / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+            self.assertEqual(count, available(self.groups), quota)
 
     def test_elsewhere(self) -> None:
         """
         Where there are no such files, and no such calls.
         """
-
-        def read() -> str:
-            raise FileNotFoundError
-
-        self.patch(os, "sched_getaffinity", lambda pid: {0, 3})
-        self.assertEqual(2, available(read))
-        os_without = {"sched_getaffinity": os.sched_getaffinity}
+        self.assertEqual(8, available(self.groups))
+        call = os.sched_getaffinity
         del os.sched_getaffinity
-        self.addCleanup(setattr, os, "sched_getaffinity", os_without["sched_getaffinity"])
+        self.addCleanup(setattr, os, "sched_getaffinity", call)
         self.patch(os, "cpu_count", lambda: None)
-        self.assertEqual(1, available(read))
+        self.assertEqual(1, available(self.groups))
         self.assertGreaterEqual(available(), 1)
