@@ -37,7 +37,7 @@ def test_it_is_asked_once(serve, proxy):
         rcode, ttl, _ = ask(program, tcp=tcp)
         assert rcode == 0
         assert 295 <= ttl <= 300
-    assert len(server.questions) == 1
+    assert 1 <= len(server.questions) <= program.workers  # over TCP it may be another worker's client
 
 
 def test_stale_answers(serve, proxy):
