@@ -13,6 +13,7 @@ import dns.message
 import dns.rdatatype
 import pytest
 
+from dotproxy.policy.sharing import MOST
 from tests.integration.programs import connections_to, read_message, run, wait_until
 from tests.integration.servers import (
     HUGE_RECORDS,
@@ -265,10 +266,10 @@ def test_200_clients_at_once(serve, proxy):
 
 def test_dnsperf_loses_nothing(serve, proxy, tmp_path):
     """
-    Fifty clients with 500 questions outstanding lose none of them, over one connection (of each worker) to the upstream
-    (RFC 7766 §6.2.2, RFC 7858 §3.3).
+    Fifty clients with 500 questions outstanding lose none of them, over one connection (of each worker) to the upstream,
+    or as many as a slow one gets, if the machine is so busy that it is slow (RFC 7766 §6.2.2, RFC 7858 §3.3).
     """
-    server: Server = serve()
+    server: Server = serve(log_queries=False)  # which would be slow, and slow ones get more than one connection
     program = proxy(server.upstream, options=("--log-level", "debug"))
     questions = tmp_path / "questions"
     questions.write_text("".join(f"n{number}.wild.lab.example A\n" for number in range(2000)))
@@ -278,8 +279,9 @@ def test_dnsperf_loses_nothing(serve, proxy, tmp_path):
     figures = dict(line.strip().split(":", 1) for line in told.splitlines() if ":" in line)
     assert figures["Queries lost"].split()[0] == "0", told
     assert figures["Response codes"].split() == ["NOERROR", figures["Queries completed"].split()[0], "(100.00%)"], told
-    assert program.said().count("connected to") == program.workers  # at debug every connection has its line
-    assert connections_to(server.port) == program.workers
+    connected = program.said().count("connected to")  # at debug every connection has its line
+    assert program.workers <= connected <= MOST * program.workers
+    assert connected == connections_to(server.port)  # none was cut
 
 
 def test_questions_are_padded_and_clients_do_not_see_it(serve, proxy):
