@@ -45,6 +45,7 @@ class Channel(Int32StringReceiver):
     ended.
     """
 
+    transport: Any
     MAX_LENGTH = 64 << 20
 
     def __init__(self, commands: dict[str, Command], gone: Callable[[], None]) -> None:
@@ -93,7 +94,7 @@ class Channel(Int32StringReceiver):
         Called before a message that could not be ours.
         """
         log.error("a message of {length} octets between processes", length=length)
-        self._transport().loseConnection()
+        self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
@@ -120,6 +121,3 @@ class Channel(Int32StringReceiver):
     def _send(self, message: list[Any]) -> None:
         if not self._is_lost:
             self.sendString(json.dumps(message).encode())
-
-    def _transport(self) -> Any:
-        return self.transport

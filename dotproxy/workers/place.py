@@ -11,10 +11,12 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger, eventFromJSON, globalLogPublisher
@@ -176,7 +178,8 @@ class Place:
         End it now.
         """
         if self._process is not None:
-            self._process.signalProcess("KILL")
+            with suppress(ProcessExitedAlready):  # what it has said is still being read
+                self._process.signalProcess("KILL")
 
     def exited(self, how: str) -> None:
         """

@@ -92,10 +92,10 @@ class Supervisor(MultiService):
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """
-        The address and port of each listener.
+        The address and port of each listener; none any more while it stops.
         """
         listening = next(iter(self._datagrams.values()), [])
-        return [bound.getsockname()[:2] for bound in listening]
+        return [bound.getsockname()[:2] for bound in listening if bound.fileno() >= 0]
 
     def privilegedStartService(self) -> None:
         """

@@ -31,7 +31,8 @@ class Worker:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self.channel = Channel({"begin": self.begin, "stop": lambda given: reactor.stop()}, self._orphaned)
+        self.channel = Channel({"begin": self.begin, "stop": lambda given: self.stop()}, self.stop)
+        self._is_stopping = False
 
     def begin(self, given: dict[str, Any]) -> str:
         """
@@ -71,8 +72,14 @@ class Worker:
             return
         self.channel.tell("log", {"event": eventAsJSON(event)})
 
-    def _orphaned(self) -> None:
-        if self._reactor.running:
+    def stop(self) -> None:
+        """
+        End, after what is outstanding was answered; whoever says so, once is enough.
+
+        Its supervisor may, whoever sends SIGTERM, and that there is no supervisor any more.
+        """
+        if not self._is_stopping and self._reactor.running:
+            self._is_stopping = True
             self._reactor.stop()
 
 
@@ -88,6 +95,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
         reactor.callWhenRunning(signal.signal, number, signal.SIG_IGN)
+    reactor.callWhenRunning(signal.signal, signal.SIGTERM, lambda *_: reactor.callFromThread(worker.stop))
     observer: Any = worker.log
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
     factory: Any = Factory.forProtocol(lambda: worker.channel)

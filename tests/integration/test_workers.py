@@ -165,6 +165,7 @@ def test_stopping(everybody, crew):
     assert all(one.right == one.asked for one in counted)
     assert not any(Path(f"/proc/{pid}").exists() for pid in all_of_them[1:])
     assert "stopped" in crew.said()
+    assert "Traceback" not in crew.said()
 
 
 def test_one_that_hangs(crew):

@@ -7,6 +7,7 @@ import signal
 import socket
 from typing import Any
 
+from twisted.internet.error import ProcessExitedAlready
 from twisted.logger import LogLevel, eventAsJSON, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -119,6 +120,19 @@ class PlaceTests(SynchronousTestCase):
         self.place.look()
         self.assertEqual((["KILL"], ["came", "went"]), (self.process.signals, self.events))
         self.assertIn("worker 2 (100) says nothing any more, and is ended", self.said())
+
+    def test_one_that_has_ended_and_is_not_known_to(self) -> None:
+        """
+        Cannot be ended any more, and that is no reason not to look at the others.
+        """
+        self.process.serve()
+
+        def too_late(name: str) -> None:
+            raise ProcessExitedAlready
+
+        self.process.signalProcess = too_late
+        self.place.kill()
+        self.assertTrue(self.place.is_serving)
 
     def test_one_that_does_not_get_going(self) -> None:
         """

@@ -282,6 +282,7 @@ class SupervisorTests(SynchronousTestCase):
             process.serve()
         stopped = supervisor.stopService()
         self.assertEqual("it is stopping", supervisor._added().not_ready)
+        self.assertEqual([], supervisor.addresses)
         supervisor.stop_now()
         for process in self.processes.all:
             self.assertEqual([("stop", None), ("stop_now", None)], self.told(process, "stop", "stop_now"))
