@@ -182,7 +182,7 @@ class Supervisor(MultiService):
         if fresh.log_level != before.log_level:
             self._log_level = fresh.log_level
         self.config = replace(fresh, **{key: getattr(before, key) for key in AT_START})
-        for place in self._serving():
+        for place in self.places.values():
             place.ask("become", {"config": self._text(place.name)}).addErrback(self._stays, place.name)
         changes = describe_changes(before, fresh)
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")

@@ -235,6 +235,20 @@ class SupervisorTests(SynchronousTestCase):
         supervisor.reread = lambda: reread(query_timeout="2")
         self.assertEqual({"changes": ["query_timeout is 2, was 3"]}, without_listen(supervisor._reload({})))
 
+    def test_another_configuration_while_one_starts(self) -> None:
+        """
+        It has begun with the old one, and gets the new one after that.
+        """
+        supervisor = self.begin()
+        self.processes.all[0].serve()
+        supervisor.reread = lambda: load({"query_timeout": ["3"]}, {}).config
+        supervisor.reload()
+        said = [
+            (message[2], load_text(message[3]["config"]).config.query_timeout)
+            for message in self.processes.all[1].said()
+        ]
+        self.assertEqual([("begin", 4.0), ("become", 3.0)], said)
+
     def test_commands(self) -> None:
         """
         Everybody does them; what one cannot is not done.
