@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from hashlib import blake2s
 from typing import Any
 
 from twisted.application.service import IService
@@ -60,6 +61,7 @@ class Assembly:
         self._reactor = reactor
         self._events = events
         self._config = config
+        self._secret = share.secret if share else os.urandom(32)
         services: list[IService] = []
         self._upstreams = build_upstreams(config, reactor, events, services)
         self._transfers = build_transfers(config, reactor, self._upstreams)
@@ -76,7 +78,7 @@ class Assembly:
                     in_thread=deferToThread,
                 )
             )
-        self.forwarder.query_log = _build_query_log(config)
+        self.forwarder.query_log = _build_query_log(config, self._secret)
         self._watch = self._build_watch(config)
         manager = Manager({} if share else os.environ, reactor)
         self.proxy = Proxy(
@@ -85,6 +87,7 @@ class Assembly:
             [self._watch, *services, *self._upstreams, self._transfers],
             self.forwarder,
             rebuilt=self.change,
+            secret=self._secret,
             manager=manager,
             sockets=([], []) if share else inherited(initial_environment()),
             share=share,
@@ -141,7 +144,7 @@ class Assembly:
             udp_max_size=config.udp_max_size,
             max_outstanding=config.max_outstanding,
         )
-        self.forwarder.query_log = _build_query_log(config)
+        self.forwarder.query_log = _build_query_log(config, self._secret)
         if isinstance(self._events, LoggedEvents) and before.log_level != config.log_level:
             self._events.debug = config.log_level == "debug"
         if self.cache is not None:
@@ -165,11 +168,13 @@ class Assembly:
         return NetworkWatch(reached, moved=self.forwarder.network_moved, reactor=self._reactor, now=time.monotonic)
 
 
-def _build_query_log(config: Config) -> Callable[[int, Answers], None] | None:
+def _build_query_log(config: Config, secret: bytes) -> Callable[[int, Answers], None] | None:
     if config.query_log == "off":
         return None
     is_clear = config.query_log == "clear"
-    queries = QueryLog(is_clear=is_clear, sample=config.query_log_sample, key=os.urandom(32), chance=random.random)
+    # Not the cookies' key, though from the same secret: names and cookies are told to different people.
+    key = blake2s(secret, person=b"queries").digest()
+    queries = QueryLog(is_clear=is_clear, sample=config.query_log_sample, key=key, chance=random.random)
     queries.announce()
     return queries.answered
 

@@ -7,7 +7,6 @@ outstanding, then the rest.  What is built how is ``assembly``'s.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,12 +38,14 @@ log = Logger("dotproxy")
 @dataclass(slots=True)
 class Share:
     """
-    What one process has of a proxy that is several: its ``name`` among them, and sockets, bound already.
+    What one process has of a proxy that is several: its ``name`` among them, the ``secret`` of them all, 32
+    unpredictable octets, and sockets, bound already.
 
     ``spare`` are datagram sockets of the others, by their names, to be read while one of them cannot.
     """
 
     name: str
+    secret: bytes
     datagrams: Sequence[Any]
     streams: Sequence[Any]
     spare: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Proxy(MultiService):
         forwarder: Forwarder,
         *,
         rebuilt: Callable[[Config], list[str]],
+        secret: bytes,
         manager: Manager,
         sockets: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
         share: Share | None = None,
@@ -96,7 +98,7 @@ class Proxy(MultiService):
         self.datagram_ports: list[BatchPort] = []
         self._spare_ports: dict[str, list[BatchPort]] = {}
         self._stream_ports: list[Any] = []
-        self._cookie_for = Cookies(os.urandom(32)).option_for if config.udp_cookies and not config.transparent else None
+        self._cookie_for = Cookies(secret).option_for if config.udp_cookies and not config.transparent else None
         for service in (manager, *services):
             service.setServiceParent(self)
 

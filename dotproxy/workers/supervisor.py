@@ -8,6 +8,7 @@ has ended: another stands in until the next process serves.  Reads no query and 
 from __future__ import annotations
 
 import math
+import os
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -82,6 +83,8 @@ class Supervisor(MultiService):
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
         self._log_level = config.log_level
+        # So that cookies, and names in the query log, are the same whoever answers.
+        self._secret = os.urandom(32)
         self._is_ready = self._is_draining = self._is_by_name = False
         manager.setServiceParent(self)
         commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
@@ -249,6 +252,7 @@ class Supervisor(MultiService):
         owners = [place.name if name == _EVERYBODY else name for name, _ in self._owned()]
         return {
             "name": place.name,
+            "secret": self._secret.hex(),
             "config": self._text(place.name),
             "sockets": owners,
         }

@@ -36,8 +36,9 @@ class Worker:
 
     def begin(self, given: dict[str, Any]) -> str:
         """
-        Serve: ``config`` is a configuration, ``name`` what it is called; ``sockets`` says of each that was handed over
-        whose it is, "" if it is a listening one.  Return how datagrams are read and written.
+        Serve: ``config`` is a configuration, ``name`` what it is called, ``secret`` in hexadecimal; ``sockets`` says
+        of each that was handed over whose it is, "" if it is a listening one.  Return how datagrams are read and
+        written.
         """
         config = load_text(given["config"]).config
         sockets: dict[str, list[socket.socket]] = {"": [], given["name"]: []}
@@ -46,7 +47,8 @@ class Worker:
             passed.setblocking(False)
             os.set_inheritable(passed.fileno(), False)
             sockets.setdefault(owner, []).append(passed)
-        share = Share(given["name"], sockets.pop(given["name"]), sockets.pop(""), spare=sockets)
+        secret = bytes.fromhex(given["secret"])
+        share = Share(given["name"], secret, sockets.pop(given["name"]), sockets.pop(""), spare=sockets)
         events = LoggedEvents(debug=config.log_level == "debug", clock=self._reactor)
         assembly = Assembly(config, self._reactor, events, share)
         proxy = assembly.proxy

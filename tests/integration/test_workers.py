@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import dns.edns
 import dns.message
 import pytest
 
@@ -136,6 +137,25 @@ def test_both_work(crew):
     assert known["answers"] == 80
     assert known["cache"]["missed"] == 2
     assert known["cache"]["entries"] == 2
+
+
+def test_they_have_one_secret(serve, proxy):
+    """
+    A client's cookie, and its name in the query log, do not tell who answers (RFC 7873 §6).
+    """
+    options = ("--workers", "2", "--udp-cookies", "yes", "--query-log", "hashed")
+    program = proxy(serve().upstream, options=options)
+    cookies = set()
+    for number in range(20):
+        query = dns.message.make_query(f"n{number}.wild.lab.example.", "A", use_edns=0)
+        query.use_edns(0, options=[dns.edns.GenericOption(10, b"12345678")])
+        reply = dns.message.from_wire(program.ask(query.to_wire()))
+        cookies |= {option.to_wire() for option in reply.options}
+    assert len(cookies) == 1
+    wait_until(lambda: len(re.findall(r"\budp [0-9a-f]{16} ", program.said())) >= 20, "all are logged")
+    logged = re.findall(r"worker (\d): udp ([0-9a-f]{16}) ", program.said())
+    assert {worker for worker, _ in logged} == {"1", "2"}
+    assert len({client for _, client in logged}) == 1
 
 
 def test_without_its_supervisor(crew):
