@@ -11,14 +11,19 @@ so it is told exactly once, whatever its upstreams do afterwards; and the deadli
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from dotproxy.errors import BadReply, ConnectionGone, Unreachable, UpstreamError, WireError
-from dotproxy.live import LiveQueries, Query, explain
+from dotproxy.errors import BadReply, ConnectionGone, UpstreamError, WireError
+from dotproxy.live import LiveQueries, Owner, Query, explain
 from dotproxy.neighbours import Upstream
-from dotproxy.policy.attempts import MAX_FORGIVEN, MAX_SENDS, given_up, next_upstreams, taken_back
+from dotproxy.policy.attempts import (
+    MAX_SENDS,
+    Isolation,
+    is_untried,
+    taken_back,
+)
 from dotproxy.policy.budget import Budget
 from dotproxy.roster import Roster
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
@@ -27,7 +32,6 @@ from dotproxy.wire.replies import is_bogus
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
-
 _NEVER = float("inf")
 _LONG_AGO = float("-inf")
 
@@ -36,22 +40,6 @@ _SAMPLED = 0.005
 
 #: A SERVFAIL that came sooner than this may be a mood of the upstream's; one that took longer cost it an effort.
 _AT_ONCE = 0.25
-
-
-class Owner(Protocol):
-    """
-    Who is told what came of questions.
-    """
-
-    def answered(self, answers: list[tuple[Query, Any]]) -> None:
-        """
-        These were answered; what each answer says has been read.
-        """
-
-    def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
-        """
-        These were not, and why.
-        """
 
 
 class Asking:
@@ -199,24 +187,27 @@ class Asking:
         """
         index = self._upstreams.index(upstream)
         now = self._now()
-        again: dict[Query, None] = {}  # one may have been asked twice over the same connection
+        again: dict[Query, None] = {}  # one may have been sent twice over the same connection
         enough: list[Query] = []
         for query in tokens:
             if query.home is None:
                 continue
             query.pending = taken_back(query.pending, index)
+            if query in again:
+                continue
+            query.is_simple = False
             query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
-            if is_final:
-                query.tried = given_up(query.tried, index)
-            elif isinstance(error, Unreachable):
-                # It was never sent.  It may wait for the upstream to be back, but not for ever.
-                patience = query.asked_at + self.query_timeout / 2
-                query.tried = taken_back(query.tried, index) if now < patience else given_up(query.tried, index)
-            elif isinstance(error, ConnectionGone) and error.made_progress and query.forgiven < MAX_FORGIVEN:
+            if isinstance(error, ConnectionGone):
+                query.lost += 1
+                query.lost_alone += error.was_alone
+            elif error.was_not_sent:
                 query.tried = taken_back(query.tried, index)
-                query.forgiven += 1
+                # It may wait for the upstream to be back, but not for ever.
+                is_final = is_final or now >= query.asked_at + self.query_timeout / 2
+            if is_final:
+                query.given_up += (index,)
             self._live.postpone(query, now + self._attempt_timeout)
-            if query.spare is not None and not query.pending and all(other in query.tried for other in query.order):
+            if query.spare is not None and not query.pending and not self._is_untried(query):
                 enough.append(query)
             else:
                 again[query] = None
@@ -250,15 +241,18 @@ class Asking:
         One that was asked and may still answer is asked again only if it is ``lively``.
         """
         asks: dict[int, list[tuple[Query, bytes, int]]] = {}
+        apart: list[tuple[int, Isolation, Query]] = []
         hopeless: list[Query] = []
         upstreams = self._upstreams
         at_once = self._at_once
         now = self._now()
         for query in queries:
-            chosen: tuple[int, ...] = (query.order[0],)
-            if query.tried or at_once > 1 or upstreams[chosen[0]].tier:
-                busy = [index for index in query.pending if index not in lively]
-                chosen = next_upstreams(query.order, query.tried, busy, self.roster.tier_of, at_once)
+            first = query.order[0]
+            chosen: tuple[int, ...] = (first,)
+            is_simple = query.is_simple and at_once == 1
+            if not is_simple or upstreams[first].tier or upstreams[first].quarantine.until > now:
+                is_simple = False
+                chosen = self.roster.choose(query, lively, at_once, now)
                 if not chosen:
                     if query.pending:  # somebody who was asked may still answer
                         self._live.postpone(query, query.deadline)
@@ -270,18 +264,39 @@ class Asking:
             elif query.home is self._live.late:
                 wait = upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
                 self._live.postpone(query, now + wait)
+            query.is_simple = False
             query.tried += chosen
             query.pending += chosen
-            question = (query, query.sent, query.seen.question_end)
             for index in chosen:
-                if index in asks:
-                    asks[index].append(question)
+                if not is_simple and (isolation := self.roster.isolation_of(query, index, now)):
+                    apart.append((index, isolation, query))
+                elif index in asks:
+                    asks[index].append((query, query.sent, query.seen.question_end))
                 else:
-                    asks[index] = [question]
+                    asks[index] = [(query, query.sent, query.seen.question_end)]
         for index, questions in asks.items():
             upstreams[index].ask(questions)
+        if apart:
+            self._ask_apart(apart)
         if hopeless:
             self._refuse(hopeless)
+
+    def _ask_apart(self, queries: list[tuple[int, Isolation, Query]]) -> None:
+        """
+        Have queries sent on connections of their own; those that are ordinary before those that are not.
+        """
+        batches: dict[tuple[bool, int, Isolation], list[tuple[Query, bytes, int]]] = {}
+        for index, isolation, query in queries:
+            is_background = query.is_unusual or isolation is Isolation.KNOWN
+            batch = batches.setdefault((is_background, index, isolation), [])
+            batch.append((query, query.sent, query.seen.question_end))
+        for is_background, index, isolation in sorted(batches):
+            batch = batches[is_background, index, isolation]
+            self._upstreams[index].ask_apart(batch, isolation, is_background=is_background)
+
+    @staticmethod
+    def _is_untried(query: Query) -> bool:
+        return is_untried(query.order, query.tried, query.given_up)
 
     def _is_worth_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
         """
@@ -292,7 +307,7 @@ class Asking:
         age = now - query.asked_at
         if len(query.tried) >= MAX_SENDS or age > self.query_timeout / 2 or is_bogus(reply):
             return False
-        return any(other not in query.tried for other in query.order) or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
+        return self._is_untried(query) or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
 
     def _look(self) -> None:
         """
@@ -328,7 +343,7 @@ class Asking:
             last = query.tried[-1] if query.tried else first
             if last not in lively:
                 lively[last] = self._upstreams[last].suspect(query.asked_at)
-            if lively[last] or any(index not in query.tried for index in query.order):
+            if lively[last] or self._is_untried(query):
                 again.append(query)
         for index, count in late.items():
             self._upstreams[index].was_of_no_use(count)
@@ -338,7 +353,7 @@ class Asking:
         self._watch()
 
     def _may_hedge(self, query: Query) -> bool:
-        others = [index for index in query.order if index not in query.tried]
+        others = [index for index in query.order if index not in query.tried and index not in query.given_up]
         return any(not self._upstreams[index].tier for index in others) and self._hedging.spend()
 
     def _learned_delays(self) -> list[float]:

@@ -33,7 +33,11 @@ class UpstreamError(DotproxyError):
 
     ``phase`` is where it went wrong: ``connect``, ``tls``, ``verify`` or ``read``.
     ``upstream`` is the label of the upstream, filled in by whoever knows it.
+    ``is_lasting``: trying again soon is no use.  ``was_not_sent``: no query of those that failed was sent.
     """
+
+    is_lasting = False
+    was_not_sent = False
 
     def __init__(self, phase: str, reason: str, upstream: str = "") -> None:
         super().__init__(phase, reason, upstream)
@@ -51,6 +55,8 @@ class Unreachable(UpstreamError):
     No connection came about: refused, no route, or a TLS handshake that failed.
     """
 
+    was_not_sent = True
+
 
 class Timeout(UpstreamError):
     """
@@ -58,14 +64,23 @@ class Timeout(UpstreamError):
     """
 
 
+class Incompatible(UpstreamError):
+    """
+    No TLS session is possible with what listens there: version, cipher, or a service that does not speak TLS.
+    """
+
+    is_lasting = True
+    was_not_sent = True
+
+
 class ConnectionGone(UpstreamError):
     """
-    A verified connection ended with questions outstanding on it.
+    A verified connection ended with queries outstanding on it.
 
-    ``made_progress``: it had answered others before, so that asking again gets further.
+    ``was_alone``: no other query was, so that this one may be what ended it.
     """
 
-    made_progress = False
+    was_alone = False
 
 
 class BadReply(UpstreamError):
@@ -78,6 +93,9 @@ class Untrusted(UpstreamError):
     """
     The upstream is not who it should be: chain, name, address or pin.
     """
+
+    is_lasting = True
+    was_not_sent = True
 
 
 class ConfigError(DotproxyError):

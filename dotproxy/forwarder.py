@@ -32,7 +32,7 @@ from dotproxy.wire.answer import Answer
 from dotproxy.wire.edit import refusal
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL
-from dotproxy.wire.question import key_of
+from dotproxy.wire.question import is_unusual, key_of
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
@@ -322,6 +322,9 @@ class Forwarder:
         queries.append(query)
         if key:
             self._joined[key] = query
+        elif self._hop.is_shared:
+            query.is_unusual = is_unusual(octets, seen)
+            query.is_simple = not query.is_unusual
         return query
 
     def _join(self, waiting: Waiting, query: Query) -> bytes:

@@ -9,9 +9,9 @@ and has a time of its own.  Taking it out is taking charge of answering it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from dotproxy.errors import Timeout, Unreachable, Untrusted, UpstreamError
+from dotproxy.errors import Timeout, UpstreamError
 from dotproxy.neighbours import Client, Listener
 from dotproxy.policy.selection import Order
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
@@ -28,8 +28,10 @@ class Query:
     ``octets`` is the query it came in, ``seen`` what was seen of that, ``sent`` what upstreams are asked; ``waiting``
     who is to be answered: nobody, if it is asked to be known; ``key`` what others would ask to wait with it.
 
-    ``tried`` holds an upstream once for each time it was sent the question, ``pending`` those that may still answer;
-    ``spare`` is an answer that is better than none.
+    ``tried`` holds an upstream once for each time it was sent the question, ``pending`` those that may still answer,
+    ``given_up`` those that must not be asked again; ``lost`` counts the connections that ended while it was outstanding
+    on them, ``lost_alone`` those of them that were its own.  ``is_unusual``: servers may treat it unlike others;
+    ``is_simple``: it is not, nor was it sent or has it failed before.  ``spare`` is an answer that is better than none.
     """
 
     __slots__ = (
@@ -37,10 +39,14 @@ class Query:
         "deadline",
         "due",
         "errors",
-        "forgiven",
+        "given_up",
         "home",
         "is_hedged",
+        "is_simple",
+        "is_unusual",
         "key",
+        "lost",
+        "lost_alone",
         "octets",
         "order",
         "pending",
@@ -72,10 +78,29 @@ class Query:
         self.home: dict[Query, None] | None = None
         self.tried: tuple[int, ...] = ()
         self.pending: tuple[int, ...] = ()
-        self.forgiven = 0
-        self.is_hedged = False
+        self.given_up: tuple[int, ...] = ()
+        self.lost = 0
+        self.lost_alone = 0
+        self.is_hedged = self.is_unusual = False
+        self.is_simple = True
         self.spare: Any = None
         self.errors: tuple[UpstreamError, ...] = ()
+
+
+class Owner(Protocol):
+    """
+    Who is told what came of questions.
+    """
+
+    def answered(self, answers: list[tuple[Query, Any]]) -> None:
+        """
+        These were answered; what each answer says has been read.
+        """
+
+    def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
+        """
+        These were not, and why.
+        """
 
 
 class LiveQueries:
@@ -156,6 +181,6 @@ def explain(query: Query, labels: Sequence[str]) -> ExtendedError:
     told = {error.upstream for error in errors}
     asked = dict.fromkeys(labels[index] for index in query.tried)
     errors += [Timeout("read", "no answer in time", label) for label in asked if label not in told]
-    never_reached = all(isinstance(error, Unreachable | Untrusted) or error.phase == "connect" for error in errors)
+    never_reached = all(error.was_not_sent or error.phase == "connect" for error in errors)
     code = EDE_NO_REACHABLE_AUTHORITY if never_reached else EDE_NETWORK_ERROR
     return ExtendedError(code, "; ".join(map(str, errors)))

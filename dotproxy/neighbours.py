@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.latency import Latency
+from dotproxy.policy.quarantine import Quarantine
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.wire.message import Peek
 
@@ -156,6 +158,7 @@ class Upstream(Protocol):
     outcomes: Any
     latency: Latency
     counters: UpstreamCounters
+    quarantine: Quarantine
 
     @property
     def tier(self) -> int:
@@ -166,6 +169,11 @@ class Upstream(Protocol):
     def ask(self, questions: list[tuple[Any, bytes, int]]) -> None:
         """
         Ask; ``answered`` or ``failed`` hears of each question.
+        """
+
+    def ask_apart(self, questions: list[tuple[Any, bytes, int]], isolation: Isolation, *, is_background: bool) -> None:
+        """
+        As ``ask``, on connections of their own; ``is_background``: after all those that are ordinary.
         """
 
     def took(self, seconds: float, answers: int) -> None:

@@ -1,16 +1,20 @@
 """
-The upstreams by their places.
+The upstreams by their places, and which of them a query is sent to next.
 
-Decides which place an upstream has, and when it may be another's: orders, and what questions remember of whom they
-were asked of, are places, so that one who has left keeps its own until nobody can remember it.
+Decides which place an upstream has, and when it may be another's: orders, and what queries remember of whom they
+were sent to, are places, so that one who has left keeps its own until nobody can remember it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from dotproxy.live import Query
 from dotproxy.neighbours import Upstream
+from dotproxy.policy.attempts import Isolation, has_ended_enough, isolation_of, next_upstreams
 from dotproxy.policy.health import Tier
+from dotproxy.policy.quarantine import question_key
+from dotproxy.policy.selection import Order
 
 #: No question is remembered for so long, in seconds, by whatever settings.
 _REMEMBERED = 120.0
@@ -49,6 +53,39 @@ class Roster:
         Return what is to be thought of one.
         """
         return self.everybody[place].tier
+
+    def choose(self, query: Query, lively: Collection[int], at_once: int, now: float) -> tuple[int, ...]:
+        """
+        Return whom to send a query to next, ``at_once`` the first time; nobody, if all that may be asked have been.
+
+        One that has the query already is asked again only if it is ``lively``; one that is known to hang up at the
+        question comes after those that are not.
+        """
+        order: Order = query.order
+        if has_ended_enough(order, query.tried, query.given_up, query.lost_alone):
+            return ()
+        wary = [index for index in order if self.is_quarantined(query, index, now)]
+        if wary and len(wary) < len(order):
+            order = [index for index in order if index not in wary] + wary
+        busy = [index for index in query.pending if index not in lively]
+        return next_upstreams(order, query.tried, query.given_up, busy, self.tier_of, at_once)
+
+    def is_quarantined(self, query: Query, index: int, now: float) -> bool:
+        """
+        Return whether an upstream is known to hang up at the question of a query.
+        """
+        quarantine = self.everybody[index].quarantine
+        return quarantine.until > now and quarantine.holds(question_key(query.sent, query.seen.question_end), now)
+
+    def isolation_of(self, query: Query, index: int, now: float) -> Isolation:
+        """
+        Return on which connection to send a query to an upstream.
+        """
+        if query.lost:
+            return isolation_of(query.lost, query.lost_alone, query.tried.count(index))
+        if self.is_quarantined(query, index, now):
+            return Isolation.KNOWN
+        return Isolation.UNUSUAL if query.is_unusual else Isolation.NONE
 
     def change(self, upstreams: Sequence[Upstream], now: float) -> None:
         """

@@ -19,11 +19,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"errors", "neighbours", "policy", "telemetry", "wire"},
     "upstream": {"errors", "neighbours", "wire", "policy", "telemetry.counters", "telemetry.events", "upstream"},
     "downstream": {"neighbours", "wire", "telemetry.counters", "downstream"},
-    "neighbours": {"policy.latency", "telemetry.counters", "wire"},
+    "neighbours": {"policy", "telemetry.counters", "wire"},
     "network": set(),
     "live": {"errors", "neighbours", "policy", "wire"},
     "reception": {"errors", "neighbours", "wire", "policy"},
-    "roster": {"neighbours", "policy"},
+    "roster": {"live", "neighbours", "policy"},
     "asking": {"errors", "live", "neighbours", "roster", "wire", "policy"},
     "answering": {"live", "neighbours", "wire"},
     "forwarder": {"answering", "asking", "live", "neighbours", "reception", "telemetry.counters", "wire", "policy"},
@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "snapshot": {"policy", "wire"},
     "resolver": {"errors", "telemetry.counters", "wire"},
     "config": {"errors", "policy", "upstream.address", "config"},
-    "testing": {"errors", "telemetry.counters", "wire", "policy.latency", "policy.pins", "testing"},
+    "testing": {"errors", "telemetry.counters", "wire", "policy", "testing"},
 }
 #: Those that put everything together.
 ASSEMBLERS = {

@@ -16,7 +16,6 @@ from dotproxy.asking import Asking
 from dotproxy.errors import BadReply, ConnectionGone, Unreachable, Untrusted
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
-from dotproxy.policy.attempts import MAX_FORGIVEN
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.special import FAMILIES, SpecialNames
 from dotproxy.reception import Reception
@@ -323,21 +322,6 @@ class FailureTests(SynchronousTestCase):
         for n in range(3):
             self.assertEqual((1, []), (len(scene.upstreams[0].asked), scene.listener.answers), n)
             scene.upstreams[0].fail(BadReply("read", "the upstream sent a message of 0 octets"))
-        self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
-
-    def test_a_connection_that_ends_costs_no_attempt(self) -> None:
-        """
-        A question whose connection ended after answering others is asked again without that being counted, but
-        not for ever.
-        """
-        scene = Scene()
-        scene.ask(make_query("www.test.", A))
-        gone = ConnectionGone("read", "the upstream closed the connection")
-        gone.made_progress = True
-        for _ in range(MAX_FORGIVEN + 2):
-            scene.upstreams[0].fail(gone)
-            self.assertEqual([], scene.listener.answers)
-        scene.upstreams[0].fail(gone)
         self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
 
     def test_one_that_may_still_answer_is_waited_for(self) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError
+from dotproxy.policy.attempts import Isolation
 from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A
 from tests.test_forwarder import Scene, extended_error, reply_of
@@ -103,10 +104,8 @@ class TwiceTests(SynchronousTestCase):
         scene.ask(make_query("www.test.", A))
         scene.clock.advance(1.5)
         self.assertEqual(2, len(scene.upstreams[0].asked))
-        gone = ConnectionGone("read", "the upstream closed the connection")
-        gone.made_progress = True
-        scene.upstreams[0].fail(gone)
-        self.assertEqual(1, len(scene.upstreams[0].asked))
+        scene.upstreams[0].fail(ConnectionGone("read", "the upstream closed the connection"))
+        self.assertEqual([Isolation.LAST], scene.upstreams[0].isolations)
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual([dns.rcode.NOERROR], [answer.rcode() for answer in scene.answers()])
 
@@ -186,7 +185,7 @@ class AnySequenceTests(SynchronousTestCase):
                 error, is_final = data.draw(st.sampled_from(ERRORS))
                 failure = type(error)(error.phase, error.reason)
                 if isinstance(failure, ConnectionGone):
-                    failure.made_progress = data.draw(st.booleans())
+                    failure.was_alone = data.draw(st.booleans())
                 upstream.fail(failure, is_final=is_final)
             elif step == "wait":
                 scene.clock.advance(data.draw(st.sampled_from([0.01, 0.3, 1.5, 2.0])))

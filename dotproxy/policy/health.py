@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from dotproxy.errors import Untrusted, UpstreamError
+from dotproxy.errors import UpstreamError
 from dotproxy.policy.backoff import CAP_ASKED, CAP_UNASKED, delay
 
 #: An upstream that went down no longer ago than this, in seconds, may well be back in a moment.
@@ -75,6 +75,13 @@ class Health:
         Whether nothing has failed since it last worked.
         """
         return not self.failures
+
+    @property
+    def is_lasting(self) -> bool:
+        """
+        Whether what failed last will fail again if it is tried soon.
+        """
+        return self.error is not None and self.error.is_lasting
 
     def failed(self, error: UpstreamError, now: float, jitter: float, *, silent: bool = False) -> None:
         """
@@ -148,7 +155,7 @@ class Health:
         """
         Whether a question may wait for it to come up.
         """
-        return not isinstance(self.error, Untrusted) and now - down_since < YOUNG
+        return not self.is_lasting and now - down_since < YOUNG
 
     def wait(self, now: float, *, asked: bool) -> float:
         """

@@ -32,3 +32,10 @@ class Quota:
         low, high = min(self._seen), max(self._seen)
         is_rule = len(self._seen) == _ALIKE and 0 < low <= _MOST and high - low <= max(1, low // 10)
         self.limit = low if is_rule else None
+
+    def forget(self) -> None:
+        """
+        Forget what was learned: a question has turned out to be what ends connections.
+        """
+        self._seen.clear()
+        self.limit = None

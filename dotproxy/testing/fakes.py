@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from dotproxy.errors import UpstreamError
+from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.latency import Latency
+from dotproxy.policy.quarantine import Quarantine
 from dotproxy.telemetry.counters import TCP, UDP, UpstreamCounters
 from dotproxy.wire.message import Peek
 
@@ -20,7 +22,8 @@ class ScriptedUpstream:
 
     ``asked`` holds the questions that were asked and not yet answered or failed, oldest first;
     ``suspicions`` counts how often it was suspected, ``is_lively`` is what it says to that;
-    ``times`` and ``useless`` are what it was told of its answers.
+    ``times`` and ``useless`` are what it was told of its answers.  ``isolations`` holds why each question of ``asked``
+    was to be sent apart.
     """
 
     outcomes: Any
@@ -32,7 +35,9 @@ class ScriptedUpstream:
         self.counters = UpstreamCounters()
         self.times: list[float] = []
         self.useless = 0
+        self.quarantine = Quarantine()
         self.asked: list[tuple[Any, bytes, int]] = []
+        self.isolations: list[Isolation] = []
         self.batches: list[int] = []
         self.suspicions = 0
         self.is_lively = False
@@ -43,6 +48,14 @@ class ScriptedUpstream:
         """
         self.batches.append(len(questions))
         self.asked += questions
+        self.isolations += [Isolation.NONE] * len(questions)
+
+    def ask_apart(self, questions: list[tuple[Any, bytes, int]], isolation: Isolation, *, is_background: bool) -> None:
+        """
+        Called by the forwarder.
+        """
+        self.ask(questions)
+        self.isolations[-len(questions) :] = [isolation] * len(questions)
 
     def took(self, seconds: float, answers: int) -> None:
         """
@@ -73,13 +86,14 @@ class ScriptedUpstream:
         Answer the question at ``index`` with ``reply``.
         """
         token, _, _ = self.asked.pop(index)
+        self.isolations.pop(index)
         self.outcomes.answered(self, [(token, reply)])
 
     def fail(self, error: UpstreamError, *, is_final: bool = False) -> None:
         """
         Fail everything that was asked.
         """
-        asked, self.asked = self.asked, []
+        asked, self.asked, self.isolations = self.asked, [], []
         error.upstream = self.label
         self.outcomes.failed(self, [token for token, _, _ in asked], error, is_final=is_final)
 

@@ -21,7 +21,10 @@ from twisted.test import iosim
 from dotproxy.testing.certificates import Issued
 from dotproxy.wire.framing import Deframer, frame
 
-#: From a query to its answer, both whole messages; None for silence.
+#: An answer in whose place a connection is closed.
+HANG_UP = b"hang up"
+
+#: From a query to its answer, both whole messages; None for silence, ``HANG_UP`` for the end of the connection.
 Answering = Callable[[bytes], bytes | None]
 
 
@@ -112,6 +115,9 @@ class DotServerConnection(Protocol):
             self._server.queries.append(query)
             self.queries.append(query)
             reply = self._server.answer(query)
+            if reply is HANG_UP:
+                self.transport.loseConnection()
+                return
             if reply is not None:
                 self.send(reply)
 
@@ -160,6 +166,13 @@ class MemoryNetwork:
         server_io = iosim.FakeTransport(served, True)
         self._pumps.append(iosim.connect(served, server_io, client, client_io, clock=self.reactor, greet=False))
         self.settle()
+
+    def accept_all(self, server: DotServer) -> None:
+        """
+        Let every dial that was not decided on reach ``server``, those that follow from that included, and settle.
+        """
+        while self._taken < len(self.reactor.tcpClients):
+            self.accept(server)
 
     def refuse(self, reason: Exception) -> None:
         """

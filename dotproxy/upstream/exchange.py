@@ -1,14 +1,14 @@
 """
 One upstream, as the forwarder sees it: questions in, answers or failures out.
 
-Decides whether the upstream is up, and when it is dialled again.  Over which connection a question goes is its
-``pool``'s decision; what a failure means for a query (whom to ask next, when to stop) is the forwarder's.
+Decides whether the upstream is up, when it is dialled again, and which questions it hangs up at.  Over which connection
+a query goes is the decision of its ``pool``, or of its ``suspects`` for those that are kept apart; what a failure means
+for a query (whom to ask next, when to stop) is the forwarder's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -20,37 +20,21 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 
-from dotproxy.errors import ConnectionGone, Unreachable, Untrusted, UpstreamError
+from dotproxy.errors import ConnectionGone, Unreachable, UpstreamError
+from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.health import Health, Tier
 from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
+from dotproxy.policy.quota import Quota
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
+from dotproxy.upstream.owner import Outcomes
 from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
+from dotproxy.upstream.slowness import Slowness
+from dotproxy.upstream.suspects import Suspects
 
 #: A connection heard from this short a while ago is not under suspicion.
 RECENTLY = 0.25
-
-
-class Outcomes(Protocol):
-    """
-    Who is told what became of questions.
-    """
-
-    def answered(self, upstream: Upstream, answers: list[Answer]) -> None:
-        """
-        These were answered, by messages that match their questions.
-        """
-
-    def failed(self, upstream: Upstream, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
-        """
-        These were not; ``is_final``: asking this upstream again would be no use to them.
-        """
-
-    def is_wanted(self, token: Token) -> bool:
-        """
-        Whether anybody still waits for the answer.
-        """
 
 
 class Upstream(Service):
@@ -90,7 +74,6 @@ class Upstream(Service):
         self._health = Health()
         self._down_since = 0.0
         self._is_known_down = False
-        self._is_watching = False
         self._waiting: list[Question] = []
         self._waiting_since = 0.0
         self._redial: IDelayedCall | None = None
@@ -105,13 +88,26 @@ class Upstream(Service):
             latency=self.latency,
             counters=self.counters,
         )
+        self._suspects = Suspects(
+            self, endpoint, clock=clock, now=now, random_octets=random_octets, counters=self.counters
+        )
+        self.quarantine = self._suspects.quarantine
+        slowness = Slowness(self._health, self.latency, self._pool, now=now, changed=self._judge_tier)
+        self.watch, self.took, self.was_of_no_use = slowness.watch, slowness.took, slowness.was_of_no_use
+
+    @property
+    def quota(self) -> Quota:
+        """
+        How many queries it answers over one connection.
+        """
+        return self._pool.quota
 
     @property
     def outstanding(self) -> int:
         """
         How many questions it was asked and has not answered.
         """
-        return len(self._waiting) + self._pool.outstanding
+        return len(self._waiting) + self._pool.outstanding + self._suspects.outstanding
 
     @property
     def usual_latency(self) -> float | None:
@@ -140,7 +136,21 @@ class Upstream(Service):
             self._waiting += questions
             self._flush()
         else:
-            self._fail([question[0] for question in questions], Unreachable("connect", "stopped", self.label))
+            self.fail([question[0] for question in questions], Unreachable("connect", "stopped", self.label))
+
+    def ask_apart(self, questions: list[Question], isolation: Isolation, *, is_background: bool) -> None:
+        """
+        As ``ask``, on connections of their own; ``is_background``: after all those that are ordinary.
+        """
+        if self._suspects.is_available and self.running:
+            self._suspects.send(questions, isolation, is_background=is_background)
+            if not self._health.is_up and not self._pool.is_dialling and self._pool.current is None:
+                self._dial_when_due(asked=True)
+        elif not is_background:
+            self.ask(questions)
+        else:
+            error = Unreachable("connect", "no connection of its own is to be had", self.label)
+            self.outcomes.failed(self, [question[0] for question in questions], error, is_final=True)
 
     def suspect(self, since: float) -> bool:
         """
@@ -159,38 +169,12 @@ class Upstream(Service):
         self._pool.suspect()
         return False
 
-    def watch(self, since: float, seconds: float) -> None:
-        """
-        Take note that a question asked at ``since`` is slow: if nothing at all is heard for so many seconds more, the
-        connection is under suspicion.
-        """
-        if not self._is_watching:
-            self._is_watching = True
-            self._pool.timers.later(seconds, self._check, since)
-
-    def took(self, seconds: float, answers: int) -> None:
-        """
-        Take note that so many answers came together, and the first took so long.
-        """
-        if seconds <= self.latency.overdue_after(seconds):
-            self._health.was_in_time(answers)
-        self.latency.note(seconds)
-        self._pool.share(seconds)
-
-    def was_of_no_use(self, questions: int) -> None:
-        """
-        Take note that so many questions were overdue, or answered with an error where others may know better.
-        """
-        for _ in range(questions):
-            if wait := self._health.was_late(self._now()):
-                self._pool.timers.later(wait, self._try_slow)
-                self._judge_tier()
-
     def network_moved(self) -> None:
         """
         Take note that the machine has another network, or slept: connections are worth nothing, failures are history.
         """
         self._down_since = self._now()
+        self._suspects.drop_all("the network has changed")
         self._pool.drop_all("the network has changed")
         if self.running and (self._waiting or not self._health.is_up):
             self._cancel_redial()
@@ -205,12 +189,39 @@ class Upstream(Service):
         stopped = self._pool.stop()
         waiting, self._waiting = self._waiting, []
         if waiting:
-            self._fail([question[0] for question in waiting], Unreachable("connect", "stopped", self.label))
-        return stopped
+            self.fail([question[0] for question in waiting], Unreachable("connect", "stopped", self.label))
+        all_closed: Deferred[None] = Deferred()
+        self._suspects.stop(lambda: all_closed.callback(None))
+        return stopped.addCallback(lambda _: all_closed)
+
+    @property
+    def is_up(self) -> bool:
+        """
+        Whether nothing has failed since it last worked.
+        """
+        return self._health.is_up
+
+    @property
+    def heard_at(self) -> float | None:
+        """
+        When the connection that all share brought something; None if there is none, or it is under suspicion.
+        """
+        return None if self._pool.current is None or self._pool.is_suspect else self._pool.last_heard
 
     def connected(self, connection: DotProtocol, seconds: float) -> None:
         """
         Called by the pool.
+        """
+        self.note_connection(connection, seconds)
+        self._note_up(self._health.connected)
+        if (not self._health.is_up or self._health.is_slow) and not self._waiting:
+            self._pool.probe(connection)  # what waits for it does as well
+        self._judge_tier()
+        self._flush()
+
+    def note_connection(self, connection: DotProtocol, seconds: float) -> None:
+        """
+        Count a connection that stands.
         """
         identity = connection.identity
         self.counters.opened += 1
@@ -223,28 +234,22 @@ class Upstream(Service):
             resumed=identity.resumed,
             seconds=seconds,
         )
-        self._note_up(self._health.connected)
-        if (not self._health.is_up or self._health.is_slow) and not self._waiting:
-            self._pool.probe(connection)  # what waits for it does as well
-        self._judge_tier()
-        self._flush()
 
     def not_connected(self, error: UpstreamError) -> None:
         """
         Called by the pool.
         """
         self.counters.not_connected[error.phase] += 1
-        self._note_down(error)
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            self._fail([question[0] for question in waiting], error)
+        self.note_down(error)
+        self.fail_waiting(error)
 
     def answered(self, connection: DotProtocol, answers: list[Answer], probed_for: float | None) -> None:
         """
         Called by the pool.
         """
         if not self._health.is_up and connection is self._pool.current:
-            self._note_up(self._health.answered)
+            self.note_answer()
+        self._suspects.note_replies(answers)
         if probed_for is not None:
             if probed_for < OVERDUE_FLOOR:
                 self._health.tried_in_time(self._now())
@@ -254,16 +259,18 @@ class Upstream(Service):
         if self._waiting:
             self._flush()
 
-    def lost(self, tokens: list[Token], error: UpstreamError, *, is_failure: bool) -> None:
+    def lost(self, tokens: list[Token], error: UpstreamError, *, is_unanswered: bool) -> None:
         """
         Called by the pool.
         """
         self._events.connection_closed(self.label, error.reason, len(tokens))
         error.upstream = self.label
-        if is_failure:
-            self._note_down(error, silent=True)
+        if is_unanswered:
+            self._suspects.note_unanswered(error)
         if tokens:
-            self._fail(tokens, error)
+            if self.running and self._health.is_up and self._pool.current is None:
+                self._pool.dial()  # for what comes next
+            self.fail(tokens, error)
         if self._waiting:
             self._flush()
 
@@ -272,9 +279,9 @@ class Upstream(Service):
         Called by the pool.
         """
         if was_silent:
-            self._note_down(error, silent=True)
+            self.note_down(error, silent=True)
         if tokens:
-            self._fail(tokens, error)
+            self.fail(tokens, error)
 
     def has_room(self) -> None:
         """
@@ -287,6 +294,15 @@ class Upstream(Service):
         Called by the pool.
         """
         self._judge_tier()
+
+    def fail_waiting(self, error: UpstreamError) -> None:
+        """
+        Fail whatever was not sent.
+        """
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self.fail([question[0] for question in waiting], error)
+        self._suspects.fail_waiting(error)
 
     def _flush(self) -> None:
         """
@@ -311,29 +327,10 @@ class Upstream(Service):
         wait = self._health.wait(self._now(), asked=asked)
         if wait > 0:
             self._redial = self._clock.callLater(wait, self._pool.dial)
+            if asked and self._health.error is not None and self._health.is_lasting:
+                self.fail_waiting(self._health.error)
         else:
             self._pool.dial(len(self._waiting))
-
-    def _check(self, since: float) -> None:
-        self._is_watching = False
-        connection = self._pool.current
-        if connection is not None and connection.outstanding and self._pool.last_heard <= since:
-            self._pool.suspect()
-
-    def _try_slow(self) -> None:
-        """
-        Find out whether it still is slow.
-        """
-        if self._pool.current is None:
-            if self._health.is_up:
-                self._pool.dial()
-        elif self._pool.current.room() and not self._pool.is_suspect:
-            self._pool.probe(self._pool.current)
-        self._pool.timers.later(2 * OVERDUE_FLOOR, self._judge_slow)
-
-    def _judge_slow(self) -> None:
-        if self._health.is_slow:
-            self._pool.timers.later(self._health.still_slow(self._now()), self._try_slow)
 
     def _judge_tier(self) -> None:
         if not self._health.is_up:
@@ -343,7 +340,10 @@ class Upstream(Service):
         else:
             self.tier = Tier.GOOD
 
-    def _note_down(self, error: UpstreamError, *, silent: bool = False) -> None:
+    def note_down(self, error: UpstreamError, *, silent: bool = False) -> None:
+        """
+        Take note of a failure of the upstream.
+        """
         self._health.failed(error, self._now(), self._jitter(), silent=silent)
         if self._health.failures == 1:
             self._down_since = self._now()
@@ -352,9 +352,17 @@ class Upstream(Service):
         if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
             self._is_known_down = True
             self._events.upstream_went_down(self.label, error)
-        if self._pool.current is None and not self._pool.is_dialling:
+        if self._pool.current is not None:
+            self._pool.suspect()
+        elif not self._pool.is_dialling:
             # By itself and without being asked, so that it is known when it works again.
-            self._dial_when_due(asked=bool(self._waiting))
+            self._dial_when_due(asked=bool(self._waiting) or self._suspects.is_waiting)
+
+    def note_answer(self) -> None:
+        """
+        Take note that it answers.
+        """
+        self._note_up(self._health.answered)
 
     def _note_up(self, note: Callable[[], bool]) -> None:
         failures = self._health.failures
@@ -363,10 +371,15 @@ class Upstream(Service):
         if came_up and self._is_known_down:
             self._is_known_down = False
             self._events.upstream_came_up(self.label, self._now() - self._down_since, failures)
+        if came_up:
+            self._suspects.resume()
 
-    def _fail(self, tokens: list[Token], error: UpstreamError) -> None:
+    def fail(self, tokens: list[Token], error: UpstreamError) -> None:
+        """
+        Tell that queries failed because of the upstream.
+        """
         may_wait = self.running and self._health.may_be_back_soon(self._now(), self._down_since)
-        is_final = isinstance(error, Untrusted) or (isinstance(error, Unreachable) and not may_wait)
+        is_final = error.is_lasting or (isinstance(error, Unreachable) and not may_wait)
         self.outcomes.failed(self, tokens, error, is_final=is_final)
 
     def _cancel_redial(self) -> None:

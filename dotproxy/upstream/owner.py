@@ -1,15 +1,16 @@
 """
-What a pool of connections tells the upstream that owns it.
+What an upstream tells the forwarder, and what it is told by its connections.
 
-Decides nothing: this is the shape by which they know each other.
+Decides nothing: these are the shapes by which they know each other.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from dotproxy.errors import UpstreamError
-from dotproxy.upstream.protocol import Answer, DotProtocol, Token
+from dotproxy.policy.attempts import Isolation
+from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
 
 
 class Owner(Protocol):
@@ -34,9 +35,9 @@ class Owner(Protocol):
         Answers came; ``probed_for``: after so long, over a connection that was under suspicion.
         """
 
-    def lost(self, tokens: list[Token], error: UpstreamError, *, is_failure: bool) -> None:
+    def lost(self, tokens: list[Token], error: UpstreamError, *, is_unanswered: bool) -> None:
         """
-        A connection ended with these outstanding; it is a failure of the upstream if it never answered.
+        A connection ended with these outstanding; ``is_unanswered``: nothing was ever answered on it.
         """
 
     def retired(self, tokens: list[Token], error: UpstreamError, *, was_silent: bool) -> None:
@@ -52,4 +53,70 @@ class Owner(Protocol):
     def pool_changed(self) -> None:
         """
         A connection came under suspicion, or is under none any more; or a dial is slow.
+        """
+
+
+class IsolationObserver(Protocol):
+    """
+    Who is told what became of them: the upstream.
+    """
+
+    label: str
+
+    def isolated_connected(self, connection: DotProtocol, seconds: float) -> None:
+        """
+        A verified connection stands, after so long a dial.
+        """
+
+    def isolated_not_connected(self, error: UpstreamError) -> bool:
+        """
+        A dial failed; return whether that is the upstream's failure, so that all that waits fails with it.
+        """
+
+    def isolated_replies_received(self, answers: list[Answer]) -> None:
+        """
+        Replies came; none to a check that was answered.
+        """
+
+    def isolated_lost(
+        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int
+    ) -> None:
+        """
+        A connection ended with these outstanding on it, after so many answers.
+        """
+
+    def isolated_check_failed(self, error: UpstreamError) -> None:
+        """
+        A connection ended, or fell silent, without an answer to anything.
+        """
+
+    def isolated_fail(self, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
+        """
+        These were not sent.
+        """
+
+    def is_wanted(self, token: Token) -> bool:
+        """
+        Whether anybody still waits for the reply.
+        """
+
+
+class Outcomes(Protocol):
+    """
+    Who is told what became of questions.
+    """
+
+    def answered(self, upstream: Any, answers: list[Answer]) -> None:
+        """
+        These were answered, by messages that match their questions.
+        """
+
+    def failed(self, upstream: Any, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
+        """
+        These were not; ``is_final``: asking this upstream again would be no use to them.
+        """
+
+    def is_wanted(self, token: Token) -> bool:
+        """
+        Whether anybody still waits for the answer.
         """

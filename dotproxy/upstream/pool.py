@@ -17,7 +17,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
-from dotproxy.errors import ConnectionGone, Timeout, UpstreamError
+from dotproxy.errors import Timeout, UpstreamError
 from dotproxy.policy.idling import IdleLimit
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quota import Quota
@@ -94,7 +94,7 @@ class Pool:
             failed=self._not_connected,
             slow=owner.pool_changed,
         )
-        self._quota = Quota()
+        self.quota = Quota()
         self.timers = Timers(clock)
         self._all_closed: Deferred[None] | None = None
 
@@ -112,7 +112,7 @@ class Pool:
         """
         while (connection := self._current) is not None:
             if not connection.is_closing:
-                if self._quota.limit is None or connection.asked < self._quota.limit:
+                if self.quota.limit is None or connection.asked < self.quota.limit:
                     break
                 self._finish(connection)
             self._current = self._spare.popitem()[0] if self._spare else None
@@ -126,7 +126,7 @@ class Pool:
         if connection is None:
             return 0
         room = connection.room()
-        return room if self._quota.limit is None else min(room, self._quota.limit - connection.asked)
+        return room if self.quota.limit is None else min(room, self.quota.limit - connection.asked)
 
     @property
     def is_dialling(self) -> bool:
@@ -160,7 +160,7 @@ class Pool:
         """
         Dial, unless that is under way; more than once where so many questions take more than one connection.
         """
-        limit = self._quota.limit
+        limit = self.quota.limit
         self._dials.dial(1 if limit is None else min(MAX_DIALS, -(-waiting // limit) or 1))
 
     def share(self, took: float) -> None:
@@ -168,7 +168,7 @@ class Pool:
         Take note that an answer took so long; let the connection with the least to do take questions.
         """
         connection = self.current
-        if connection is None or connection in self._probed or self._old or self._quota.limit is not None:
+        if connection is None or connection in self._probed or self._old or self.quota.limit is not None:
             return
         if self._spare:
             least = min(self._spare, key=lambda spare: spare.outstanding)
@@ -280,16 +280,14 @@ class Pool:
         if not connection.is_ours_to_end and not was_retired:
             silence = self._now() - connection.last_heard
             if tokens or silence < _AT_ONCE:
-                self._quota.ended(connection.answers)
+                self.quota.ended(connection.answers)
             else:
                 self._idle.closed_by_peer(self._now() - connection.last_used)
         # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
-        is_failure = bool(tokens) and not connection.answers
-        if isinstance(error, ConnectionGone):
-            error.made_progress = not is_failure
+        is_unanswered = bool(tokens) and not connection.answers and not was_retired
         # What was outstanding on a retired one was given back when it retired.
         asked = [] if was_retired else [token for token in tokens if token is not PROBE]
-        self._owner.lost(asked, error, is_failure=is_failure and not was_retired)
+        self._owner.lost(asked, error, is_unanswered=is_unanswered)
         if self._all_closed is not None and not self._standing:
             done, self._all_closed = self._all_closed, None
             done.callback(None)
@@ -389,7 +387,7 @@ class Pool:
         self._probed.pop(connection, None)
         silence = self._now() - connection.last_heard
         if connection.answers and not why:
-            self._quota.ended(connection.answers)
+            self.quota.ended(connection.answers)
         error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._owner.label)
         self.timers.later(RETIREMENT, self._end_retirement, connection, error)
         tokens = [token for token in connection.unanswered() if token is not PROBE]

@@ -39,9 +39,12 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dotproxy.errors import ConnectionGone, Unreachable, Untrusted, UpstreamError
+from dotproxy.errors import ConnectionGone, Incompatible, Unreachable, Untrusted, UpstreamError
 from dotproxy.policy.pins import accepts, pin_of, show_pin
 from dotproxy.upstream.records import new_connection
+
+#: What OpenSSL says of a peer that went away: it may be back.
+_END_OF_FILE = "unexpected eof"
 
 #: What OpenSSL's verify callback reports, in words (X509_V_ERR_*).
 _CHAIN_ERRORS = {
@@ -270,7 +273,9 @@ class Handshake:
         if self._chain_error:
             return Untrusted("verify", self._chain_error)
         if failure.check(SSL.Error):
-            return Unreachable("tls", f"the handshake failed: {_openssl_reason(failure.value)}")
+            reason = _openssl_reason(failure.value)
+            kind = Unreachable if _END_OF_FILE in reason else Incompatible
+            return kind("tls", f"the handshake failed: {reason}")
         return Unreachable("tls", f"{closed_how(failure)} during the handshake")
 
     def _chain_judged(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:

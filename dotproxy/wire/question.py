@@ -46,6 +46,15 @@ def key_of(query: bytes, seen: Peek) -> bytes:
     return query[HEADER_SIZE:at].lower() + query[at:end] + mark + passed
 
 
+def is_unusual(query: bytes, seen: Peek) -> bool:
+    """
+    Return whether a query is of a kind that servers may refuse by closing the connection, or limit more than others.
+
+    That is: of another opcode than QUERY, with RD clear, signed, or for a meta type (RFC 6895 §3.1).
+    """
+    return bool(query[2] & 0x78) or not query[2] & 1 or seen.is_signed or _META_TYPES <= seen.qtype < ANY
+
+
 def name_in(key: bytes) -> bytes:
     """
     Return the name a key begins with, in wire form.

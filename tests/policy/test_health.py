@@ -80,8 +80,8 @@ class HealthTests(SynchronousTestCase):
         latest = Timeout("connect", "slow")
         self.health.failed(latest, 5.0, 0.5)
         self.assertIs(latest, self.health.error)
-        self.assertAlmostEqual(0.15, self.health.wait(5.0, asked=False))
-        self.assertAlmostEqual(0.05, self.health.wait(5.1, asked=False))
+        self.assertAlmostEqual(0.225, self.health.wait(5.0, asked=False))
+        self.assertAlmostEqual(0.125, self.health.wait(5.1, asked=False))
 
     def test_one_that_came_up_may_be_dialled_at_once(self) -> None:
         """
@@ -94,13 +94,13 @@ class HealthTests(SynchronousTestCase):
 
     def test_the_wait_is_counted_from_the_failure(self) -> None:
         """
-        What is left of the wait shrinks with time; while somebody asks it is half a second at most.
+        What is left of the wait shrinks with time; while somebody asks it is a second at most.
         """
         for _ in range(10):
             self.health.failed(REFUSED, 100.0, 0.0)
         self.assertEqual(30.0, self.health.wait(100.0, asked=False))
-        self.assertEqual(0.5, self.health.wait(100.0, asked=True))
-        self.assertAlmostEqual(0.25, self.health.wait(100.25, asked=True))
+        self.assertEqual(1.0, self.health.wait(100.0, asked=True))
+        self.assertAlmostEqual(0.75, self.health.wait(100.25, asked=True))
         self.assertEqual(0.0, self.health.wait(131.0, asked=False))
 
 

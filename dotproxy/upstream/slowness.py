@@ -1,0 +1,79 @@
+"""
+An upstream whose replies are late, or a connection that has gone quiet: when that is looked into.
+
+Decides when a slow upstream is tried again, and when a quiet connection is put under suspicion.  What is late is
+``latency``'s decision, what makes an upstream slow ``health``'s, what becomes of the connection the ``pool``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dotproxy.policy.health import Health
+from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
+from dotproxy.upstream.pool import Pool
+
+
+class Slowness:
+    """
+    Told by: the forwarder, through the upstream (``watch``, ``took``, ``was_of_no_use``).
+    Tells: ``changed`` when the upstream has become slow.
+    """
+
+    def __init__(
+        self, health: Health, latency: Latency, pool: Pool, *, now: Callable[[], float], changed: Callable[[], None]
+    ) -> None:
+        self._health = health
+        self._latency = latency
+        self._pool = pool
+        self._now = now
+        self._changed = changed
+        self._is_watching = False
+
+    def watch(self, since: float, seconds: float) -> None:
+        """
+        Take note that a question asked at ``since`` is slow: if nothing at all is heard for so many seconds more, the
+        connection is under suspicion.
+        """
+        if not self._is_watching:
+            self._is_watching = True
+            self._pool.timers.later(seconds, self._check, since)
+
+    def took(self, seconds: float, answers: int) -> None:
+        """
+        Take note that so many answers came together, and the first took so long.
+        """
+        if seconds <= self._latency.overdue_after(seconds):
+            self._health.was_in_time(answers)
+        self._latency.note(seconds)
+        self._pool.share(seconds)
+
+    def was_of_no_use(self, questions: int) -> None:
+        """
+        Take note that so many questions were overdue, or answered with an error where others may know better.
+        """
+        for _ in range(questions):
+            if wait := self._health.was_late(self._now()):
+                self._pool.timers.later(wait, self._try)
+                self._changed()
+
+    def _check(self, since: float) -> None:
+        self._is_watching = False
+        connection = self._pool.current
+        if connection is not None and connection.outstanding and self._pool.last_heard <= since:
+            self._pool.suspect()
+
+    def _try(self) -> None:
+        """
+        Find out whether it still is slow.
+        """
+        if self._pool.current is None:
+            if self._health.is_up:
+                self._pool.dial()
+        elif self._pool.current.room() and not self._pool.is_suspect:
+            self._pool.probe(self._pool.current)
+        self._pool.timers.later(2 * OVERDUE_FLOOR, self._judge)
+
+    def _judge(self) -> None:
+        if self._health.is_slow:
+            self._pool.timers.later(self._health.still_slow(self._now()), self._try)

@@ -1,0 +1,159 @@
+"""
+Questions and zones that are kept apart.
+"""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.policy.quarantine import MAX_REMEMBERED, QUARANTINE, Quarantine, names_above, question_key
+from dotproxy.testing.client import make_query
+from dotproxy.testing.zone import TXT, A
+from dotproxy.wire.message import question_of
+
+
+def key(name: str, qtype: int = A) -> bytes:
+    """
+    The key of a question.
+    """
+    query = make_query(name, qtype)
+    return question_key(query, question_of(query))
+
+
+class KeyTests(SynchronousTestCase):
+    """
+    What identifies a question.
+    """
+
+    def test_case_does_not_matter_and_the_type_does(self) -> None:
+        """
+        Names are compared without case (RFC 4343), types as they are.
+        """
+        self.assertEqual(key("www.test."), key("WwW.tEST."))
+        self.assertNotEqual(key("www.test."), key("www.test.", TXT))
+        self.assertNotEqual(key("www.test.", 0x41), key("www.test.", 0x61))
+
+    def test_names_above(self) -> None:
+        """
+        The name itself, then its parents, but not the root; of a long name the last eight.
+        """
+        self.assertEqual([b"\1a\4test\0", b"\4test\0"], names_above(b"\1a\4test\0"))
+        self.assertEqual([], names_above(b"\0"))
+        self.assertEqual([b"\1x" * n + b"\0" for n in range(8, 0, -1)], names_above(b"\1x" * 100 + b"\0"))
+
+
+class QuarantineTests(SynchronousTestCase):
+    """
+    What is kept apart, and for how long.
+    """
+
+    def setUp(self) -> None:
+        """
+        Nothing is known.
+        """
+        self.quarantine = Quarantine()
+
+    def holds(self, name: str, now: float = 0.0, qtype: int = A) -> bool:
+        """
+        Whether a question is kept apart.
+        """
+        return self.quarantine.holds(key(name, qtype), now)
+
+    def test_a_question(self) -> None:
+        """
+        A question that ended a connection is kept apart for a minute; others under its name are not.
+        """
+        self.quarantine.add(key("x.ads.test."), 0.0)
+        self.assertTrue(self.holds("x.ads.test."))
+        self.assertFalse(self.holds("x.ads.test.", qtype=TXT))
+        self.assertFalse(self.holds("y.ads.test."))
+        self.assertTrue(self.holds("x.ads.test.", QUARANTINE - 0.1))
+        self.assertFalse(self.holds("x.ads.test.", QUARANTINE))
+
+    def test_a_zone(self) -> None:
+        """
+        After three questions under a name all under it are kept apart, those above it not.
+        """
+        for name in ("a.ads.test.", "b.ads.test."):
+            self.quarantine.add(key(name), 0.0)
+        self.assertFalse(self.holds("c.ads.test."))
+        self.quarantine.add(key("c.x.ads.test."), 1.0)
+        self.assertTrue(self.holds("d.ads.test.", 2.0))
+        self.assertTrue(self.holds("ads.test.", 2.0))
+        self.assertFalse(self.holds("www.test.", 2.0))
+        self.assertFalse(self.holds("d.ads.test.", 1.0 + QUARANTINE))
+
+    def test_a_zone_lasts_as_long_as_it_ends_connections(self) -> None:
+        """
+        Each connection that a question under it ends prolongs it.
+        """
+        for n in range(3):
+            self.quarantine.add(key(f"{n}.ads.test."), 0.0)
+        self.quarantine.add(key("later.ads.test."), QUARANTINE - 1)
+        self.assertTrue(self.holds("d.ads.test.", QUARANTINE + 30))
+
+    def test_the_same_question_again_makes_no_zone(self) -> None:
+        """
+        Only different questions count.
+        """
+        for _ in range(10):
+            self.quarantine.add(key("a.ads.test."), 0.0)
+        self.assertFalse(self.holds("b.ads.test."))
+
+    def test_an_answer_ends_it(self) -> None:
+        """
+        A question that is answered is not kept apart any more, nor a zone it is in; what ended connections is.
+        """
+        for n in range(3):
+            self.quarantine.add(key(f"{n}.ads.test."), 0.0)
+        self.quarantine.remove(key("good.ads.test."))
+        self.assertFalse(self.holds("other.ads.test."))
+        self.assertTrue(self.holds("1.ads.test."))
+        self.quarantine.remove(key("1.ads.test."))
+        self.assertFalse(self.holds("1.ads.test."))
+
+    def test_a_zone_with_answers_between(self) -> None:
+        """
+        A name such as a top-level domain, under which others are answered meanwhile, becomes no zone.
+        """
+        for n in range(20):
+            self.quarantine.add(key(f"ads{n}.com."), 0.0)
+            self.quarantine.remove(key(f"www{n}.com."))
+        self.assertFalse(self.holds("shop.com."))
+
+    def test_it_is_bounded(self) -> None:
+        """
+        However many there are, so many are remembered, the latest.
+        """
+        for n in range(3 * MAX_REMEMBERED):
+            self.quarantine.add(key(f"x{n}.t{n}."), 0.0)
+        self.assertFalse(self.holds("x0.t0."))
+        self.assertTrue(self.holds(f"x{3 * MAX_REMEMBERED - 1}.t{3 * MAX_REMEMBERED - 1}."))
+        for known in (self.quarantine._questions, self.quarantine._zones, self.quarantine._counts):
+            self.assertLessEqual(len(known), MAX_REMEMBERED)
+
+    def test_what_is_over_is_forgotten(self) -> None:
+        """
+        After a quiet minute the count begins anew.
+        """
+        for n in range(2):
+            self.quarantine.add(key(f"{n}.ads.test."), 0.0)
+        self.quarantine.add(key("2.ads.test."), QUARANTINE + 1)
+        self.assertFalse(self.holds("3.ads.test.", QUARANTINE + 2))
+
+    @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), max_size=30))
+    def test_what_was_answered_last_is_free(self, steps: list[tuple[int, int, bool]]) -> None:
+        """
+        Whatever happened: a question answered last is free, one that ended a connection last is not.
+        """
+        last: dict[str, bool] = {}
+        for host, zone, is_answer in steps:
+            name = f"h{host}.z{zone}.test."
+            last[name] = is_answer
+            (self.quarantine.remove(key(name)) if is_answer else self.quarantine.add(key(name), 0.0))
+            self.assertEqual(not is_answer, self.holds(name))
+        for name, is_answer in last.items():
+            if not is_answer:
+                self.assertTrue(self.holds(name))
+        self.quarantine.clear()
+        self.assertFalse(any(self.holds(name) for name in last))
