@@ -34,6 +34,7 @@ from dotproxy.parts import (
     build_upstreams,
     limits_of,
 )
+from dotproxy.policy.failures import Failures
 from dotproxy.proxy import Proxy, Share
 from dotproxy.snapshot import Snapshot
 from dotproxy.systemd import Manager, inherited, initial_environment
@@ -66,7 +67,9 @@ class Assembly:
         self._upstreams = build_upstreams(config, reactor, events, services)
         self._transfers = build_transfers(config, reactor, self._upstreams)
         self.cache = build_cache(config)
-        self.forwarder = build_forwarder(config, reactor, self._upstreams, self._transfers, self.cache)
+        self.forwarder = build_forwarder(
+            config, reactor, self._upstreams, self._transfers, self.cache, Failures(events)
+        )
         if self.cache is not None and config.cache_file is not None:
             services.append(
                 Snapshot(
@@ -98,6 +101,13 @@ class Assembly:
             operated = build_admin(config, reactor, self.report, lambda: self.proxy.addresses, self.commands.all())
             for admin in operated:
                 admin.setServiceParent(self.proxy)
+
+    @property
+    def upstreams(self) -> list[Upstream]:
+        """
+        Those that are asked.
+        """
+        return self._upstreams
 
     def change(self, config: Config) -> list[str]:
         """

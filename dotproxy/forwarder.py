@@ -67,6 +67,7 @@ class Forwarder:
         date: Callable[[], float],
         udp_max_size: int,
         max_outstanding: int,
+        failures: Failures | None = None,
     ) -> None:
         self.asking = asking
         self._ordering = ordering
@@ -82,7 +83,7 @@ class Forwarder:
         self._max_outstanding = max_outstanding
         self.counters = Counters()
         self._memo = Memo(self.counters.answers)
-        self._failures = Failures()
+        self.failures = Failures() if failures is None else failures
         self._joined: dict[bytes, Query] = {}
         self._waiting = 0
         self._impatient: deque[Query] = deque()
@@ -110,7 +111,7 @@ class Forwarder:
         counts, cache = self.counters.answers, self._cache
         admits, receive = self._reception.admits, self._reception.receive
         is_shared = self._hop.is_shared
-        failures = len(self._failures)
+        failures = len(self.failures)
         answers: Answers = []
         queries: list[Query] = []
         silent = 0
@@ -169,10 +170,10 @@ class Forwarder:
                 if self._cache is None:
                     pass
                 elif answer.head[1] & 15 in _WEAK:
-                    self._failures.add(query.key, answer.without_records(), elapsed)
+                    self.failures.add(query.key, answer.without_records(), elapsed)
                     said = self._stale_or(answer, query)
                 else:
-                    self._failures.remove(query.key)
+                    self.failures.remove(query.key)
                     said = self._cache.add(query.key, answer, query.seen.qtype, elapsed, date)
             self._give(query, said, outgoing)
         self._send(outgoing)
@@ -187,7 +188,7 @@ class Forwarder:
             if query.key:
                 self._joined.pop(query.key, None)
                 if self._cache is not None and self.asking.roster.is_anyone_up:  # so it is this question that fails
-                    self._failures.add(query.key, error, self._elapsed())
+                    self.failures.add(query.key, error, self._elapsed())
                 said = self._stale_or(error, query)
             self._give(query, said, outgoing)
         self._send(outgoing)
@@ -214,14 +215,14 @@ class Forwarder:
         """
         What failed may go well now.
         """
-        self._failures.clear()
+        self.failures.clear()
 
     def flushed(self) -> None:
         """
         The cache was emptied, or a part of it: nothing of it is given any more.
         """
         self._memo.clear()
-        self._failures.clear()
+        self.failures.clear()
 
     def drain(self) -> Deferred[None]:
         """
@@ -276,7 +277,7 @@ class Forwarder:
         Return what is answered to a question that failed a moment ago, if it did; add to ``queries`` what should be
         asked all the same.
         """
-        failure = self._failures.get(key)
+        failure = self.failures.get(key)
         if failure is None:
             return None
         stale = self._stale(key)

@@ -31,6 +31,7 @@ from dotproxy.network import clock_with_sleep
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.failures import Failures
 from dotproxy.policy.freshness import Limits
 from dotproxy.policy.selection import POLICIES, Facts, Ordering
 from dotproxy.policy.special import SpecialNames
@@ -150,6 +151,7 @@ def build_forwarder(
     upstreams: Sequence[Upstream],
     transfers: Transfers,
     cache: AnswerCache | None = None,
+    failures: Failures | None = None,
 ) -> Forwarder:
     """
     Return a forwarder that asks ``upstreams``.
@@ -178,6 +180,7 @@ def build_forwarder(
         date=time.time,
         udp_max_size=config.udp_max_size,
         max_outstanding=config.max_outstanding,
+        failures=failures,
     )
 
 

@@ -6,7 +6,7 @@ Decides for how long a failure is not tried again: 5 s, and twice as long each t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 FIRST = 5.0
 
@@ -27,15 +27,32 @@ class Failure(NamedTuple):
     what: Any
 
 
+class FailureObserver(Protocol):
+    """
+    Who is told what failed and what no longer does.
+    """
+
+    def question_failed(self, key: bytes, failure: Any) -> None:
+        """
+        It failed; ``failure`` is what is answered to it for now.
+        """
+
+    def question_recovered(self, key: bytes) -> None:
+        """
+        It had failed, and was answered.
+        """
+
+
 class Failures:
     """
     By key; times are in seconds on the caller's clock.
     """
 
-    __slots__ = ("_known",)
+    __slots__ = ("_known", "_observer")
 
-    def __init__(self) -> None:
+    def __init__(self, observer: FailureObserver | None = None) -> None:
         self._known: dict[bytes, Failure] = {}
+        self._observer = observer
 
     def __len__(self) -> int:
         return len(self._known)
@@ -50,6 +67,14 @@ class Failures:
         """
         It failed.
         """
+        self.learn(key, what, now)
+        if self._observer is not None:
+            self._observer.question_failed(key, what)
+
+    def learn(self, key: bytes, what: Any, now: float) -> None:
+        """
+        It failed elsewhere: the observer need not be told.
+        """
         before = self._known.pop(key, None)
         times = 1 + (before.times if before and now < before.until + LONGEST else 0)
         if len(self._known) >= MOST:
@@ -59,6 +84,13 @@ class Failures:
     def remove(self, key: bytes) -> None:
         """
         It went well.
+        """
+        if self._known.pop(key, None) is not None and self._observer is not None:
+            self._observer.question_recovered(key)
+
+    def unlearn(self, key: bytes) -> None:
+        """
+        It went well elsewhere: the observer need not be told.
         """
         self._known.pop(key, None)
 

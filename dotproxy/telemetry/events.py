@@ -39,3 +39,28 @@ class Events:
         """
         A connection that had stood ended.
         """
+
+    def dial_failed(self, upstream: str, error: UpstreamError) -> None:
+        """
+        No connection came about, or none over which anything was answered.
+        """
+
+    def question_ended_connection(self, upstream: str, question: bytes) -> None:
+        """
+        A connection ended on which this question alone was outstanding (``policy.quarantine.question_key``).
+        """
+
+    def query_limit_changed(self, upstream: str, limit: int | None) -> None:
+        """
+        It answers so many queries over one connection; None: there is no such rule.
+        """
+
+    def question_failed(self, key: bytes, failure: object) -> None:
+        """
+        A question could not be answered; ``failure`` is what its clients are told (``policy.failures``).
+        """
+
+    def question_recovered(self, key: bytes) -> None:
+        """
+        A question was answered that had failed before.
+        """

@@ -31,7 +31,7 @@ from dotproxy.upstream.owner import Outcomes
 from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
 from dotproxy.upstream.slowness import Slowness
-from dotproxy.upstream.suspects import Suspects
+from dotproxy.upstream.suspects import Suspects, note_connected
 
 #: A connection heard from this short a while ago is not under suspicion.
 RECENTLY = 0.25
@@ -89,7 +89,13 @@ class Upstream(Service):
             counters=self.counters,
         )
         self._suspects = Suspects(
-            self, endpoint, clock=clock, now=now, random_octets=random_octets, counters=self.counters
+            self,
+            endpoint,
+            clock=clock,
+            now=now,
+            random_octets=random_octets,
+            counters=self.counters,
+            events=events,
         )
         self.quarantine = self._suspects.quarantine
         slowness = Slowness(self._health, self.latency, self._pool, now=now, changed=self._judge_tier)
@@ -118,8 +124,7 @@ class Upstream(Service):
 
     def dial(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        Return a Deferred for a verified connection for purposes of its own; what it tells of the upstream is not
-        taken note of.
+        Return a Deferred for a verified connection for other purposes; what it tells of the upstream is not noted.
         """
         return self._endpoint.connect(factory)
 
@@ -187,9 +192,7 @@ class Upstream(Service):
         super().stopService()
         self._cancel_redial()
         stopped = self._pool.stop()
-        waiting, self._waiting = self._waiting, []
-        if waiting:
-            self.fail([question[0] for question in waiting], Unreachable("connect", "stopped", self.label))
+        self.fail_waiting(Unreachable("connect", "stopped", self.label))
         all_closed: Deferred[None] = Deferred()
         self._suspects.stop(lambda: all_closed.callback(None))
         return stopped.addCallback(lambda _: all_closed)
@@ -212,28 +215,12 @@ class Upstream(Service):
         """
         Called by the pool.
         """
-        self.note_connection(connection, seconds)
+        note_connected(connection, seconds, self.label, self.counters, self._events)
         self._note_up(self._health.connected)
         if (not self._health.is_up or self._health.is_slow) and not self._waiting:
             self._pool.probe(connection)  # what waits for it does as well
         self._judge_tier()
         self._flush()
-
-    def note_connection(self, connection: DotProtocol, seconds: float) -> None:
-        """
-        Count a connection that stands.
-        """
-        identity = connection.identity
-        self.counters.opened += 1
-        (self.counters.resumed if identity.resumed else self.counters.full).add(seconds)
-        self._events.upstream_connected(
-            self.label,
-            connection.peer,
-            identity.tls_version,
-            identity.verified,
-            resumed=identity.resumed,
-            seconds=seconds,
-        )
 
     def not_connected(self, error: UpstreamError) -> None:
         """
@@ -282,6 +269,12 @@ class Upstream(Service):
             self.note_down(error, silent=True)
         if tokens:
             self.fail(tokens, error)
+
+    def limit_changed(self, limit: int | None) -> None:
+        """
+        Called by the pool.
+        """
+        self._events.query_limit_changed(self.label, limit)
 
     def has_room(self) -> None:
         """
@@ -344,11 +337,11 @@ class Upstream(Service):
         """
         Take note of a failure of the upstream.
         """
+        self._events.dial_failed(self.label, error)
         self._health.failed(error, self._now(), self._jitter(), silent=silent)
         if self._health.failures == 1:
             self._down_since = self._now()
         self._judge_tier()
-        # That one connection was cut is no news yet: a busy server may do that.
         if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
             self._is_known_down = True
             self._events.upstream_went_down(self.label, error)
@@ -357,6 +350,24 @@ class Upstream(Service):
         elif not self._pool.is_dialling:
             # By itself and without being asked, so that it is known when it works again.
             self._dial_when_due(asked=bool(self._waiting) or self._suspects.is_waiting)
+
+    def learn_down(self, error: UpstreamError) -> None:
+        """
+        Take note that the upstream has failed another worker: it need not be dialled to learn the same.
+        """
+        if self._pool.current is None and not self._pool.is_dialling:
+            self._down_since = self._now() if self._health.is_up else self._down_since
+            self._health.failed(error, self._now(), self._jitter())
+            self._judge_tier()
+            self._dial_when_due(asked=bool(self._waiting) or self._suspects.is_waiting)
+
+    def learn_up(self) -> None:
+        """
+        Take note that the upstream works for another worker: it is dialled at once.
+        """
+        if not self._health.is_up and self.running and self._pool.current is None:
+            self._cancel_redial()
+            self._pool.dial(len(self._waiting))
 
     def note_answer(self) -> None:
         """

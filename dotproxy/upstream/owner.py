@@ -45,6 +45,11 @@ class Owner(Protocol):
         A connection was given up with these outstanding.
         """
 
+    def limit_changed(self, limit: int | None) -> None:
+        """
+        So many queries are answered over one connection; None: there is no such rule.
+        """
+
     def has_room(self) -> None:
         """
         A connection takes questions that did not.

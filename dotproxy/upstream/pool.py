@@ -94,7 +94,7 @@ class Pool:
             failed=self._not_connected,
             slow=owner.pool_changed,
         )
-        self.quota = Quota()
+        self.quota = Quota(owner.limit_changed)
         self.timers = Timers(clock)
         self._all_closed: Deferred[None] | None = None
 

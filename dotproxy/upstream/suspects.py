@@ -17,6 +17,7 @@ from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.quarantine import Quarantine, question_key
 from dotproxy.policy.quota import Quota
 from dotproxy.telemetry.counters import UpstreamCounters
+from dotproxy.telemetry.events import Events
 from dotproxy.upstream.isolation import IsolatedConnections
 from dotproxy.upstream.owner import Outcomes
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
@@ -57,11 +58,6 @@ class SuspectsObserver(Protocol):
         When the connection that all share brought something; None if there is none, or it may be silent.
         """
 
-    def note_connection(self, connection: DotProtocol, seconds: float) -> None:
-        """
-        A verified connection stands, after so long a dial.
-        """
-
     def note_answer(self) -> None:
         """
         The upstream answers.
@@ -98,10 +94,12 @@ class Suspects:
         now: Callable[[], float],
         random_octets: Callable[[int], bytes],
         counters: UpstreamCounters,
+        events: Events,
     ) -> None:
         self._observer = observer
         self._now = now
         self._counters = counters
+        self._events = events
         self._unanswered = 0
         self._answered_at = self._checked_at = float("-inf")
         self.label = observer.label
@@ -182,7 +180,7 @@ class Suspects:
         """
         Called by its connections.
         """
-        self._observer.note_connection(connection, seconds)
+        note_connected(connection, seconds, self.label, self._counters, self._events)
 
     def isolated_not_connected(self, error: UpstreamError) -> bool:
         """
@@ -213,7 +211,9 @@ class Suspects:
         """
         if isinstance(error, ConnectionGone) and error.was_alone and isolation is not Isolation.UNUSUAL:
             _, message, question_end = questions[0]
-            self.quarantine.add(question_key(message, question_end), self._now())
+            question = question_key(message, question_end)
+            self.quarantine.add(question, self._now())
+            self._events.question_ended_connection(self.label, question)
             if isolation is Isolation.LAST:
                 self._observer.quota.forget()  # the question it was, and not a count
         if not answers and isolation < Isolation.KNOWN:
@@ -242,3 +242,22 @@ class Suspects:
         Called by its connections.
         """
         return self._observer.outcomes.is_wanted(token)
+
+
+def note_connected(
+    connection: DotProtocol, seconds: float, label: str, counters: UpstreamCounters, events: Events
+) -> None:
+    """
+    Count a verified connection to the upstream of this label, and tell of it.
+    """
+    identity = connection.identity
+    counters.opened += 1
+    (counters.resumed if identity.resumed else counters.full).add(seconds)
+    events.upstream_connected(
+        label,
+        connection.peer,
+        identity.tls_version,
+        identity.verified,
+        resumed=identity.resumed,
+        seconds=seconds,
+    )

@@ -40,7 +40,8 @@ _NOT_FOR_WORKERS = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "DOTPROXY_")
 class Place:
     """
     Told by: its supervisor.
-    Tells: ``came`` when a process serves, ``went`` when it does not any more.
+    Tells: ``came`` when a process serves, ``went`` when it does not any more, ``found`` of what it found out
+    (``findings``).
 
     ``beginning`` returns what a worker is told first; ``sockets`` are handed over to it, in the order it is told of
     them.  ``pid`` is its process, or was; ``report`` holds what was last known of that, ``before`` what is left of
@@ -55,6 +56,7 @@ class Place:
         *,
         beginning: Callable[[Place], dict[str, Any]],
         came: Callable[[Place], None],
+        found: Callable[[Place, dict[str, Any]], None],
         went: Callable[[Place], None],
     ) -> None:
         self.name = name
@@ -68,6 +70,7 @@ class Place:
         self._reactor = reactor
         self._beginning = beginning
         self._came = came
+        self._found = found
         self._went = went
         self._channel: Channel | None = None
         self._process: Any = None
@@ -97,7 +100,9 @@ class Place:
                 self.exited(f"it cannot be started: {error}")
                 return
             self.pid = self._process.pid
-            channel = self._channel = Channel({"log": self._log}, lambda: None)
+            channel = self._channel = Channel(
+                {"log": self._log, "found": lambda given: self._found(self, given)}, lambda: None
+            )
             factory: Any = Factory.forProtocol(lambda: channel)
             factory.noisy = False
             self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)

@@ -130,6 +130,7 @@ class Supervisor(MultiService):
                 self._reactor,
                 beginning=self._beginning,
                 came=self._came,
+                found=self._share,
                 went=self._went,
             )
         for place in self.places.values():
@@ -280,6 +281,14 @@ class Supervisor(MultiService):
         # The next process there knows nothing of whom this one has stood in for.
         self._standing_in = {name: other for name, other in self._standing_in.items() if other != place.name}
         self._cover()
+
+    def _share(self, place: Place, given: dict[str, Any]) -> None:
+        """
+        Pass on to the others what one worker found out.
+        """
+        for other in self._serving():
+            if other is not place:
+                other.tell("learn", given)
 
     def _cover(self) -> None:
         """

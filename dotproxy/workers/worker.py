@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import Any
 
 from twisted.internet.protocol import Factory
@@ -18,10 +19,11 @@ from twisted.logger import LogEvent, LogLevel, eventAsJSON, globalLogBeginner
 from dotproxy.assembly import Assembly
 from dotproxy.collector import settle
 from dotproxy.config.load import load_text
+from dotproxy.network import clock_with_sleep
 from dotproxy.proxy import Share
-from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.report import as_data
 from dotproxy.workers.channel import CHANNEL, SOCKETS, Channel
+from dotproxy.workers.findings import ToldEvents, learn
 
 
 class Worker:
@@ -49,9 +51,18 @@ class Worker:
             sockets.setdefault(owner, []).append(passed)
         secret = bytes.fromhex(given["secret"])
         share = Share(given["name"], secret, sockets.pop(given["name"]), sockets.pop(""), spare=sockets)
-        events = LoggedEvents(debug=config.log_level == "debug", clock=self._reactor)
+        events = ToldEvents(
+            lambda found: self.channel.tell("found", {"findings": found}),
+            debug=config.log_level == "debug",
+            clock=self._reactor,
+        )
         assembly = Assembly(config, self._reactor, events, share)
         proxy = assembly.proxy
+        failures = assembly.forwarder.failures
+
+        def learn_from(given: dict[str, Any]) -> None:
+            learn(given["findings"], assembly.upstreams, failures, now=time.monotonic, elapsed=clock_with_sleep)
+
         self.channel.commands |= {
             "report": lambda given: as_data(assembly.report()),
             "become": lambda given: proxy.become(load_text(given["config"]).config),
@@ -60,6 +71,7 @@ class Worker:
             "stand_in": lambda given: proxy.stand_in(given["name"]),
             "stand_back": lambda given: proxy.stand_back(given["name"]),
             "stop_now": lambda given: proxy.stop_now(),
+            "learn": learn_from,
         }
         self._reactor.addSystemEventTrigger("before", "shutdown", proxy.stopService)
         proxy.startService()

@@ -7,12 +7,12 @@ from typing import Any
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import BadReply, ConnectionGone
+from dotproxy.errors import BadReply, ConnectionGone, Unreachable
 from dotproxy.policy.health import YOUNG, Tier
 from dotproxy.testing.server import HANG_UP
 from dotproxy.upstream.probe import PROBE_QUESTION
 from dotproxy.wire.framing import frame
-from tests.upstream.scenes import ZONE, Scene
+from tests.upstream.scenes import NAME, STRANGER, ZONE, Scene
 
 REFUSED = Refused(111, "Connection refused")
 IS_PROBE = PROBE_QUESTION[1][2:]
@@ -281,6 +281,52 @@ class FailureTests(SynchronousTestCase):
             self.network.advance(0.2)
         self.assertEqual(([], Tier.GOOD), (self.scene.heard.states(), self.scene.upstream.tier))
         self.assertEqual(20, len(self.told.failures))
+
+    def test_what_lasts_fails_at_once(self) -> None:
+        """
+        A query to one that is mistrusted does not wait for the next dial, of which there is one a second at most.
+        """
+        scene = Scene(certificate=STRANGER.issue([NAME]))
+        network = scene.network
+        scene.connect("a")
+        self.assertEqual([("a", True)], [(token, is_final) for token, _, is_final in scene.told.failures])
+        dials: list[float] = []
+        for number in range(200):
+            network.advance(0.05)
+            if number % 2:
+                scene.ask(number)
+            while len(dials) + 1 < scene.dials:
+                dials.append(scene.clock.seconds())
+                network.accept(scene.server)
+            self.assertEqual(1 + (number + 1) // 2, len(scene.told.failures), number)
+        self.assertEqual({True}, {is_final for _, _, is_final in scene.told.failures})
+        self.assertLessEqual(len([at for at in dials if at > 2.0]), 8)
+
+    def test_another_worker_found_it_down(self) -> None:
+        """
+        It is down without a dial of ours, and dialled when it is due, or when another worker finds that it works.
+        """
+        for is_found_up in (False, True):
+            scene = Scene()
+            scene.upstream.learn_down(Unreachable("connect", "connection refused"))
+            self.assertEqual((Tier.DOWN, []), (scene.upstream.tier, scene.heard.events))
+            scene.ask("a")
+            scene.network.advance(0.05)
+            self.assertEqual(0, scene.dials)
+            if is_found_up:
+                scene.upstream.learn_up()
+            scene.network.advance(0.0 if is_found_up else 0.06)
+            self.assertEqual(1, scene.dials)
+            scene.network.accept(scene.server)
+            self.assertEqual((["a"], Tier.GOOD), (scene.told.answered_tokens, scene.upstream.tier))
+
+    def test_another_worker_is_not_believed_beside_a_connection(self) -> None:
+        """
+        While a connection of ours stands it is up.
+        """
+        self.scene.connect("a")
+        self.scene.upstream.learn_down(Unreachable("connect", "connection refused"))
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
     def test_questions_asked_again_at_once(self) -> None:
         """

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import Timeout, Unreachable, Untrusted, UpstreamError
+from dotproxy.errors import Incompatible, Timeout, Unreachable, Untrusted, UpstreamError
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.upstream.gate import VerifiedEndpoint
 from tests.upstream.scenes import ADDRESS, AUTHORITY, GOOD, ZONE, make_trust
@@ -201,7 +201,7 @@ class GateTests(SynchronousTestCase):
             server.greeting = greeting
             self.network.accept_plain(Factory.forProtocol(lambda server=server: server))
             error = self.failed(dialled)
-            self.assertEqual("tls", error.phase)
+            self.assertEqual(("tls", Incompatible), (error.phase, type(error)))
             self.assertIn("the handshake failed", error.reason)
             self.assertEqual(0x16, server.heard[0])
 

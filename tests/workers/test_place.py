@@ -37,6 +37,7 @@ class PlaceTests(SynchronousTestCase):
             self.processes,
             beginning=lambda place: {"name": place.name},
             came=lambda place: self.events.append("came"),
+            found=lambda place, given: self.events.append(given),
             went=lambda place: self.events.append("went"),
         )
         self.patch(os, "environ", {"HOME": "/x", "NOTIFY_SOCKET": "/n", "LISTEN_FDS": "1", "DOTPROXY_WORKERS": "2"})
