@@ -375,6 +375,31 @@ def keepalive_0(client: Connection, query: bytes) -> None:
     client.send(right[:11] + b"\1" + right[12:] + bytes.fromhex("00 0029 04d0 00000000 0006 000b 0002 0000"))
 
 
+def is_bad(query: bytes) -> bool:
+    """
+    Whether a name is one of the two in a hundred at which some servers hang up.
+    """
+    return address_of(query[12 : question_of(query)])[3] < 5
+
+
+@mode
+def hangs_up(client: Connection, query: bytes) -> None:
+    """Closes the connection at two names in a hundred."""
+    if is_bad(query):
+        client.close()
+    else:
+        client.say(query)
+
+
+@mode
+def hangs_up_rudely(client: Connection, query: bytes) -> None:
+    """Resets the connection at two names in a hundred; others take 50 ms."""
+    if is_bad(query):
+        client.cut()
+    else:
+        client.later(0.05, client.say, query)
+
+
 @mode
 def no_handshake(client: Connection, query: bytes) -> None:
     """Accepts connections, and never shakes hands."""
