@@ -140,14 +140,17 @@ def _unverified() -> ssl.SSLContext:
 
 class Unbound(Server):
     """
-    Unbound, which logs every question, unless it is told not to.
+    Unbound, which logs every question, unless it is told not to; it hangs up at names in ``denied``.
     """
 
     program = "unbound"
 
-    def __init__(self, folder: Path, certificate: Issued, *, log_queries: bool = True, idle_timeout: int = 60) -> None:
+    def __init__(
+        self, folder: Path, certificate: Issued, *, log_queries: bool = True, idle_timeout: int = 60, denied: str = ""
+    ) -> None:
         super().__init__(folder, certificate, idle_timeout=idle_timeout)
         self.log_queries = "yes" if log_queries else "no"
+        self.local_zone = f'local-zone: "{denied}" deny' if denied else ""
 
     def command(self) -> list[str]:
         """
@@ -173,6 +176,7 @@ server:
     module-config: "iterator"
     rrset-roundrobin: no
     minimal-responses: no
+    {self.local_zone}
 remote-control:
     control-enable: no
 auth-zone:

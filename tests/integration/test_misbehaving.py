@@ -51,6 +51,18 @@ def test_beside_a_healthy_one(mode, start, ca_file, tmp_path):
     assert (counted.right, counted.servfail, counted.wrong, counted.lost) == (counted.asked, 0, 0, 0)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("mode", ["hangs_up", "hangs_up_rudely"])
+def test_a_server_that_hangs_up_at_some_names(mode, workers, start, ca_file, tmp_path):
+    """
+    Those names are SERVFAIL, all others are answered (RFC 9520 §3.1).
+    """
+    counted = measure(tmp_path, start, ca_file, [mode], 150, 2.0, ("--workers", workers))
+    assert 0 < counted.bad < counted.asked / 10
+    assert (counted.right, counted.servfail) == (counted.asked - counted.bad, counted.bad)
+    assert (counted.wrong, counted.lost) == (0, 0)
+
+
 @pytest.mark.parametrize("mode", ALONE)
 def test_alone(mode, start, ca_file, tmp_path):
     """

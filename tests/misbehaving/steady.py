@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import question_of
-from tests.misbehaving.modes import address_of
+from tests.misbehaving.modes import address_of, is_bad
 
 #: How long the client waits for an answer, in seconds.
 PATIENCE = 6.0
@@ -22,10 +22,12 @@ PATIENCE = 6.0
 @dataclass
 class Counted:
     """
-    What became of the questions.  Times are in seconds; ``answered_at`` are those of right answers.
+    What became of the questions.  Times are in seconds; ``answered_at`` are those of right answers; ``bad`` counts the
+    names at which some servers hang up.
     """
 
     asked: int = 0
+    bad: int = 0
     right: int = 0
     servfail: int = 0
     wrong: int = 0
@@ -81,7 +83,7 @@ class Steady:
                     coming.pop(0)[1]()
                 is_quiet = bursts and (now - began) % 1.0 > 0.5
                 while counted.asked < total and not is_quiet and counted.asked <= (now - began) * rate:
-                    self._send(now)
+                    counted.bad += is_bad(self._send(now))
                     counted.asked += 1
                 for ident in [ident for ident, (at, _, _) in self._wanted.items() if now - at > PATIENCE]:
                     del self._wanted[ident]
@@ -90,13 +92,14 @@ class Steady:
                     self._receive(counted)
         return counted
 
-    def _send(self, now: float) -> None:
+    def _send(self, now: float) -> bytes:
         ident = self._number % 65536
         query = make_query(f"n{self._number}.{self._port}.misbehaving.example.", 1, ident=ident)
         self._number += 1
         self._client.send(query)
         question = query[12 : question_of(query)]
         self._wanted[ident] = (now, question, address_of(question))
+        return query
 
     def _receive(self, counted: Counted) -> None:
         while True:
