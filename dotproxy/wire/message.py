@@ -135,7 +135,7 @@ def question_of(octets: bytes) -> int:
 
 def edns_flags_of(octets: bytes) -> int | None:
     """
-    Return the flags of the first OPT that can be read in a message of at least 12 octets, malformed or not; None if none.
+    Return the flags of the first OPT that can be read in a message of at least 12 octets, None without one.
     """
     _, _, questions, answers, authorities, additionals = HEADER.unpack_from(octets)
     offset, size = HEADER_SIZE, len(octets)
