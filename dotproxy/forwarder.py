@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import floor
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -258,11 +259,15 @@ class Forwarder:
     ) -> bytes:
         """
         Return the answer that is kept; add to ``queries`` what should be asked all the same.
+
+        Its age is rounded up to the end of the second for which it is remembered, so that no TTL is ever more than what
+        is left of the upstream's (RFC 1035 §3.2.1).  One that ends before is not remembered.
         """
         _, _, octets, seen = waiting
-        stored, _, kept = entry
-        answer = self._answering.written(waiting, kept, int(elapsed - stored) if elapsed > stored else 0)
-        if not seen.ours and len(octets) + len(answer) <= LONGEST:
+        stored, expires, kept = entry
+        second_ends = int(elapsed) + 1
+        answer = self._answering.written(waiting, kept, second_ends - floor(stored))
+        if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
             kind = waiting[0].kind
             memo[octets[2:]] = [answer[2:], 0, group_of(kind, seen.qtype, answer[3] & 15)]
         self.counters.fresh += 1
