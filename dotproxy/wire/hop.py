@@ -13,11 +13,11 @@ from __future__ import annotations
 from enum import Enum
 from struct import Struct
 
-from dotproxy.errors import WireError
+from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.wire.answer import Answer, error_alone, options_without, take_apart
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to
 from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option
-from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, MAX_MESSAGE, RD, SERVFAIL, TC, Peek, sections_of
+from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, MAX_MESSAGE, RD, SERVFAIL, TC, Peek, peek, sections_of
 
 _BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
 
@@ -152,7 +152,8 @@ class Rebuilt:
         """
         Return what ``reply`` says to ``query``, to be ``written`` for whoever asked the same; of what is signed, all.
 
-        :raises WireError: if it was truncated, its records cannot be walked, or its OPT is not well formed.
+        :raises TruncatedReply: if it was truncated.
+        :raises WireError: if its records cannot be walked, or its OPT is not well formed.
         """
         if seen.is_signed:
             return reply
@@ -160,7 +161,7 @@ class Rebuilt:
             flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
             return error_alone(reply, flags, seen.question_end, self._dropped)
         if reply[2] & _TC:
-            raise WireError("truncated, over a stream")
+            raise TruncatedReply
         return take_apart(reply, seen.question_end, self._dropped)
 
     def written(self, query: bytes, seen: Peek, answer: Answer | bytes, age: int = 0) -> bytes:
@@ -203,6 +204,23 @@ class Rebuilt:
             short = -(length + OPT_SIZE + len(options) + 4) % self._block
             options += option(PADDING, bytes(short))
         return opt_record(OUR_UDP_SIZE, 0, do, options)
+
+
+def with_least_opt(sent: bytes) -> bytes:
+    """
+    Return a query as ``Rebuilt.outgoing`` wrote it, but without OPT, so that there is none in the response, which has
+    room for so much more; with DO, which can be said in an OPT alone, with one that has no options.  Return b"" if it
+    is that already.
+
+    Without an OPT nothing is padded, and client subnet is not spoken of: this is for what cannot be had otherwise.
+    """
+    seen = peek(sent)
+    do = seen.edns_flags & DO
+    least = _PLAIN_OPT[DO] if do else b""
+    if seen.opt_end - seen.opt_at == len(least):
+        return b""
+    additionals = (sent[10] << 8 | sent[11]) - (not do)
+    return sent[:10] + _COUNT.pack(additionals) + sent[HEADER_SIZE : seen.opt_at] + least + sent[seen.opt_end :]
 
 
 def _padded(query: bytes, seen: Peek, block: int) -> bytes:

@@ -13,10 +13,10 @@ import dns.tsig
 from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import WireError
+from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.testing.client import make_query
-from dotproxy.wire.edns import options_of
-from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
+from dotproxy.wire.edns import opt_record, options_of
+from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim, with_least_opt
 from dotproxy.wire.message import FORMERR, HEADER, Peek, peek
 from tests.wire.test_message import queries
 
@@ -237,6 +237,40 @@ class OutgoingTests(SynchronousTestCase):
             self.assertEqual(FORMERR, error.rcode)
 
 
+class LeastOptTests(SynchronousTestCase):
+    """
+    A question as it leaves once more, if there was no room for its OPT in the answer.
+    """
+
+    @given(queries())
+    def test_any_question(self, query: dns.message.Message) -> None:
+        """
+        It is the same but for its OPT: with DO that has no options, without DO there is none; and nothing is less.
+        """
+        wire = query.to_wire()
+        try:
+            sent = Rebuilt().outgoing(wire, look(Rebuilt(), wire))
+        except WireError:
+            return
+        less = with_least_opt(sent)
+        end = peek(sent).opt_at
+        if query.edns >= 0 and query.ednsflags & 0x8000:
+            self.assertEqual(sent[:end] + opt_record(1232, 0, 0x8000), less)
+        else:
+            self.assertEqual((sent[:10] + b"\0\0" + sent[12:end], -1), (less, dns.message.from_wire(less).edns))
+        self.assertEqual(b"", with_least_opt(less))
+
+    def test_other_records(self) -> None:
+        """
+        They stay.
+        """
+        query = plain(use_edns=0)
+        query.additional.append(A_RECORD)
+        wire = query.to_wire()
+        less = dns.message.from_wire(with_least_opt(Rebuilt().outgoing(wire, peek(wire))))
+        self.assertEqual(([A_RECORD], -1), (less.additional, less.edns))
+
+
 class IncomingTests(SynchronousTestCase):
     """
     Answers.
@@ -326,7 +360,7 @@ class IncomingTests(SynchronousTestCase):
         """
         upstream = reply_to(plain())
         upstream.flags |= dns.flags.TC
-        self.assertRaises(WireError, incoming, Rebuilt(), plain(), upstream)
+        self.assertRaises(TruncatedReply, incoming, Rebuilt(), plain(), upstream)
 
     def test_options_of_ours(self) -> None:
         """
