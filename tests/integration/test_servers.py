@@ -132,11 +132,27 @@ def reads_like_one_of(through: dns.message.Message, direct: list[dns.message.Mes
     )
 
 
+def without_padding(reply: bytes) -> bytes:
+    """
+    A server's answer, whose OPT is its last record if it has one, without the padding that Knot Resolver gives all
+    clients with EDNS over TLS.
+    """
+    if dns.message.from_wire(reply).edns < 0:
+        return reply
+    opt_at = reply.rindex(b"\0\0\x29")
+    offset, kept = opt_at + 11, b""
+    while offset < len(reply):
+        code, size = struct.unpack_from("!HH", reply, offset)
+        kept += reply[offset : offset + 4 + size] if code != 12 else b""
+        offset += 4 + size
+    return reply[: opt_at + 9] + struct.pack("!H", len(kept)) + kept
+
+
 @each_server
 def test_nothing_but_the_id_changes(kind, serve, proxy):
     """
-    Whatever is asked, the answer through a transparent dotproxy is the server's own but for the ID (RFC 5625 §3), also
-    since what leaves is padded and the padding of what comes back is not for the client.
+    Whatever is asked, the answer through a transparent dotproxy is the server's own but for the ID (RFC 5625 §3), and
+    for padding, which is not for clients in the clear (RFC 7830 §6).
     """
     server = serve(kind)
     program = proxy(server.upstream, options=("--transparent", "yes"))
@@ -148,12 +164,12 @@ def test_nothing_but_the_id_changes(kind, serve, proxy):
                 # A cache's TTL may go down between two questions: what it said before or says after will do.
                 before, through, after = ask(wire), program.ask(wire, tcp=tcp), ask(wire)
                 assert through[:2] == wire[:2]
-                assert through[2:] in (before[2:], after[2:]), query
+                assert through[2:] in (without_padding(before)[2:], without_padding(after)[2:]), query
             count += 1
         long = dns.message.make_query("long.lab.example.", "TXT", use_edns=0).to_wire()
         before, through, after = ask(long), program.ask(long, tcp=True), ask(long)
         assert len(through) > LONG_TXT
-        assert through[2:] in (before[2:], after[2:])
+        assert through[2:] in (without_padding(before)[2:], without_padding(after)[2:])
     assert count >= 40
 
 
