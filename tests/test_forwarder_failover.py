@@ -9,6 +9,7 @@ import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable
+from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.budget import Budget
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
@@ -349,6 +350,19 @@ class NoRoomTests(SynchronousTestCase):
         for question in list(upstream.asked):
             upstream.answer(reply_of(question))
         self.assertEqual([1, 2], [answer.id for answer in scene.answers()])
+
+    def test_on_a_connection_of_its_own(self) -> None:
+        """
+        A question that was sent apart is sent apart again.
+        """
+        scene = Scene(hop=Rebuilt())
+        scene.ask(make_query("www.test.", A, ident=1), QUERY[:2] + b"\0" + QUERY[3:])
+        upstream = scene.upstreams[0]
+        self.assertEqual([Isolation.NONE, Isolation.UNUSUAL], upstream.isolations)
+        for _ in range(2):
+            self.truncate(scene)
+        self.assertEqual([Isolation.NONE, Isolation.UNUSUAL], upstream.isolations)
+        self.assertEqual([1, 0], [question[1][2] for question in upstream.asked])
 
     def test_it_has_time(self) -> None:
         """
