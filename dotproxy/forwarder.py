@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import floor
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -264,7 +263,7 @@ class Forwarder:
         listener, _, octets, seen = waiting
         stored, expires, kept = entry
         second_ends = int(elapsed) + 1
-        answer = self._answering.written(waiting, kept, second_ends - floor(stored))
+        answer = self._answering.written(waiting, kept, second_ends - int(stored // 1))
         if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
             memo[octets[2:]] = [answer[2:], 0, group_of(listener.kind, seen.qtype, answer[3] & 15)]
         self.counters.fresh += 1
