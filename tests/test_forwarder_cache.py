@@ -172,6 +172,19 @@ class KeptTests(SynchronousTestCase):
                 scene.clock.advance(0.109)
             self.assertEqual((1, True), (len(scene.asked), left < 0.001))
 
+    def test_the_age_of_what_was_kept_before_the_clock_began(self) -> None:
+        """
+        An answer from the cache file may be from before the machine started, when its clock was below 0.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        ((key, (stored, expires, answer)),) = scene.cache.entries()
+        scene.cache.flush()
+        scene.cache.restore([(key, (stored - 0.5, expires - 0.5, answer))], 0.0)
+        scene.clock.advance(0.9)
+        scene.ask(question())
+        self.assertEqual(TTL - 2, ttl_of(scene.answer()))
+
     def test_memory_ends_with_what_is_remembered(self) -> None:
         """
         An answer that lived for a second is asked for anew when it has ended, and not from memory for the rest of the
