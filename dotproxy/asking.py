@@ -15,15 +15,10 @@ from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from dotproxy.errors import BadReply, ConnectionGone, UpstreamError, WireError
+from dotproxy.errors import BadReply, ConnectionGone, TruncatedReply, UpstreamError, WireError
 from dotproxy.live import LiveQueries, Owner, Query, explain
 from dotproxy.neighbours import Upstream
-from dotproxy.policy.attempts import (
-    MAX_SENDS,
-    Isolation,
-    is_untried,
-    taken_back,
-)
+from dotproxy.policy.attempts import MAX_SENDS, Isolation, taken_back
 from dotproxy.policy.budget import Budget
 from dotproxy.roster import Roster
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
@@ -32,6 +27,8 @@ from dotproxy.wire.replies import is_bogus
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
+
+_WEAK = (SERVFAIL, REFUSED)
 _NEVER = float("inf")
 _LONG_AGO = float("-inf")
 
@@ -135,6 +132,7 @@ class Asking:
         read = self._read
         told: list[tuple[Query, Any]] = []
         unusable: dict[str, list[Query]] = {}
+        large: list[Query] = []
         weak: list[Query] = []
         first: Query | None = None
         count = 0
@@ -146,7 +144,10 @@ class Asking:
             try:
                 answer = read(query.octets, query.seen, reply)
             except WireError as error:
-                unusable.setdefault(error.reason, []).append(query)
+                if isinstance(error, TruncatedReply) and query.reduce_opt(index):
+                    large.append(query)
+                else:
+                    unusable.setdefault(error.reason, []).append(query)
                 continue
             count += 1
             first = first or query
@@ -159,6 +160,11 @@ class Asking:
         if first is not None and first.tried[0] == index:
             upstream.counters.wire.add(now - first.asked_at, count)
             self._note_time(index, now, now - first.asked_at, count)
+        for query in large:
+            self._live.postpone(query, now + upstream.latency.overdue_after(self._attempt_timeout))
+        if large:
+            self.roster.ask_again(index, large, now)
+            self._watch()
         if told:
             self.owner.answered(told)
         for reason, queries in unusable.items():
@@ -207,7 +213,7 @@ class Asking:
             if is_final:
                 query.given_up += (index,)
             self._live.postpone(query, now + self._attempt_timeout)
-            if query.spare is not None and not query.pending and not self._is_untried(query):
+            if query.spare is not None and not query.pending and not query.is_untried:
                 enough.append(query)
             else:
                 again[query] = None
@@ -294,10 +300,6 @@ class Asking:
             batch = batches[is_background, index, isolation]
             self._upstreams[index].ask_apart(batch, isolation, is_background=is_background)
 
-    @staticmethod
-    def _is_untried(query: Query) -> bool:
-        return is_untried(query.order, query.tried, query.given_up)
-
     def _is_worth_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
         """
         Whether somebody else may have a better answer than this SERVFAIL or REFUSED (RFC 9520 §3.1: three at most).
@@ -307,7 +309,7 @@ class Asking:
         age = now - query.asked_at
         if len(query.tried) >= MAX_SENDS or age > self.query_timeout / 2 or is_bogus(reply):
             return False
-        return self._is_untried(query) or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
+        return query.is_untried or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
 
     def _look(self) -> None:
         """
@@ -343,7 +345,7 @@ class Asking:
             last = query.tried[-1] if query.tried else first
             if last not in lively:
                 lively[last] = self._upstreams[last].suspect(query.asked_at)
-            if lively[last] or self._is_untried(query):
+            if lively[last] or query.is_untried:
                 again.append(query)
         for index, count in late.items():
             self._upstreams[index].was_of_no_use(count)
@@ -395,6 +397,3 @@ class Asking:
             self.owner.answered(spared)
         if refused:
             self.owner.unanswered(refused)
-
-
-_WEAK = (SERVFAIL, REFUSED)

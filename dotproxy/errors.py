@@ -27,6 +27,15 @@ class WireError(DotproxyError):
         self.rcode = rcode
 
 
+class TruncatedReply(WireError):
+    """
+    A response that was truncated though it came over a stream: there was no room for all of it, and its OPT.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("truncated, over a stream")
+
+
 class UpstreamError(DotproxyError):
     """
     An upstream did not answer.

@@ -257,14 +257,15 @@ class Forwarder:
         elapsed: float,
     ) -> bytes:
         """
-        Return the answer that is kept; add to ``queries`` what should be asked all the same.
+        Return the answer that is kept; add to ``queries`` what should be asked all the same.  Its age is rounded up to
+        the end of the second for which it is remembered, so that no TTL is too high (RFC 1035 §3.2.1).
         """
-        _, _, octets, seen = waiting
-        stored, _, kept = entry
-        answer = self._answering.written(waiting, kept, int(elapsed - stored) if elapsed > stored else 0)
-        if not seen.ours and len(octets) + len(answer) <= LONGEST:
-            kind = waiting[0].kind
-            memo[octets[2:]] = [answer[2:], 0, group_of(kind, seen.qtype, answer[3] & 15)]
+        listener, _, octets, seen = waiting
+        stored, expires, kept = entry
+        second_ends = int(elapsed) + 1
+        answer = self._answering.written(waiting, kept, second_ends - int(stored // 1))
+        if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
+            memo[octets[2:]] = [answer[2:], 0, group_of(listener.kind, seen.qtype, answer[3] & 15)]
         self.counters.fresh += 1
         assert self._cache is not None
         if self._cache.asked_for(key, entry, elapsed) and key not in self._joined:

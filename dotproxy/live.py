@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from dotproxy.errors import Timeout, UpstreamError
 from dotproxy.neighbours import Client, Listener
+from dotproxy.policy.attempts import MAX_SENDS, is_untried, taken_back
 from dotproxy.policy.selection import Order
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
+from dotproxy.wire.hop import with_least_opt
 from dotproxy.wire.message import Peek
 
 #: Who waits for an answer: the listener and its client, the query as it came, and what was seen of it.
@@ -85,6 +87,26 @@ class Query:
         self.is_simple = True
         self.spare: Any = None
         self.errors: tuple[UpstreamError, ...] = ()
+
+    @property
+    def is_untried(self) -> bool:
+        """
+        Whether there is an upstream that was not asked yet and may be.
+        """
+        return is_untried(self.order, self.tried, self.given_up)
+
+    def reduce_opt(self, upstream: int) -> bool:
+        """
+        Take note that it is sent to an upstream once more, with the least OPT there can be; return False, and take
+        no note, if it was sent with that already, or to this upstream as often as may be.
+        """
+        least = with_least_opt(self.sent)
+        if not least or self.tried.count(upstream) >= MAX_SENDS:
+            return False
+        self.sent = least
+        self.tried += (upstream,)
+        self.pending = (*taken_back(self.pending, upstream), upstream)
+        return True
 
 
 class Owner(Protocol):

@@ -231,7 +231,7 @@ def build_hop(config: Config) -> Hop:
     """
     Return what messages look like on the other side.
     """
-    return Verbatim() if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet))
+    return Verbatim(config.padding) if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet))
 
 
 def _build_upstream(

@@ -87,6 +87,22 @@ class Roster:
             return Isolation.KNOWN
         return Isolation.UNUSUAL if query.is_unusual else Isolation.NONE
 
+    def ask_again(self, index: int, queries: list[Query], now: float) -> None:
+        """
+        Send these to an upstream once more, each on a connection of the kind it needs.
+        """
+        upstream = self.everybody[index]
+        questions: list[tuple[Query, bytes, int]] = []
+        for query in queries:
+            question = (query, query.sent, query.seen.question_end)
+            if isolation := self.isolation_of(query, index, now):
+                is_background = query.is_unusual or isolation is Isolation.KNOWN
+                upstream.ask_apart([question], isolation, is_background=is_background)
+            else:
+                questions.append(question)
+        if questions:
+            upstream.ask(questions)
+
     def change(self, upstreams: Sequence[Upstream], now: float) -> None:
         """
         Have these asked from now on.

@@ -117,7 +117,7 @@ class KeptTests(SynchronousTestCase):
             asked = dns.message.from_wire(query)
             self.assertTrue(asked.is_response(answer))
             self.assertEqual(asked.question[0].name.to_text(), answer.question[0].name.to_text())
-            self.assertEqual((asked.edns >= 0, TTL - 10), (answer.edns >= 0, ttl_of(answer)))
+            self.assertEqual((asked.edns >= 0, TTL - 11), (answer.edns >= 0, ttl_of(answer)))
         self.assertEqual([], scene.asked)
 
     def test_it_ends(self) -> None:
@@ -139,12 +139,67 @@ class KeptTests(SynchronousTestCase):
         scene.clock.advance(100.2)
         scene.know(question())
         stream = RecordingListener(is_stream=True)
-        for seconds, ttl in ((0.3, TTL), (0.3, TTL), (0.5, TTL - 1)):
+        for seconds, ttl in ((0.3, TTL - 1), (0.3, TTL - 1), (0.5, TTL - 2)):
             scene.clock.advance(seconds)
             scene.ask(question(), question())
             self.assertEqual([ttl, ttl], [ttl_of(answer) for answer in scene.answers()])
         scene.ask(question(), listener=stream)
         self.assertEqual(1, len(stream.answers))
+
+    def test_no_ttl_is_more_than_what_is_left(self) -> None:
+        """
+        The age is rounded up, to the end of the second for which the answer is remembered: whenever an answer is asked
+        for, from the cache or from memory, over either transport, its TTL is no more than what is left of the
+        upstream's, and no more than 2 s less (RFC 1035 §3.2.1, RFC 2181 §8); the first client gets the upstream's.
+        """
+        for arrival in (0.0, 0.001, 0.25, 0.5, 0.999):
+            scene = CachedScene()
+            scene.clock.advance(100 + arrival)
+            self.assertEqual(9, ttl_of(scene.know(question(), ttl=9)))
+            for _ in range(90):
+                stream = RecordingListener(is_stream=True)
+                scene.ask(question(), question(id=9))
+                scene.ask(question(), question(options=[dns.edns.GenericOption(12, bytes(1600))]), listener=stream)
+                left = 109 + arrival - scene.clock.seconds()
+                if scene.asked:
+                    break
+                told = [ttl_of(dns.message.from_wire(octets)) for octets, _ in stream.answers]
+                told += map(ttl_of, scene.answers())
+                self.assertEqual(4, len(told))
+                for ttl in told:
+                    self.assertLessEqual(ttl, left)
+                    self.assertGreaterEqual(ttl, max(0, left - 2))
+                scene.clock.advance(0.109)
+            self.assertEqual((1, True), (len(scene.asked), left < 0.001))
+
+    def test_the_age_of_what_was_kept_before_the_clock_began(self) -> None:
+        """
+        An answer from the cache file may be from before the machine started, when its clock was below 0.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        ((key, (stored, expires, answer)),) = scene.cache.entries()
+        scene.cache.flush()
+        scene.cache.restore([(key, (stored - 0.5, expires - 0.5, answer))], 0.0)
+        scene.clock.advance(0.9)
+        scene.ask(question())
+        self.assertEqual(TTL - 2, ttl_of(scene.answer()))
+
+    def test_memory_ends_with_what_is_remembered(self) -> None:
+        """
+        An answer that lived for a second is asked for anew when it has ended, and not from memory for the rest of the
+        next second.
+        """
+        scene = CachedScene()
+        scene.clock.advance(100.2)
+        scene.know(question(), ttl=1)
+        for moment in (100.7, 101.1):
+            scene.clock.advance(moment - scene.clock.seconds())
+            scene.ask(question(), question())
+            self.assertEqual([0, 0], [ttl_of(answer) for answer in scene.answers()])
+        scene.clock.advance(0.2)
+        scene.ask(question())
+        self.assertEqual((1, []), (len(scene.asked), scene.answers()))
 
     def test_what_is_long_is_not_remembered(self) -> None:
         """
@@ -272,6 +327,23 @@ class JoinedTests(SynchronousTestCase):
         self.assertEqual("WWW.LAB.example.", answers[1].question[0].name.to_text())
         self.assertEqual([3], [octets[1] for octets, _ in stream.answers])
         self.assertEqual(0, scene.forwarder.outstanding)
+
+    def test_tc_is_no_part_of_the_question(self) -> None:
+        """
+        A query with TC is asked without it (RFC 1035 §4.1.1), waits with others, and is answered from the cache.
+        """
+        scene = CachedScene()
+        odd = question(flags=dns.flags.RD | dns.flags.TC)
+        scene.ask(odd, question())
+        (sent,) = scene.asked
+        self.assertEqual(dns.flags.RD | dns.flags.AD, int.from_bytes(sent[2:4], "big"))
+        scene.reply()
+        scene.ask(odd)
+        self.assertEqual([], scene.asked)
+        answers = scene.answers()
+        self.assertEqual(3, len(answers))
+        for answer in answers:
+            self.assertEqual((0, "192.0.2.1"), (answer.flags & dns.flags.TC, answer.answer[0][0].address))
 
     def test_without_a_cache(self) -> None:
         """
@@ -453,7 +525,7 @@ class StaleTests(SynchronousTestCase):
         self.scene.reply()
         self.assertEqual([], self.scene.answers())
         self.scene.ask(question())
-        self.assertEqual(TTL, ttl_of(self.scene.answer()))
+        self.assertEqual(TTL - 1, ttl_of(self.scene.answer()))
 
     def test_failures(self) -> None:
         """
@@ -487,7 +559,7 @@ class StaleTests(SynchronousTestCase):
         self.assertEqual(1, len(self.scene.asked))
         self.scene.reply()
         self.scene.ask(question())
-        self.assertEqual(TTL, ttl_of(self.scene.answer()))
+        self.assertEqual(TTL - 1, ttl_of(self.scene.answer()))
 
     def test_that_there_is_no_such_name(self) -> None:
         """
@@ -583,7 +655,7 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual([], scene.answers())
         scene.pass_time(1)
         scene.ask(question())
-        self.assertEqual(TTL - 1, ttl_of(scene.answer()))
+        self.assertEqual(TTL - 2, ttl_of(scene.answer()))
 
     def test_it_fails(self) -> None:
         """

@@ -3,15 +3,18 @@ Errors, slow answers and outages: who is asked besides, and what the client is t
 """
 
 import dns.edns
+import dns.flags
 import dns.message
 import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable
+from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.budget import Budget
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.testing.zone import TXT, A
+from dotproxy.wire.edns import opt_record
 from dotproxy.wire.hop import Rebuilt
 from tests.test_forwarder import Scene, extended_error, reply_of
 
@@ -258,3 +261,142 @@ class OutageTests(SynchronousTestCase):
             self.assertEqual([], listener.answers)
             scene.upstreams[0].fail(Timeout("read", "silent"))
         self.assertEqual(1, len(listener.answers))
+
+
+class NoRoomTests(SynchronousTestCase):
+    """
+    An answer that has no room for an OPT of ours beside its records (RFC 1035 §4.2.2: 65,535 octets).
+    """
+
+    def truncate(self, scene: Scene, index: int = 0) -> bytes:
+        """
+        Let an upstream answer with TC and no records; return what it was asked.
+        """
+        upstream = scene.upstreams[index]
+        sent = upstream.asked[0][1]
+        reply = dns.message.make_response(dns.message.from_wire(sent))
+        reply.flags |= dns.flags.TC
+        upstream.answer(reply.to_wire())
+        return sent
+
+    def test_it_is_asked_for_without_an_opt(self) -> None:
+        """
+        The same upstream is asked again, without an OPT, and the client gets all there is, whichever transport and
+        EDNS it has (RFC 6891 §7: no OPT in the question, none in the answer).
+        """
+        scene = Scene(upstreams=2, hop=Rebuilt())
+        stream = RecordingListener(is_stream=True)
+        scene.ask(QUERY)
+        scene.ask(QUERY, listener=stream)
+        first = self.truncate(scene)
+        self.assertEqual(([], []), (scene.listener.answers, scene.upstreams[1].asked))
+        ((_, again, end),) = scene.upstreams[0].asked
+        self.assertEqual((first[:10] + b"\0\0" + QUERY[12:end], len(QUERY) - 11), (again, end))
+        query = make_query("www.test.", A)
+        room = 65535 - end
+        record = b"\xc0\x0c\xff\0\0\1\0\0\0\0" + (room - 12).to_bytes(2, "big") + b"x" * (room - 12)
+        reply = again[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:end] + record
+        scene.upstreams[0].answer(reply)
+        ((octets, _),) = stream.answers
+        self.assertEqual(reply[2:], octets[2:])
+        cut = scene.answer()
+        self.assertEqual((dns.flags.TC, 0), (cut.flags & dns.flags.TC, cut.edns))
+
+    def test_with_dnssec_it_is_asked_for_with_less(self) -> None:
+        """
+        DO is said in an OPT: the question is asked again with one that holds nothing else, and no further, since
+        without signatures the answer would be another (RFC 3225 §3).
+        """
+        query = dns.message.make_query("www.test.", "A", want_dnssec=True).to_wire()
+        scene = Scene(hop=Rebuilt(), attempt_timeout=1.0)
+        scene.ask(query)
+        first = self.truncate(scene)
+        end = len(query) - 11
+        again = first[:end] + opt_record(1232, 0, 0x8000)
+        self.assertEqual([again], [sent for _, sent, _ in scene.upstreams[0].asked])
+        self.assertEqual(again, self.truncate(scene))
+        self.assertEqual([again], [sent for _, sent, _ in scene.upstreams[0].asked])
+        self.truncate(scene)
+        self.assertIn("truncated", extended_error(scene.answer())[1])
+
+    def test_three_times_and_no_more(self) -> None:
+        """
+        One that truncates everything is asked three times, as any other (RFC 9520 §3.1); then the other is asked, without
+        an OPT as well.
+        """
+        scene = Scene(upstreams=2, hop=Rebuilt())
+        scene.ask(QUERY)
+        sent = [self.truncate(scene)]
+        for index in (0, 1, 1, 0, 1):
+            self.assertEqual(1, len(scene.upstreams[index].asked), sent)
+            sent.append(self.truncate(scene, index))
+        self.assertEqual(2, len(set(sent)))
+        self.assertEqual([[], []], [upstream.asked for upstream in scene.upstreams])
+        self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
+
+    def test_a_batch_of_them(self) -> None:
+        """
+        Those that come together are asked again together, and what came with them is answered at once.
+        """
+        scene = Scene(hop=Rebuilt())
+        scene.ask(*[make_query(name, A, ident=n) for n, name in enumerate(("www.test.", "a.test.", "b.test."))])
+        upstream = scene.upstreams[0]
+        asked, upstream.asked = upstream.asked, []
+        replies = [(token, reply_of((token, octets, end))) for token, octets, end in asked]
+        cut = [(token, reply[:2] + bytes((reply[2] | 2,)) + reply[3:]) for token, reply in replies[1:]]
+        upstream.outcomes.answered(upstream, [replies[0], *cut])
+        self.assertEqual([0], [answer.id for answer in scene.answers()])
+        self.assertEqual([3, 2], upstream.batches)
+        for question in list(upstream.asked):
+            upstream.answer(reply_of(question))
+        self.assertEqual([1, 2], [answer.id for answer in scene.answers()])
+
+    def test_on_a_connection_of_its_own(self) -> None:
+        """
+        A question that was sent apart is sent apart again.
+        """
+        scene = Scene(hop=Rebuilt())
+        scene.ask(make_query("www.test.", A, ident=1), QUERY[:2] + b"\0" + QUERY[3:])
+        upstream = scene.upstreams[0]
+        self.assertEqual([Isolation.NONE, Isolation.UNUSUAL], upstream.isolations)
+        for _ in range(2):
+            self.truncate(scene)
+        self.assertEqual([Isolation.NONE, Isolation.UNUSUAL], upstream.isolations)
+        self.assertEqual([1, 0], [question[1][2] for question in upstream.asked])
+
+    def test_it_has_time(self) -> None:
+        """
+        It is overdue as long after it was asked again as it would have been the first time; and a client whose time is
+        over hears of it.
+        """
+        scene = Scene(hop=Rebuilt())
+        scene.ask(QUERY)
+        scene.clock.advance(0.2)
+        self.truncate(scene)
+        scene.clock.advance(0.2)
+        self.assertEqual(0, scene.upstreams[0].suspicions)
+        scene.clock.advance(0.1)
+        self.assertEqual(1, scene.upstreams[0].suspicions)
+        scene.clock.pump([0.5] * 8)
+        self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
+
+    def test_nobody_waits_any_more(self) -> None:
+        """
+        A truncated answer that comes too late is dropped.
+        """
+        scene = Scene(hop=Rebuilt())
+        scene.ask(QUERY)
+        scene.clock.pump([0.5] * 9)
+        self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
+        while scene.upstreams[0].asked:
+            self.truncate(scene)
+        self.assertEqual([], scene.listener.answers)
+
+    def test_a_truncated_answer_of_a_transparent_proxy(self) -> None:
+        """
+        It is the client's own OPT that has no room: it gets what the upstream says.
+        """
+        scene = Scene()
+        scene.ask(QUERY)
+        self.truncate(scene)
+        self.assertTrue(scene.answer().flags & dns.flags.TC)

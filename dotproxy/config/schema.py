@@ -233,7 +233,8 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         parse_yes_or_no,
         "BOOL",
-        "Pass EDNS on untouched, both ways: no padding, no privacy for client subnet, all options as they come.",
+        "Pass EDNS on as it comes, both ways: no privacy for client subnet, all options but padding, which is added to "
+        "queries that have an OPT and taken from responses.",
     ),
     Setting(
         "udp_cookies",

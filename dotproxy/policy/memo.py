@@ -1,7 +1,8 @@
 """
 What was answered within this second, by the very octets of the question.
 
-Decides nothing but when to forget: as the second ends, so that no TTL is ever a second late, or when there is no room.
+Decides nothing but when to forget: as the second ends, to whose end the ages of what is put in are rounded up, so that
+no TTL is ever too high, or when there is no room.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Decides how octets change on their way back.  What is answered, and to whom, is 
 from __future__ import annotations
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import DO, OPT, OPT_SIZE, ExtendedError, ede_option, opt_record
+from dotproxy.wire.edns import DO, EDE_OPTION, OPT, OPT_SIZE, PADDING, ExtendedError, ede_option, opt_record, options_of
 from dotproxy.wire.message import (
     CD,
     HEADER,
@@ -18,6 +18,7 @@ from dotproxy.wire.message import (
     RD,
     TC,
     Peek,
+    edns_flags_of,
     question_of,
 )
 from dotproxy.wire.records import walk
@@ -28,24 +29,31 @@ OUR_UDP_SIZE = 1232
 #: One question, no records, with and without an OPT.
 _WITH_OPT, _BARE = b"\0\1\0\0\0\0\0\1", b"\0\1\0\0\0\0\0\0"
 
+#: Options that no record of a truncated answer makes room for.
+_LEAST = frozenset((EDE_OPTION, PADDING))
+
 
 def refusal(query: bytes, rcode: int, seen: Peek | None = None, error: ExtendedError | None = None) -> bytes:
     """
     Return an answer to ``query`` with no records: ``rcode``, its question if it has one, and, if it
     came with EDNS, an OPT with ``error`` in it.
 
-    ``seen`` is None when ``query`` could not be parsed; an OPT is then sent only for a BADVERS, which
-    cannot be said without one.  ``query`` has at least 12 octets.
+    ``seen`` is None when ``query`` could not be parsed; there is then an OPT if one can be read in it, and with a
+    BADVERS, which cannot be said without one.  ``query`` has at least 12 octets.
     """
     ident, flags, _, _, _, _ = HEADER.unpack_from(query)
     end = (seen.question_end if seen else question_of(query)) or HEADER_SIZE
     opt = b""
-    if seen and seen.opt_at:
+    if seen is None:
+        edns_flags = edns_flags_of(query)
+        if edns_flags is not None or rcode > 15:
+            opt = opt_record(OUR_UDP_SIZE, rcode, (edns_flags or 0) & DO)
+    elif seen.opt_at:
         options = seen.ours + (ede_option(error) if error else b"")
         opt = opt_record(OUR_UDP_SIZE, rcode, seen.edns_flags & DO, options)
-    elif seen is None and rcode > 15:
-        opt = opt_record(OUR_UDP_SIZE, rcode)
-    ours = QR | flags & (OPCODE | RD | CD) | RA | rcode & 15
+    ours = QR | flags & OPCODE | rcode & 15
+    if not flags & OPCODE:
+        ours |= flags & (RD | CD) | RA  # which are defined for QUERY alone
     header = HEADER.pack(ident, ours, 1 if end > HEADER_SIZE else 0, 0, 0, 1 if opt else 0)
     return header + query[HEADER_SIZE:end] + opt
 
@@ -79,26 +87,68 @@ def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
     records as many whole ones as fit, from the first (RFC 2181 §9; a stub that does not ask again over TCP can
     use them), and OPT.
 
-    There is an OPT if and only if ``query`` has one; the reply's extended rcode survives in it, of its options
-    only ours do (RFC 6891 §7).
+    There is an OPT if and only if ``query`` has one (RFC 6891 §7).  In it are the reply's extended rcode and its
+    options, which records make room for, but for padding, which is for encrypted transports (RFC 7830 §6), and
+    Extended DNS Errors, which get what room the records leave (RFC 8914 §3).
     """
     _, flags, _, *counts = HEADER.unpack_from(reply)
-    end = seen.question_end
-    opt_size = OPT_SIZE + len(seen.ours) if seen.opt_at else 0
+    end = cut = seen.question_end
+    records, opt_at, opt_end = _records_and_opt(reply, end, limit, counts)
+    extended, options, errors = 0, seen.ours, b""
+    room = limit - end - OPT_SIZE
+    if opt_at:
+        extended = reply[opt_at + 5]
+        options = _as_many_as_fit(reply, opt_at, opt_end, room, dropped=_LEAST)
+    opt_size = OPT_SIZE + len(options) if seen.opt_at else 0
     kept = [0, 0, 0]
-    extended = 0
-    cut = end
+    for section, record_end in records:
+        if record_end + opt_size > limit:
+            break
+        cut = record_end
+        kept[section] += 1
+    opt = b""
+    if seen.opt_at:
+        if opt_at:
+            errors = _as_many_as_fit(reply, opt_at, opt_end, limit - cut - opt_size, only=EDE_OPTION)
+        opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options + errors)
+        kept[2] += 1
+    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, *kept)
+    return header + query[HEADER_SIZE:end] + reply[end:cut] + opt
+
+
+def _records_and_opt(reply: bytes, end: int, limit: int, counts: list[int]) -> tuple[list[tuple[int, int]], int, int]:
+    """
+    Return the section and the end of each record that ends within ``limit``, as far as they can be walked and
+    nothing but the OPT stands between them; and where the OPT begins and ends, 0 and 0 without one.
+    """
+    records: list[tuple[int, int]] = []
+    opt_at = opt_end = 0
+    last = end
     sections = [section for section, count in enumerate(counts) for _ in range(count)]
     try:
         for section, record in zip(sections, walk(reply, end, len(sections)), strict=True):
             if record.type == OPT:
-                extended = reply[record.start + 5]
-            elif record.start == cut and record.end + opt_size <= limit:
-                cut = record.end
-                kept[section] += 1
+                opt_at, opt_end = record.start, record.end
+            elif record.start == last and record.end <= limit:
+                last = record.end
+                records.append((section, last))
     except WireError:
         pass
-    opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, seen.ours) if opt_size else b""
-    kept[2] += 1 if opt else 0
-    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, *kept)
-    return header + query[HEADER_SIZE:end] + reply[end:cut] + opt
+    return records, opt_at, opt_end
+
+
+def _as_many_as_fit(
+    reply: bytes, opt_at: int, opt_end: int, room: int, *, dropped: frozenset[int] = frozenset(), only: int = -1
+) -> bytes:
+    """
+    Return the options of an OPT that fit into so many octets, the first before others, as far as they can be read.
+    """
+    kept: list[bytes] = []
+    try:
+        for code, start, stop in options_of(reply, opt_at, opt_end):
+            if code not in dropped and only in (code, -1) and stop - start <= room:
+                kept.append(reply[start:stop])
+                room -= stop - start
+    except WireError:
+        pass
+    return b"".join(kept)

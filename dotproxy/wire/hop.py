@@ -13,11 +13,11 @@ from __future__ import annotations
 from enum import Enum
 from struct import Struct
 
-from dotproxy.errors import WireError
+from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.wire.answer import Answer, error_alone, options_without, take_apart
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to
 from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option
-from dotproxy.wire.message import AD, CD, HEADER_SIZE, MAX_MESSAGE, RD, SERVFAIL, TC, Peek
+from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, MAX_MESSAGE, RD, SERVFAIL, TC, Peek, peek, sections_of
 
 _BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
 
@@ -26,6 +26,12 @@ _TC = TC >> 8
 
 #: The fourth octet of a header, with AD.
 _WITH_AD = [bytes((octet | AD,)) for octet in range(256)]
+
+#: The third octet of a header, without TC, which means something in responses alone (RFC 1035 §4.1.1).
+_WITHOUT_TC = [bytes((octet & ~_TC,)) for octet in range(256)]
+
+_PADDING_ALONE = frozenset((PADDING,))
+_PADDING_CODE = PADDING.to_bytes(2, "big")
 
 _PLAIN_OPT = {do: opt_record(OUR_UDP_SIZE, 0, do) for do in (0, DO)}
 
@@ -45,11 +51,17 @@ class Subnet(Enum):
 
 class Verbatim:
     """
-    Passes everything on as it is, options and all: what ``transparent`` means.
+    Passes everything on as it is, options and all, but for padding, which is of the encrypted hop alone, and TC of
+    queries: what ``transparent`` means.
+
+    ``block`` is the size questions that have an OPT are padded to a multiple of, 0 for none but the client's padding.
     """
 
     #: Answers are for who asked, and for nobody else.
     is_shared = False
+
+    def __init__(self, block: int = 0) -> None:
+        self._block = block
 
     def passing(self, query: bytes, seen: Peek) -> bytes:
         """
@@ -59,15 +71,19 @@ class Verbatim:
 
     def outgoing(self, query: bytes, seen: Peek, *, for_others: bool = False) -> bytes:
         """
-        Return ``query`` as it is.
+        Return ``query`` without TC, and padded if it has an OPT; of what is signed, all as it is.
         """
-        return query
+        if seen.is_signed:
+            return query
+        if query[2] & _TC:
+            query = query[:2] + _WITHOUT_TC[query[2]] + query[3:]
+        return _padded(query, seen, self._block) if self._block and seen.opt_at else query
 
     def read(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
-        Return ``reply``.
+        Return ``reply`` without padding, if ``query`` could be padded.
         """
-        return reply
+        return reply if seen.is_signed or not seen.opt_at else _unpadded(reply, seen)
 
     def written(self, query: bytes, seen: Peek, answer: bytes, age: int = 0) -> bytes:
         """
@@ -78,8 +94,10 @@ class Verbatim:
     def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
         Return one message of a transfer with the query's ID.
+
+        :raises WireError: never.
         """
-        return query[:2] + reply[2:]
+        return query[:2] + self.read(query, seen, reply)[2:]
 
 
 class Rebuilt:
@@ -121,7 +139,7 @@ class Rebuilt:
         if additionals - bool(seen.opt_at) or query[6:10] != b"\0\0\0\0":
             head = query[HEADER_SIZE : seen.opt_at or len(query)] + (query[seen.opt_end :] if seen.opt_at else b"")
         additionals += not seen.opt_at
-        flags = query[2:3] + _WITH_AD[query[3]] if for_others else query[2:4]
+        flags = _WITHOUT_TC[query[2]] + (_WITH_AD[query[3]] if for_others else query[3:4])
         message = query[:2] + flags + query[4:10] + _COUNT.pack(additionals) + head
         if seen.passed:
             message += self._tail(do, seen.passed + self._added, len(message))
@@ -134,7 +152,8 @@ class Rebuilt:
         """
         Return what ``reply`` says to ``query``, to be ``written`` for whoever asked the same; of what is signed, all.
 
-        :raises WireError: if it was truncated, its records cannot be walked, or its OPT is not well formed.
+        :raises TruncatedReply: if it was truncated.
+        :raises WireError: if its records cannot be walked, or its OPT is not well formed.
         """
         if seen.is_signed:
             return reply
@@ -142,7 +161,7 @@ class Rebuilt:
             flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
             return error_alone(reply, flags, seen.question_end, self._dropped)
         if reply[2] & _TC:
-            raise WireError("truncated, over a stream")
+            raise TruncatedReply
         return take_apart(reply, seen.question_end, self._dropped)
 
     def written(self, query: bytes, seen: Peek, answer: Answer | bytes, age: int = 0) -> bytes:
@@ -185,3 +204,55 @@ class Rebuilt:
             short = -(length + OPT_SIZE + len(options) + 4) % self._block
             options += option(PADDING, bytes(short))
         return opt_record(OUR_UDP_SIZE, 0, do, options)
+
+
+def with_least_opt(sent: bytes) -> bytes:
+    """
+    Return a query as ``Rebuilt.outgoing`` wrote it, but without OPT, so that there is none in the response, which has
+    room for so much more; with DO, which can be said in an OPT alone, with one that has no options.  Return b"" if it
+    is that already.
+
+    Without an OPT nothing is padded, and client subnet is not spoken of: this is for what cannot be had otherwise.
+    """
+    seen = peek(sent)
+    do = seen.edns_flags & DO
+    least = _PLAIN_OPT[DO] if do else b""
+    if seen.opt_end - seen.opt_at == len(least):
+        return b""
+    additionals = (sent[10] << 8 | sent[11]) - (not do)
+    return sent[:10] + _COUNT.pack(additionals) + sent[HEADER_SIZE : seen.opt_at] + least + sent[seen.opt_end :]
+
+
+def _padded(query: bytes, seen: Peek, block: int) -> bytes:
+    """
+    Return ``query`` with padding at the end of its OPT, in place of what was there; as it is if its OPT is not the
+    last of it, or not well formed, or there is no room.
+    """
+    if seen.opt_end < len(query):
+        return query
+    try:
+        options = options_without(query, seen.opt_at, seen.opt_end, _PADDING_ALONE)
+    except WireError:
+        return query
+    end = seen.opt_at + OPT_SIZE
+    options += option(PADDING, bytes(-(end + len(options) + 4) % block))
+    padded = query[: end - 2] + _COUNT.pack(len(options)) + options
+    return padded if len(padded) <= MAX_MESSAGE else query
+
+
+def _unpadded(reply: bytes, seen: Peek) -> bytes:
+    """
+    Return ``reply`` without its padding; as it is if it has none, or cannot be read, or something follows its OPT.
+    """
+    if _PADDING_CODE not in reply:
+        return reply
+    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(reply)
+    end = seen.question_end if questions else HEADER_SIZE
+    try:
+        opt_at, opt_end, _, _ = sections_of(reply, end, answers + authorities, additionals)
+        options = options_without(reply, opt_at, opt_end, _PADDING_ALONE)
+    except WireError:
+        return reply
+    if not opt_at or opt_end < len(reply) or len(options) == opt_end - opt_at - OPT_SIZE:
+        return reply
+    return reply[: opt_at + OPT_SIZE - 2] + _COUNT.pack(len(options)) + options

@@ -133,6 +133,28 @@ def question_of(octets: bytes) -> int:
     return end if end <= len(octets) else 0
 
 
+def edns_flags_of(octets: bytes) -> int | None:
+    """
+    Return the flags of the first OPT that can be read in a message of at least 12 octets, None without one.
+    """
+    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(octets)
+    offset, size = HEADER_SIZE, len(octets)
+    try:
+        for _ in range(questions):
+            offset = skip_question_name(octets, offset) + 4
+        for _ in range(answers + authorities + additionals):
+            fixed_at = skip_name(octets, offset)
+            if fixed_at + 10 > size:
+                return None
+            rtype, _, _, _, edns_flags, rdlength = _OPT_FIXED.unpack_from(octets, fixed_at)
+            if rtype == OPT and not octets[offset]:
+                return int(edns_flags)
+            offset = fixed_at + 10 + rdlength
+    except WireError:
+        pass
+    return None
+
+
 def opt_of(octets: bytes, question_end: int) -> int:
     """
     Return the offset of the one well-placed OPT record of a message, 0 if it has none.

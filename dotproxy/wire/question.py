@@ -8,16 +8,18 @@ with anything else that may matter to who answers is a question of its own.
 from __future__ import annotations
 
 from dotproxy.wire.edns import DO, ECS
-from dotproxy.wire.message import AD, ANY, CD, HEADER, HEADER_SIZE, RD, Peek
+from dotproxy.wire.message import AD, ANY, CD, HEADER, HEADER_SIZE, RD, TC, Peek
 
 #: RFC 6895 §3.1: from here on types are not of data, but for ANY.
 _META_TYPES = 128
 
 _ECS_CODE = ECS.to_bytes(2, "big")
 
-#: Headers after the ID of queries for one question and nothing else, with and without OPT, to their CD.
+#: Headers after the ID of queries for one question and nothing else, with and without OPT, to their CD.  TC does not
+#: count, and upstreams do not see it.
 _PLAIN = {
-    HEADER.pack(0, RD | ad | cd, 1, 0, 0, additionals)[2:]: cd
+    HEADER.pack(0, RD | tc | ad | cd, 1, 0, 0, additionals)[2:]: cd
+    for tc in (0, TC)
     for ad in (0, AD)
     for cd in (0, CD)
     for additionals in (0, 1)

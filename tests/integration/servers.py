@@ -257,6 +257,7 @@ options {{
     listen-on port {self.port} tls lab {{ 127.0.0.1; }};
     listen-on-v6 {{ none; }};
     recursion no;
+    server-id "lab server";
     dnssec-validation no;
     rrset-order {{ order none; }};
     tcp-clients 300;

@@ -9,7 +9,7 @@ import dns.message
 import dns.rcode
 
 from tests.integration.programs import wait_until
-from tests.integration.servers import ZONE, Nsd
+from tests.integration.servers import ZONE, KnotResolver, Nsd
 
 WWW = dns.message.make_query("www.lab.example.", "A", use_edns=0)
 
@@ -38,6 +38,33 @@ def test_it_is_asked_once(serve, proxy):
         assert rcode == 0
         assert 295 <= ttl <= 300
     assert 1 <= len(server.questions) <= program.workers  # over TCP it may be another worker's client
+
+
+def test_no_ttl_is_more_than_the_upstreams(serve, proxy):
+    """
+    While an upstream counts down the TTL of what it keeps, no answer through dotproxy has a higher one, over either
+    transport, from the cache or from memory (RFC 1035 §3.2.1), and none is more than 2 s below; what comes from the
+    upstream comes with the upstream's.
+    """
+    server = serve(KnotResolver)
+    program = proxy(server.upstream, cache=True)
+    with server.asked_directly() as direct:
+
+        def upstreams() -> int:
+            return int(dns.message.from_wire(direct(WWW.to_wire())).answer[0].ttl)
+
+        before = upstreams()
+        _, first, _ = ask(program)
+        assert upstreams() <= first <= before
+        count = 0
+        while upstreams() > first - 4:
+            for tcp in (False, True, False):
+                before = upstreams()
+                _, ttl, _ = ask(program, tcp=tcp)
+                assert ttl <= before
+                assert ttl >= upstreams() - 2 or program.workers > 1
+            count += 1
+        assert count >= 10
 
 
 def test_stale_answers(serve, proxy):

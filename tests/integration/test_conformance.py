@@ -13,7 +13,8 @@ import dns.opcode
 import dns.rcode
 import pytest
 
-from tests.integration.programs import Proxy, free_port, read_message
+from dotproxy.wire.edns import opt_record
+from tests.integration.programs import Proxy, free_port, read_message, run
 from tests.integration.servers import ZONE, Bind, Unbound
 
 SIXTY = [f"10.9.8.{n}" for n in range(60)]
@@ -29,6 +30,10 @@ big4k TXT {" ".join(['"' + "k" * 250 + '"'] * 16)}
 GOOD = dns.message.make_query("www.lab.example.", "A", id=0x1234)
 QUESTION = GOOD.to_wire()[12:]
 OPT = bytes.fromhex("00 0029 04d0 00000000 0000")
+DO_OPT = bytes.fromhex("00 0029 04d0 00008000 0000")
+
+#: Of what cannot be parsed, what has an OPT that can be read.
+WITH_AN_OPT = ("two OPTs", "OPT among the answers", "an option past its OPT")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +71,16 @@ def still_answers(program) -> None:
 def test_other_opcodes(opcode, tcp, stack):
     """
     Every opcode but QUERY is NOTIMP, with the opcode as it came, also if nothing follows the header: IQUERY, STATUS,
-    NOTIFY (RFC 1996), UPDATE (RFC 2136 §6), DSO (RFC 8490 §9.4) and those to come (RFC 8906 §3.1.4).
+    NOTIFY (RFC 1996), UPDATE (RFC 2136 §6), DSO (RFC 8490 §9.4) and those to come (RFC 8906 §3.1.4).  Whatever
+    flags came, none but QR comes back, since the others are defined for QUERY alone (RFC 1035 §4.1.1); an OPT does if one
+    came, with its DO (RFC 6891 §6.1.1, RFC 3225 §3).
     """
     _, program = stack
-    for body in (b"", QUESTION):
-        reply = program.ask(message(opcode << 11, (int(bool(body)), 0, 0, 0), body), tcp=tcp)
-        assert struct.unpack_from("!HH", reply) == (0x1234, 0x8000 | opcode << 11 | 0x80 | 4)
+    for flags in (0, 0x0100, 0x0010, 0x07F0):
+        for body, opts, do in ((b"", 0, 0), (QUESTION, 0, 0), (QUESTION + OPT, 1, 0), (QUESTION + DO_OPT, 1, 0x8000)):
+            reply = program.ask(message(opcode << 11 | flags, (int(bool(body)), 0, 0, opts), body), tcp=tcp)
+            assert struct.unpack_from("!HH", reply) == (0x1234, 0x8000 | opcode << 11 | 4)
+            assert reply[12:] == body[: len(QUESTION)] + (opt_record(1232, 0, do) if opts else b"")
     still_answers(program)
 
 
@@ -112,12 +121,13 @@ RUBBISH = {
 def test_rubbish(what, tcp, stack):
     """
     It is FORMERR at once, under its ID, in no more octets than were sent and an OPT (RFC 1035 §4.1.1, RFC 9619 §4,
-    RFC 6891 §6.1.1 and §7, RFC 5625 §6.3).
+    RFC 5625 §6.3), and with an OPT if one could be read (RFC 6891 §6.1.1 and §7).
     """
     _, program = stack
     reply = program.ask(RUBBISH[what], tcp=tcp)
     assert reply[:2] == b"\x12\x34"
     assert dns.message.from_wire(reply).rcode() == dns.rcode.FORMERR
+    assert (dns.message.from_wire(reply).edns == 0) == what.startswith(WITH_AN_OPT)
     assert len(reply) <= len(RUBBISH[what]) + len(OPT)
     still_answers(program)
 
@@ -145,6 +155,21 @@ def test_header_flags(tcp, stack):
         assert not answered & 0x0040
         assert answered & 0x0110 == flags & 0x0110
         assert dns.message.from_wire(reply).answer[0][0].address == "192.0.2.1"
+
+
+@pytest.mark.parametrize("options", [(), ("--transparent", "yes")], ids=["default", "transparent"])
+def test_a_question_with_tc(options, serve, proxy):
+    """
+    TC means something in responses alone (RFC 1035 §4.1.1): Unbound refuses a question that has it set, so it goes
+    out without (RFC 5625 §4.1: nothing is refused for what is only odd).
+    """
+    server = serve(Unbound)
+    program = proxy(server.upstream, options=options)
+    odd = message(0x300, (1, 0, 0, 0), QUESTION)
+    assert server.ask(odd)[3] & 15 == dns.rcode.FORMERR
+    for tcp in (False, True):
+        reply = dns.message.from_wire(program.ask(odd, tcp=tcp))
+        assert (reply.flags & dns.flags.TC, reply.answer[0][0].address) == (0, "192.0.2.1")
 
 
 def test_types_and_classes(stack):
@@ -188,12 +213,16 @@ def test_names(stack):
 
 def test_edns(stack):
     """
-    EDNS is taken (RFC 5625 §4.4.2); another version is BADVERS, in version 0 (RFC 6891 §6.1.3); options and flags nobody knows are neither an error
-    nor echoed (RFC 6891 §6.1.2 and §6.1.4, RFC 8906 §3.2.3 and §3.2.4); DO comes back (RFC 3225 §3).
+    EDNS is taken (RFC 5625 §4.4.2); another version is BADVERS, in version 0 (RFC 6891 §6.1.3); options and flags
+    nobody knows are neither an error nor echoed (RFC 6891 §6.1.2 and §6.1.4, RFC 8906 §3.2.3 and §3.2.4); DO comes back,
+    in BADVERS, too (RFC 3225 §3).
     """
     _, program = stack
-    reply = dns.message.from_wire(program.ask(dns.message.make_query("www.lab.example.", "A", use_edns=1).to_wire()))
-    assert (reply.rcode(), reply.edns, reply.question) == (dns.rcode.BADVERS, 0, GOOD.question)
+    for flags, do in ((0, 0), (0x8000, 0x8000), (0x80FF, 0x8000)):
+        query = dns.message.make_query("www.lab.example.", "A", use_edns=1, ednsflags=flags)
+        reply = dns.message.from_wire(program.ask(query.to_wire()))
+        assert (reply.rcode(), reply.edns, reply.question) == (dns.rcode.BADVERS, 0, GOOD.question)
+        assert reply.ednsflags & 0xFFFF == do
     query = dns.message.make_query("www.lab.example.", "A", use_edns=0, ednsflags=0x80FF)
     query.use_edns(0, ednsflags=0x80FF, options=[dns.edns.GenericOption(65001, b"x")])
     reply = dns.message.from_wire(program.ask(query.to_wire()))
@@ -262,6 +291,29 @@ def test_truncated_answers_hold_what_fits(stack):
     addresses = {rdata.address for rdata in reply.answer[0]}
     assert len(addresses) == (512 - len(query)) // 16
     assert addresses < set(SIXTY)
+
+
+def test_truncated_answers_keep_options(stack):
+    """
+    The server's name is told in a truncated answer as in a whole one (RFC 5001 §2.3), beside the records that fit.
+    """
+    server, program = stack
+    told = dns.edns.NSIDOption(b"lab server")
+    for name, records in (("big4k.lab.example.", False), ("sixty.lab.example.", True)):
+        query = dns.message.make_query(name, "TXT" if not records else "A", use_edns=0, payload=512)
+        query.use_edns(0, 0, 512, options=[dns.edns.NSIDOption(b"")])
+        assert told in dns.message.from_wire(server.ask(query.to_wire())).options
+        reply = program.ask(query.to_wire())
+        cut = dns.message.from_wire(reply, raise_on_truncation=False)
+        assert (bool(cut.flags & dns.flags.TC), cut.options, bool(cut.answer)) == (True, (told,), records)
+        assert len(reply) <= 512
+        assert dns.message.from_wire(program.ask(query.to_wire(), tcp=True)).options == (told,)
+    shown = run(
+        *("dig", "@127.0.0.1", "-p", str(program.port), "+tries=1", "+nsid", "+ignore", "+bufsize=1232"),
+        *("big4k.lab.example", "TXT"),
+    )
+    assert 'NSID: 6c 61 62 20 73 65 72 76 65 72 ("lab server")' in shown
+    assert " tc" in shown
 
 
 def test_octet_by_octet(stack):

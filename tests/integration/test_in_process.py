@@ -5,6 +5,7 @@ The proxy and the library in the tests' own process, on the real reactor.
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import dns.edns
 import dns.message
 import pytest
 import pytest_twisted
@@ -65,7 +66,7 @@ def heard():
 
 
 @pytest.fixture
-def running(server, ca_file, heard):
+def running(request, server, ca_file, heard):
     """
     A proxy, running; where it listens.
     """
@@ -75,6 +76,7 @@ def running(server, ca_file, heard):
         "upstream": [server.spec],
         "ca_file": [str(ca_file)],
         "cache_size": ["0"],
+        **getattr(request, "param", {}),
     }
     proxy = build(load(options, {}).config, reactor, heard)
     proxy.startService()
@@ -94,6 +96,39 @@ async def test_both_transports(running):
         assert reply.answer[0].to_text().endswith("192.0.2.1")
     whole = await ask_tcp(reactor, host, port, make_query("big.test.", TXT))
     assert len(whole) > 60000
+
+
+@pytest.mark.parametrize("running", [{}, {"transparent": ["yes"]}], ids=["default", "transparent"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_what_leaves_is_padded(running, server):
+    """
+    The length of a question with an OPT does not tell its name, whether or not the client padded it (RFC 8467 §4.1), and
+    the upstream's padding does not come back (RFC 7830 §6).  A transparent proxy leaves a question without OPT as it is:
+    with an OPT another answer would come.
+    """
+    host, port = running.addresses[0]
+    is_transparent = running.config.transparent
+
+    def padded(query: bytes) -> bytes:
+        answer = dns.message.from_wire(ZONE(query))
+        answer.use_edns(0, options=[dns.edns.GenericOption(12, bytes(200))])
+        return answer.to_wire()
+
+    for name in ("www.test.", f"{'w' * 60}.{'w' * 50}.test."):
+        for options in ([], [dns.edns.GenericOption(12, bytes(5))]):
+            query = dns.message.make_query(name, "A", use_edns=0, options=options).to_wire()
+            server.answer = padded
+            for ask in (ask_udp, ask_tcp):
+                reply = dns.message.from_wire(await ask(reactor, host, port, query))
+                assert (reply.edns, reply.options) == (0, ())
+                sent = server.queries.pop()
+                assert len(sent) == (128 if name == "www.test." else 256)
+                assert dns.message.from_wire(sent).options[-1].otype == 12
+        server.answer = ZONE
+        bare = dns.message.make_query(name, "A").to_wire()
+        assert await ask_udp(reactor, host, port, bare)
+        sent = server.queries.pop()
+        assert sent[2:] == bare[2:] if is_transparent else len(sent) % 128 == 0
 
 
 @pytest_twisted.ensureDeferred

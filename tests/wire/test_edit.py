@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to, truncated
-from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, opt_record
+from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, ede_option, opt_record, option
 from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, peek, question_of
 from tests.wire.test_message import HEAD, QUESTION, octets, queries
 
@@ -62,22 +62,74 @@ class RefusalTests(SynchronousTestCase):
     @given(st.binary(min_size=12, max_size=80), st.sampled_from([FORMERR, NOTIMP, BADVERS]))
     def test_of_any_octets(self, query: bytes, rcode: int) -> None:
         """
-        Whatever is refused unparsed, the refusal is a message with its ID and opcode, and an OPT only for BADVERS.
+        Whatever is refused unparsed, the refusal is a message with its ID and opcode; RD and CD are copied and RA is
+        set for QUERY alone; BADVERS always has an OPT, the others only for octets in which an OPT could stand.
         """
         reply = refusal(query, rcode)
         self.assertEqual(query[:2], reply[:2])
-        self.assertEqual((0x80 | query[2] & 0x79, 0x80 | query[3] & 0x10 | rcode & 15), (reply[2], reply[3]))
+        if query[2] & 0x78:
+            self.assertEqual((0x80 | query[2] & 0x78, rcode & 15), (reply[2], reply[3]))
+        else:
+            self.assertEqual((0x80 | query[2] & 0x01, 0x80 | query[3] & 0x10 | rcode & 15), (reply[2], reply[3]))
         end = question_of(reply) or 12
         self.assertEqual(question_of(query) or 12, end)
         self.assertEqual(query[12:end], reply[12:end])
-        self.assertEqual(opt_record(OUR_UDP_SIZE, BADVERS) if rcode == BADVERS else b"", reply[end:])
+        if rcode == BADVERS:
+            self.assertIn(reply[end:], [opt_record(OUR_UDP_SIZE, BADVERS, do) for do in (0, DO)])
+        elif reply[end:]:
+            self.assertIn(b"\0\0\x29", query)
+            self.assertIn(reply[end:], [opt_record(OUR_UDP_SIZE, rcode, do) for do in (0, DO)])
 
-    def test_notimp_keeps_the_opcode(self) -> None:
+    @given(queries(), st.integers(1, 15))
+    def test_notimp(self, query: dns.message.Message, opcode: int) -> None:
         """
-        The opcode comes back as it was sent (RFC 1035 §4.1.1).
+        NOTIMP has the opcode as it was sent (RFC 1035 §4.1.1) and no flag but QR, as the others are defined for QUERY
+        alone; an OPT with the query's DO if and only if the query has an OPT (RFC 6891 §6.1.1, RFC 3225 §3).
         """
-        reply = refusal(octets("1234 2800 0000 0000 0000 0000"), NOTIMP)
-        self.assertEqual(octets("1234 a884 0000 0000 0000 0000"), reply)
+        wire = bytearray(query.to_wire())
+        wire[2] |= opcode << 3
+        reply = refusal(bytes(wire), NOTIMP)
+        self.assertEqual((0x80 | opcode << 3, NOTIMP), (reply[2], reply[3]))
+        end = question_of(reply)
+        self.assertEqual(wire[12:end], reply[12:end])
+        if query.edns < 0:
+            self.assertEqual((b"", 0), (reply[end:], reply[11]))
+        else:
+            do = query.ednsflags & dns.flags.DO
+            self.assertEqual((opt_record(OUR_UDP_SIZE, 0, do), 1), (reply[end:], reply[11]))
+
+    def test_notimp_of_a_header_alone(self) -> None:
+        """
+        The opcode comes back as it was sent, and nothing else but the ID (RFC 1035 §4.1.1, RFC 8906 §3.1.4).
+        """
+        for flags in ("2800", "2f70"):
+            reply = refusal(octets(f"1234 {flags} 0000 0000 0000 0000"), NOTIMP)
+            self.assertEqual(octets("1234 a804 0000 0000 0000 0000"), reply)
+
+    def test_notimp_of_a_message_with_records(self) -> None:
+        """
+        An UPDATE with a record before its OPT gets one (RFC 6891 §6.1.1, RFC 2136 §2.2).
+        """
+        update = octets("1234 2800 0001 0000 0001 0001" + QUESTION + "c00c 0001 0001 00000e10 0004 c0000201")
+        reply = refusal(update + opt_record(4096, 0, DO | 0x21), NOTIMP)
+        self.assertEqual(octets("1234 a804 0001 0000 0000 0001" + QUESTION) + opt_record(OUR_UDP_SIZE, 0, DO), reply)
+
+    def test_formerr_of_a_query_with_an_opt(self) -> None:
+        """
+        A query that is FORMERR for another reason than its OPT, or has two of them, gets one (RFC 6891 §6.1.1 and §7);
+        what cannot be walked up to its OPT, or ends within it, gets none.
+        """
+        opt = "00 0029 04d0 00008000 0000"
+        for body in ("0001 0000 0000 0002" + QUESTION + opt + opt, "0001 0001 0000 0001" + QUESTION + opt):
+            reply = refusal(octets("1234 0110" + body), FORMERR)
+            self.assertEqual(
+                octets("1234 8191 0001 0000 0000 0001" + QUESTION) + opt_record(OUR_UDP_SIZE, 0, DO), reply
+            )
+        two = refusal(octets("1234 0100 0002 0000 0000 0001" + QUESTION + QUESTION + opt), FORMERR)
+        self.assertEqual(octets("1234 8181 0000 0000 0000 0001") + opt_record(OUR_UDP_SIZE, 0, DO), two)
+        for body in ("0001 0000 0000 0002" + QUESTION + "c0" + opt, "0001 0000 0000 0001" + QUESTION + opt[:-2]):
+            reply = refusal(octets("1234 0110" + body), FORMERR)
+            self.assertEqual(octets("1234 8191 0001 0000 0000 0000" + QUESTION), reply)
 
     def test_badvers_is_said_in_an_opt(self) -> None:
         """
@@ -87,6 +139,14 @@ class RefusalTests(SynchronousTestCase):
         reply = dns.message.from_wire(refusal(query, BADVERS))
         self.assertEqual((BADVERS, 0, OUR_UDP_SIZE), (int(reply.rcode()), reply.edns, reply.payload))
         self.assertEqual("www.example.org. IN A", reply.question[0].to_text())
+
+    def test_badvers_copies_do(self) -> None:
+        """
+        DO comes back, and no other flag of the OPT (RFC 3225 §3, RFC 6891 §6.1.4).
+        """
+        for flags, told in (("0000", 0), ("8000", DO), ("ffff", DO), ("7fff", 0)):
+            query = octets(HEAD + "0001" + QUESTION + f"00 0029 04d0 0001{flags} 0000")
+            self.assertEqual(opt_record(OUR_UDP_SIZE, BADVERS, told), refusal(query, BADVERS)[-11:])
 
 
 class ReplyTests(SynchronousTestCase):
@@ -172,12 +232,66 @@ class TruncatedTests(SynchronousTestCase):
         self.assertTrue(query.is_response(reply))
         self.assertEqual(dns.flags.from_text("QR AA TC RD RA AD"), reply.flags & 0xFFF0)
         self.assertEqual(dns.rcode.BADCOOKIE, reply.rcode())
-        self.assertEqual(
-            (0, OUR_UDP_SIZE, dns.flags.DO, ()), (reply.edns, reply.payload, reply.ednsflags & 0xFFFF, reply.options)
-        )
+        self.assertEqual((0, OUR_UDP_SIZE, dns.flags.DO), (reply.edns, reply.payload, reply.ednsflags & 0xFFFF))
+        self.assertEqual([(65001, b"theirs")], [(int(o.otype), o.to_wire()) for o in reply.options])
         self.assertEqual(5, len(reply.answer[0]))
-        self.assertEqual(33 + 5 * 213 + 11, len(cut))
-        self.assertEqual(whole[12 : 33 + 5 * 213], cut[12:-11])
+        self.assertEqual(33 + 5 * 213 + 11 + 10, len(cut))
+        self.assertEqual(whole[12 : 33 + 5 * 213], cut[12:-21])
+
+    def cut_with(self, *options: bytes, limit: int = 512, ours: bytes = b"") -> tuple[int, bytes, int]:
+        """
+        How many of nine records of 213 octets are left, the options, and the size, of an answer with these options.
+        """
+        query = dns.message.make_query("www.example.org", "TXT", use_edns=0)
+        wire = query.to_wire()
+        seen = peek(wire)._replace(ours=ours)
+        reply = self.make_reply(query)[: 33 + 9 * 213] + opt_record(OUR_UDP_SIZE, 0, 0, b"".join(options) + ours)
+        cut = truncated(reply, wire, seen, limit)
+        self.assertTrue(cut[2] & 2)
+        self.assertLessEqual(len(cut), limit)
+        records = int.from_bytes(cut[6:8], "big")
+        return records, cut[33 + records * 213 + 11 :], len(cut)
+
+    def test_options_are_kept(self) -> None:
+        """
+        What the client is told in an option, as NSID (RFC 5001 §2.3), is told in a truncated answer, too, and so are
+        the listener's own, once each.
+        """
+        nsid, unknown, ours = option(3, b"server 7"), option(65001, b"theirs"), option(10, b"c" * 16)
+        self.assertEqual((2, nsid + unknown + ours, 33 + 2 * 213 + 11 + 42), self.cut_with(nsid, unknown, ours=ours))
+
+    def test_options_come_before_records(self) -> None:
+        """
+        For options other than an Extended DNS Error records make room; one that does not fit at all is left out, and
+        those after it, which may, are kept.
+        """
+        long = option(3, b"n" * 100)
+        self.assertEqual((1, long, 33 + 213 + 11 + 104), self.cut_with(long))
+        self.assertEqual((2, b"", 33 + 2 * 213 + 11), self.cut_with(option(3, b"n" * 470)))
+        last = option(65001, b"")
+        self.assertEqual((2, last, 33 + 2 * 213 + 11 + 4), self.cut_with(option(3, b"n" * 470), last))
+        exact = option(3, b"n" * (512 - 33 - 11 - 4))
+        self.assertEqual((0, exact, 512), self.cut_with(exact))
+
+    def test_extended_errors_come_after_records(self) -> None:
+        """
+        An Extended DNS Error is the first to go if there is not enough room, and stays if there is (RFC 8914 §3);
+        padding is for encrypted transports alone (RFC 7830 §6).
+        """
+        short, long = ede_option(ExtendedError(3, "")), ede_option(ExtendedError(3, "x" * 60))
+        self.assertEqual((2, short, 33 + 2 * 213 + 11 + 6), self.cut_with(short))
+        self.assertEqual((2, b"", 33 + 2 * 213 + 11), self.cut_with(long))
+        nsid = option(3, b"ns")
+        self.assertEqual(
+            (2, nsid + short, 33 + 2 * 213 + 11 + 12), self.cut_with(short, long, nsid, option(12, bytes(9)))
+        )
+
+    def test_an_opt_with_malformed_options(self) -> None:
+        """
+        Options that can be read are kept.
+        """
+        nsid = option(3, b"ns")
+        self.assertEqual((2, nsid, 33 + 2 * 213 + 11 + 6), self.cut_with(nsid, b"\0\3\0\7x"))
 
     @given(
         st.lists(st.tuples(st.integers(0, 2), st.integers(0, 300)), max_size=12), st.integers(512, 1400), st.booleans()

@@ -13,9 +13,10 @@ import dns.tsig
 from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import WireError
+from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.testing.client import make_query
-from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
+from dotproxy.wire.edns import opt_record, options_of
+from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim, with_least_opt
 from dotproxy.wire.message import FORMERR, HEADER, Peek, peek
 from tests.wire.test_message import queries
 
@@ -98,7 +99,7 @@ class OutgoingTests(SynchronousTestCase):
     def test_any_question_is_padded_and_otherwise_itself(self, query: dns.message.Message) -> None:
         """
         Every question is a multiple of 128 octets long, with one OPT of ours, padding last; question, flags (AD and
-        CD among them) and DO are the client's (RFC 8467 §4.1, RFC 6891 §6.1.1, RFC 3225 §3, RFC 6840 §5.7,
+        CD among them, TC not) and DO are the client's (RFC 8467 §4.1, RFC 6891 §6.1.1, RFC 3225 §3, RFC 6840 §5.7,
         RFC 4035 §3.2.2).
         """
         try:
@@ -106,13 +107,41 @@ class OutgoingTests(SynchronousTestCase):
         except WireError:
             return
         self.assertEqual(0, size % 128)
-        self.assertEqual((query.id, query.flags, query.question), (sent.id, sent.flags, sent.question))
+        flags = query.flags & ~dns.flags.TC
+        self.assertEqual((query.id, flags, query.question), (sent.id, sent.flags, sent.question))
         self.assertEqual((0, 1232), (sent.edns, sent.payload))
         do = query.ednsflags & dns.flags.DO if query.edns >= 0 else 0
         self.assertEqual(do, sent.ednsflags & 0xFFFF)
         self.assertEqual(12, codes(sent)[-1])
         theirs = [code for code in codes(query) if code not in (8, 10, 11, 12)]
         self.assertEqual([*theirs, 11, 8, 12], codes(sent))
+
+    def test_tc_is_cleared(self) -> None:
+        """
+        TC means something in responses alone (RFC 1035 §4.1.1), and some servers refuse a query that has it set; no other
+        flag is changed (RFC 5625 §4.1), but for AD if the answer is for others, too.
+        """
+        for edns in (False, True):
+            wire = make_query("www.test.", 1, edns=edns)
+            for flags in (0x0200, 0x0300, 0x07F0):
+                odd = wire[:2] + flags.to_bytes(2, "big") + wire[4:]
+                for hop in (Rebuilt(), Verbatim()):
+                    told = flags & ~0x0200
+                    self.assertEqual(told.to_bytes(2, "big"), hop.outgoing(odd, peek(odd))[2:4])
+                rebuilt = Rebuilt().outgoing(odd, peek(odd), for_others=True)
+                self.assertEqual((told | 0x20).to_bytes(2, "big"), rebuilt[2:4])
+                self.assertEqual(odd[4:], Verbatim().outgoing(odd, peek(odd))[4:])
+
+    def test_tc_of_a_signed_question(self) -> None:
+        """
+        What is signed goes out as it came, flags and all (RFC 8945 §5.5).
+        """
+        query = plain()
+        query.flags |= dns.flags.TC
+        query.use_tsig(dns.tsig.Key("key.", b"secret"))
+        wire = query.to_wire()
+        for hop in (Rebuilt(), Verbatim()):
+            self.assertEqual(wire, hop.outgoing(wire, peek(wire)))
 
     def test_clients_without_edns_are_padded_too(self) -> None:
         """
@@ -208,6 +237,40 @@ class OutgoingTests(SynchronousTestCase):
             self.assertEqual(FORMERR, error.rcode)
 
 
+class LeastOptTests(SynchronousTestCase):
+    """
+    A question as it leaves once more, if there was no room for its OPT in the answer.
+    """
+
+    @given(queries())
+    def test_any_question(self, query: dns.message.Message) -> None:
+        """
+        It is the same but for its OPT: with DO that has no options, without DO there is none; and nothing is less.
+        """
+        wire = query.to_wire()
+        try:
+            sent = Rebuilt().outgoing(wire, look(Rebuilt(), wire))
+        except WireError:
+            return
+        less = with_least_opt(sent)
+        end = peek(sent).opt_at
+        if query.edns >= 0 and query.ednsflags & 0x8000:
+            self.assertEqual(sent[:end] + opt_record(1232, 0, 0x8000), less)
+        else:
+            self.assertEqual((sent[:10] + b"\0\0" + sent[12:end], -1), (less, dns.message.from_wire(less).edns))
+        self.assertEqual(b"", with_least_opt(less))
+
+    def test_other_records(self) -> None:
+        """
+        They stay.
+        """
+        query = plain(use_edns=0)
+        query.additional.append(A_RECORD)
+        wire = query.to_wire()
+        less = dns.message.from_wire(with_least_opt(Rebuilt().outgoing(wire, peek(wire))))
+        self.assertEqual(([A_RECORD], -1), (less.additional, less.edns))
+
+
 class IncomingTests(SynchronousTestCase):
     """
     Answers.
@@ -297,7 +360,7 @@ class IncomingTests(SynchronousTestCase):
         """
         upstream = reply_to(plain())
         upstream.flags |= dns.flags.TC
-        self.assertRaises(WireError, incoming, Rebuilt(), plain(), upstream)
+        self.assertRaises(TruncatedReply, incoming, Rebuilt(), plain(), upstream)
 
     def test_options_of_ours(self) -> None:
         """
@@ -389,3 +452,71 @@ class VerbatimTests(SynchronousTestCase):
         self.assertIs(query, Verbatim().outgoing(query, peek(query)))
         reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
         self.assertEqual(query[:2] + reply[2:], back(Verbatim(), query, peek(query), reply))
+
+    @given(queries())
+    def test_a_question_with_an_opt_is_padded(self, query: dns.message.Message) -> None:
+        """
+        A question with an OPT is padded to 128 octets (RFC 8467 §4.1), with one padding option, last, in place of the
+        client's (RFC 7830 §3); nothing else of it changes but TC.  One without an OPT stays as it is.
+        """
+        wire = query.to_wire()
+        sent = Verbatim(128).outgoing(wire, peek(wire))
+        if query.edns < 0:
+            self.assertEqual(query.flags & ~dns.flags.TC, int.from_bytes(sent[2:4], "big"))
+            self.assertEqual((wire[:2], wire[4:]), (sent[:2], sent[4:]))
+            return
+        self.assertEqual(0, len(sent) % 128)
+        self.assertLess(len(sent), len(wire) + 4 + 128)
+        self.assertEqual(query.flags & ~dns.flags.TC, int.from_bytes(sent[2:4], "big"))
+        seen, found = peek(wire), peek(sent)
+        self.assertEqual((wire[:2], wire[4 : seen.opt_at + 9]), (sent[:2], sent[4 : seen.opt_at + 9]))
+        self.assertEqual(seen._replace(opt_end=0), found._replace(opt_end=0))
+        theirs = [wire[start:end] for code, start, end in options_of(wire, seen.opt_at, len(wire)) if code != 12]
+        *others, padding = [sent[start:end] for _, start, end in options_of(sent, found.opt_at, len(sent))]
+        self.assertEqual(theirs, others)
+        self.assertEqual((b"\0\x0c", bytes(len(padding) - 4)), (padding[:2], padding[4:]))
+
+    def test_questions_that_cannot_be_padded(self) -> None:
+        """
+        What is signed (RFC 8945 §5.5), has options nobody can read, has something after its OPT, or has no room
+        for padding goes out as it came.
+        """
+        signed = plain(use_edns=0)
+        signed.use_tsig(dns.tsig.Key("key.", b"secret"))
+        bare = make_query("www.test.", 1)
+        long = bare[:-2] + b"\xff\x00" + (65001).to_bytes(2, "big") + (0xFEFC).to_bytes(2, "big") + bytes(0xFEFC)
+        for wire in (signed.to_wire(), bare[:-2] + b"\0\1\0", bare + b"junk", long):
+            self.assertIs(wire, Verbatim(4096).outgoing(wire, peek(wire)))
+
+    def test_clients_get_no_padding(self) -> None:
+        """
+        An upstream pads what answers a padded question; no client does get that, since none is asked over an encrypted
+        transport (RFC 7830 §6), and everything else is the upstream's.
+        """
+        query = plain(use_edns=0).to_wire()
+        unpadded = reply_to(plain(use_edns=0), COOKIE, UNKNOWN).to_wire()
+        for options in ((COOKIE, PADDING, UNKNOWN), (COOKIE, UNKNOWN, PADDING)):
+            padded = reply_to(plain(use_edns=0), *options).to_wire()
+            self.assertEqual(query[:2] + unpadded[2:], back(Verbatim(128), query, peek(query), padded))
+            self.assertEqual(query[:2] + unpadded[2:], Verbatim(128).part(query, peek(query), padded))
+        alone = HEADER.pack(7, 0x8000, 0, 0, 0, 1) + reply_to(plain(use_edns=0), PADDING).to_wire()[-22:]
+        expected = query[:2] + alone[2:12] + alone[12:21] + b"\0\0"
+        self.assertEqual(expected, Verbatim(128).part(query, peek(query), alone))
+
+    def test_answers_whose_padding_stays(self) -> None:
+        """
+        An answer whose records or options cannot be read, one with something after its OPT, one to a signed question,
+        and one to a question without an OPT, which should have none, pass as they came.
+        """
+        query = plain(use_edns=0).to_wire()
+        padded = reply_to(plain(use_edns=0), PADDING).to_wire()
+        signed = plain(use_edns=0)
+        signed.use_tsig(dns.tsig.Key("key.", b"secret"))
+        for wire, reply in (
+            (query, padded[:-1]),
+            (query, padded + b"junk"),
+            (query, padded[:-13] + b"\0\x0b\0\x0c\0\x08" + bytes(7)),
+            (signed.to_wire(), padded),
+            (plain().to_wire(), padded),
+        ):
+            self.assertEqual(wire[:2] + reply[2:], back(Verbatim(128), wire, peek(wire), reply))

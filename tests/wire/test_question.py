@@ -48,7 +48,7 @@ class KeyTests(SynchronousTestCase):
 
     def test_the_same_question(self) -> None:
         """
-        Spelling, ID, EDNS, its size, AD, cookies: an answer is the same for all of them (RFC 4343 §3).
+        Spelling, ID, EDNS, its size, AD, TC, cookies: an answer is the same for all of them (RFC 4343 §3).
         """
         same = [
             make(),
@@ -57,6 +57,8 @@ class KeyTests(SynchronousTestCase):
             make(use_edns=0),
             make(use_edns=0, payload=4096),
             make(flags=0x120),
+            make(flags=0x300),
+            make(flags=0x320, use_edns=0),
             make(use_edns=0, options=[COOKIE]),
         ]
         self.assertEqual(1, len({key(wire) for wire in same}))
@@ -93,7 +95,7 @@ class KeyTests(SynchronousTestCase):
         extra = dns.message.make_query("www.test.", "A")
         extra.additional.append(dns.rrset.from_text("x.test.", 1, "IN", "A", "192.0.2.1"))
         alone = [
-            *(make(flags=flags) for flags in (0, 0x140, 0x180, 0x300, 0x500)),
+            *(make(flags=flags) for flags in (0, 0x140, 0x180, 0x200, 0x340, 0x500)),
             make(use_edns=0, options=[NSID]),
             make(use_edns=0, ednsflags=0x4000),
             *(make(rtype=rtype) for rtype in ("TYPE128", "TYPE249", "TYPE253", "TYPE254")),
