@@ -136,7 +136,7 @@ async def test_commands(running, capsys):
     code, text = await tell(running, capsys, "status")
     assert (code, "ready" in text, "dot.test" in text) == (0, True, True)
     assert json.loads((await tell(running, capsys, "status", "--json"))[1])["ready"]
-    assert (await tell(running, capsys, "cache", "stats"))[1].startswith("cache: 1 answers")
+    assert (await tell(running, capsys, "cache", "stats"))[1].startswith("cache: 1 answer, ")
     assert await tell(running, capsys, "cache", "flush", "nothing.test") == (0, "0 answers forgotten\n")
     assert await tell(running, capsys, "cache", "flush", "test", "--subtree") == (0, "1 answer forgotten\n")
     assert await tell(running, capsys, "cache", "flush") == (0, "0 answers forgotten\n")
