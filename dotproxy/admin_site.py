@@ -18,7 +18,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, U
 from dotproxy import __version__
 from dotproxy.config.model import Config
 from dotproxy.telemetry.counters import Counters
-from dotproxy.telemetry.metrics import Metrics, versions
+from dotproxy.telemetry.metrics import Metrics, build_info
 from dotproxy.telemetry.report import Report, UpstreamReport
 from dotproxy.telemetry.web import AdminService, Command, make_site
 
@@ -38,7 +38,7 @@ def build_site(
     ``look`` returns a report, or a Deferred that will.
     """
     began = time.monotonic()
-    metrics = Metrics(versions(__version__))
+    metrics = Metrics(build_info(__version__))
 
     def looking(how: Callable[[Report], Any]) -> Callable[[], Deferred[Any]]:
         def render() -> Deferred[Any]:

@@ -7,6 +7,7 @@ of ``run`` and ``check`` are those of ``twistd dotproxy``.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,16 +31,34 @@ Usage: dotproxy COMMAND [options]
   example  print an example configuration file
   version  print the version
 
-dotproxy run --help lists the options of run and check.
+dotproxy COMMAND --help lists a command's options; those of run and check are the same.
 """
+
+#: As a shell tells of a program that SIGPIPE has ended: 128 + 13.
+_BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
     Run a subcommand; return the exit code.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _command(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read this has seen enough, as head(1) does.  What is left in the buffer goes nowhere, so that the
+        # interpreter does not complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def _command(arguments: list[str]) -> int:
     name = arguments.pop(0) if arguments else ""
+    if name == "help" and arguments:
+        name, arguments = arguments[0], ["--help"]
     if name in ("", "help", "--help", "-h"):
         print(_USAGE, end="")
         return 0 if name else 2
@@ -107,6 +126,8 @@ def _demo(arguments: list[str]) -> int:
         except (DemoFailed, DotproxyError, CannotBind, defer.TimeoutError) as error:
             print(f"the demo failed: {error}", file=sys.stderr)
             raise SystemExit(1) from None
+        except BrokenPipeError:
+            raise SystemExit(_BROKEN_PIPE) from None
 
     react(demonstration)
     return 0
@@ -119,6 +140,7 @@ def _say(line: str) -> None:
 def _example(arguments: list[str]) -> int:
     from dotproxy.config.describe import example_file
 
+    _no_options("example", "Print a configuration file with every setting and its default.", arguments)
     print(example_file(), end="")
     return 0
 
@@ -126,10 +148,23 @@ def _example(arguments: list[str]) -> int:
 def _version(arguments: list[str]) -> int:
     from importlib.util import find_spec
 
+    from dotproxy.telemetry.versions import versions
+
+    _no_options("version", "Print the version, and those of what dotproxy stands on.", arguments)
     spec = find_spec("dotproxy.forwarder")
     is_compiled = spec is not None and not str(spec.origin).endswith(".py")
     print(f"dotproxy {__version__}{' (compiled)' if is_compiled else ''}")
+    print(", ".join(f"{name} {version}" for name, version in versions().items()))
     return 0
+
+
+def _no_options(name: str, description: str, arguments: list[str]) -> None:
+    """
+    Read the arguments of a command that takes none but ``--help``.
+    """
+    import argparse
+
+    argparse.ArgumentParser(f"dotproxy {name}", description=description).parse_args(arguments)
 
 
 def _probe(arguments: list[str]) -> int:

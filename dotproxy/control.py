@@ -2,7 +2,8 @@
 ``dotproxy status``, ``cache``, ``reload``, ``drain``, ``log`` and ``healthcheck``: what is said to a running dotproxy.
 
 Decides how an answer is shown, and the exit codes: 0 it was done, 1 it could not be, 2 it was not understood.
-Where to find the running one is read from the same configuration that it reads, unless ``--socket`` says it.
+Where to find the running one is read from the same configuration that it reads, unless ``--socket`` says it; of that
+configuration nothing else is looked at, so that any user who may use the socket can use the commands.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from urllib.parse import urlencode
 
 from dotproxy.config.load import load
 from dotproxy.errors import ConfigError
+from dotproxy.telemetry.words import counted
 
 #: A query that dotproxy answers by itself, whatever its upstreams do: the root's zone transfer, over UDP, is REFUSED.
 _QUESTION = b"\x64\x70\x00\x00\x00\x01" + b"\x00" * 6 + b"\x00\x00\xfc\x00\x01"
@@ -57,13 +59,15 @@ def main(name: str, arguments: Sequence[str]) -> int:
         return _COMMANDS[name](given)
     except ConfigError as error:
         print(f"dotproxy {name}: the configuration cannot be used:", *error.problems, sep="\n", file=sys.stderr)
+    except BrokenPipeError:  # of our output: ``cli`` sees to that
+        raise
     except (Failed, OSError) as error:
         print(f"dotproxy {name}: {error}", file=sys.stderr)
     return 1
 
 
 def _parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(f"dotproxy {name}")
+    parser = argparse.ArgumentParser(f"dotproxy {name}", description=_DESCRIPTIONS[name])
     parser.add_argument("--config", help="the configuration file of the running dotproxy")
     if name == "healthcheck":
         return parser
@@ -82,7 +86,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = None) -> Any:
     where = given.socket
     if not where:
-        configured = load({}, os.environ, given.config).config.admin_socket
+        configured = load({}, os.environ, given.config, needed=("admin_socket",)).config.admin_socket
         if configured is None:
             raise Failed("there is no admin_socket in the configuration; --socket PATH says where it is")
         where = str(configured)
@@ -110,11 +114,11 @@ def _status(given: Any) -> int:
         return 0
     print(f"dotproxy {status['version']}, up for {_duration(status['seconds'])}, {_ready(status)}")
     where = ", ".join(status["listening"])
-    print(f"listening on {where}; {status['answers']} answers, {status['outstanding']} outstanding")
+    print(f"listening on {where}; {counted(status['answers'], 'answer')}, {status['outstanding']} outstanding")
     workers = status["workers"]
     if len(workers) > 1 or status["worker_restarts"]:
         memory = ", ".join(f"{one['name']}: {one['resident'] / 1e6:.0f} MB" for one in workers)
-        print(f"{len(workers)} workers ({memory}), {status['worker_restarts']} restarted")
+        print(f"{counted(len(workers), 'worker')} ({memory}), {status['worker_restarts']} restarted")
     _print_cache(status["cache"])
     rows = [_HEAD, *map(_row, status["upstreams"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -144,14 +148,14 @@ def _cache(given: Any) -> int:
         _print_cache(_ask(given, "GET", "/status")["cache"])
         return 0
     arguments = {"name": given.name, "subtree": "yes" if given.subtree else ""}
-    print(f"{_ask(given, 'POST', '/flush', arguments)['flushed']} answers forgotten")
+    print(f"{counted(_ask(given, 'POST', '/flush', arguments)['flushed'], 'answer')} forgotten")
     return 0
 
 
 def _print_cache(cache: dict[str, Any]) -> None:
     rate = "nothing asked yet" if cache["hit_rate"] is None else f"{cache['hit_rate']:.1%} of queries found"
     print(
-        f"cache: {cache['entries']} answers, {cache['octets'] / 1e6:.1f} MB, {rate}"
+        f"cache: {counted(cache['entries'], 'answer')}, {cache['octets'] / 1e6:.1f} MB, {rate}"
         f" ({cache['memo'] + cache['fresh']} fresh, {cache['stale']} stale, {cache['joined']} joined,"
         f" {cache['missed']} missed), {cache['evicted']} thrown out"
     )
@@ -175,7 +179,7 @@ def _log(given: Any) -> int:
 
 
 def _healthcheck(given: Any) -> int:
-    address = load({}, os.environ, given.config).config.listen[0]
+    address = load({}, os.environ, given.config, needed=("listen",)).config.listen[0]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(2)
@@ -200,6 +204,15 @@ def _duration(seconds: int) -> str:
 def _shown(milliseconds: float | None) -> str:
     return "–" if milliseconds is None else f"{milliseconds:g}"
 
+
+_DESCRIPTIONS = {
+    "status": "Show how a running dotproxy is: upstreams, cache, rates.",
+    "cache": "Show what a running dotproxy's cache holds, or have it forget answers.",
+    "reload": "Have a running dotproxy read its configuration again, as SIGHUP does, and show what has changed.",
+    "drain": "Have a running dotproxy answer what is outstanding, and stop.",
+    "log": "Set what a running dotproxy logs: info, or debug.",
+    "healthcheck": "Ask a running dotproxy something that it answers by itself; the exit code is 0 if it does, else 1.",
+}
 
 _COMMANDS = {
     "status": _status,

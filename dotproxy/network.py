@@ -139,7 +139,7 @@ class NetworkWatch(Service):
         ahead = self._now_with_sleep() - self._now()
         slept, self._ahead = ahead - self._ahead, ahead
         if slept > ASLEEP:
-            log.info("the machine slept for {slept:.0f} s: all upstreams are dialled anew", slept=slept)
+            log.info("the machine slept for {slept} s: all upstreams are dialled anew", slept=round(slept))
             self._moved()
             for upstream, _ in self._upstreams:
                 upstream.network_moved()

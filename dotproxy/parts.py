@@ -112,7 +112,7 @@ def _build_lookup(
                 return await addresses_of(resolver, name)
             except Unreachable as error:
                 failures.append(error.reason)
-        raise Unreachable("resolve", "; ".join(failures))
+        raise Unreachable("resolve", "; ".join(dict.fromkeys(failures)))
 
     return lambda name: Deferred.fromCoroutine(look_up(name))
 

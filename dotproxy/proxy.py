@@ -27,6 +27,7 @@ from dotproxy.forwarder import Forwarder
 from dotproxy.policy.cookies import Cookies
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.systemd import Manager
+from dotproxy.telemetry.words import counted
 from dotproxy.upstream.address import endpoint_text
 
 #: How long outstanding queries are waited for when the proxy stops, in seconds.
@@ -252,7 +253,7 @@ def log_upstreams(config: Config) -> None:
     roots = f"the CAs in {config.ca_file}" if config.ca_file else "the system's CAs"
     for address in config.upstream:
         wanted = f"name {address.name}" if address.name else f"IP address {address.addresses[0][0]}"
-        pins = f" and {len(address.pins)} pins" if address.pins else ""
+        pins = f" and {counted(len(address.pins), 'pin')}" if address.pins else ""
         log.info(
             "upstream {label}: strict, {wanted} verified against {roots}{pins}",
             label=address.label,

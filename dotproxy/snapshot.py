@@ -203,7 +203,9 @@ class Snapshot(Service):
             with suppress(OSError):
                 self._path.replace(aside)
             return
-        log.info("{count} answers from {path}", count=len(self._cache), path=str(self._path))
+        count = len(self._cache)
+        what = "answer" if count == 1 else "answers"
+        log.info("{count} {what} from {path}", count=count, what=what, path=str(self._path))
 
     def _taking_in(self, entries: Iterator[tuple[bytes, Entry]]) -> Iterator[None]:
         while piece := list(islice(entries, _SLICE)):

@@ -51,13 +51,37 @@ class DocumentationTests(SynchronousTestCase):
         Every upstream in the README's list can be parsed.
         """
         readme = (TOP / "README.md").read_text("utf-8")
-        block = readme.split("All of these are understood:")[1].split("```")[1]
+        block = re.split(r"All of\s+these are understood:", readme)[1].split("```")[1]
         specs = [line.split()[0] for line in block.strip().splitlines()]
-        self.assertEqual(10, len(specs))
+        self.assertEqual(13, len(specs))
         pin = "sxDbe4S5sNkmkqq8b5EdBi7RKtEY5hhR23rHRLMRTMs="
         for spec in specs:
             upstream = parse_upstream(spec.replace("BASE64", pin))
             self.assertTrue(upstream.addresses or upstream.host)
+
+    def test_spellings_of_other_programs_mean_what_is_said(self) -> None:
+        """
+        Each in the table of docs/configuration.md is the same upstream as what stands beside it.
+        """
+        page = (TOP / "docs" / "configuration.md").read_text("utf-8").split("## How an upstream may be written")[1]
+        rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| `(tls://[^`]+)` \|$", page, re.MULTILINE)
+        self.assertEqual(10, len(rows))
+        for spelling, ours in rows:
+            self.assertEqual(ours, str(parse_upstream(spelling)))
+
+    def test_nothing_is_installed_from_an_index(self) -> None:
+        """
+        The name dotproxy on the package index is another project's: what is installed is a checkout.
+        """
+        for path in (
+            *TOP.glob("*.md"),
+            *TOP.glob("docs/*.md"),
+            *TOP.glob("dotproxy/**/*.py"),
+            *TOP.glob("deploy/**/*"),
+        ):
+            if path.is_file() and path.suffix in {".md", ".py", ".service", ".socket", ".toml", ".yaml", ".yml", ""}:
+                found = re.findall(r"pip install.*?\bdotproxy\b.*", path.read_text("utf-8"))
+                self.assertEqual([], found, str(path))
 
     def test_the_readme_has_a_configuration_that_loads(self) -> None:
         """

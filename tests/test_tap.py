@@ -7,6 +7,8 @@ import sys
 from io import StringIO
 from typing import Any
 
+import OpenSSL
+from OpenSSL import SSL
 from twisted.application.service import IService, IServiceMaker
 from twisted.internet.task import Clock
 from twisted.plugin import getPlugins
@@ -14,7 +16,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 import dotproxy
-from dotproxy import cli, collector
+from dotproxy import cli, collector, control
 from dotproxy.assembly import build
 from dotproxy.collector import settle
 from dotproxy.config.describe import example_file
@@ -197,8 +199,83 @@ class CommandTests(CleanEnvironment):
         Both print and succeed.
         """
         code, out, err = self.run_command("--version")
-        self.assertEqual((0, f"dotproxy {dotproxy.__version__}\n", ""), (code, out.replace(" (compiled)", ""), err))
+        first, second = out.replace(" (compiled)", "").splitlines()
+        self.assertEqual((0, f"dotproxy {dotproxy.__version__}", ""), (code, first, err))
+        openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode().split()[1]
+        self.assertRegex(second, rf"^Python .*, Twisted .*, OpenSSL {openssl}, pyOpenSSL {OpenSSL.__version__}$")
         self.assertEqual((0, example_file(), ""), self.run_command("example"))
+
+    def test_every_command_has_help(self) -> None:
+        """
+        --help of each says how it is used, on standard output, and does nothing else; so does help COMMAND.
+        """
+        for name in cli._COMMANDS:
+            if name == "run":  # which is twistd
+                continue
+            out = StringIO()
+            self.patch(sys, "stdout", out)
+            try:
+                self.assertFalse(cli.main([name, "--help"]), name)
+            except SystemExit as done:
+                self.assertFalse(done.code, name)
+            self.assertRegex(out.getvalue().lower(), rf"^usage: dotproxy {name}\b", name)
+            self.assertNotIn("doc", out.getvalue().splitlines()[0])
+        out = StringIO()
+        self.patch(sys, "stdout", out)
+        self.assertRaises(SystemExit, cli.main, ["help", "example"])
+        self.assertIn("usage: dotproxy example", out.getvalue())
+
+    def test_every_command_refuses_unknown_options(self) -> None:
+        """
+        On standard error, with an exit code that is not 0, and nothing on standard output.
+        """
+        wanted = {"cache": ["stats"], "log": ["info"], "query": ["a"]}
+        for name in cli._COMMANDS:
+            if name == "run":
+                continue
+            out, err = StringIO(), StringIO()
+            self.patch(sys, "stdout", out)
+            self.patch(sys, "stderr", err)
+            try:
+                code: object = cli.main([name, *wanted.get(name, []), "--nonsense"])
+            except SystemExit as done:
+                code = done.code
+            self.assertIn(code, (1, 2), name)
+            self.assertEqual("", out.getvalue(), name)
+            self.assertIn("nonsense", err.getvalue(), name)
+
+    def test_nobody_reads_on(self) -> None:
+        """
+        A pipe that was closed ends a command as SIGPIPE would, without a word, whether that is noticed while it
+        writes or at its end.
+        """
+
+        class Closed(StringIO):
+            def __init__(self, limit: int, descriptor: int) -> None:
+                super().__init__()
+                self.limit, self.descriptor = limit, descriptor
+
+            def write(self, text: str) -> int:
+                self.limit -= len(text)
+                if self.limit < 0:
+                    raise BrokenPipeError(32, "Broken pipe")
+                return len(text)
+
+            def flush(self) -> None:
+                raise BrokenPipeError(32, "Broken pipe")
+
+            def fileno(self) -> int:
+                return self.descriptor
+
+        self.patch(control, "_ask", lambda *given: {"changes": ["one"] * 100})
+        for arguments in (["example"], ["check"], ["version"], ["reload"], ["--help"], ["probe", "--help"]):
+            for limit in (0, 10**6):
+                file = (folder(self) / "out").open("wb")
+                self.addCleanup(file.close)
+                err = StringIO()
+                self.patch(sys, "stdout", Closed(limit, file.fileno()))
+                self.patch(sys, "stderr", err)
+                self.assertEqual((141, ""), (cli.main(arguments), err.getvalue()), (arguments, limit))
 
     def test_check(self) -> None:
         """

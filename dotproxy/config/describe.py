@@ -7,11 +7,13 @@ Decides layout only.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS, Setting
+from dotproxy.config.units import plain, show_octets, show_seconds
 
 
 def effective(loaded: Loaded) -> str:
@@ -22,7 +24,7 @@ def effective(loaded: Loaded) -> str:
     width = max(len(setting.key) for setting in SETTINGS)
     for setting in SETTINGS:
         value = getattr(loaded.config, setting.key)
-        source = f"# {loaded.sources[setting.key]}"
+        source = f"# {loaded.sources[setting.key]}{_with_unit(setting, value)}"
         if value is None:
             lines.append(f"# {setting.key} is not set")
         elif setting.is_list and len(value) > 1:
@@ -33,13 +35,18 @@ def effective(loaded: Loaded) -> str:
     return "\n".join(lines) + "\n"
 
 
+_EXAMPLE_HEAD = """\
+# dotproxy configuration (TOML).  Everything is optional; what is commented shows the default, "" if there is none.
+"""
+
+
 def example_file() -> str:
     """
     Return a configuration file in which every setting stands, commented, with its default.
     """
-    parts = ["# dotproxy configuration (TOML).  Everything is optional; what is commented shows the default.\n"]
+    parts = [_EXAMPLE_HEAD]
     for setting in SETTINGS:
-        default = "" if setting.default is None else _toml_default(setting)
+        default = '""' if setting.default is None else _toml_default(setting)
         parts.append(f"# {setting.help}\n#{setting.key} = {default}\n")
     return "\n".join(parts)
 
@@ -106,15 +113,27 @@ def describe_changes(before: Config, after: Config) -> list[str]:
         elif setting.key in AT_START:
             changes.append(f"{setting.key} changes with the next start")
         else:
-            changes.append(f"{setting.key} is {_plain(new)}, was {_plain(old)}")
+            changes.append(f"{setting.key} is {_plain(setting, new)}, was {_plain(setting, old)}")
     return changes
 
 
-def _plain(value: Any) -> str:
+def _plain(setting: Setting, value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
-    return (
-        {True: "yes", False: "no", None: "none"}.get(value, str(value))
-        if not isinstance(value, float)
-        else f"{value:g}"
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return _SHOW.get(setting.metavar, (plain, 0))[0](value)
+    return "none" if value is None else str(value)
+
+
+#: How numbers are shown, by what a setting's value is called, and from where on digits alone are hard to read.
+_SHOW: dict[str, tuple[Callable[[Any], str], int]] = {"SECONDS": (show_seconds, 60), "OCTETS": (show_octets, 1024)}
+
+
+def _with_unit(setting: Setting, value: Any) -> str:
+    """
+    A large time or size in larger units.
+    """
+    show, large = _SHOW.get(setting.metavar, (plain, 0))
+    return f" ({show(value)})" if large and value >= large and show(value) != plain(value) else ""

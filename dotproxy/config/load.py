@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
 from dotproxy.config.model import Config
 from dotproxy.config.schema import BY_KEY, SETTINGS, Setting
+from dotproxy.config.together import disagreements
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.address import endpoint_text
 
@@ -54,12 +52,21 @@ class _Given:
     source: str
 
 
-def load(options: Mapping[str, Sequence[str]], environ: Mapping[str, str], config_file: str | None = None) -> Loaded:
+def load(
+    options: Mapping[str, Sequence[str]],
+    environ: Mapping[str, str],
+    config_file: str | None = None,
+    *,
+    needed: Collection[str] = (),
+) -> Loaded:
     """
     Return the configuration.
 
     ``options`` holds, for each key given on the command line, its values in order.  ``config_file`` is
     the TOML file named there; without one ``DOTPROXY_CONFIG`` may name it.
+
+    ``needed``, if given, are the only keys that matter: all others have their defaults, and what is wrong with them
+    is no problem.  So a command needs no access to the files that only the running proxy uses.
 
     :raises ConfigError: with every problem there is.
     """
@@ -72,6 +79,9 @@ def load(options: Mapping[str, Sequence[str]], environ: Mapping[str, str], confi
         given |= _from_toml(path, path_source, problems)
     given |= _from_environment(environ, given, problems)
     given |= _from_options(options)
+    if needed:
+        given = {key: given[key] for key in needed if key in given}
+        problems = [problem for problem in problems if problem.partition(" (")[0] in {*needed, "config"}]
     return _checked(given, problems)
 
 
@@ -88,15 +98,18 @@ def load_text(text: str) -> Loaded:
 def _checked(given: Mapping[str, _Given], problems: list[str]) -> Loaded:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    unusable: set[str] = set()
     for setting in SETTINGS:
-        default = setting.default if setting.is_list else (setting.default,)
-        raw = given.get(setting.key, _Given(default, "default"))
+        default = _Given(setting.default if setting.is_list else (setting.default,), "default")
+        raw = given.get(setting.key, default)
         sources[setting.key] = raw.source
+        before = len(problems)
         values[setting.key] = _parse(setting, raw, problems)
-    if problems:
-        raise ConfigError(problems)
+        if len(problems) > before:
+            unusable.add(setting.key)
+            values[setting.key] = _parse(setting, default, [])
     config = Config(**values)
-    _check_together(config, sources, problems)
+    problems += disagreements(config, sources, unusable)
     if problems:
         raise ConfigError(problems)
     return Loaded(config, sources)
@@ -200,6 +213,8 @@ def _from_table(table: Mapping[str, Any], path: str, problems: list[str]) -> dic
     for key, value in table.items():
         if key not in BY_KEY:
             problems.append(f"{key} ({path}): no such setting{_did_you_mean(key, BY_KEY)}")
+        elif value == "" and BY_KEY[key].default is None:
+            continue  # not set, as an empty variable: what the example file shows for settings without a default
         elif not BY_KEY[key].is_list:
             given[key] = _Given([value], path)
         elif isinstance(value, str):
@@ -219,35 +234,3 @@ def split(text: str) -> list[str]:
 def _did_you_mean(key: str, known: Mapping[str, object], prefix: str = "") -> str:
     close = get_close_matches(key.removeprefix(prefix), [name.removeprefix(prefix) for name in known], 1)
     return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(known)}"
-
-
-def _check_together(config: Config, sources: Mapping[str, str], problems: list[str]) -> None:
-    certificate, key = config.client_certificate, config.client_key
-    if (certificate is None) != (key is None):
-        given, missing = (
-            ("client_key", "client_certificate") if certificate is None else ("client_certificate", "client_key")
-        )
-        problems.append(f"{given} ({sources[given]}): is of no use without {missing}")
-    elif certificate is not None and key is not None:
-        shown = x509.load_pem_x509_certificates(certificate.read_bytes())[0].public_key()
-        if load_pem_private_key(key.read_bytes(), None).public_key() != shown:
-            problems.append(
-                f"client_key ({sources['client_key']}): is not the key of the first certificate in {certificate}"
-            )
-    listening = {(address.host, address.port) for address in config.listen}
-    problems += [
-        f"bootstrap ({sources['bootstrap']}): {server} is dotproxy itself"
-        for server in config.bootstrap
-        if server.plain in listening or (server.plain and ("0.0.0.0", server.plain[1]) in listening)
-    ]
-    named = [upstream for upstream in config.upstream if upstream.host]
-    if named and not config.bootstrap and len(named) == len(config.upstream):
-        problems.append(
-            f"upstream ({sources['upstream']}): {named[0].label} has to be looked up, and there is nobody to ask: give"
-            ' an upstream by address as well, or a bootstrap server, as bootstrap = "tls://9.9.9.9#dns.quad9.net"'
-        )
-    if config.attempt_timeout > config.query_timeout:
-        problems.append(
-            f"attempt_timeout ({sources['attempt_timeout']}): {config.attempt_timeout:g} s is longer than"
-            f" query_timeout, {config.query_timeout:g} s ({sources['query_timeout']})"
-        )

@@ -287,7 +287,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "cache_memory",
-        128 << 20,
+        "128MiB",
         number(1 << 16, 1 << 44, "octets", whole=True),
         "OCTETS",
         "About how much memory they may take in all.",
@@ -301,21 +301,21 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "cache_max_ttl",
-        86400,
+        "1d",
         number(1, 604800, "seconds", whole=True),
         "SECONDS",
         "Answers are kept for no longer than this; clients are told so.",
     ),
     Setting(
         "cache_max_negative_ttl",
-        3600,
+        "1h",
         number(0, 86400, "seconds", whole=True),
         "SECONDS",
         "The same for answers that say that there is no such name, or nothing of the type.",
     ),
     Setting(
         "serve_stale",
-        86400.0,
+        "1d",
         number(0, 604800, "seconds"),
         "SECONDS",
         "For how long after its TTL has ended an answer is given, with a TTL of 30 s, if no fresh one is to be had"

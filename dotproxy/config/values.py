@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from dotproxy.config.units import octets_of, plain, seconds_of, show_octets, show_seconds
 from dotproxy.policy.admission import Network
 from dotproxy.policy.selection import POLICIES
 from dotproxy.policy.special import FAMILIES
-from dotproxy.upstream.address import UpstreamAddress, endpoint_text, from_parts, parse_upstream
+from dotproxy.upstream.address import UpstreamAddress, endpoint_text, from_table, is_ip, parse_upstream
 
 DEFAULT_LISTEN_PORT = 5300
 
@@ -53,6 +55,8 @@ def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenA
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
         host = host or "127.0.0.1"
+    else:
+        _refuse_ambiguous(text, default_port)
     try:
         address = str(ip_address(host))
     except ValueError:
@@ -62,6 +66,21 @@ def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenA
     if not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
         raise ValueError(f"{text!r}: port {port!r} is not a number from 0 to 65535")
     return ListenAddress(address, int(port))
+
+
+def _refuse_ambiguous(text: str, default_port: int) -> None:
+    """
+    Refuse IPv6 without brackets whose last group may have been meant as a port (RFC 5952 §6).
+    """
+    host, _, port = text.rpartition(":")
+    if not (is_ip(host) and port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
+        return
+    if is_ip(text):
+        raise ValueError(
+            f"{text!r} may mean two things: write [{host}]:{port} for port {port} of {host}, or"
+            f" [{text}]:{default_port} for port {default_port} of {text}"
+        )
+    raise ValueError(f"{text!r} is not an address to listen on; write [{host}]:{port}")
 
 
 def parse_upstream_value(value: Any) -> UpstreamAddress:
@@ -85,7 +104,7 @@ def parse_upstream_value(value: Any) -> UpstreamAddress:
         raise ValueError(f"pin_sha256 {pins!r} is neither a string nor a list of strings")
     if port is not None and not isinstance(port, int):
         raise ValueError(f"port {port!r} is not a number from 1 to 65535")
-    return from_parts(string(address), port, None if name is None else string(name), tuple(map(string, pins)), weight)
+    return from_table(string(address), port, None if name is None else string(name), tuple(map(string, pins)), weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +148,13 @@ def parse_new_file(value: Any) -> Path:
     Return the path of a file that can be written, whether or not it is there.
     """
     path = Path(string(value)).expanduser().absolute()
-    if path.is_dir():
+    try:
+        is_directory, has_directory = path.is_dir(), path.parent.is_dir()
+    except OSError as error:  # a directory above it that this user may not enter
+        raise ValueError(f"{str(path)!r} cannot be looked at: {(error.strerror or str(error)).lower()}") from None
+    if is_directory:
         raise ValueError(f"{str(path)!r} is a directory; a file is wanted")
-    if not path.parent.is_dir():
+    if not has_directory:
         raise ValueError(f"{str(path)!r} cannot be written: there is no directory {str(path.parent)!r}")
     return path
 
@@ -255,25 +278,67 @@ def parse_network(value: Any) -> Network:
         raise ValueError(f"{text!r} is not a network; write ADDRESS/LENGTH, as 192.0.2.0/24 or 2001:db8::/32") from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """
+    A unit that a number may be written with: how such text is read and shown, and examples.
+    """
+
+    read: Callable[[str], Fraction]
+    show: Callable[[Any], str]
+    examples: str
+
+
+_UNITS = {
+    "seconds": _Unit(seconds_of, show_seconds, "500ms, 90s, 1h30m"),
+    "octets": _Unit(octets_of, show_octets, "64k, 128M, 1GiB"),
+}
+
+
 def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callable[[Any], Any]:
     """
-    Return a function that reads numbers from ``low`` to ``high``.
+    Return a function that reads numbers from ``low`` to ``high``; of seconds and octets also as text with a unit.
     """
     kind = "a whole number" if whole else "a number"
     suffix = f" of {unit}" if unit else ""
+    limits = f"from {_limit(low, unit)} to {_limit(high, unit)}"
+    spelling = _UNITS.get(unit)
 
     def parse(value: Any) -> float:
         try:
-            if isinstance(value, bool):
-                raise ValueError
-            number = int(str(value)) if whole else float(value)
-            if not low <= number <= high:
-                raise ValueError
+            number = _read_number(value, spelling, whole=whole)
         except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"{value!r} is not {kind}{suffix} from {low:g} to {high:g}") from None
+            hint = f"; write {unit}, or {spelling.examples}" if spelling and isinstance(value, str) else ""
+            raise ValueError(f"{value!r} is not {kind}{suffix} {limits}{hint}") from None
+        if not low <= number <= high:
+            raise ValueError(f"{value!r} is not {kind}{suffix} {limits}")
         return number
 
     return parse
+
+
+def _read_number(value: Any, spelling: _Unit | None, *, whole: bool) -> float:
+    if isinstance(value, bool):
+        raise ValueError(value)
+    try:
+        return int(str(value)) if whole else float(value)
+    except ValueError:
+        if spelling is None or not isinstance(value, str):
+            raise
+    number = spelling.read(value)
+    if whole and number.denominator != 1:
+        raise ValueError(value)
+    return int(number) if whole else float(number)
+
+
+def _limit(limit: float, unit: str) -> str:
+    """
+    A limit in digits, and with a unit where that is easier to read.
+    """
+    step = {"seconds": 60, "octets": 1024}.get(unit, 0)
+    if not step or limit <= step or limit % step:
+        return plain(limit)
+    return f"{plain(limit)} ({_UNITS[unit].show(limit)})"
 
 
 def parse_workers(value: Any) -> int | str:

@@ -9,10 +9,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from dotproxy.config.load import load
 from dotproxy.errors import ConfigError, DotproxyError
+
+#: The settings that matter here; a configuration's others may concern files that only the running proxy may read.
+_NEEDED = (
+    "upstream",
+    "bootstrap",
+    "ca_file",
+    "tls_minimum",
+    "tls_ciphers",
+    "connect_timeout",
+    "padding",
+    "client_subnet",
+)
 
 
 def probe(arguments: Sequence[str]) -> int:
@@ -37,7 +50,7 @@ def probe(arguments: Sequence[str]) -> int:
             options["upstream"] = given.spec
         if given.ca_file:
             options["ca_file"] = [given.ca_file]
-        config = load(options, os.environ, given.config).config
+        config = load(options, os.environ, given.config, needed=_NEEDED).config
     except ConfigError as error:
         print("dotproxy probe:", *error.problems, sep="\n", file=sys.stderr)
         return 2
@@ -76,7 +89,7 @@ def query(arguments: Sequence[str]) -> int:
         options = {"upstream": specs} if specs else {}
         if given.ca_file:
             options["ca_file"] = [given.ca_file]
-        config = load(options, os.environ, given.config).config
+        config = load(options, os.environ, given.config, needed=_NEEDED).config
     except ConfigError as error:
         print("dotproxy query:", *error.problems, sep="\n", file=sys.stderr)
         return 2
@@ -94,12 +107,24 @@ def query(arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def _run(react: object, main: object) -> None:
+def _run(react: Any, main: Callable[[object], Awaitable[None]]) -> None:
     """
     Run a coroutine under the reactor; what it prints is all there is.
+
+    :raises BrokenPipeError: if nobody reads that any more.
     """
+    broken: list[BrokenPipeError] = []
+
+    async def guarded(reactor: object) -> None:
+        try:
+            await main(reactor)
+        except BrokenPipeError as error:  # the reactor would log it
+            broken.append(error)
+
     try:
-        react(main)  # type: ignore[operator]
+        react(guarded)
     except SystemExit as done:
         if done.code:
             raise
+    if broken:
+        raise broken[0]

@@ -19,13 +19,15 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.threads import deferToThread
 
 from dotproxy.config.model import Config
+from dotproxy.doctor.answer import extended_error_text, rcode_name
 from dotproxy.doctor.look import Seen, look
 from dotproxy.doctor.session import Session, connect, trust_in
 from dotproxy.errors import ConnectionGone, DotproxyError
+from dotproxy.telemetry.words import counted
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text
-from dotproxy.wire.edns import DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
+from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
 from dotproxy.wire.message import AD, HEADER, RD, TC, question_of, sections_of
-from dotproxy.wire.names import from_text
+from dotproxy.wire.names import from_text, to_text
 
 _A, _SOA, _TXT, _DNSKEY, _RRSIG = 1, 6, 16, 48, 46
 
@@ -62,9 +64,9 @@ class Report:
     @property
     def is_good(self) -> bool:
         """
-        Whether it can be used.
+        Whether it can be used: it is verified, and its answers say what there is.
         """
-        return not self.problem and bool(self.rcode)
+        return not self.problem and self.rcode in _GOOD
 
 
 class Prober:
@@ -117,14 +119,17 @@ class Prober:
         began = time.perf_counter()
         reply = await self._ask(session, self._name, _SOA, option(KEEPALIVE, b"") + option(PADDING, bytes(40)))
         report.first_query_ms = _milliseconds(time.perf_counter() - began)
-        report.rcode = _RCODES.get(reply[3] & 15, str(reply[3] & 15))
+        self._judge(reply, report)
         options = _options(reply)
         granted = options.get(KEEPALIVE)
         report.idle_timeout_s = int.from_bytes(granted, "big") / 10 if granted and len(granted) == 2 else None
         report.pads = PADDING in options
         began = time.perf_counter()
-        await self._ask(session, self._name, _SOA)
+        reply = await self._ask(session, self._name, _SOA)
         report.warm_query_ms = _milliseconds(time.perf_counter() - began)
+        if rcode_name(reply[3] & 15) != report.rcode:
+            report.notes.append(f"answered {report.rcode} when it was asked first")
+        self._judge(reply, report)  # what holds is the later answer: a resolver with nothing cached may fail once
         reply = await self._answer_to(session, report, "client subnet", self._name, _SOA, _SUBNET)
         report.echoes_subnet = ECS in _options(reply) if reply else None
         reply = await self._answer_to(session, report, "the root's DNSKEY", b"\0", _DNSKEY, flags=DO)
@@ -135,6 +140,17 @@ class Prober:
             if reply[2] & TC >> 8:
                 report.notes.append("truncates over TLS")
         await self._ask_many(session, report)
+
+    def _judge(self, reply: bytes, report: Report) -> None:
+        """
+        Take down the rcode; one by which nothing is learned of the name is a problem.
+        """
+        report.rcode = rcode_name(reply[3] & 15)
+        report.problem = ""
+        if report.rcode not in _GOOD:
+            error = _options(reply).get(EDE_OPTION, b"")
+            why = f"; EDE: {extended_error_text(error)}" if len(error) >= 2 else ""
+            report.problem = f"answers {report.rcode} to {to_text(self._name)} SOA{why}"
 
     async def _answer_to(
         self, session: Session, report: Report, what: str, name: bytes, rtype: int, options: bytes = b"", flags: int = 0
@@ -217,7 +233,8 @@ def shown(report: Report) -> str:
         if text:
             lines.append(f"  {label:<13} {text}")
 
-    line("verdict", f"verified as {report.verified}" if report.verified else "")
+    verdict = f"verified as {report.verified}" if report.verified else ""
+    line("verdict", f"{verdict}, but it cannot be used" if verdict and report.problem else verdict)
     line("problem", report.problem)
     line("what it shows", seen.error)
     line("times", ", ".join(_times(report)))
@@ -226,7 +243,7 @@ def shown(report: Report) -> str:
         line("certificate", f"for {', '.join(seen.names) or 'no name'}; by {seen.issuer}")
     if seen.expires:
         days = (seen.expires - datetime.now(UTC)).days
-        left = f"{days} days left" if days >= 0 else f"{-days} days ago"
+        left = f"{counted(days, 'day')} left" if days >= 0 else f"{counted(-days, 'day')} ago"
         line("expires", f"{seen.expires:%Y-%m-%d} ({left})")
     line("pin", f"?pin-sha256={seen.pin}" if seen.pin else "")
     line("answers", ", ".join(_answers(report)))
@@ -282,4 +299,5 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-_RCODES = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+#: By which an upstream tells what there is, and what is not.
+_GOOD = ("NOERROR", "NXDOMAIN")

@@ -1,7 +1,8 @@
 """
 ``dotproxy query``: one question, asked as the proxy would ask it, and its answer as dig would print it.
 
-Decides how the command line is read.  dnspython renders.
+Decides what is sent, to which of an upstream's addresses, and what is told of the connection.  The answer is written
+out by ``answer``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,19 @@ import os
 import time
 from typing import Any
 
+from twisted.internet.defer import TimeoutError as TookTooLong
+
 from dotproxy.config.model import Config
-from dotproxy.doctor.session import connect, trust_in
-from dotproxy.errors import DotproxyError, UpstreamError
+from dotproxy.doctor.answer import message_text
+from dotproxy.doctor.session import PATIENCE, connect, trust_in
+from dotproxy.errors import DotproxyError, UpstreamError, WireError
 from dotproxy.upstream.address import UpstreamAddress
+from dotproxy.wire.edit import OUR_UDP_SIZE
+from dotproxy.wire.edns import DO, opt_record
 from dotproxy.wire.hop import Rebuilt, Subnet
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import HEADER, RD, peek
+from dotproxy.wire.names import from_text
+from dotproxy.wire.rrtypes import NAMES
 
 
 class CannotAsk(DotproxyError):
@@ -31,17 +39,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
     :raises CannotAsk: saying why.
     :raises UpstreamError: if nobody answers.
     """
-    try:
-        import dns.exception
-        import dns.message
-    except ImportError:
-        raise CannotAsk("this takes dnspython: pip install 'dotproxy[query]'") from None
-    try:
-        message = dns.message.make_query(name, rtype, want_dnssec=dnssec, use_edns=0)
-    except (dns.exception.DNSException, ValueError) as error:
-        raise CannotAsk(f"{name} {rtype}: {error}") from None
-    message.id = int.from_bytes(os.urandom(2), "big")
-    wire = message.to_wire()
+    wire = _question(name, rtype, dnssec=dnssec)
     sent = Rebuilt(config.padding, Subnet(config.client_subnet)).outgoing(wire, peek(wire))
     failures: list[str] = []
     for host, port in upstream.addresses:
@@ -53,14 +51,50 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
         except UpstreamError as error:
             failures.append(f"{host}: {error}")
             continue
+        except TookTooLong:
+            session.close()
+            failures.append(f"{host}: read: no answer in {PATIENCE:g} s")
+            continue
         took = time.perf_counter() - began
         session.close()
         identity = session.identity
-        rendered = dns.message.from_wire(reply)
-        rendered.id = message.id
+        try:
+            text = message_text(reply)
+        except (WireError, IndexError) as error:
+            raise CannotAsk(f"{host}: an answer that cannot be read: {error}") from None
         return (
-            f"{rendered.to_text()}\n\n;; Query time: {took * 1000:.1f} msec, after {connected * 1000:.1f} msec for the"
+            f"{text}\n\n;; Query time: {took * 1000:.1f} msec, after {connected * 1000:.1f} msec for the"
             f" connection\n;; SERVER: {host}#{port} ({identity.tls_version}, {identity.cipher},"
             f" verified as {identity.verified})\n;; MSG SIZE  sent: {len(sent)}, rcvd: {len(reply)}"
         )
     raise CannotAsk("; ".join(failures) or "give the upstream's address: @ADDRESS#NAME")
+
+
+def _question(name: str, rtype: str, *, dnssec: bool) -> bytes:
+    """
+    Return a query with EDNS and a random ID.
+
+    :raises CannotAsk: if there is no such name or type.
+    """
+    try:
+        question = from_text(name if name.endswith(".") else name + ".") + _type_number(rtype).to_bytes(2, "big")
+    except WireError as error:
+        raise CannotAsk(f"{name} {rtype}: {error.reason}") from None
+    ident = int.from_bytes(os.urandom(2), "big")
+    return HEADER.pack(ident, RD, 1, 0, 0, 1) + question + b"\0\1" + opt_record(OUR_UDP_SIZE, 0, DO if dnssec else 0)
+
+
+def _type_number(name: str) -> int:
+    """
+    Return the type with this name, in any case, or with this number, as TYPE65280 (RFC 3597 §5).
+
+    :raises WireError: if there is none.
+    """
+    upper = name.upper()
+    digits = upper.removeprefix("TYPE")
+    if digits != upper and digits.isascii() and digits.isdigit() and int(digits[:6]) < 65536:
+        return int(digits[:6])
+    for number, known in NAMES.items():
+        if known == upper:
+            return number
+    raise WireError(f"{name!r} is not a type; write its name, as AAAA, or its number, as TYPE65280")

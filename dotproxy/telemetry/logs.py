@@ -12,12 +12,13 @@ from twisted.logger import Logger
 
 from dotproxy.errors import UpstreamError
 from dotproxy.telemetry.events import Events
+from dotproxy.telemetry.words import counted
 
 log = Logger("dotproxy")
 
 #: So many lines about an upstream that goes down are told in so many seconds; what is more is counted.
 _ENOUGH = 3
-_WINDOW = 60.0
+_WINDOW = 60
 
 
 class LoggedEvents(Events):
@@ -68,10 +69,11 @@ class LoggedEvents(Events):
         if self._changes.get(upstream, 0) > _ENOUGH:
             return
         log.info(
-            "{upstream}: up again after {seconds} s ({failures} failed attempts)",
+            "{upstream}: up again after {seconds} s ({attempts})",
             upstream=upstream,
             seconds=round(seconds, 1),
             failures=failures,
+            attempts=counted(failures, "failed attempt"),
         )
 
     def _is_too_much(self, upstream: str) -> bool:
@@ -89,7 +91,7 @@ class LoggedEvents(Events):
     def _sum_up(self, upstream: str) -> None:
         times = self._changes.pop(upstream, 0)
         if times > _ENOUGH:
-            log.warn("{upstream}: down {times} times in {window:g} s", upstream=upstream, times=times, window=_WINDOW)
+            log.warn("{upstream}: down {times} times in {window} s", upstream=upstream, times=times, window=_WINDOW)
 
     def connection_closed(self, upstream: str, reason: str, outstanding: int) -> None:
         """

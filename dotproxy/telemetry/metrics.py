@@ -7,7 +7,6 @@ Counts nothing itself: numbers come in a report.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram
 from dotproxy.telemetry.report import Report
+from dotproxy.telemetry.versions import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -86,7 +86,9 @@ METRICS = {
         Described("worker_cpu_seconds", "counter", ("worker",), "CPU time of one, since it was started."),
         Described("worker_resident_bytes", "gauge", ("worker",), "Memory of one."),
         Described("ready", "gauge", (), "Whether clients can expect answers."),
-        Described("build_info", "gauge", ("version", "python", "twisted", "openssl"), "What runs; always 1."),
+        Described(
+            "build_info", "gauge", ("version", "python", "twisted", "openssl", "pyopenssl"), "What runs; always 1."
+        ),
     )
 }
 
@@ -211,15 +213,11 @@ class Metrics:
         return generate_latest(registry) + generate_latest(self._of_this_process)
 
 
-def versions(dotproxy: str) -> dict[str, str]:
+def build_info(dotproxy: str) -> dict[str, str]:
     """
-    Return what ``build_info`` says.
+    Return what ``build_info`` says: the version of dotproxy, and of what it stands on.
     """
-    from OpenSSL.version import __version__ as pyopenssl
-
-    from twisted import __version__ as twisted
-
-    return {"version": dotproxy, "python": platform.python_version(), "twisted": twisted, "openssl": pyopenssl}
+    return {"version": dotproxy, **{name.lower(): version for name, version in versions().items()}}
 
 
 def metrics_table() -> str:

@@ -38,8 +38,8 @@ class QueryLog:
         Say that there is one: nobody should be surprised by it.
         """
         log.warn(
-            "queries are logged: {share:.0%} of them, names and clients {how}",
-            share=self._sample,
+            "queries are logged: {share} of them, names and clients {how}",
+            share=_share(self._sample),  # as text: a worker's event comes to the supervisor without its formats
             how="in clear" if self._is_clear else "hashed",
         )
 
@@ -66,3 +66,7 @@ class QueryLog:
         if self._is_clear or not text:
             return text or "-"
         return blake2s(text.encode(), key=self._key, digest_size=8).hexdigest()
+
+
+def _share(sample: float) -> str:
+    return "all" if sample == 1 else f"{sample * 100:.6g} %" if sample else "none"

@@ -17,6 +17,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -144,7 +145,7 @@ class AdminService(Service):
             log.info("admin on {where}", where=self._where)
 
         def cannot(failure: Failure) -> None:
-            log.error("no admin on {where}: {reason}", where=self._where, reason=failure.getErrorMessage())
+            log.error("no admin on {where}: {reason}", where=self._where, reason=_why(failure))
 
         self._endpoint.listen(self._site).addCallbacks(listening, cannot)
 
@@ -154,6 +155,15 @@ class AdminService(Service):
         """
         super().stopService()
         return maybeDeferred(self._port.stopListening) if self._port is not None else None
+
+
+def _why(failure: Failure) -> str:
+    """
+    Why nobody can listen.  Twisted's text repeats where, and shows a socket's path as Python does octets.
+    """
+    error = failure.value
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    return cause.strerror.lower() if isinstance(cause, OSError) and cause.strerror else str(error)
 
 
 def clear_away(path: str) -> None:

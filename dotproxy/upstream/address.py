@@ -1,5 +1,5 @@
 """
-How an upstream is written, in every spelling that is in use.
+How an upstream is written: the spellings of other programs that docs/configuration.md lists, and our own.
 
 Decides what a SPEC means: addresses, port, the name to verify, pins.  Resolves nothing and dials
 nothing; an upstream is given by address, so that no question about it has to be asked of anyone.
@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from dotproxy.policy.pins import parse_pin, show_pin
@@ -29,6 +29,8 @@ _SPEC = re.compile(
 _WHERE = re.compile(
     r"(?:\[(?P<v6>[^\]]*)\]|(?P<host>[^:@\[\]]*))(?:[:@](?P<port>[0-9]+)(?::(?P<name>[^:@]+))?)?", re.ASCII
 )
+#: %NAME, as CoreDNS has it, or %INTERFACE: after the address or after the port, and inside brackets or outside.
+_PERCENT = re.compile(r"(?P<before>[^%]*)%(?P<word>[^%:@\[\]]+)(?P<after>[^%]*)")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 #: A host name; one whose last label is a number is none (RFC 1123 §2.1).
 _NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)*(?![0-9]+\Z){_LABEL}", re.IGNORECASE)
@@ -57,14 +59,16 @@ class UpstreamAddress:
         """
         The canonical spelling; a preset's is its name.
         """
-        if self.preset:
-            return self.preset
-        host, port = self.host or self.addresses[0]
-        where = endpoint_text(host, port) if not self.host or port != DEFAULT_PORT else host
-        text = f"tls://{where}" + (f"#{self.name}" if self.name and self.name != host else "")
+        text = self.preset or self._spelled()
         more = [f"pin-sha256={show_pin(pin)}" for pin in self.pins]
         more += [f"weight={self.weight}"] if self.weight != 1 else []
         return f"{text}?{'&'.join(more)}" if more else text
+
+    def _spelled(self) -> str:
+        host, port = self.host or self.addresses[0]
+        where = endpoint_text(host, port) if not self.host or port != DEFAULT_PORT else host
+        where = where.replace("%25", "%2525")  # in a URI %25 stands for % (RFC 6874 §2)
+        return f"tls://{where}" + (f"#{self.name}" if self.name and self.name != host else "")
 
     @property
     def label(self) -> str:
@@ -88,43 +92,99 @@ def endpoint_text(host: str, port: int) -> str:
 def parse_upstream(spec: str) -> UpstreamAddress:
     """
     Return what ``spec`` means: a preset's name, or ``[tls://]ADDRESS[:PORT][#NAME][?pin-sha256=…]``,
-    ``ADDRESS@PORT#NAME`` or ``ADDRESS:PORT:NAME``.
+    ``ADDRESS@PORT#NAME``, ``ADDRESS:PORT:NAME`` or ``ADDRESS%NAME``; a preset may have options, too.
 
     :raises ValueError: saying what is wrong with it and what would be right.
     """
     spec = spec.strip()
-    if spec.lower() in PRESETS:
-        return preset(spec.lower())
     found = _SPEC.fullmatch(spec)
     if not found:
         raise ValueError(f"{spec!r} is not an upstream; {_WRITE}")
     if (scheme := (found["scheme"] or "tls").lower()) != "tls":
         raise ValueError(f"{spec!r}: only tls:// upstreams are spoken to, not {scheme}://")
-    host, port, colon_name = _where(spec, found["where"])
-    if colon_name and found["name"] is not None:
+    pins, weight = _more(spec, "&".join(filter(None, (found["before"], found["after"]))))
+    if found["scheme"] is None and found["name"] is None and found["where"].lower() in PRESETS:
+        return preset(found["where"].lower(), pins, weight)
+    where = _where(spec, found["where"], is_uri=found["scheme"] is not None)
+    if where.name and found["name"] is not None:
         raise ValueError(f"{spec!r} gives two names")
-    query = "&".join(filter(None, (found["before"], found["after"])))
-    pins, weight = _more(spec, query)
-    return from_parts(host, port, found["name"] or colon_name, pins, weight)
+    return from_parts(where.host, where.port, found["name"] or where.name, pins, weight)
 
 
 _WRITE = "write tls://ADDRESS:PORT#NAME, as tls://1.1.1.1#cloudflare-dns.com"
 
 
-def _where(spec: str, text: str) -> tuple[str, str | None, str | None]:
+class _Where(NamedTuple):
     """
-    Address, port and name.  IPv6 without brackets is all address, but for a port after an @.
+    What stands before the first # or ?: an address, with its zone if it has one, or a host name.
     """
+
+    host: str
+    port: str | None = None
+    name: str | None = None
+
+
+def _where(spec: str, text: str, *, is_uri: bool = False) -> _Where:
+    """
+    Return address, port and name.  IPv6 without brackets is all address, but for a port after an @.
+    """
+    word = None
+    if found := _PERCENT.fullmatch(text):
+        before, word, after = found.groups()
+        text = f"[{before}]{after}" if is_ip(before) else before + after
+        if is_uri and word.startswith("25") and word != "25":
+            word = word[2:]
+    where = _without_percent(spec, text)
+    return where if word is None else _with_word(spec, where, word)
+
+
+def _without_percent(spec: str, text: str) -> _Where:
     bare, _, port = text.partition("@")
-    if bare.count(":") > 1 and _is_ip(bare):
-        return bare, port or None, None
+    if bare.count(":") > 1 and is_ip(bare):
+        return _Where(bare, port or None)
     found = _WHERE.fullmatch(text)
     if not found:
         raise ValueError(f"{spec!r} is not an upstream; {_WRITE}, and IPv6 with a port as [ADDRESS]:PORT")
     host = found["host"] if found["v6"] is None else found["v6"]
     if host.lower() in PRESETS:
         raise ValueError(f"{spec!r}: {host!r} is a preset, which has addresses, ports and a name of its own")
-    return host, found["port"], found["name"]
+    return _Where(host, found["port"], found["name"])
+
+
+def _with_word(spec: str, where: _Where, word: str) -> _Where:
+    """
+    Return the same with what stood after a %: the zone of a link-local address (RFC 4007 §11), else the name.
+    """
+    if is_ip(where.host) and ip_address(where.host).is_link_local and ":" in where.host:
+        return where._replace(host=f"{where.host}%{word}")
+    if "." not in word.strip(".") or not _NAME.fullmatch(word.rstrip(".")):
+        raise ValueError(
+            f"{spec!r}: an interface (%{word}) can be given for a link-local address only, as fe80::1%eth0;"
+            f" to any other address the system's routes lead; a name to verify is written #NAME"
+        )
+    if where.name:
+        raise ValueError(f"{spec!r} gives two names")
+    return where._replace(name=word)
+
+
+def from_table(
+    address: str, port: int | None = None, name: str | None = None, pins: tuple[str, ...] = (), weight: Any = None
+) -> UpstreamAddress:
+    """
+    Return the upstream that a table's values stand for; ``address`` may hold a port, or be a preset's name.
+
+    :raises ValueError: saying which part is wrong.
+    """
+    if address.lower() in PRESETS:
+        if port is not None or name is not None:
+            raise ValueError(f"{address!r} is a preset, which has addresses, ports and a name of its own")
+        return preset(address.lower(), pins, weight)
+    where = _Where(address) if not re.search(r"[%:@]", address) else _where(address, address)
+    if where.port is not None and port is not None:
+        raise ValueError(f"{address!r} has a port already")
+    if where.name is not None and name is not None:
+        raise ValueError(f"{address!r} has a name already")
+    return from_parts(where.host, where.port or port, where.name or name, pins, weight)
 
 
 def from_parts(
@@ -136,7 +196,7 @@ def from_parts(
     :raises ValueError: saying which part is wrong.
     """
     where = (_where_it_is(address), _port(port))
-    is_name = not _is_ip(where[0])
+    is_name = not is_ip(where[0])
     checked = _name(name) if name else where[0] if is_name else None
     return UpstreamAddress(
         () if is_name else (where,),
@@ -147,15 +207,24 @@ def from_parts(
     )
 
 
-def preset(name: str) -> UpstreamAddress:
+def preset(name: str, pins: tuple[str, ...] = (), weight: Any = None) -> UpstreamAddress:
     """
-    Return the upstream a preset stands for.
+    Return the upstream a preset stands for; each pin is one that any of its servers may have.
     """
     authentication_name, addresses = PRESETS[name]
-    return UpstreamAddress(tuple((address, DEFAULT_PORT) for address in addresses), authentication_name, preset=name)
+    return UpstreamAddress(
+        tuple((address, DEFAULT_PORT) for address in addresses),
+        authentication_name,
+        tuple(parse_pin(pin) for pin in pins),
+        preset=name,
+        weight=_weight(weight),
+    )
 
 
-def _is_ip(text: str) -> bool:
+def is_ip(text: str) -> bool:
+    """
+    Whether this is an IP address, without a port and without brackets.
+    """
     try:
         ip_address(text)
     except ValueError:
@@ -164,7 +233,7 @@ def _is_ip(text: str) -> bool:
 
 
 def _where_it_is(text: str) -> str:
-    if _is_ip(text):
+    if is_ip(text):
         return str(ip_address(text))
     if "." in text.strip(".") and not text.replace(".", "").isdigit():
         return _name(text)
@@ -193,7 +262,7 @@ def _name(text: str) -> str:
             name = name.encode("idna").decode("ascii")
         except UnicodeError:
             raise ValueError(f"{text!r} cannot be a host name") from None
-    if _is_ip(bare := name.strip("[]")):
+    if is_ip(bare := name.strip("[]")):
         kind = "IPv6" if isinstance(ip_address(bare), IPv6Address) else "IPv4"
         raise ValueError(f"{text!r} is an {kind} address; leave the name out to have the address verified")
     if not _NAME.fullmatch(name):

@@ -16,6 +16,15 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import DatagramProtocol
 from twisted.names import dns
+from twisted.names.error import (
+    DNSFormatError,
+    DNSNameError,
+    DNSNotImplementedError,
+    DNSQueryRefusedError,
+    DNSQueryTimeoutError,
+    DNSServerError,
+    DomainError,
+)
 from zope.interface import implementer
 
 from dotproxy.errors import Unreachable
@@ -27,6 +36,17 @@ FRESH = (60.0, 86400.0)
 
 #: How long a name may take, in seconds; it is part of a dial.
 PATIENCE = 1.5
+
+#: What twisted.names raises for each rcode that is no answer, and if there was none.
+_REASONS = {
+    DNSNameError: "the name does not exist (NXDOMAIN)",
+    DNSServerError: "the server failed (SERVFAIL)",
+    DNSQueryRefusedError: "the server refused (REFUSED)",
+    DNSFormatError: "the server did not understand the query (FORMERR)",
+    DNSNotImplementedError: "the server does not answer such queries (NOTIMP)",
+    DomainError: "the server answered with an error",
+    DNSQueryTimeoutError: f"no answer in {PATIENCE:g} s",
+}
 
 #: Addresses, and how long they count.
 Found = tuple[Sequence[str], float]
@@ -99,15 +119,23 @@ async def addresses_of(resolver: Any, name: str) -> Found:
     reasons: list[str] = []
     for succeeded, result in await DeferredList(asked, consumeErrors=True):
         if not succeeded:
-            reasons.append(type(result.value).__name__)
+            reasons.append(in_words(result.value))
             continue
         records = [record for record in result[0] if record.type in (dns.A, dns.AAAA)]
         families.append([_text(record.payload) for record in records])
         ttls += [float(record.ttl) for record in records]
     found = [address for pair in _in_turn(families) for address in pair]
     if not found:
-        raise Unreachable("resolve", ", ".join(reasons) or "it has no address")
+        raise Unreachable("resolve", ", ".join(dict.fromkeys(reasons)) or "it has no address")
     return found, min(ttls)
+
+
+def in_words(error: BaseException) -> str:
+    """
+    Return why a lookup failed.
+    """
+    words = next((words for kind, words in _REASONS.items() if isinstance(error, kind)), "")
+    return words or str(error) or type(error).__name__
 
 
 def _text(record: Any) -> str:

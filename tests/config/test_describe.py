@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.config.describe import effective, example_file, options_table
+from dotproxy.config.describe import describe_changes, effective, example_file, options_table
 from dotproxy.config.load import load
 from dotproxy.config.schema import BY_KEY, SETTINGS
 from dotproxy.testing.certificates import Authority
@@ -52,7 +52,7 @@ class DescribeTests(SynchronousTestCase):
             self.assertEqual(loaded.config, self.read_back(effective(loaded)))
 
     @given(
-        st.sampled_from([s.key for s in SETTINGS if isinstance(s.default, float) and s.metavar == "SECONDS"]),
+        st.sampled_from([s.key for s in SETTINGS if s.metavar == "SECONDS" and isinstance(s.parse(s.default), float)]),
         st.floats(2, 59),
     )
     def test_a_time_is_written_as_it_is(self, key: str, seconds: float) -> None:
@@ -75,14 +75,45 @@ class DescribeTests(SynchronousTestCase):
         self.assertRegex(text, r"udp_max_size += 1232  # default")
         self.assertIn("# ca_file is not set", text)
 
+    def test_a_large_time_or_size_is_told_in_units_too(self) -> None:
+        """
+        Digits are the value; larger units stand beside them where digits alone are hard to read.
+        """
+        loaded = load({"cache_memory": ["1M"], "serve_stale": ["90m"], "cache_max_ttl": ["59"]}, {})
+        text = effective(loaded)
+        self.assertRegex(text, r"cache_memory += 1048576  # --cache-memory \(1MiB\)\n")
+        self.assertRegex(text, r"serve_stale += 5400  # --serve-stale \(1h30m\)\n")
+        self.assertRegex(text, r"cache_max_ttl += 59  # --cache-max-ttl\n")
+        self.assertRegex(text, r"udp_max_size += 1232  # default\n")
+        self.assertEqual(loaded.config, self.read_back(text))
+
+    def test_changes_are_told_readably(self) -> None:
+        """
+        Times and sizes with their units, other numbers in digits, and yes and no for what is that.
+        """
+        before = load({}, {}).config
+        settings = {"serve_stale": "1h", "query_timeout": "2.5", "max_transfers": "1", "cache_min_ttl": "0"}
+        after = load({key: [value] for key, value in {**settings, "prefetch": "no"}.items()}, {}).config
+        self.assertEqual(
+            [
+                "query_timeout is 2.5s, was 4s",
+                "max_transfers is 1, was 4",
+                "serve_stale is 1h, was 1d",
+                "prefetch is no, was yes",
+            ],
+            describe_changes(before, after),
+        )
+        fewer = load({"max_outstanding": ["1000000"]}, {}).config
+        self.assertEqual(["max_outstanding is 1000000, was 16384"], describe_changes(before, fewer))
+
     def test_the_example_is_the_default(self) -> None:
         """
-        The example file means the defaults, as it is and with its settings uncommented.
+        The example file means the defaults, as it is and with its settings uncommented: every line of it is TOML.
         """
         text = example_file()
         self.assertEqual(load({}, {}).config, self.read_back(text))
-        uncommented = re.sub(r"^#(\w+ = \S)", r"\1", text, flags=re.MULTILINE)
-        self.assertEqual({s.key for s in SETTINGS if s.default is not None}, set(tomllib.loads(uncommented)))
+        uncommented = re.sub(r"^#(?=\w+ =)", "", text, flags=re.MULTILINE)
+        self.assertEqual({s.key for s in SETTINGS}, set(tomllib.loads(uncommented)))
         self.assertEqual(load({}, {}).config, self.read_back(uncommented))
         for setting in SETTINGS:
             self.assertIn(f"# {setting.help}\n#{setting.key} = ", text)

@@ -209,6 +209,27 @@ class LoadTests(SynchronousTestCase):
         """
         self.assertEqual("default", load({}, {"DOTPROXY_POLICY": " "}).sources["policy"])
 
+    def test_an_empty_string_in_a_file_is_not_set(self) -> None:
+        """
+        As an empty variable, for settings that have no default; for others it is a mistake.
+        """
+        loaded = load({}, {}, self.file('ca_file = ""\nadmin_listen = ""\ntls_ciphers = ""\n'))
+        self.assertEqual((None, "default"), (loaded.config.ca_file, loaded.sources["ca_file"]))
+        self.assertEqual((None, None), (loaded.config.admin_listen, loaded.config.tls_ciphers))
+        (problem,) = self.problems({}, {}, self.file('policy = ""'))
+        self.assertIn("'' is not a policy", problem)
+
+    def test_times_and_sizes_with_units_from_every_source(self) -> None:
+        """
+        In the file as strings, in variables and as options.
+        """
+        path = self.file('query_timeout = "3s"\ncache_memory = "1MiB"\nserve_stale = 60\n')
+        environ = {"DOTPROXY_CACHE_MAX_TTL": "2h", "DOTPROXY_CONNECT_TIMEOUT": "1500ms"}
+        config = load({"tcp_idle_timeout": ["1m 30s"], "cache_min_ttl": ["1m"]}, environ, path).config
+        self.assertEqual((3.0, 1 << 20, 60.0), (config.query_timeout, config.cache_memory, config.serve_stale))
+        self.assertEqual((7200, 1.5), (config.cache_max_ttl, config.connect_timeout))
+        self.assertEqual((90.0, 60), (config.tcp_idle_timeout, config.cache_min_ttl))
+
     def test_every_problem_at_once(self) -> None:
         """
         Each thing that is wrong has its line: the key, where it stands, what is wrong, what would be right.
@@ -229,7 +250,10 @@ class LoadTests(SynchronousTestCase):
                     f"policy ({path}): 'best' is not a policy; there are failover, round_robin, random, "
                     "fastest, least_outstanding, hash, race"
                 ),
-                "tcp_idle_timeout (DOTPROXY_TCP_IDLE_TIMEOUT): 'never' is not a number of seconds from 0.1 to 3600",
+                (
+                    "tcp_idle_timeout (DOTPROXY_TCP_IDLE_TIMEOUT): 'never' is not a number of seconds from 0.1 to 3600"
+                    " (1h); write seconds, or 500ms, 90s, 1h30m"
+                ),
                 f"udp_max_size ({path}): 1 is not a whole number of octets from 512 to 65507",
             ],
             problems,

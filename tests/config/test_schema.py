@@ -78,6 +78,23 @@ class ParserTests(SynchronousTestCase):
             self.assertEqual(address, parse_listen(text), text)
         self.assertEqual("[::1]:53", str(ListenAddress("::1", 53)))
 
+    def test_listen_without_brackets(self) -> None:
+        """
+        IPv6 whose last group may be meant as a port is refused, with how to write either; other IPv6 is an address.
+        """
+        told = {
+            "::1:53": "write [::1]:53 for port 53 of ::1, or [::1:53]:5300 for port 5300 of ::1:53",
+            "2001:db8::1:2": "write [2001:db8::1]:2 for port 2 of 2001:db8::1, or [2001:db8::1:2]:5300 for",
+            ":::53": "':::53' is not an address to listen on; write [::]:53",
+            "2001:db8:1:2:3:4:5:6:53": "write [2001:db8:1:2:3:4:5:6]:53",
+        }
+        for text, right in told.items():
+            self.assertIn(right, str(self.assertRaises(ValueError, parse_listen, text)))
+        self.assertIn("[::1:53]:53 for", str(self.assertRaises(ValueError, parse_listen, "::1:53", 53)))
+        for text in ("::1", "2001:db8::53", "2001:db8:1:2:3:4:5:6", "fe80::a:b", "fe80::1%eth0"):
+            self.assertEqual(ListenAddress(text, 5300), parse_listen(text))
+            self.assertEqual(ListenAddress(text, 53), parse_listen(f"[{text}]:53"))
+
     def test_upstream_tables(self) -> None:
         """
         A table has the parts of a SPEC under their names; one pin may stand without a list.
@@ -88,6 +105,9 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(((("192.0.2.1", 8853),), "dns.example"), (upstream.addresses, upstream.name))
         self.assertEqual(upstream, parse_upstream_value({**table, "pin_sha256": [pin]}))
         self.assertEqual(UpstreamAddress((("::1", 853),)), parse_upstream_value({"address": "::1"}))
+        with_port = {"address": "192.0.2.1:8853", "name": "dns.example", "pin_sha256": pin}
+        self.assertEqual(upstream, parse_upstream_value(with_port))
+        self.assertEqual("quad9?weight=3", str(parse_upstream_value({"address": "Quad9", "weight": 3})))
 
     def test_mistakes(self) -> None:
         """
@@ -106,6 +126,10 @@ class ParserTests(SynchronousTestCase):
             ("upstream", {"name": "dns.example"}, "needs an address"),
             ("upstream", {"address": "192.0.2.1", "name": 7}, "7 is not a string"),
             ("upstream", 9, "9 is not a string"),
+            ("upstream", {"address": "192.0.2.1:853", "port": 853}, "'192.0.2.1:853' has a port already"),
+            ("upstream", {"address": "192.0.2.1%a.example", "name": "a.example"}, "has a name already"),
+            ("upstream", {"address": "quad9", "port": 853}, "'quad9' is a preset"),
+            ("upstream", {"address": "quad9", "name": "a.example"}, "'quad9' is a preset"),
             ("ca_file", str(here / "none.pem"), "cannot be read: no such file"),
             ("ca_file", str(here / "empty.pem"), "holds no PEM certificate"),
             ("policy", "best", "there are failover, round_robin, random"),
@@ -129,7 +153,7 @@ class ParserTests(SynchronousTestCase):
             ("udp_max_size", 1232.0, "1232.0 is not a whole number of octets"),
             ("udp_max_size", 65508, "65508 is not a whole number of octets from 512 to 65507"),
             ("udp_max_size", True, "True is not a whole number"),
-            ("max_outstanding", 0, "0 is not a whole number from 1 to 1e+06"),
+            ("max_outstanding", 0, "0 is not a whole number from 1 to 1000000"),
         ]
         for key, value, told in mistakes:
             error = self.assertRaises(ValueError, BY_KEY[key].parse, value)
@@ -194,6 +218,18 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(2.5, BY_KEY["query_timeout"].parse("2.5"))
         self.assertEqual(4096, BY_KEY["udp_max_size"].parse("4096"))
         self.assertEqual("debug", BY_KEY["log_level"].parse("DEBUG"))
+
+    def test_a_directory_that_may_not_be_entered(self) -> None:
+        """
+        What cannot be looked at is a problem like others, not an exception.
+        """
+
+        def refuse(path: Path) -> bool:
+            raise PermissionError(13, "Permission denied")
+
+        self.patch(Path, "is_dir", refuse)
+        told = str(self.assertRaises(ValueError, BY_KEY["cache_file"].parse, "/var/lib/dotproxy/cache"))
+        self.assertEqual("'/var/lib/dotproxy/cache' cannot be looked at: permission denied", told)
 
     def test_special_names(self) -> None:
         """

@@ -31,7 +31,8 @@ resumed handshake, a first and a later query take; TLS version, cipher and ALPN;
 its key's pin, ready to be pasted into a SPEC; whether it is who it should be, and if not why not; whether it answers in
 any order, pads, tells back client subnet, sends DNSSEC data, how long it says it keeps idle connections, and with
 `--idle` how long it does. Nothing is asked of a server that is not verified. The exit code is 0 if every upstream can
-be used by one of its addresses at least, 1 if not, 2 for a mistake.
+be used by one of its addresses at least, which takes that it is verified and that its answers say what there is
+(NOERROR, or NXDOMAIN for `--name`; not SERVFAIL, REFUSED or another failure); 1 if not, 2 for a mistake.
 
 This page is made by `python -m tests.integration.probed --write docs/probe.md`; times are those of one machine's
 loopback.

@@ -136,9 +136,9 @@ async def test_commands(running, capsys):
     code, text = await tell(running, capsys, "status")
     assert (code, "ready" in text, "dot.test" in text) == (0, True, True)
     assert json.loads((await tell(running, capsys, "status", "--json"))[1])["ready"]
-    assert (await tell(running, capsys, "cache", "stats"))[1].startswith("cache: 1 answers")
+    assert (await tell(running, capsys, "cache", "stats"))[1].startswith("cache: 1 answer, ")
     assert await tell(running, capsys, "cache", "flush", "nothing.test") == (0, "0 answers forgotten\n")
-    assert await tell(running, capsys, "cache", "flush", "test", "--subtree") == (0, "1 answers forgotten\n")
+    assert await tell(running, capsys, "cache", "flush", "test", "--subtree") == (0, "1 answer forgotten\n")
     assert await tell(running, capsys, "cache", "flush") == (0, "0 answers forgotten\n")
     assert (await tell(running, capsys, "cache", "flush", "a..b"))[0] == 1
     assert await tell(running, capsys, "log", "debug") == (0, "")
@@ -185,7 +185,7 @@ async def test_another_configuration(running, servers):
     options["cache_max_ttl"] = ["5"]
     changes = running.reload()
     assert [change for change in changes if "is new" in change]
-    assert "cache_max_ttl is 5, was 86400" in changes
+    assert "cache_max_ttl is 5s, was 1d" in changes
     running.forwarder.flushed()
     host, port = running.addresses[0]
     await ask_udp(reactor, host, port, make_query("other.test.", A))

@@ -17,6 +17,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
+from dotproxy.telemetry.words import counted
 from tests.integration.programs import Proxy, free_port, wait_until, which
 from tests.misbehaving.matrix import Misbehaving
 from tests.misbehaving.steady import Steady
@@ -92,7 +93,7 @@ def test_metrics_and_health(operated):
     assert [get(operated, path)[0] for path in ("/healthz", "/readyz", "/status", "/nothing")] == [200, 200, 200, 404]
     assert get(operated, "/flush", "POST")[0] == 404
     operated.server.stop()
-    assert f"{missed:g} answers forgotten" in told(operated, "cache", "flush")
+    assert f"{counted(round(missed), 'answer')} forgotten" in told(operated, "cache", "flush")
     assert ask(operated) == 2
 
     def is_not_ready() -> bool:
@@ -132,7 +133,7 @@ def test_commands(operated):
     assert status["upstreams"][0]["state"] == "up"
     assert re.search(r"dot\.test \(127\.0\.0\.1:\d+\) +up ", told(operated, "status"))
     assert told(operated, "cache", "flush", "lab.example") == "0 0 answers forgotten\n"
-    assert told(operated, "cache", "flush", "lab.example", "--subtree") == "0 1 answers forgotten\n"
+    assert told(operated, "cache", "flush", "lab.example", "--subtree") == "0 1 answer forgotten\n"
     assert told(operated, "cache", "flush", "a..b").startswith("1 dotproxy cache: label of 0 octets")
     assert told(operated, "cache", "stats").startswith("0 cache: 0 answers")
     assert told(operated, "log", "debug") == "0 "

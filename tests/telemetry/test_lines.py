@@ -2,17 +2,29 @@
 The form of log lines, and the query log.
 """
 
+import ast
 import io
 import json
 import os
+from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from twisted.internet.task import Clock
-from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.logger import (
+    LogEvent,
+    Logger,
+    LogLevel,
+    eventAsJSON,
+    eventFromJSON,
+    formatEvent,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout
+from dotproxy.telemetry import querylog
 from dotproxy.telemetry.counters import UDP
 from dotproxy.telemetry.lines import CHOICES, FORMATS, as_json, as_text, auto, for_journal, suited_to
 from dotproxy.telemetry.logs import LoggedEvents
@@ -139,12 +151,36 @@ class SummedUpTests(Heard):
             clock.advance(1)
         events.upstream_went_down("u2", Timeout("read", "silent"))
         self.assertEqual(3, sum(line.startswith("u1: down: ") for line in self.lines))
-        self.assertEqual(3, sum(line.startswith("u1: up again") for line in self.lines))
+        up_again = [line for line in self.lines if "up again" in line]
+        self.assertEqual(["u1: up again after 0.5 s (1 failed attempt)"] * 3, up_again)
         clock.advance(60)
         self.assertEqual(["u1: down 12 times in 60 s"], [line for line in self.lines if "times" in line])
         self.lines.clear()
         events.upstream_went_down("u1", Timeout("read", "silent"))
         self.assertEqual(["u1: down: read: silent"], self.lines)
+
+
+class FormatTests(SynchronousTestCase):
+    """
+    The formats of events.
+    """
+
+    def test_no_format_says_how_a_number_is_written(self) -> None:
+        """
+        What stands after a colon, as in {share:.0%}, is lost on the way from a worker to its supervisor.
+        """
+        package = Path(querylog.__file__).parent.parent
+        found: list[str] = []
+        formats = 0
+        for path in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Call) and "log" in ast.dump(node.func) and node.args:
+                    text = node.args[0]
+                    if isinstance(text, ast.Constant) and isinstance(text.value, str) and "{" in text.value:
+                        formats += 1
+                        found += [text.value for _, _, spec, _ in Formatter().parse(text.value) if spec]
+        self.assertGreater(formats, 20)
+        self.assertEqual([], found)
 
 
 class QueryLogTests(Heard):
@@ -169,7 +205,7 @@ class QueryLogTests(Heard):
         Neither name nor client is to be read; both are the same each time.
         """
         announced, first, second = self.log_of(times=2)
-        self.assertEqual("queries are logged: 100% of them, names and clients hashed", announced)
+        self.assertEqual("queries are logged: all of them, names and clients hashed", announced)
         self.assertEqual(first, second)
         self.assertRegex(first, r"^udp [0-9a-f]{16} [0-9a-f]{16} 1 NXDOMAIN 37$")
 
@@ -184,6 +220,18 @@ class QueryLogTests(Heard):
         As many as were asked for.
         """
         self.assertEqual(1 + 5, len(self.log_of(sample=0.5, times=10)))
+
+    def test_which_share(self) -> None:
+        """
+        Is told in words or percent, by a worker, too, whose events come to the supervisor as JSON without formats.
+        """
+        events: list[LogEvent] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        for sample, told in ((1.0, "all"), (0.1, "10 %"), (0.0005, "0.05 %"), (0.0, "none")):
+            QueryLog(is_clear=True, sample=sample, key=b"", chance=lambda: 0.0).announce()
+            expected = f"queries are logged: {told} of them, names and clients in clear"
+            self.assertEqual([expected] * 2, [self.lines[-1], formatEvent(eventFromJSON(eventAsJSON(events[-1])))])
 
     def test_answers_without_question(self) -> None:
         """

@@ -2,6 +2,8 @@
 Metrics: names, numbers, and that they add up.
 """
 
+import OpenSSL
+from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.telemetry.counters import (
@@ -14,8 +16,9 @@ from dotproxy.telemetry.counters import (
     UpstreamCounters,
     group_of,
 )
-from dotproxy.telemetry.metrics import METRICS, Metrics, metrics_table
+from dotproxy.telemetry.metrics import METRICS, Metrics, build_info, metrics_table
 from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.versions import openssl_version
 
 
 class CounterTests(SynchronousTestCase):
@@ -119,6 +122,19 @@ class MetricsTests(SynchronousTestCase):
         described = {f"dotproxy_{name}{'_total' if one.type == 'counter' else ''}" for name, one in METRICS.items()}
         self.assertEqual(described, told)
         self.assertEqual(len(METRICS) + 2, len(metrics_table().splitlines()))
+
+    def test_what_runs(self) -> None:
+        """
+        The version of OpenSSL is that of the library that makes upstream connections, not of its binding.
+        """
+        info = build_info("1.2.3")
+        self.assertEqual(set(METRICS["build_info"].labels), set(info))
+        self.assertEqual(("1.2.3", OpenSSL.__version__), (info["version"], info["pyopenssl"]))
+        self.assertEqual(SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode().split()[1], info["openssl"])
+        (line,) = [line for line in Metrics(info).text(Report()).decode().splitlines() if "build_info{" in line]
+        self.assertIn(f'openssl="{info["openssl"]}",pyopenssl="{OpenSSL.__version__}"', line)
+        self.assertEqual("3.5.4", openssl_version("OpenSSL 3.5.4 30 Sep 2025"))
+        self.assertEqual("LibreSSL 4.2.0", openssl_version("LibreSSL 4.2.0"))
 
     def test_conventions(self) -> None:
         """

@@ -48,6 +48,61 @@ class SpellingTests(SynchronousTestCase):
         for spec, address in expected.items():
             self.assertEqual(address, parse_upstream(spec), spec)
 
+    def test_a_name_after_a_percent_sign(self) -> None:
+        """
+        As CoreDNS has it: %NAME after the address or after the port.
+        """
+        name = "dns.quad9.net"
+        four, six = UpstreamAddress((("9.9.9.9", 853),), name), UpstreamAddress((("2620:fe::fe", 853),), name)
+        expected = {
+            "9.9.9.9%dns.quad9.net": four,
+            "tls://9.9.9.9%dns.quad9.net": four,
+            "tls://9.9.9.9%dns.quad9.net:853": four,
+            "9.9.9.9:853%dns.quad9.net": four,
+            "9.9.9.9@853%DNS.Quad9.Net.": four,
+            "2620:fe::fe%dns.quad9.net": six,
+            "tls://2620:fe::fe%dns.quad9.net:853": six,
+            "[2620:fe::fe%dns.quad9.net]:853": six,
+            "[2620:fe::fe]:853%dns.quad9.net": six,
+        }
+        self.assertEqual(expected, {spec: self.meaning(spec) for spec in expected})
+
+    def test_the_zone_of_a_link_local_address(self) -> None:
+        """
+        An address of one link alone has the interface with it (RFC 4007 §11), wherever it stands; so written it
+        is read back.
+        """
+        where = (("fe80::1%eth0.100", 853),)
+        plain, named = UpstreamAddress(where), UpstreamAddress(where, "dot.example")
+        expected = {
+            "fe80::1%eth0.100": plain,
+            "FE80::1%eth0.100": plain,
+            "tls://[fe80::1%eth0.100]": plain,
+            "tls://[fe80::1%25eth0.100]:853": plain,
+            "fe80::1%eth0.100@853": plain,
+            "fe80::1%eth0.100:853": plain,
+            "[fe80::1%eth0.100]:853#dot.example": named,
+            "[fe80::1]:853%eth0.100#dot.example": named,
+            "fe80::1%eth0.100#dot.example": named,
+        }
+        self.assertEqual(expected, {spec: self.meaning(spec) for spec in expected})
+        self.assertEqual("tls://[fe80::1%eth0.100]:853", str(plain))
+        self.assertEqual("fe80::1%eth0.100", plain.label)
+        for spec in ("fe80::1%eth0#dot.example", "[fe80::1%2]:8853", "fe80::1%25x"):
+            self.assertEqual(parse_upstream(spec), parse_upstream(str(parse_upstream(spec))))
+
+    def test_an_interface_for_another_address(self) -> None:
+        """
+        Is refused, since the connection would not be bound to it.
+        """
+        for spec in ("1.1.1.1:853%eth0#one.example", "1.1.1.1%eth0.100", "2620:fe::fe%eth0", "a.example%eth0"):
+            told = str(self.assertRaises(ValueError, parse_upstream, spec))
+            self.assertIn("can be given for a link-local address only, as fe80::1%eth0", told)
+        self.assertIn("gives two names", self.meaning("9.9.9.9%a.example#b.example"))
+        self.assertIn("gives two names", self.meaning("9.9.9.9:853:a.example%b.example"))
+        for spec in ("1.1.1.1%", "1.1.1.1%a.example%b.example", "%eth0", "fe80::1%"):
+            self.assertRaises(ValueError, parse_upstream, spec)
+
     def test_ipv6_without_brackets_and_with_a_name(self) -> None:
         """
         IPv6 without brackets is all address, with a name or pins after it as without, the way systemd-resolved
@@ -119,6 +174,21 @@ class SpellingTests(SynchronousTestCase):
             self.assertEqual(tuple((address, 853) for address in addresses), upstream.addresses)
             for address in addresses:
                 self.assertTrue(ip_address(address).is_global, address)
+
+    def test_presets_with_options(self) -> None:
+        """
+        A weight and pins may follow a preset's name; so written it is read back.
+        """
+        pins = f"pin-sha256={show_pin(PIN)}&pin-sha256={show_pin(BACKUP)}"
+        heavy, pinned = parse_upstream("Quad9?weight=3"), parse_upstream(f"quad9?{pins}&weight=2")
+        self.assertEqual(("quad9", 3, ()), (heavy.preset, heavy.weight, heavy.pins))
+        self.assertEqual((2, (PIN, BACKUP)), (pinned.weight, pinned.pins))
+        self.assertEqual(parse_upstream("quad9").addresses, heavy.addresses)
+        self.assertEqual(("quad9?weight=3", "quad9"), (str(heavy), heavy.label))
+        for upstream in (heavy, pinned):
+            self.assertEqual(upstream, parse_upstream(str(upstream)))
+        self.assertIn("weight '0' is not", self.meaning("quad9?weight=0"))
+        self.assertIn("'colour' is not known here", self.meaning("quad9?colour=red"))
 
     def test_the_addresses_of_presets(self) -> None:
         """
@@ -248,7 +318,7 @@ class MistakeTests(SynchronousTestCase):
         A preset has its port and name; one written with others is not told that it is no preset, and to write
         what was written.
         """
-        for spec in ("quad9:853", "tls://quad9", "quad9#dns.quad9.net", f"quad9?pin-sha256={show_pin(PIN)}"):
+        for spec in ("quad9:853", "tls://quad9", "quad9#dns.quad9.net", "quad9#a.example?weight=3", "quad9%eth0"):
             told = str(self.assertRaises(ValueError, parse_upstream, spec))
             self.assertNotIn("did you mean 'quad9'", told, spec)
             self.assertIn("quad9", told, spec)
@@ -282,7 +352,7 @@ class MistakeTests(SynchronousTestCase):
         else:
             self.assertEqual(upstream, parse_upstream(str(upstream)))
 
-    @given(st.text("1:.[]#?@&=tls/-ax", max_size=20))
+    @given(st.text("1:.[]#?@&=tls/-ax%fe80", max_size=20))
     def test_what_looks_like_an_upstream_is_one_or_a_mistake(self, text: str) -> None:
         """
         Nor does text made of a SPEC's characters.

@@ -10,8 +10,17 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.names import dns as names
+from twisted.names.error import (
+    DNSNameError,
+    DNSQueryRefusedError,
+    DNSQueryTimeoutError,
+    DNSServerError,
+    DNSUnknownError,
+)
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy import parts
+from dotproxy.config.load import load
 from dotproxy.errors import Unreachable
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.testing.client import make_query
@@ -200,6 +209,37 @@ class AddressesTests(SynchronousTestCase):
         """
         for resolver, reason in ((Resolver([], []), "it has no address"), (Resolver(ValueError(), []), "ValueError")):
             self.assertEqual(reason, self.failureResultOf(self.found(resolver), Unreachable).value.reason)
+
+    def test_why_in_words(self) -> None:
+        """
+        What a lookup failed with is told once, and in words.
+        """
+        nothing, failed = DNSNameError(names.Message()), DNSServerError(names.Message())
+        cases = (
+            (nothing, nothing, "the name does not exist (NXDOMAIN)"),
+            (nothing, failed, "the name does not exist (NXDOMAIN), the server failed (SERVFAIL)"),
+            (DNSQueryRefusedError(names.Message()), [], "the server refused (REFUSED)"),
+            (DNSQueryTimeoutError("x"), DNSQueryTimeoutError("x"), "no answer in 1.5 s"),
+            (DNSUnknownError(names.Message()), [], "the server answered with an error"),
+            (Unreachable("connect", "no route"), Unreachable("connect", "no route"), "connect: no route"),
+        )
+        for one, other, reason in cases:
+            error = self.failureResultOf(self.found(Resolver(one, other)), Unreachable).value
+            self.assertEqual(reason, error.reason)
+
+    def test_several_servers_that_say_the_same(self) -> None:
+        """
+        What each bootstrap server said is told once.
+        """
+        config = load({"upstream": ["dot.test"], "bootstrap": ["udp://192.0.2.1", "udp://192.0.2.2"]}, {}).config
+
+        async def nowhere(resolver: Any, name: str) -> Any:
+            raise Unreachable("resolve", "the name does not exist (NXDOMAIN)")
+
+        self.patch(parts, "addresses_of", nowhere)
+        lookup = parts._build_lookup(config, MemoryNetwork().reactor, lambda address: None, [])  # type: ignore[arg-type]
+        error = self.failureResultOf(lookup("dot.test"), Unreachable).value
+        self.assertEqual("the name does not exist (NXDOMAIN)", error.reason)
 
 
 class Port:

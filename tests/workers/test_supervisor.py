@@ -217,7 +217,7 @@ class SupervisorTests(SynchronousTestCase):
 
         supervisor.reread = lambda: reread(query_timeout="3", listen="127.0.0.1:1")
         changes = supervisor.reload()
-        self.assertEqual(["listen changes with the next start", "query_timeout is 3, was 4"], changes)
+        self.assertEqual(["listen changes with the next start", "query_timeout is 3s, was 4s"], changes)
         for process in self.processes.all:
             become = self.asked(process, "become")
             config = load_text(become[3]["config"]).config
@@ -233,7 +233,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.advance(0)
         self.assertEqual(3.0, load_text(self.processes.all[2].serve()["config"]).config.query_timeout)
         supervisor.reread = lambda: reread(query_timeout="2")
-        self.assertEqual({"changes": ["query_timeout is 2, was 3"]}, without_listen(supervisor._reload({})))
+        self.assertEqual({"changes": ["query_timeout is 2s, was 3s"]}, without_listen(supervisor._reload({})))
 
     def test_another_configuration_while_one_starts(self) -> None:
         """

@@ -1,0 +1,86 @@
+"""
+Times and sizes with units, as people write them: ``500ms``, ``1h30m``, ``1d``; ``64k``, ``128M``, ``1GiB``.
+
+Decides which units there are and what each is worth.  Knows no setting and no limit.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+#: From large to small, which is the order they stand in; each at most once.
+_SECONDS: tuple[tuple[str, int | Fraction], ...] = (
+    ("w", 604800),
+    ("d", 86400),
+    ("h", 3600),
+    ("(?:min|m(?!s))", 60),
+    ("(?:sec|s)", 1),
+    ("ms", Fraction(1, 1000)),
+)
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+_TIME = re.compile("".join(rf"(?:{_NUMBER} *{unit} *)?" for unit, _ in _SECONDS), re.IGNORECASE)
+
+#: Powers of 1024, with and without "iB", as Unbound, BIND and systemd have them.  MB is not among them: some mean
+#: 1,000,000 octets by it and some 1,048,576.
+_PREFIXES = "kMGT"
+_SIZE = re.compile(rf"{_NUMBER} *([{_PREFIXES}])(?:iB?)?", re.IGNORECASE)
+
+
+def seconds_of(text: str) -> Fraction:
+    """
+    Return how many seconds a time with units is.
+
+    :raises ValueError: if it is none.
+    """
+    text = text.strip()
+    found = _TIME.fullmatch(text)
+    if not text or not found:
+        raise ValueError(f"{text!r} is not a time with units")
+    return sum((Fraction(n) * worth for n, (_, worth) in zip(found.groups(), _SECONDS, strict=True) if n), Fraction(0))
+
+
+def octets_of(text: str) -> Fraction:
+    """
+    Return how many octets a size with a unit is.
+
+    :raises ValueError: if it is none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ValueError(f"{text!r} is not a size with a unit")
+    return Fraction(found[1]) * (1024 << 10 * _PREFIXES.lower().index(found[2].lower()))
+
+
+def show_seconds(seconds: float) -> str:
+    """
+    Return a time as ``seconds_of`` reads it: ``1h30m``, ``1d``, ``2.5s``, ``500ms``.
+    """
+    if 0 < seconds < 1 and (seconds * 1000).is_integer():
+        return f"{int(seconds * 1000)}ms"
+    if seconds != int(seconds) or seconds < 60:
+        return f"{plain(seconds)}s"
+    rest, parts = int(seconds), ""
+    for unit, worth in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, worth)
+        parts += f"{count}{unit}" if count else ""
+    return parts
+
+
+def show_octets(octets: int) -> str:
+    """
+    Return a size as ``octets_of`` reads it: ``128MiB``, ``1232``.
+    """
+    shown, prefix = octets, ""
+    for larger in _PREFIXES:
+        if not shown or shown % 1024:
+            break
+        shown, prefix = shown // 1024, larger
+    return f"{shown}{prefix.replace('k', 'K')}iB" if prefix else str(octets)
+
+
+def plain(number: float) -> str:
+    """
+    Return a number in digits, never with an exponent: 1000000, 0.05.
+    """
+    return str(int(number)) if number == int(number) else f"{number:f}".rstrip("0")
