@@ -7,6 +7,7 @@ The container writes to an overlay in memory and has a network of its own, with 
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -93,11 +94,9 @@ class Machine:
         assert self._process is not None
         if self._process.poll() is not None:
             raise AssertionError("systemd-nspawn has ended")
-        pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if not children:
+        self._leader = _init_of(self._process.pid)
+        if not self._leader:
             return False
-        self._leader = children[0]
         state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
         return state in ("running", "degraded")
 
@@ -161,3 +160,24 @@ class Machine:
             self._process.kill()
             self._process.wait(20)
         self._process = None
+
+
+def _init_of(nspawn: int) -> str:
+    """
+    Return the first process of a container, "" until it is systemd, in namespaces of its own: what is run there must
+    never be run on this machine.
+    """
+    for child in Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split():
+        process = Path("/proc") / child
+        try:
+            is_first = re.search(r"^NSpid:.*\t1$", (process / "status").read_text(), re.MULTILINE)
+            is_systemd = (process / "comm").read_text().strip() == "systemd"
+            is_apart = all(
+                (process / "ns" / kind).readlink() != Path(f"/proc/self/ns/{kind}").readlink()
+                for kind in ("mnt", "pid", "net")
+            )
+        except OSError:  # it has ended
+            continue
+        if is_first and is_systemd and is_apart:
+            return child
+    return ""
