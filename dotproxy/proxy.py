@@ -14,14 +14,14 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from dotproxy import __version__
 from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
-from dotproxy.downstream.sockets import bind_every
+from dotproxy.downstream.sockets import bind_every, has_address
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.cookies import Cookies
@@ -266,11 +266,15 @@ def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], manner: str)
     """
     Say where clients are listened to, and how.
     """
-    over: dict[str, list[str]] = {}
+    over: dict[tuple[str, int], list[str]] = {}
     for transport, sockets in (("UDP", datagrams), ("TCP", streams)):
         for bound in sockets:
-            over.setdefault(endpoint_text(*bound.getsockname()[:2]), []).append(transport)
-    for address, transports in over.items():
-        log.info("listening on {address} ({transports})", address=address, transports=", ".join(transports))
+            over.setdefault(bound.getsockname()[:2], []).append(transport)
+    for (host, port), transports in over.items():
+        if has_address(host):
+            text, level = "listening on {address} ({transports})", LogLevel.info
+        else:
+            text, level = "listening on {address} ({transports}), once this machine has that address", LogLevel.warn
+        log.emit(level, text, address=endpoint_text(host, port), transports=", ".join(transports))
     if manner:
         log.info("datagrams are read and written {manner}", manner=manner)

@@ -133,7 +133,7 @@ class ServiceTests(CleanEnvironment):
         for bound in taken:
             self.addCleanup(bound.close)
         number = taken[0].getsockname()[1]
-        service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},192.0.2.1:1"))
+        service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},0.0.0.0:{number}"))
         lines: list[str] = []
         self.patch(collector, "gc", None)
         from dotproxy import proxy as proxy_module
@@ -142,16 +142,20 @@ class ServiceTests(CleanEnvironment):
         error = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertEqual(1, error.code)
         self.assertEqual(2, len(lines))
-        self.assertIn("the address is in use", lines[0])
-        self.assertIn("this machine has no such address", lines[1])
+        self.assertIn(f"cannot listen on 127.0.0.1 port {number} (UDP): the address is in use", lines[0])
+        self.assertIn(f"cannot listen on 0.0.0.0 port {number} (UDP): the address is in use", lines[1])
 
     def test_binding_fails_as_a_whole(self) -> None:
         """
         As a library it raises, and keeps no socket.
         """
-        config = load({"listen": ["127.0.0.1:0,192.0.2.1:1"]}, {}).config
-        proxy = build(config, Clock())
+        taken = bind_both("127.0.0.1", 0)
+        for bound in taken:
+            self.addCleanup(bound.close)
+        number = taken[0].getsockname()[1]
+        proxy = build(load({"listen": [f"127.0.0.1:0,127.0.0.1:{number}"]}, {}).config, Clock())
         self.assertRaises(CannotBind, proxy.privilegedStartService)
+        self.assertEqual([], proxy.addresses)
 
     def test_settling(self) -> None:
         """
