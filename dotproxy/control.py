@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dotproxy.config.load import load
+from dotproxy.downstream.sockets import has_address
 from dotproxy.errors import ConfigError
 
 #: A query that dotproxy answers by itself, whatever its upstreams do: the root's zone transfer, over UDP, is REFUSED.
@@ -191,7 +192,8 @@ def _log(given: Any) -> int:
 
 
 def _healthcheck(given: Any) -> int:
-    address = load({}, os.environ, given.config).config.listen[0]
+    listening = load({}, os.environ, given.config).config.listen
+    address = next((one for one in listening if has_address(one.host)), listening[0])
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(2)

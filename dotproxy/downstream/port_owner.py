@@ -67,7 +67,10 @@ def bound_sockets(table: str, state: int) -> Iterator[BoundSocket]:
     Return the sockets of a table that are in ``state``.
     """
     for line in table.splitlines()[1:]:
-        _, local, _, hexadecimal, _, _, _, uid, _, inode, *_ = line.split()
+        fields = line.split()
+        if len(fields) < 10:
+            continue
+        _, local, _, hexadecimal, _, _, _, uid, _, inode = fields[:10]
         if int(hexadecimal, 16) == state:
             address, _, port = local.partition(":")
             yield BoundSocket(_address(address), int(port, 16), int(uid), int(inode))

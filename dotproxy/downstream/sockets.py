@@ -141,9 +141,9 @@ def drops_of(bound: socket.socket) -> int:
 
 
 def _bind(host: str, port: int, kind: socket.SocketKind, *, is_shared: bool = False) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)[0]
     with ExitStack() as opened:
         try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)[0]
             bound = opened.enter_context(socket.socket(family, kind))
             bound.setblocking(False)
             if family == socket.AF_INET6:
@@ -182,6 +182,8 @@ def _bind_there_or_not(bound: socket.socket, address: Any) -> None:
 
 
 def _reason(error: OSError, host: str, port: int, kind: socket.SocketKind) -> str:
+    if isinstance(error, socket.gaierror) and "%" in host:
+        return f"this machine has no interface {host.partition('%')[2]}"
     if error.errno != EADDRINUSE:
         return _REASONS.get(error.errno or 0, error.strerror or str(error))
     owner = owner_of(host, port, kind)

@@ -86,9 +86,10 @@ class PortOwnerTests(SynchronousTestCase):
 
     def test_no_tables(self) -> None:
         """
-        As on another system: nobody is named.
+        As on another system, or lines that are not what they should be: nobody is named.
         """
         self.assertEqual("", self.owner("127.0.0.1"))
+        self.assertEqual("", self.owner("127.0.0.1", udp="  117: something else\n"))
 
     def test_this_process(self) -> None:
         """

@@ -101,6 +101,15 @@ class ReasonTests(SynchronousTestCase):
             wanted = f"cannot listen on 127.0.0.1 port PORT (TCP): the address is in use by {told}"
             self.assertEqual(wanted, self.reason())
 
+    def test_no_such_interface(self) -> None:
+        """
+        A link-local address needs its interface.
+        """
+        error = self.assertRaises(CannotBind, bind_both, "fe80::1%nosuch0", 53)
+        self.assertEqual(
+            "cannot listen on fe80::1%nosuch0 port 53 (UDP): this machine has no interface nosuch0", str(error)
+        )
+
     def test_no_ipv6(self) -> None:
         """
         A machine without IPv6 cannot even make the socket.
