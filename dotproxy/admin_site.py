@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, execute, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, UNIXServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
 
 from dotproxy import __version__
 from dotproxy.config.model import Config
+from dotproxy.downstream.sockets import bind_stream, has_address
 from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.metrics import Metrics, build_info
 from dotproxy.telemetry.report import Report, UpstreamReport
@@ -54,14 +57,41 @@ def build_site(
     }
     services: list[IService] = []
     if config.admin_listen is not None:
-        host, port = config.admin_listen.host, config.admin_listen.port
-        endpoint: Any = (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
+        endpoint: Any = _endpoint(reactor, config.admin_listen.host, config.admin_listen.port)
         services.append(AdminService(endpoint, make_site(**pages), f"{config.admin_listen}"))
     if config.admin_socket is not None:
         path = str(config.admin_socket)
         endpoint = UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=False)
         services.append(AdminService(endpoint, make_site(**pages, commands=commands), path, path))
     return services
+
+
+@implementer(IStreamServerEndpoint)
+class AbsentAddressEndpoint:
+    """
+    An endpoint at an address that this machine does not have yet.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Listen there; the Deferred fails with ``CannotBind``.
+        """
+        return execute(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        with bind_stream(self._host, self._port) as bound:  # the reactor has its own
+            return cast(IListeningPort, self._reactor.adoptStreamPort(bound.fileno(), bound.family, factory))
+
+
+def _endpoint(reactor: Any, host: str, port: int) -> Any:
+    if not has_address(host):
+        return AbsentAddressEndpoint(reactor, host, port)
+    return (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
 
 
 def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -> dict[str, Any]:

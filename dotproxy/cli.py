@@ -2,7 +2,8 @@
 The ``dotproxy`` command.
 
 Decides which subcommand does what, and the exit codes.  ``run`` is twistd in the foreground; the options
-of ``run`` and ``check`` are those of ``twistd dotproxy``.
+of ``run`` and ``check`` are those of ``twistd dotproxy``.  For a configuration that cannot be used the exit code of
+``run`` is 78 (EX_CONFIG), that of ``check`` 1.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from dotproxy import __version__
 
@@ -73,13 +73,16 @@ def _run(arguments: list[str]) -> int:
     from twisted.python.usage import UsageError
     from twisted.scripts.twistd import run
 
-    from dotproxy.tap import Options
+    from dotproxy.tap import Options, refuse
 
     options = Options()
-    form = "auto"
-    with suppress(UsageError, SystemExit):  # twistd will say what is wrong with them, or print its help
-        options.parseOptions([word for word in arguments if word not in ("--help", "--version")])
-        form = options.loaded.config.log_format if options.loaded else form
+    options.synopsis = "Usage: dotproxy run [options]"
+    try:
+        options.parseOptions(arguments)
+    except UsageError as error:
+        return refuse("dotproxy run", error)
+    assert options.loaded is not None
+    form = options.loaded.config.log_format
     maker = {"text": "as_text", "json": "as_json", "journal": "for_journal"}.get(form, "auto")
     logger = f"--logger=dotproxy.telemetry.lines.{maker}"
     sys.argv = ["twistd", "--nodaemon", "--pidfile=", logger, "dotproxy", *arguments]

@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dotproxy.config.load import load
+from dotproxy.downstream.sockets import has_address
 from dotproxy.errors import ConfigError
 from dotproxy.telemetry.words import counted
 
@@ -29,6 +31,12 @@ _QUESTION = b"\x64\x70\x00\x00\x00\x01" + b"\x00" * 6 + b"\x00\x00\xfc\x00\x01"
 class Failed(Exception):
     """
     It could not be done; the text says why.
+    """
+
+
+class NotReached(Failed):
+    """
+    There is no admin_socket, or nobody listens there.
     """
 
 
@@ -78,6 +86,8 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("action", choices=("stats", "flush"))
         parser.add_argument("name", nargs="?", default="", help="flush this name only")
         parser.add_argument("--subtree", action="store_true", help="and all names below it")
+    elif name == "reload":
+        parser.add_argument("--pid", type=int, help="its process, sent SIGHUP if it has no admin_socket")
     elif name == "log":
         parser.add_argument("level", choices=("info", "debug"))
     return parser
@@ -88,7 +98,7 @@ def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = 
     if not where:
         configured = load({}, os.environ, given.config, needed=("admin_socket",)).config.admin_socket
         if configured is None:
-            raise Failed("there is no admin_socket in the configuration; --socket PATH says where it is")
+            raise NotReached("there is no admin_socket in the configuration; --socket PATH says where it is")
         where = str(configured)
     connection = _UnixConnection(where)
     try:
@@ -97,9 +107,9 @@ def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = 
         response = connection.getresponse()
         answer = json.loads(response.read())
     except ConnectionRefusedError:
-        raise Failed(f"nobody listens on {where}: is dotproxy running?") from None
+        raise NotReached(f"nobody listens on {where}: is dotproxy running?") from None
     except OSError as error:
-        raise Failed(f"{where}: {error.strerror or error}") from None
+        raise NotReached(f"{where}: {error.strerror or error}") from None
     finally:
         connection.close()
     if response.status != 200:
@@ -162,7 +172,15 @@ def _print_cache(cache: dict[str, Any]) -> None:
 
 
 def _reload(given: Any) -> int:
-    changes = _ask(given, "POST", "/reload")["changes"]
+    try:
+        changes = _ask(given, "POST", "/reload")["changes"]
+    except NotReached:
+        if given.pid is None:
+            raise
+        load({}, os.environ, given.config)  # a signal brings no answer: what is wrong is told here
+        os.kill(given.pid, signal.SIGHUP)
+        print(f"process {given.pid} was sent SIGHUP; its log tells what changed")
+        return 0
     print(*(changes or ["nothing has changed"]), sep="\n")
     return 0
 
@@ -179,7 +197,8 @@ def _log(given: Any) -> int:
 
 
 def _healthcheck(given: Any) -> int:
-    address = load({}, os.environ, given.config, needed=("listen",)).config.listen[0]
+    listening = load({}, os.environ, given.config, needed=("listen",)).config.listen
+    address = next((one for one in listening if has_address(one.host)), listening[0])
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(2)

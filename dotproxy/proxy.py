@@ -14,14 +14,14 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from dotproxy import __version__
 from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
-from dotproxy.downstream.sockets import bind_every
+from dotproxy.downstream.sockets import bind_every, has_address
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.cookies import Cookies
@@ -59,6 +59,7 @@ class Proxy(MultiService):
     ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.  ``addresses`` holds
     where it listens, once it does.  ``reread`` returns the configuration as it is now, ``rebuilt`` makes another one
     hold, in ``config`` too, and returns what changed; ``sockets`` are those that somebody has opened for it.
+    ``origin`` says where the configuration came from.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Proxy(MultiService):
         self.forwarder = forwarder
         self.is_draining = False
         self.reread: Callable[[], Config] | None = None
+        self.origin = ""
         self._reactor = reactor
         self._rebuilt = rebuilt
         self._manager = manager
@@ -135,10 +137,12 @@ class Proxy(MultiService):
             self.privilegedStartService()
         super().startService()
         if self._share is None:
-            log.info("dotproxy {version}", version=__version__)
+            log.info("dotproxy {version}, configuration: {origin}", version=__version__, origin=self.origin or "given")
         self._listen()
         if self._share is None:
-            log_listening(self._datagrams, self._streams, self.manner)
+            log_listening(self._datagrams, self._streams)
+            if self.config.log_level == "debug":
+                log.debug("datagrams are read and written {manner}", manner=self.manner)
             log_upstreams(self.config)
             log.info("ready")
         for streams in self._streams:  # the reactor has its own
@@ -251,27 +255,24 @@ def log_upstreams(config: Config) -> None:
     Say who will be believed, and for what reason.
     """
     roots = f"the CAs in {config.ca_file}" if config.ca_file else "the system's CAs"
+    each: list[str] = []
     for address in config.upstream:
-        wanted = f"name {address.name}" if address.name else f"IP address {address.addresses[0][0]}"
-        pins = f" and {counted(len(address.pins), 'pin')}" if address.pins else ""
-        log.info(
-            "upstream {label}: strict, {wanted} verified against {roots}{pins}",
-            label=address.label,
-            wanted=wanted,
-            roots=roots,
-            pins=pins,
-        )
+        pins = f" with {counted(len(address.pins), 'pin')}" if address.pins else ""
+        each.append(f"{address.label} as {address.name or address.addresses[0][0]}{pins}")
+    log.info("upstreams: {upstreams}; verified against {roots}", upstreams=", ".join(each), roots=roots)
 
 
-def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], manner: str) -> None:
+def log_listening(datagrams: Sequence[Any], streams: Sequence[Any]) -> None:
     """
-    Say where clients are listened to, and how.
+    Say where clients are listened to, and where that is of no use yet.
     """
-    over: dict[str, list[str]] = {}
+    over: dict[tuple[str, int], list[str]] = {}
     for transport, sockets in (("UDP", datagrams), ("TCP", streams)):
         for bound in sockets:
-            over.setdefault(endpoint_text(*bound.getsockname()[:2]), []).append(transport)
-    for address, transports in over.items():
-        log.info("listening on {address} ({transports})", address=address, transports=", ".join(transports))
-    if manner:
-        log.info("datagrams are read and written {manner}", manner=manner)
+            over.setdefault(bound.getsockname()[:2], []).append(transport)
+    for (host, port), transports in over.items():
+        if has_address(host):
+            text, level = "listening on {address} ({transports})", LogLevel.info
+        else:
+            text, level = "listening on {address} ({transports}), once this machine has that address", LogLevel.warn
+        log.emit(level, text, address=endpoint_text(host, port), transports=", ".join(transports))

@@ -53,11 +53,7 @@ class Manager(Service):
         """
         Tell how it goes, as ``READY=1``.
         """
-        if not self._address:
-            return
-        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
-            speaker.sendto("\n".join(lines).encode(), address)
+        notify(self._address, *lines)
 
     def ready(self, status: str) -> None:
         """
@@ -74,6 +70,17 @@ class Manager(Service):
     def _pat(self) -> None:
         self.tell("WATCHDOG=1")
         self._timer = self._clock.callLater(self._interval, self._pat)
+
+
+def notify(address: str, *lines: str) -> None:
+    """
+    Send lines to systemd, which listens on ``address`` (``NOTIFY_SOCKET``); to nobody, if that is empty.
+    """
+    if not address:
+        return
+    address = "\0" + address[1:] if address.startswith("@") else address
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
+        speaker.sendto("\n".join(lines).encode(), address)
 
 
 def initial_environment() -> dict[str, str]:

@@ -1,15 +1,20 @@
 """
 The twistd plugin: ``twistd dotproxy``.
 
-Decides how options are spelled on twistd's command line, and how a configuration that cannot be used is
-reported there.  The only place that knows the global reactor.
+Decides how options are spelled on the command lines of twistd and of ``dotproxy run``, and how a start that cannot
+succeed is reported there.  The only place that knows the global reactor.
+
+Exit codes: ``EX_CONFIG`` (78) if the configuration cannot be used, which no other try will change; 1 if an address
+cannot be listened on.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -17,10 +22,16 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from dotproxy.collector import settle
-from dotproxy.config.load import Loaded, load
+from dotproxy.config.describe import origin
+from dotproxy.config.load import CONFIG_VARIABLE, Loaded, load
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS, Setting
 from dotproxy.errors import ConfigError
+from dotproxy.systemd import notify
+from dotproxy.telemetry.lines import suited_to
+
+#: What twistd calls its pid file unless it is told otherwise.
+_PIDFILE = "twistd.pid"
 
 
 class Options(usage.Options):
@@ -48,6 +59,37 @@ class Options(usage.Options):
         """
         self.config_file = path
 
+    @property
+    def file(self) -> str | None:
+        """
+        The configuration file: ``--config``, or else ``DOTPROXY_CONFIG``.
+        """
+        return self.config_file or os.environ.get(CONFIG_VARIABLE) or None
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Parse the command line.  As a part of twistd's it ends the program if it cannot be used.
+        """
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            if self.parent is None:
+                raise
+            raise SystemExit(refuse("twistd dotproxy", error)) from None
+
+    def getUsage(self, width: int | None = None) -> str:
+        """
+        Return what there is, in the order of the schema.
+        """
+        width = width or int(os.environ.get("COLUMNS", "80"))
+        chunks = ["Options:", *_option("", "config", "FILE", self.opt_config.__doc__, width)]
+        for setting in SETTINGS:
+            taker = getattr(self, f"opt_{setting.key}")
+            chunks += _option(setting.short or "", setting.option, setting.metavar, taker.__doc__, width)
+        chunks += _option("", "version", "", self.opt_version.__doc__, width)
+        chunks += _option("", "help", "", "Print this and exit.", width)
+        return "\n".join([*chunks, "", *textwrap.wrap(self.longdesc, width), ""])
+
     def opt_version(self) -> None:
         """
         Print dotproxy's version and exit.
@@ -65,6 +107,33 @@ class Options(usage.Options):
             self.loaded = load(self.given, os.environ, self.config_file)
         except ConfigError as error:
             raise usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems])) from None
+        twistd = self.parent
+        # Whoever it becomes may not delete what root has made; in the foreground nobody needs it.
+        if twistd is None or not twistd.get("nodaemon"):  # as `twist`, which knows neither
+            return
+        if twistd["uid"] is not None and twistd["pidfile"] == _PIDFILE:
+            twistd["pidfile"] = ""
+
+
+def refuse(program: str, error: usage.UsageError) -> int:
+    """
+    Say why ``program`` cannot start: the problems and nothing else, to the terminal or the journal, and to systemd for
+    ``systemctl status``.  Return the exit code.
+    """
+    what, *problems = str(error).splitlines()
+    prefix = "<3>" if suited_to(sys.stderr, os.environ) == "journal" else ""
+    print(*(prefix + line for line in (f"{program}: {what}", *problems)), sep="\n", file=sys.stderr)
+    notify(os.environ.get("NOTIFY_SOCKET", ""), f"STATUS={what} {'; '.join(problems)}")
+    return os.EX_CONFIG
+
+
+def _option(short: str, long: str, metavar: str, doc: str | None, width: int) -> Iterator[str]:
+    """
+    Yield the lines about one option.
+    """
+    yield f"  {f'-{short}, ' if short else '    '}--{long}{f'={metavar}' if metavar else ''}"
+    indent = " " * 10
+    yield textwrap.fill(" ".join((doc or "").split()), width, initial_indent=indent, subsequent_indent=indent)
 
 
 def _taker(setting: Setting) -> Callable[[Options, str], None]:
@@ -130,6 +199,7 @@ def makeService(options: Options) -> IService:
 
     assert options.loaded is not None
     proxy = _build(options.loaded.config, reactor)
+    proxy.origin = origin(options.loaded, options.file)
     proxy.reread = lambda: load(options.given, os.environ, options.config_file).config
 
     bind = proxy.privilegedStartService
@@ -140,6 +210,7 @@ def makeService(options: Options) -> IService:
         except CannotBind as problem:
             for line in str(problem).splitlines():
                 log.critical("{line}", line=line)
+            notify(os.environ.get("NOTIFY_SOCKET", ""), f"STATUS={str(problem).replace(chr(10), '; ')}")
             raise SystemExit(1) from None
 
     proxy.privilegedStartService = bind_or_exit

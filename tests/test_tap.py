@@ -3,6 +3,7 @@ The twistd plugin, and the command.
 """
 
 import os
+import signal
 import sys
 from io import StringIO
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import OpenSSL
 from OpenSSL import SSL
 from twisted.application.service import IService, IServiceMaker
+from twisted.application.twist._options import TwistOptions
 from twisted.internet.task import Clock
 from twisted.plugin import getPlugins
 from twisted.python.usage import UsageError
+from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 import dotproxy
-from dotproxy import cli, collector, control
+from dotproxy import cli, collector, control, tap
 from dotproxy.assembly import build
 from dotproxy.collector import settle
 from dotproxy.config.describe import example_file
@@ -96,6 +99,42 @@ class OptionsTests(CleanEnvironment):
         self.assertIn("policy (--policy): 'best' is not a policy", lines[1])
         self.assertRaises(UsageError, self.parse, "--nonsense")
 
+    def test_where_it_came_from(self) -> None:
+        """
+        The service knows the file, the variables and the options.
+        """
+        path = folder(self) / "dotproxy.toml"
+        path.write_text("query_timeout = 2")
+        os.environ |= {"DOTPROXY_CONFIG": str(path), "DOTPROXY_PADDING": "64"}
+        service: Any = makeService(self.parse("-l", "127.0.0.1:0", "-l", "[::1]:0"))
+        self.assertEqual(f"{path}, --listen, DOTPROXY_PADDING", service.origin)
+
+    def test_help(self) -> None:
+        """
+        Every option with what it takes, no wider than the terminal.
+        """
+        text = Options().getUsage(width=72)
+        for setting in SETTINGS:
+            self.assertIn(f"--{setting.option}={setting.metavar}\n", text)
+        self.assertIn("  -l, --listen=ADDR:PORT\n", text)
+        self.assertLessEqual(max(map(len, text.splitlines())), 72)
+
+    def test_no_pid_file_that_cannot_be_deleted(self) -> None:
+        """
+        In the foreground, as another user, there is none, unless it is asked for.
+        """
+
+        def pid_file(*arguments: str) -> str:
+            parent = ServerOptions()
+            parent.parseOptions([*arguments, "dotproxy"])
+            return str(parent["pidfile"])
+
+        self.assertEqual("", pid_file("--nodaemon", "--uid", "65534"))
+        self.assertEqual("/run/x.pid", pid_file("--nodaemon", "--uid", "65534", "--pidfile", "/run/x.pid"))
+        for others in (("--nodaemon",), ("--uid", "65534")):
+            self.assertTrue(pid_file(*others).endswith("/twistd.pid"))
+        TwistOptions().parseOptions(["dotproxy"])  # which has no such options
+
     def test_version(self) -> None:
         """
         --version prints ours and ends.
@@ -110,6 +149,14 @@ class ServiceTests(CleanEnvironment):
     """
     The service twistd is given.
     """
+
+    def setUp(self) -> None:
+        """
+        Hear what systemd is told.
+        """
+        super().setUp()
+        self.told: list[str] = []
+        self.patch(tap, "notify", lambda address, *lines: self.told.extend(lines))
 
     def options(self, *arguments: str) -> Options:
         """
@@ -135,7 +182,7 @@ class ServiceTests(CleanEnvironment):
         for bound in taken:
             self.addCleanup(bound.close)
         number = taken[0].getsockname()[1]
-        service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},192.0.2.1:1"))
+        service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},0.0.0.0:{number}"))
         lines: list[str] = []
         self.patch(collector, "gc", None)
         from dotproxy import proxy as proxy_module
@@ -144,16 +191,21 @@ class ServiceTests(CleanEnvironment):
         error = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertEqual(1, error.code)
         self.assertEqual(2, len(lines))
-        self.assertIn("the address is in use", lines[0])
-        self.assertIn("this machine has no such address", lines[1])
+        self.assertIn(f"cannot listen on 127.0.0.1 port {number} (UDP): the address is in use", lines[0])
+        self.assertIn(f"cannot listen on 0.0.0.0 port {number} (UDP): the address is in use", lines[1])
+        self.assertEqual(f"STATUS={'; '.join(lines)}", self.told[-1])
 
     def test_binding_fails_as_a_whole(self) -> None:
         """
         As a library it raises, and keeps no socket.
         """
-        config = load({"listen": ["127.0.0.1:0,192.0.2.1:1"]}, {}).config
-        proxy = build(config, Clock())
+        taken = bind_both("127.0.0.1", 0)
+        for bound in taken:
+            self.addCleanup(bound.close)
+        number = taken[0].getsockname()[1]
+        proxy = build(load({"listen": [f"127.0.0.1:0,127.0.0.1:{number}"]}, {}).config, Clock())
         self.assertRaises(CannotBind, proxy.privilegedStartService)
+        self.assertEqual([], proxy.addresses)
 
     def test_settling(self) -> None:
         """
@@ -300,6 +352,88 @@ class CommandTests(CleanEnvironment):
         self.assertEqual(0, self.run_command("run", "-u", "quad9")[0])
         logger = "--logger=dotproxy.telemetry.lines.auto"
         self.assertEqual([["twistd", "--nodaemon", "--pidfile=", logger, "dotproxy", "-u", "quad9"]], ran)
+
+    def test_mistakes_of_run(self) -> None:
+        """
+        The problems and nothing else, exit code 78; twistd does not run.  systemd and the journal are told, too.
+        """
+        from twisted.scripts import twistd
+
+        self.patch(twistd, "run", lambda: self.fail("it ran"))
+        told: list[str] = []
+        self.patch(tap, "notify", lambda address, *lines: told.extend(lines))
+        code, out, complaint = self.run_command("run", "-u", "quad", "--policy", "x")
+        self.assertEqual((78, ""), (code, out))
+        first, second, third = complaint.splitlines()
+        self.assertEqual("dotproxy run: the configuration cannot be used:", first)
+        self.assertIn("upstream (--upstream): 'quad'", second)
+        self.assertIn("policy (--policy): 'x' is not a policy", third)
+        self.assertEqual([f"STATUS=the configuration cannot be used: {second}; {third}"], told)
+        code, out, complaint = self.run_command("run", "--nonsense")
+        self.assertEqual((78, "", "dotproxy run: option --nonsense not recognized\n"), (code, out, complaint))
+        self.patch(tap, "suited_to", lambda *given: "journal")
+        complaint = self.run_command("run", "--policy", "x")[2]
+        self.assertTrue(all(line.startswith("<3>") for line in complaint.splitlines()))
+
+    def test_mistakes_of_twistd(self) -> None:
+        """
+        Likewise, by its own name.
+        """
+        err = StringIO()
+        self.patch(sys, "stderr", err)
+        error = self.assertRaises(SystemExit, ServerOptions().parseOptions, ["-n", "dotproxy", "--policy", "x"])
+        self.assertEqual(78, error.code)
+        self.assertEqual("twistd dotproxy: the configuration cannot be used:", err.getvalue().splitlines()[0])
+        self.assertEqual(2, len(err.getvalue().splitlines()))
+
+    def test_help_of_run(self) -> None:
+        """
+        Is about `dotproxy run`.
+        """
+        out = StringIO()
+        self.patch(sys, "stdout", out)
+        error = self.assertRaises(SystemExit, cli.main, ["run", "--help"])
+        self.assertEqual(0, error.code)
+        self.assertTrue(out.getvalue().startswith("Usage: dotproxy run [options]\n"))
+        self.assertNotIn("twistd [options]", out.getvalue())
+
+
+class ReloadTests(CleanEnvironment):
+    """
+    `dotproxy reload --pid`, as a unit's ExecReload has it.
+    """
+
+    def reload(self, text: str, *arguments: str) -> tuple[int, list[tuple[int, int]]]:
+        """
+        The exit code with a configuration, and the signals that were sent.
+        """
+        path = folder(self) / "dotproxy.toml"
+        path.write_text(text)
+        sent: list[tuple[int, int]] = []
+        self.patch(os, "kill", lambda pid, number: sent.append((pid, number)))
+        for name in ("stdout", "stderr"):
+            self.patch(sys, name, StringIO())
+        return cli.main(["reload", "--config", str(path), *arguments]), sent
+
+    def test_without_an_admin_socket(self) -> None:
+        """
+        The process is sent SIGHUP; without --pid nobody is reached.
+        """
+        self.assertEqual((0, [(4711, signal.SIGHUP)]), self.reload("", "--pid", "4711"))
+        self.assertEqual((1, []), self.reload(""))
+
+    def test_an_admin_socket_that_nobody_listens_on(self) -> None:
+        """
+        As one that was put into the configuration after the start: SIGHUP does it.
+        """
+        text = f'admin_socket = "{folder(self) / "admin"}"'
+        self.assertEqual((0, [(4711, signal.SIGHUP)]), self.reload(text, "--pid", "4711"))
+
+    def test_a_mistake(self) -> None:
+        """
+        Is told, and no signal is sent.
+        """
+        self.assertEqual((1, []), self.reload('policy = "x"', "--pid", "4711"))
 
 
 class PackageTests(SynchronousTestCase):

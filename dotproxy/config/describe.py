@@ -40,6 +40,14 @@ _EXAMPLE_HEAD = """\
 """
 
 
+def origin(loaded: Loaded, file: str | None) -> str:
+    """
+    Return where a configuration came from, in a phrase: the ``file`` that was read, then variables and options.
+    """
+    given = [source for source in loaded.sources.values() if source not in ("default", file)]
+    return ", ".join(dict.fromkeys([*([file] if file else []), *sorted(given)])) or "defaults"
+
+
 def example_file() -> str:
     """
     Return a configuration file in which every setting stands, commented, with its default.

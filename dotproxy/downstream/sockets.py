@@ -2,22 +2,34 @@
 Listening sockets, bound the way DNS needs them.
 
 Decides the options of a socket; who reads from it is decided elsewhere.  UDP and TCP are bound together,
-so that port 0 gives the same free port for both.
+so that port 0 gives the same free port for both.  An address that this machine does not have yet can be bound on Linux:
+root may have been given up by the time that it is there.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+import sys
 from collections.abc import Iterable
-from contextlib import suppress
-from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
+from contextlib import ExitStack, suppress
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
+from typing import Any
+
+from dotproxy.downstream.port_owner import owner_of
 
 _REASONS = {
     EACCES: "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE",
-    EADDRINUSE: "the address is in use; another DNS server is running there",
     EADDRNOTAVAIL: "this machine has no such address",
+    EAFNOSUPPORT: "this machine has no IPv6",
 }
+
+#: What to do about a program that is in the way, by what its description contains.
+_REMEDIES = {"systemd-resolve": "; DNSStubListener=no in /etc/systemd/resolved.conf frees it"}
+
+#: In <linux/in.h> and <linux/in6.h>; the socket module has neither.
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
 
 #: How often a free port is looked for that is free for both transports.
 _TRIES = 16
@@ -44,7 +56,8 @@ def bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:
     """
     Return a UDP and a listening TCP socket on one address and port, both non-blocking.
 
-    ``host`` is an IP address.  An IPv6 socket takes IPv6 only, so ``0.0.0.0`` and ``::`` go together.
+    ``host`` is an IP address.  An IPv6 socket takes IPv6 only, so ``0.0.0.0`` and ``::`` go together.  On Linux it need
+    not be there yet (``has_address``): the sockets receive what is sent to it as soon as it is.
 
     :raises CannotBind: if either cannot be.
     """
@@ -95,6 +108,28 @@ def bind_every(
     return datagrams, streams
 
 
+def bind_stream(host: str, port: int) -> socket.socket:
+    """
+    Return a listening TCP socket; see ``bind_both``.
+
+    :raises CannotBind: if there cannot be one.
+    """
+    return _bind(host, port, socket.SOCK_STREAM)
+
+
+def has_address(host: str) -> bool:
+    """
+    Return whether the IP address ``host`` is one of this machine's now, or a wildcard.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as tried:
+            tried.bind((host, 0))
+    except OSError as error:
+        return error.errno != EADDRNOTAVAIL
+    return True
+
+
 def drops_of(bound: socket.socket) -> int:
     """
     Return how many datagrams the kernel has thrown away, because there was no room for them; 0 where it does not say.
@@ -106,27 +141,54 @@ def drops_of(bound: socket.socket) -> int:
 
 
 def _bind(host: str, port: int, kind: socket.SocketKind, *, is_shared: bool = False) -> socket.socket:
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)[0]
-    bound = socket.socket(family, kind)
-    try:
-        bound.setblocking(False)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if is_shared:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if kind == socket.SOCK_STREAM:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:
-            _enlarge_buffer(bound)
-        bound.bind(address)
-        if kind == socket.SOCK_STREAM:
-            bound.listen(_BACKLOG)
-    except OSError as error:
-        bound.close()
-        transport = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
-        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
-        raise CannotBind(f"cannot listen on {host} port {port} ({transport}): {reason}") from None
+    with ExitStack() as opened:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)[0]
+            bound = opened.enter_context(socket.socket(family, kind))
+            bound.setblocking(False)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if is_shared:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if kind == socket.SOCK_STREAM:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            else:
+                _enlarge_buffer(bound)
+            _bind_there_or_not(bound, address)
+            if kind == socket.SOCK_STREAM:
+                bound.listen(_BACKLOG)
+        except OSError as error:
+            transport = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
+            reason = _reason(error, host, port, kind)
+            raise CannotBind(f"cannot listen on {host} port {port} ({transport}): {reason}") from None
+        opened.pop_all()
     return bound
+
+
+def _bind_there_or_not(bound: socket.socket, address: Any) -> None:
+    """
+    Bind to an address; on Linux to one that is not there yet, too (ip(7): IP_FREEBIND).
+    """
+    try:
+        bound.bind(address)
+    except OSError as error:
+        if error.errno != EADDRNOTAVAIL or sys.platform != "linux":
+            raise
+        if bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        else:
+            bound.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        bound.bind(address)
+
+
+def _reason(error: OSError, host: str, port: int, kind: socket.SocketKind) -> str:
+    if isinstance(error, socket.gaierror) and "%" in host:
+        return f"this machine has no interface {host.partition('%')[2]}"
+    if error.errno != EADDRINUSE:
+        return _REASONS.get(error.errno or 0, error.strerror or str(error))
+    owner = owner_of(host, port, kind)
+    remedy = next((text for name, text in _REMEDIES.items() if name in owner), "")
+    return f"the address is in use by {owner or 'another program'}{remedy}"
 
 
 def _enlarge_buffer(bound: socket.socket) -> None:

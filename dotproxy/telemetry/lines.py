@@ -1,8 +1,9 @@
 """
 The form of log lines: text for a person, JSON for a program, text with priorities for journald.
 
-Decides how an event is written, and which form suits where it goes.  Each function makes an observer, as twistd's
-``--logger`` wants it: ``twistd --logger dotproxy.telemetry.lines.as_json dotproxy``.
+Decides how an event is written, and which form suits where it goes.  What Twisted logs about itself (reactor class,
+factories and ports that start and stop) is left out, unless it is a warning or an error.  Each function makes an
+observer, as twistd's ``--logger`` wants it: ``twistd --logger dotproxy.telemetry.lines.as_json dotproxy``.
 """
 
 from __future__ import annotations
@@ -12,14 +13,27 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
-from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent, textFileLogObserver
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogFilterPredicate,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    PredicateResult,
+    formatEvent,
+    textFileLogObserver,
+)
 
 FORMATS = ("auto", "text", "json", "journal")
 
 #: sd-daemon(3).
 _PRIORITIES = {LogLevel.debug: 7, LogLevel.info: 6, LogLevel.warn: 4, LogLevel.error: 3, LogLevel.critical: 2}
+
+#: Whose events are Twisted's; ``log_legacy`` is what its older half logs by ``twisted.python.log``.
+_TWISTED = ("twisted.", "log_legacy")
 
 #: What every event has, and what is said otherwise.
 _OURS = ("time", "level", "namespace", "message")
@@ -29,21 +43,21 @@ def as_text(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     Lines with date, level and text.
     """
-    return textFileLogObserver(out)
+    return _without_twisted(textFileLogObserver(out))
 
 
 def as_json(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     A JSON object a line: ``time``, ``level``, ``namespace``, ``message``, and what the message is made of.
     """
-    return FileLogObserver(out, lambda event: json.dumps(_plain(event), ensure_ascii=False) + "\n")
+    return _without_twisted(FileLogObserver(out, lambda event: json.dumps(_plain(event), ensure_ascii=False) + "\n"))
 
 
 def for_journal(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     Lines that begin with their priority; journald knows the time.
     """
-    return FileLogObserver(out, _with_priority)
+    return _without_twisted(FileLogObserver(out, _with_priority))
 
 
 def auto(out: TextIO = sys.stdout, environ: Any = os.environ) -> Callable[[LogEvent], None]:
@@ -73,6 +87,22 @@ CHOICES: dict[str, Callable[..., Callable[[LogEvent], None]]] = {
     "json": as_json,
     "journal": for_journal,
 }
+
+
+def is_twisted_news(event: LogEvent) -> bool:
+    """
+    Return whether an event is Twisted's, and neither a warning nor an error.
+    """
+    namespace = str(event.get("log_namespace", ""))
+    level = event.get("log_level", LogLevel.info)
+    return namespace.startswith(_TWISTED) and (level is None or level <= LogLevel.info)
+
+
+def _without_twisted(observer: Callable[[LogEvent], None]) -> Callable[[LogEvent], None]:
+    def judge(event: LogEvent) -> Any:
+        return PredicateResult.no if is_twisted_news(event) else PredicateResult.maybe
+
+    return FilteringLogObserver(cast(ILogObserver, observer), [cast(ILogFilterPredicate, judge)])
 
 
 def _message(event: LogEvent) -> str:

@@ -71,6 +71,7 @@ class Supervisor(MultiService):
         super().__init__()
         self.config = config
         self.reread: Callable[[], Config] | None = None
+        self.origin = ""
         self._reactor = reactor
         self._count = count
         self._manager = manager
@@ -121,7 +122,13 @@ class Supervisor(MultiService):
         if not (self._datagrams or self._streams):
             self.privilegedStartService()
         super().startService()
-        log.info("dotproxy {version}, {count} workers", version=__version__, count=self._count)
+        origin = self.origin or "given"
+        log.info(
+            "dotproxy {version}, {count} workers, configuration: {origin}",
+            version=__version__,
+            count=self._count,
+            origin=origin,
+        )
         sockets = [bound for _, bound in self._owned()]
         for name in self._names:
             self.places[name] = Place(
@@ -266,16 +273,22 @@ class Supervisor(MultiService):
         return owned + [("", bound) for bound in self._streams]
 
     def _came(self, place: Place) -> None:
-        log.info("worker {name} ({pid}) serves", name=place.name, pid=place.pid)
+        if self._is_ready or self._log_level == "debug":
+            log.info("worker {name} ({pid}) serves", name=place.name, pid=place.pid)
         self._cover()
         if not self._is_ready and len(self._serving()) == self._count:
             self._is_ready = True
-            log_listening(next(iter(self._datagrams.values()), []), self._streams, place.manner)
-            how = "name" if self._is_by_name else "client"
-            log.info("the kernel distributes questions over UDP among workers by {how}", how=how)
-            log_upstreams(self.config)
-            log.info("ready")
+            self._log_ready(place.manner)
             self._manager.ready("answering")
+
+    def _log_ready(self, manner: str) -> None:
+        log_listening(next(iter(self._datagrams.values()), []), self._streams)
+        if self._log_level == "debug":
+            log.debug("datagrams are read and written {manner}", manner=manner)
+        how = "name" if self._is_by_name else "client"
+        log.info("{count} workers serve; queries over UDP are distributed by {how}", count=self._count, how=how)
+        log_upstreams(self.config)
+        log.info("ready")
 
     def _went(self, place: Place) -> None:
         # The next process there knows nothing of whom this one has stood in for.

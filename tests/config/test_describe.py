@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.config.describe import describe_changes, effective, example_file, options_table
+from dotproxy.config.describe import describe_changes, effective, example_file, options_table, origin
 from dotproxy.config.load import load
 from dotproxy.config.schema import BY_KEY, SETTINGS
 from dotproxy.testing.certificates import Authority
@@ -50,6 +50,17 @@ class DescribeTests(SynchronousTestCase):
         for options in ({}, given, everything):
             loaded = load(options, {})
             self.assertEqual(loaded.config, self.read_back(effective(loaded)))
+
+    def test_where_it_came_from(self) -> None:
+        """
+        The file first, even if nothing is set there; each variable and option once.
+        """
+        path = folder(self) / "dotproxy.toml"
+        path.write_text("# nothing")
+        options = {"listen": ["127.0.0.1:53"], "padding": ["64"]}
+        loaded = load(options, {"DOTPROXY_WORKERS": "2"}, str(path))
+        self.assertEqual(f"{path}, --listen, --padding, DOTPROXY_WORKERS", origin(loaded, str(path)))
+        self.assertEqual("defaults", origin(load({}, {}), None))
 
     @given(
         st.sampled_from([s.key for s in SETTINGS if s.metavar == "SECONDS" and isinstance(s.parse(s.default), float)]),

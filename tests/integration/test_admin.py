@@ -161,10 +161,12 @@ def test_nobody_there(capsys, tmp_path):
 @pytest_twisted.ensureDeferred
 async def test_healthcheck(running, monkeypatch, capsys):
     """
-    It answers, or it does not.
+    It answers, or it does not; an address that is not there yet is not asked.
     """
     host, port = running.addresses[0]
     monkeypatch.setenv("DOTPROXY_LISTEN", f"{host}:{port}")
+    assert await deferToThread(control.main, "healthcheck", []) == 0
+    monkeypatch.setenv("DOTPROXY_LISTEN", f"192.0.2.1:53 {host}:{port}")
     assert await deferToThread(control.main, "healthcheck", []) == 0
     monkeypatch.setenv("DOTPROXY_LISTEN", f"{host}:{free_port()}")
     assert control.main("healthcheck", []) == 1

@@ -3,10 +3,12 @@ The program: how it starts, what it says, how it ends.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -47,11 +49,12 @@ def test_twistd_lists_it():
 
 def test_mistakes_are_told_all_at_once():
     """
-    A configuration that cannot be used ends with exit code 1 and a line for each problem.
+    A configuration that cannot be used ends with exit code 78 and a line for each problem, and nothing else.
     """
     done = twistd("dotproxy", "-u", "quad", "--policy", "best", DOTPROXY_QUERY_TIMEOUT="soon")
-    assert done.returncode == 1
-    told = done.stdout + done.stderr
+    assert (done.returncode, done.stdout) == (78, "")
+    told = done.stderr
+    assert len(told.splitlines()) == 4
     for line in (
         "upstream (--upstream): 'quad'",
         "policy (--policy): 'best'",
@@ -71,7 +74,11 @@ def test_a_port_that_is_taken():
         port = taken.getsockname()[1]
         done = twistd("dotproxy", "-l", f"127.0.0.1:{port}")
     assert done.returncode == 1
-    assert f"cannot listen on 127.0.0.1 port {port} (TCP): the address is in use" in done.stdout
+    assert (
+        f"cannot listen on 127.0.0.1 port {port} (TCP): the address is in use by {Path('/proc/self/comm').read_text().strip()}"
+        in done.stdout
+    )
+    assert f"(pid {os.getpid()})" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 
@@ -85,12 +92,12 @@ def test_start_and_stop(serve, proxy):
     parts = [
         "dotproxy 0.",
         f"listening on 127.0.0.1:{program.port} (UDP, TCP)",
-        f"upstream dot.test (127.0.0.1:{server.port}): strict, name dot.test verified against",
-        "upstream quad9: strict, name dns.quad9.net verified against",
+        f"upstreams: dot.test (127.0.0.1:{server.port}) as dot.test, quad9 as dns.quad9.net; verified against",
         "ready",
     ]
     at = [said.index(part) for part in parts]
     assert at == sorted(at)
+    assert len(said[: said.index("ready")].splitlines()) <= 6
     assert program.ask(WWW)
     began = time.monotonic()
     assert program.stop() in (-signal.SIGTERM, 0)
@@ -178,7 +185,8 @@ def test_either_way_of_datagrams(option, manner, serve, proxy):
     """
     The log says which it is, and on a wildcard address answers come from where the question went.
     """
-    program = proxy(serve().upstream, options=("--udp-batched", option), listen=f"0.0.0.0:{free_port()}")
+    options = ("--udp-batched", option, "--log-level", "debug")
+    program = proxy(serve().upstream, options=options, listen=f"0.0.0.0:{free_port()}")
     program.port = int(program.arguments[1].rpartition(":")[2])
     for host in ("127.0.0.1", "127.0.0.7"):
         program.host = host
@@ -189,7 +197,7 @@ def test_either_way_of_datagrams(option, manner, serve, proxy):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give root up")
 def test_root_is_given_up(serve, ca_file, tmp_path):
     """
-    Port 53 is bound as root, and questions are answered as nobody.
+    Port 53 is bound as root, and questions are answered as nobody; it ends without a complaint about a pid file.
     """
     server = serve()
 
@@ -197,7 +205,7 @@ def test_root_is_given_up(serve, ca_file, tmp_path):
         def command(self) -> list[str]:
             code = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
             ids = ["--uid", "65534", "--gid", "65534"]
-            return [sys.executable, "-c", code, "--nodaemon", "--pidfile=", *ids, "dotproxy", *self.arguments]
+            return [sys.executable, "-c", code, "--nodaemon", *ids, "dotproxy", *self.arguments]
 
     program = AsNobody(tmp_path / "log", ca_file, (server.upstream,), listen="127.53.53.53:53")
     if program.workers > 1 and not all(folder.stat().st_mode & 1 for folder in Path(sys.executable).resolve().parents):
@@ -213,6 +221,32 @@ def test_root_is_given_up(serve, ca_file, tmp_path):
         assert ids == {"Uid": ["65534"] * 4, "Gid": ["65534"] * 4}
     finally:
         program.stop()
+    assert "Main loop terminated" in program.said()  # twistd's own log
+    assert "pid file" not in program.said()
+    assert not Path("twistd.pid").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give root up")
+def test_a_daemon_deletes_its_pid_file(request):
+    """
+    As docs/deploy.md has it: in a directory where the user it runs as may write.
+    """
+    folder = Path(tempfile.mkdtemp())  # the user may not enter the folder of tmp_path
+    request.addfinalizer(lambda: shutil.rmtree(folder))
+    os.chown(folder, 65534, 65534)
+    pid_file, log = folder / "twistd.pid", folder / "log"
+    code = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+    options = ["--uid", "65534", "--gid", "65534", "--pidfile", str(pid_file), "--logfile", str(log)]
+    command = [sys.executable, "-c", code, *options, "dotproxy", "--listen", f"127.0.0.1:{free_port()}"]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("DOTPROXY_")}
+    subprocess.run(command, check=True, timeout=60, env=clean)
+    try:
+        wait_until(lambda: log.exists() and "ready" in log.read_text().split(), "it is ready")
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    wait_until(lambda: "Server Shut Down" in log.read_text(), "it stops")
+    wait_until(lambda: not pid_file.exists(), "its pid file is deleted")
+    assert "pid file" not in log.read_text()
 
 
 def test_the_demo():

@@ -85,6 +85,17 @@ class LinesTests(SynchronousTestCase):
         """
         self.assertRegex(self.written(as_text), r"^1970-01-01T.* \[dotproxy#warn\] u1: went döwn\n$")
 
+    def test_twisted(self) -> None:
+        """
+        Its news are left out, its warnings and errors are not; nor is what others log.
+        """
+        for namespace in ("twisted.internet.base", "twisted.scripts._twistd_unix.UnixAppLogger", "log_legacy"):
+            event = {"log_format": "reactor class", "log_namespace": namespace, "log_level": LogLevel.info}
+            for maker in (as_text, as_json, for_journal, auto):
+                self.assertEqual("", self.written(maker, event), maker)
+                self.assertIn("reactor class", self.written(maker, {**event, "log_level": LogLevel.warn}))
+                self.assertIn("reactor class", self.written(maker, {**event, "log_namespace": "stdout"}))
+
     def test_what_went_wrong(self) -> None:
         """
         A traceback is part of the message.

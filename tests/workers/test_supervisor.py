@@ -114,10 +114,12 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[1].serve()
         self.assertEqual(["READY=1"], self.manager.lines)
         self.assertIn("ready", [formatEvent(event) for event in self.logged])
+        self.assertEqual(5, len(self.logged), "few lines at a start")
         self.processes.all[1].end(9)
         self.processes.advance(0)
         self.processes.all[2].serve()
         self.assertEqual(["READY=1"], self.manager.lines)
+        self.assertEqual("worker 2 (102) serves", formatEvent(self.logged[-1]))
 
     def test_somebody_stands_in(self) -> None:
         """
