@@ -129,6 +129,8 @@ def makeService(options: Options) -> IService:
     from dotproxy.proxy import log
 
     assert options.loaded is not None
+    for warning in options.loaded.warnings:
+        log.warn("{warning}", warning=warning)
     proxy = _build(options.loaded.config, reactor)
     proxy.reread = lambda: load(options.given, os.environ, options.config_file).config
 
