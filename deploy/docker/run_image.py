@@ -63,7 +63,7 @@ class Container:
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [
-                    *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", "--"),
+                    *("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--"),
                     *("sh", "-eu", "-c", _ENTER, "sh", str(root), str(shared), *command),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -103,6 +103,15 @@ class Container:
         os.kill(self.pid, signal.SIGTERM)
         return self.process.wait(_LIMIT), time.monotonic() - began
 
+    def kill(self) -> None:
+        """
+        End it, and with it all that runs in its namespaces, if it still runs.
+        """
+        # --kill-child is no help: the kernel forgets it when setpriv changes the user.
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.process.wait(_LIMIT)
+
     def _as_user(self, command: list[str]) -> list[str]:
         uid, gid = self._image["User"].split(":")
         rights = ("--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
@@ -129,8 +138,7 @@ def main(root: Path, image: Mapping[str, Any]) -> None:
                 _check(container, image)
             finally:
                 print(f"the container's log:\n{container.said()}", end="", flush=True)
-                if container.process.poll() is None:
-                    container.process.kill()
+                container.kill()
         finally:
             upstream.kill()
     print("the image does what it must")
