@@ -2,8 +2,13 @@
 #
 #   docker build -t dotproxy .
 #   docker run --rm -p 127.0.0.1:53:5300/udp -p 127.0.0.1:53:5300/tcp -e DOTPROXY_UPSTREAM=quad9 dotproxy
+#
+# /healthz, /readyz, /metrics and /status are served on port 9953.  `make image` builds and tries it without an engine.
 
-FROM python:3.13-slim AS build
+# A Debian with `python` (3.11 or newer, with venv and its headers).
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev
 WORKDIR /src
@@ -17,7 +22,7 @@ RUN python -m venv /opt/dotproxy \
  && /opt/dotproxy/bin/twistd --help >/dev/null
 # The last line lets twistd write its cache of plugins, which the user below may not.
 
-FROM python:3.13-slim
+FROM ${BASE}
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates \
  && rm -rf /var/lib/apt/lists/*
@@ -30,7 +35,8 @@ ENV DOTPROXY_CONFIG=/etc/dotproxy/dotproxy.toml \
 # A number, so that Kubernetes can see that it is not root.
 USER 65532:65532
 WORKDIR /tmp
-EXPOSE 5300/udp 5300/tcp
+EXPOSE 5300/udp 5300/tcp 9953/tcp
+# Images in the OCI format have no HEALTHCHECK: podman and buildah keep it with --format docker.  /healthz is there in any.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["dotproxy", "healthcheck"]
 ENTRYPOINT ["dotproxy"]
 CMD ["run"]

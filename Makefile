@@ -6,7 +6,7 @@ VENV ?= .venv
 SECONDS ?= 120
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel fuzz compiled test-compiled bench bench-steps clean
+.PHONY: help venv demo test run check cover servers unit wheel image fuzz compiled test-compiled bench bench-steps clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -41,6 +41,9 @@ servers:                     ## the DNS servers and clients for the integration 
 
 wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
 	$(BIN)/python -m build --wheel --outdir dist .
+
+image: $(VENV)/ready         ## the container image, built without an engine and run (needs root on Debian; about four minutes)
+	$(BIN)/python deploy/docker/verify.py $(ARGS)
 
 fuzz: $(VENV)/ready          ## fuzz what clients and upstreams send, SECONDS=120 each (needs CPython 3.11 to 3.13)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

@@ -198,6 +198,8 @@ def makeService(options: Options) -> IService:
     from dotproxy.proxy import log
 
     assert options.loaded is not None
+    for warning in options.loaded.warnings:
+        log.warn("{warning}", warning=warning)
     proxy = _build(options.loaded.config, reactor)
     proxy.origin = origin(options.loaded, options.file)
     proxy.reread = lambda: load(options.given, os.environ, options.config_file).config

@@ -174,6 +174,20 @@ class ServiceTests(CleanEnvironment):
         self.assertTrue(IService.providedBy(service))
         self.assertIsInstance(service, Proxy)
 
+    def test_a_variable_that_means_nothing(self) -> None:
+        """
+        The start logs it once; a reload does not repeat it.
+        """
+        os.environ["DOTPROXY_POLICI"] = "random"
+        lines: list[str] = []
+        from dotproxy import proxy as proxy_module
+
+        self.patch(proxy_module.log, "observer", lambda event: lines.append(str(event.get("warning"))))
+        service: Any = makeService(self.options("-l", "127.0.0.1:0"))
+        self.assertEqual("failover", service.reread().policy)
+        warning = "DOTPROXY_POLICI (environment): no such setting, ignored; did you mean DOTPROXY_POLICY?"
+        self.assertEqual([warning], lines)
+
     def test_an_address_that_cannot_be_bound(self) -> None:
         """
         Each listener that cannot be is a line in the log, and the exit code is 1; the others are not kept.
@@ -339,6 +353,17 @@ class CommandTests(CleanEnvironment):
         code, text, complaint = self.run_command("check", "-u", "quad", "--policy", "x")
         self.assertEqual((1, ""), (code, text))
         self.assertEqual(3, len(complaint.splitlines()))
+
+    def test_check_with_a_variable_that_means_nothing(self) -> None:
+        """
+        A mistyped variable is one line beside the configuration, which is good; Kubernetes' are none.
+        """
+        os.environ |= {"DOTPROXY_POLICI": "random", "DOTPROXY_METRICS_SERVICE_HOST": "10.0.0.1"}
+        code, text, complaint = self.run_command("check")
+        self.assertEqual(0, code)
+        self.assertIn('policy                 = "failover"  # default', text)
+        warning = "DOTPROXY_POLICI (environment): no such setting, ignored; did you mean DOTPROXY_POLICY?"
+        self.assertEqual(f"dotproxy check: {warning}\n", complaint)
 
     def test_run_is_twistd(self) -> None:
         """

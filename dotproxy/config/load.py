@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from dotproxy.config.model import Config
 from dotproxy.config.schema import BY_KEY, SETTINGS, Setting
+from dotproxy.config.service_links import is_service_link
 from dotproxy.config.together import disagreements
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.address import endpoint_text
@@ -26,9 +27,6 @@ CONFIG_VARIABLE = "DOTPROXY_CONFIG"
 #: variable.
 _ALIASES = ("DOTPROXY_UPSTREAM_HOST", "DOTPROXY_UPSTREAM_PORT", "DOTPROXY_LISTEN_PORT")
 
-#: What Kubernetes puts into every pod's environment for a Service named dotproxy.
-_SERVICE_LINKS = re.compile(r"DOTPROXY_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_[0-9]+_.+)?)")
-
 _SEPARATORS = re.compile(r"[,\s]+")
 
 
@@ -36,10 +34,13 @@ _SEPARATORS = re.compile(r"[,\s]+")
 class Loaded:
     """
     A configuration, and for each key of it where its value came from.
+
+    ``warnings`` are lines for people about what was passed over.
     """
 
     config: Config
     sources: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +72,19 @@ def load(
     :raises ConfigError: with every problem there is.
     """
     problems: list[str] = []
+    warnings: list[str] = []
     given: dict[str, _Given] = {}
     path, path_source = config_file, "--config"
     if path is None and environ.get(CONFIG_VARIABLE):
         path, path_source = environ[CONFIG_VARIABLE], CONFIG_VARIABLE
     if path is not None:
         given |= _from_toml(path, path_source, problems)
-    given |= _from_environment(environ, given, problems)
+    given |= _from_environment(environ, given, problems, warnings)
     given |= _from_options(options)
     if needed:
         given = {key: given[key] for key in needed if key in given}
         problems = [problem for problem in problems if problem.partition(" (")[0] in {*needed, "config"}]
-    return _checked(given, problems)
+    return _checked(given, problems, warnings)
 
 
 def load_text(text: str) -> Loaded:
@@ -95,7 +97,7 @@ def load_text(text: str) -> Loaded:
     return _checked(_from_table(tomllib.loads(text), "text", problems), problems)
 
 
-def _checked(given: Mapping[str, _Given], problems: list[str]) -> Loaded:
+def _checked(given: Mapping[str, _Given], problems: list[str], warnings: Sequence[str] = ()) -> Loaded:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     unusable: set[str] = set()
@@ -111,8 +113,8 @@ def _checked(given: Mapping[str, _Given], problems: list[str]) -> Loaded:
     config = Config(**values)
     problems += disagreements(config, sources, unusable)
     if problems:
-        raise ConfigError(problems)
-    return Loaded(config, sources)
+        raise ConfigError([*problems, *warnings])
+    return Loaded(config, sources, tuple(warnings))
 
 
 def _parse(setting: Setting, raw: _Given, problems: list[str]) -> Any:
@@ -144,18 +146,23 @@ def _from_options(options: Mapping[str, Sequence[str]]) -> dict[str, _Given]:
 
 
 def _from_environment(
-    environ: Mapping[str, str], below: Mapping[str, _Given], problems: list[str]
+    environ: Mapping[str, str], below: Mapping[str, _Given], problems: list[str], warnings: list[str]
 ) -> dict[str, _Given]:
-    given = _from_aliases(environ, below, problems)
+    ours = {
+        variable: text.strip()
+        for variable, text in environ.items()
+        if variable.startswith("DOTPROXY_") and not is_service_link(variable, text.strip())
+    }
+    given = _from_aliases(ours, below, problems)
     known = {setting.variable: setting for setting in SETTINGS}
-    for variable in sorted(environ):
-        if not variable.startswith("DOTPROXY_") or variable in (*_ALIASES, CONFIG_VARIABLE):
+    others = (*_ALIASES, CONFIG_VARIABLE)
+    for variable, text in sorted(ours.items()):
+        if variable in others:
             continue
-        if _SERVICE_LINKS.fullmatch(variable):
-            continue
-        text = environ[variable].strip()
         if variable not in known:
-            problems.append(f"{variable} (environment): no such setting{_did_you_mean(variable, known, 'DOTPROXY_')}")
+            # Not a problem: whoever owns the environment may not be whoever runs dotproxy.
+            meant = _did_you_mean(variable, (*known, *others), "DOTPROXY_")
+            warnings.append(f"{variable} (environment): no such setting, ignored; {meant}")
         elif text:  # a variable set to nothing is what container templates make of one that is not set
             setting = known[variable]
             given[setting.key] = _Given(split(text) if setting.is_list else [text], variable)
@@ -163,7 +170,7 @@ def _from_environment(
 
 
 def _from_aliases(environ: Mapping[str, str], below: Mapping[str, _Given], problems: list[str]) -> dict[str, _Given]:
-    host, port, listen_port = (environ.get(alias, "").strip() for alias in _ALIASES)
+    host, port, listen_port = (environ.get(alias, "") for alias in _ALIASES)
     given: dict[str, _Given] = {}
     if port and not host:
         problems.append(f"upstream ({_ALIASES[1]}): is of no use without {_ALIASES[0]}")
@@ -212,7 +219,7 @@ def _from_table(table: Mapping[str, Any], path: str, problems: list[str]) -> dic
     given: dict[str, _Given] = {}
     for key, value in table.items():
         if key not in BY_KEY:
-            problems.append(f"{key} ({path}): no such setting{_did_you_mean(key, BY_KEY)}")
+            problems.append(f"{key} ({path}): no such setting; {_did_you_mean(key, BY_KEY)}")
         elif value == "" and BY_KEY[key].default is None:
             continue  # not set, as an empty variable: what the example file shows for settings without a default
         elif not BY_KEY[key].is_list:
@@ -231,6 +238,6 @@ def split(text: str) -> list[str]:
     return [value for value in _SEPARATORS.split(text) if value]
 
 
-def _did_you_mean(key: str, known: Mapping[str, object], prefix: str = "") -> str:
+def _did_you_mean(key: str, known: Iterable[str], prefix: str = "") -> str:
     close = get_close_matches(key.removeprefix(prefix), [name.removeprefix(prefix) for name in known], 1)
-    return f"; did you mean {prefix}{close[0]}?" if close else f"; there are {', '.join(known)}"
+    return f"did you mean {prefix}{close[0]}?" if close else "`dotproxy example` lists them all"

@@ -106,6 +106,72 @@ def test_start_and_stop(serve, proxy):
     assert "Traceback" not in program.said()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
+@pytest.mark.parametrize("command", ["run", "twistd"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_as_process_1(command, workers, serve, ca_file, tmp_path):
+    """
+    As the first process of a container, to which the kernel delivers no signal without a handler, SIGTERM ends it soon,
+    all of it, with exit code 0.
+    """
+    server = serve()
+
+    class First(Proxy):
+        def command(self) -> list[str]:
+            run = [sys.executable, "-m", "dotproxy", "run"]
+            code = "import sys; from twisted.scripts.twistd import run; sys.argv[0] = 'twistd'; run()"
+            twistd = [sys.executable, "-c", code, "--nodaemon", "--pidfile=", "dotproxy"]
+            namespace = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "--"]
+            return [*namespace, *(run if command == "run" else twistd), *self.arguments]
+
+    program = First(tmp_path / "log", ca_file, (server.upstream,), options=("--workers", workers))
+    program.start()
+    try:
+        children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+        pid = int(children.read_text().split()[0])
+        with Path(f"/proc/{pid}/status").open() as status:
+            (inside,) = [line.split()[-1] for line in status if line.startswith("NSpid")]
+        assert inside == "1"
+        assert dns.message.from_wire(program.ask(WWW)).answer
+        began = time.monotonic()
+        os.kill(pid, signal.SIGTERM)
+        assert program.process.wait(30) == 0
+        assert time.monotonic() - began < 5
+    finally:
+        program.stop(signal.SIGKILL)
+    assert "stopped" in program.said()
+    assert "Traceback" not in program.said()
+
+
+def test_services_of_kubernetes_in_the_environment(serve, ca_file, tmp_path):
+    """
+    What Kubernetes sets for Services whose names begin with dotproxy does not end the program, nor is it logged; what is
+    mistyped is logged once.
+    """
+
+    class InPod(Proxy):
+        def environment(self) -> dict[str, str]:
+            return {
+                **super().environment(),
+                "DOTPROXY_METRICS_SERVICE_HOST": "10.0.0.1",
+                "DOTPROXY_TCP_PORT_53_TCP": "tcp://10.0.0.2:53",
+                "DOTPROXY_UPSTREAM_PORT": "tcp://10.0.0.3:853",
+                "DOTPROXY_POLICI": "random",
+            }
+
+    program = InPod(tmp_path / "log", ca_file, (serve().upstream,))
+    program.start()
+    try:
+        assert dns.message.from_wire(program.ask(WWW)).answer
+        program.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "configuration read" in program.said(), program)
+    finally:
+        program.stop()
+    assert program.said().count("DOTPROXY_POLICI (environment): no such setting, ignored") == 1
+    for other in ("METRICS", "TCP_PORT", "UPSTREAM_PORT"):
+        assert f"DOTPROXY_{other}" not in program.said()
+
+
 def test_questions_outstanding_when_it_stops(serve, proxy):
     """
     What is outstanding when it is told to stop gets an answer.
