@@ -19,7 +19,7 @@ from dotproxy import __version__
 from dotproxy.config.model import Config
 from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.metrics import Metrics, versions
-from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
 from dotproxy.telemetry.web import AdminService, Command, make_site
 
 _STATES = ("up", "slow", "down")
@@ -76,6 +76,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
         "listening": [f"{host} {port}" for host, port in listening],
         "outstanding": report.outstanding,
         "answers": sum(counters.answers),
+        "plaintext_queries": plaintext_by_purpose(report),
         "cache": {
             "entries": report.entries,
             "octets": report.octets,
