@@ -24,6 +24,7 @@ Usage: dotproxy COMMAND [options]
   log      info | debug: what it logs
   drain    have it answer what is outstanding, and stop
   healthcheck  whether it answers, for containers: exit code 0 or 1
+  doctor   whether this machine's resolver is dotproxy, and nothing leaves on port 53 (--json)
   probe    [SPEC…]: look at upstreams, and say what they are like (--json, --idle SECONDS)
   query    NAME [TYPE] [@SPEC]: ask one question over authenticated TLS, and print the answer
   demo     show it working on this machine alone, then stay up to be tried (--once: exit)
@@ -132,6 +133,12 @@ def _version(arguments: list[str]) -> int:
     return 0
 
 
+def _doctor(arguments: list[str]) -> int:
+    from dotproxy.doctor.commands import doctor
+
+    return doctor(arguments)
+
+
 def _probe(arguments: list[str]) -> int:
     from dotproxy.doctor.commands import probe
 
@@ -157,6 +164,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "check": _check,
     **{name: _control(name) for name in ("status", "cache", "reload", "log", "drain", "healthcheck")},
+    "doctor": _doctor,
     "probe": _probe,
     "query": _query,
     "demo": _demo,

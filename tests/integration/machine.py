@@ -25,8 +25,11 @@ import pytest
 from tests.integration.namespaces import FAR, Namespace
 from tests.integration.programs import Program, wait_until, which
 
-#: In the root file system; what conflicts with one of them is downloaded there, to be installed by the test that wants it.
-PACKAGES = ("dbus", "dnsmasq-base", "ifupdown", "iproute2", "isc-dhcp-client", "network-manager", "systemd-resolved")
+#: In the root file system; what conflicts with one of them is downloaded there, to be installed by who wants it.
+PACKAGES = (
+    *("dbus", "dnsmasq-base", "ifupdown", "iproute2", "isc-dhcp-client", "network-manager", "systemd-resolved"),
+    "sysvinit-utils",
+)
 DOWNLOADED = ("openresolv", "resolvconf")
 
 #: What the link's DNS server answers: not what dotproxy's upstream does.
@@ -40,7 +43,18 @@ _ETH_P_ALL = 3
 _LAST = dns.message.make_query("the.last.invalid.", "NULL", id=1).to_wire()
 _LAST_SEEN = "the.last.invalid. IN NULL"
 
-_DOWNLOAD = "mkdir -p /var/cache/wanted && cd /var/cache/wanted && apt-get update -qq && apt-get download -qq "
+#: Inside the root file system; nothing is started there, and what systemd-resolved writes at its end is removed.
+_INSTALL = f"""
+printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+apt-get update -qq
+mkdir -p /var/cache/wanted
+cd /var/cache/wanted
+apt-get download -qq {" ".join(DOWNLOADED)}
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \\
+    {" ".join(PACKAGES)}
+rm /etc/resolv.conf
+"""
 
 
 def debian(folder: Path) -> Path:
@@ -50,22 +64,20 @@ def debian(folder: Path) -> Path:
     if os.geteuid():
         pytest.skip("only root can set up another system's resolver (debootstrap, namespaces)")
     root = folder / "root"
-    made = subprocess.run(
-        [which("debootstrap"), "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", str(root)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
-    if made.returncode and "Failed getting release file" in made.stdout + made.stderr:
+    made = _run(which("debootstrap"), "--variant=minbase", "bookworm", str(root))
+    if "Failed getting release file" in made.stdout + made.stderr:
         pytest.skip("the Debian mirror cannot be reached")
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
     for name in ("resolv.conf", "hosts"):
         (root / "etc" / name).unlink(missing_ok=True)
         shutil.copyfile(Path("/etc") / name, root / "etc" / name)
-    subprocess.run(["chroot", root, "sh", "-ec", _DOWNLOAD + " ".join(DOWNLOADED)], check=True, timeout=120)
-    (root / "etc" / "resolv.conf").unlink()
+    installed = _run("chroot", str(root), "sh", "-ec", _INSTALL)
+    assert installed.returncode == 0, installed.stdout[-2000:] + installed.stderr[-2000:]
     return root
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, stdin=subprocess.DEVNULL)
 
 
 class Machine(Program):
