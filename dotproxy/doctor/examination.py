@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import TimeoutError as TookTooLong
+from twisted.internet.threads import deferToThread
 
 from dotproxy.config.model import Config
 from dotproxy.control import UnixConnection, ask_directly, reachable
@@ -179,7 +180,7 @@ async def _examine(config: Config, running: Running, upstream: UpstreamAddress, 
     addresses = list(upstream.addresses)
     if upstream.host:
         host, port = upstream.host
-        addresses = [(address, port) for address in running.addresses_of(host)]
+        addresses = [(address, port) for address in await deferToThread(running.addresses_of, host)]
         if not addresses:
             return problem(name, f"dotproxy cannot look up {host}", "give it by address: tls://ADDRESS#NAME")
     verified: list[str] = []

@@ -139,7 +139,7 @@ async def test_upstreams(running, upstream, ca_file):
         (f"tls://dot.example:{upstream}", Level.OK, "verified as dot.example at 127.0.0.1"),
         (f"tls://gone.example:{upstream}", Level.PROBLEM, "cannot look up gone.example"),
     ):
-        options = {"upstream": [spec], "ca_file": [str(ca_file)]}
+        options = {"upstream": [spec], "ca_file": [str(ca_file)], "bootstrap": ["tls://127.0.0.1#dot.test"]}
         config = replace(load(options, {}).config, listen=running.config.listen)
         (check,) = await examine_upstreams(config, Running(config, None), reactor)
         assert check.level is level, check
