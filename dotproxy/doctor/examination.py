@@ -24,6 +24,7 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.threads import deferToThread
 
 from dotproxy.config.model import Config
+from dotproxy.config.values import ListenAddress
 from dotproxy.control import UnixConnection, ask_directly, reachable
 from dotproxy.doctor.checks import Check, ok, problem, warning
 from dotproxy.doctor.diagnosis import (
@@ -68,17 +69,26 @@ class Running:
         self._config = config
         self._admin_socket = admin_socket or (str(config.admin_socket) if config.admin_socket else None)
 
+    def listening(self) -> tuple[ListenAddress, ...]:
+        """
+        Return where it listens, as it tells; systemd may have opened other sockets than the configuration names.
+        """
+        status = self.status()
+        told = tuple(map(_listen_address, status.get("listening", ()))) if status else ()
+        return told or self._config.listen
+
     def check(self) -> Check:
         """
         Ask it something that it answers by itself.
         """
         failures: list[str] = []
-        for address in self._config.listen:
+        listening = self.listening()
+        for address in listening:
             try:
                 ask_directly(address)
             except OSError as error:
                 failures.append(f"{address}: {error.strerror or error}")
-        where = ", ".join(map(str, self._config.listen))
+        where = ", ".join(map(str, listening))
         if failures:
             found = f"no answer from {'; '.join(failures)}"
             return problem("dotproxy", found, "start it, or name its addresses: --config FILE, --listen ADDR:PORT")
@@ -107,9 +117,13 @@ class Running:
     def addresses_of(self, name: str) -> list[str]:
         """
         Ask it for the addresses of an upstream, which it asks its upstreams for over TLS.
+
+        Nobody is asked who is not on this machine: the name would leave in the clear.
         """
         found: list[str] = []
-        address = self._config.listen[0]
+        address = self.listening()[0]
+        if not is_local(reachable(address.host)):
+            return found
         for rtype, make in ((_A, IPv4Address), (_AAAA, IPv6Address)):
             with suppress(OSError, WireError):
                 reply = ask_directly(address, _query(from_text(f"{name}."), rtype), _ANSWER_TIMEOUT)
@@ -123,7 +137,7 @@ def examine_system(config: Config, running: Running, root: Path, looking_up: Loo
     """
     Return what is found of this machine: its files, what runs, and what leaves while names are looked up.
     """
-    listening = Listening(tuple(Server(one.host, one.port) for one in config.listen), is_local)
+    listening = Listening(tuple(Server(one.host, one.port) for one in running.listening()), is_local)
     system = read_system(root, run_command)
     checks = [
         running.check(),
@@ -215,6 +229,14 @@ async def _verify(config: Config, upstream: UpstreamAddress, host: str, port: in
         raise BadReply("read", f"it answers with rcode {rcode}")
     identity = session.identity
     return f"{identity.verified} at {endpoint_text(host, port)} ({identity.tls_version}, {took * 1000:.0f} ms)"
+
+
+def _listen_address(text: str) -> ListenAddress:
+    """
+    Read where a running proxy says that it listens: ``ADDRESS:PORT`` or ``ADDRESS PORT``.
+    """
+    host, _, port = text.rpartition(" " if " " in text else ":")
+    return ListenAddress(host.strip("[]"), int(port))
 
 
 def is_local(host: str) -> bool:

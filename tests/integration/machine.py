@@ -1,7 +1,7 @@
 """
 A Debian of its own for tests that configure a system's resolver: a root file system in a network namespace.
 
-The root file system is made by debootstrap once a run.  Each machine is an overlay over it in memory, with mounts and
+The root file system is made by debootstrap once a run, in memory.  Each machine is an overlay over it in memory, with mounts and
 processes of its own: nothing that is installed, written or started there is left when it has ended.
 """
 
@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import dns.exception
@@ -44,7 +45,7 @@ _LAST = dns.message.make_query("the.last.invalid.", "NULL", id=1).to_wire()
 _LAST_SEEN = "the.last.invalid. IN NULL"
 
 #: Inside the root file system; nothing is started there, and what systemd-resolved writes at its end is removed.
-_INSTALL = f"""
+_SCRIPT = f"""
 printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 apt-get update -qq
@@ -57,13 +58,28 @@ rm /etc/resolv.conf
 """
 
 
-def debian(folder: Path) -> Path:
+@contextlib.contextmanager
+def debian(folder: Path) -> Iterator[Path]:
     """
-    Make the root file system.  Where that cannot be, the test is skipped.
+    Make the root file system, in memory: about 350 MB.  Where that cannot be, the test is skipped.
     """
     if os.geteuid():
         pytest.skip("only root can set up another system's resolver (debootstrap, namespaces)")
     root = folder / "root"
+    root.mkdir()
+    if _run("mount", "-t", "tmpfs", "-o", "size=1g,mode=755", "tmpfs", str(root)).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        _install(root)
+        yield root
+    finally:
+        _run("umount", "--lazy", str(root))
+
+
+def _install(root: Path) -> None:
+    """
+    Install a Debian, and what the tests need.
+    """
     made = _run(which("debootstrap"), "--variant=minbase", "bookworm", str(root))
     if "Failed getting release file" in made.stdout + made.stderr:
         pytest.skip("the Debian mirror cannot be reached")
@@ -71,9 +87,8 @@ def debian(folder: Path) -> Path:
     for name in ("resolv.conf", "hosts"):
         (root / "etc" / name).unlink(missing_ok=True)
         shutil.copyfile(Path("/etc") / name, root / "etc" / name)
-    installed = _run("chroot", str(root), "sh", "-ec", _INSTALL)
+    installed = _run("chroot", str(root), "sh", "-ec", _SCRIPT)
     assert installed.returncode == 0, installed.stdout[-2000:] + installed.stderr[-2000:]
-    return root
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -15,8 +15,9 @@ from twisted.internet.threads import deferToThread
 
 from dotproxy.assembly import build
 from dotproxy.config.load import load
+from dotproxy.doctor import examination
 from dotproxy.doctor.checks import Check, Level
-from dotproxy.doctor.examination import Running, examine_system, examine_upstreams
+from dotproxy.doctor.examination import Running, _listen_address, examine_system, examine_upstreams
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer
 from dotproxy.testing.zone import A, Zone, address_rdata
@@ -102,6 +103,30 @@ async def test_names_arrive(by, running, root):
     assert (found["arrival"].level, found["arrival"].found[:6]) == (Level.OK, "4 of 4")
     assert found["sent without TLS"].level is Level.OK
     assert found["bootstrap"].level is Level.OK
+
+
+@pytest_twisted.ensureDeferred
+async def test_where_it_listens(running):
+    """
+    What the running one tells counts, not what the configuration says; without it, the configuration does.
+    """
+    config = replace(running.config, listen=load({"listen": ["127.0.0.1:9"]}, {}).config.listen)
+    assert await deferToThread(Running(config, None).listening) == running.config.listen
+    unreachable = replace(config, admin_socket=None, admin_listen=None)
+    assert await deferToThread(Running(unreachable, None).listening) == config.listen
+    assert str(_listen_address("[::1]:53")) == str(_listen_address("::1 53")) == "[::1]:53"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_name_is_sent_elsewhere(running, monkeypatch):
+    """
+    Where dotproxy is said to listen on another machine, no upstream's name is looked up there.
+    """
+    asked: list[Any] = []
+    monkeypatch.setattr(examination, "ask_directly", lambda *arguments: asked.append(arguments) or b"")
+    config = load({"listen": ["192.0.2.1:53"], "upstream": ["192.0.2.2#x"]}, {}).config
+    assert await deferToThread(Running(config, None).addresses_of, "dot.example") == []
+    assert asked == []
 
 
 @pytest_twisted.ensureDeferred

@@ -5,7 +5,6 @@ Each is shown to be needed as well: with the system as it was before, or with ha
 """
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -13,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dotproxy.doctor.checks import Level
+from dotproxy.doctor.diagnosis import Listening, check_resolved
+from dotproxy.doctor.system import Server, SystemResolver, Writer, scopes_in
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.names import from_text
 from tests.integration.machine import DOMAIN, WRONG, Link, Machine, debian
@@ -98,6 +100,15 @@ class Scene:
             self.machine.run("getent", "hosts", address)
         assert self.link.seen() == []
 
+    def problems(self) -> list[str]:
+        """
+        What dotproxy doctor finds wrong with systemd-resolved, by what resolvectl prints here.
+        """
+        scopes = scopes_in(self.machine.sh("resolvectl dns"), self.machine.sh("resolvectl domain"))
+        system = SystemResolver((Server("127.0.0.53"),), Writer.RESOLVED, ("files", "dns"), scopes)
+        checks = check_resolved(system, Listening((Server("127.0.0.1"),), lambda host: host.startswith("127.")))
+        return [check.found for check in checks if check.level is Level.PROBLEM]
+
     def ask_dhcp(self) -> None:
         """
         Get a lease with dhclient.
@@ -160,9 +171,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """
     A Debian that all machines start from.
     """
-    folder = tmp_path_factory.mktemp("debian")
-    yield debian(folder)
-    shutil.rmtree(folder / "root")
+    with debian(tmp_path_factory.mktemp("debian")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +268,15 @@ def test_systemd_resolved_needs_the_recipe(scene):
     start_networkd(scene)
     wait_until(lambda: FAR in scene.machine.run("resolvectl", "dns").stdout, "the link's server")
     scene.assert_leaks()
+    assert scene.problems() == [f"every name goes to {FAR} too, in the clear"]
     scene.machine.write(path, recipe("systemd-resolved")[path])
     scene.machine.sh("resolvectl dns cable ''; kill -9 $(pidof systemd-resolved)")
     scene.start_resolved()
     scene.machine.sh(f"resolvectl dns cable {FAR}; resolvectl domain cable {DOMAIN}")
     assert scene.leaked() == []
     assert f"www.{DOMAIN}. IN A" in scene.leaked(f"www.{DOMAIN}")
+    (problem,) = scene.problems()
+    assert problem.startswith(f"names below {DOMAIN}, ")
 
 
 def test_systemd_resolved(scene):
