@@ -291,6 +291,24 @@ def test_systemd_resolved(scene):
     scene.assert_holds(single_label=False)
 
 
+def test_systemd_resolved_while_it_runs(scene):
+    """
+    The recipe takes effect with a restart of systemd-resolved and systemd-networkd, as the page says.
+    """
+    scene.machine.write("/etc/systemd/resolved.conf.d/other.conf", "[Resolve]\nDNS=127.0.0.1\n")
+    scene.start_resolved()
+    start_networkd(scene)
+    wait_until(lambda: FAR in scene.machine.run("resolvectl", "dns").stdout, "the link's server")
+    for path, text in recipe("systemd-resolved").items():
+        scene.machine.write(path.replace("/NAME.", "/cable."), text)
+    scene.machine.sh("kill $(pidof systemd-resolved systemd-networkd)")
+    wait_until(lambda: scene.machine.run("pidof", "systemd-resolved", "systemd-networkd").returncode, "their end")
+    scene.start_resolved()
+    start_networkd(scene)
+    wait_until(lambda: FAR not in scene.machine.sh("resolvectl dns"), "that the link has no server")
+    scene.assert_holds(single_label=False)
+
+
 def test_network_manager(scene):
     """
     NetworkManager writes resolv.conf.
@@ -309,7 +327,8 @@ def test_network_manager(scene):
 
 def test_network_manager_needs_to_be_told_beside_systemd_resolved(scene):
     """
-    With the recipe for systemd-resolved alone, NetworkManager gives it the link's server and domain.
+    With the recipe for systemd-resolved alone, NetworkManager gives it the link's server and domain; when it was told
+    not to, and what it gave was reverted, nothing leaves.
     """
     for path, text in recipe("systemd-resolved").items():
         scene.machine.write(path, text)
@@ -317,6 +336,13 @@ def test_network_manager_needs_to_be_told_beside_systemd_resolved(scene):
     scene.start_manager()
     wait_until(lambda: FAR in scene.machine.sh("resolvectl dns"), "the link's server")
     assert f"printer.{DOMAIN}. IN A" in scene.leaked("printer")
+    for path, text in recipe("NetworkManager with systemd-resolved").items():
+        scene.machine.write(path, text)
+    scene.machine.sh("kill $(pidof NetworkManager)")
+    scene.start_manager()
+    scene.machine.sh("resolvectl revert cable")
+    assert scene.machine.sh("resolvectl dns") == "Global: 127.0.0.1\nLink 2 (cable):\n"
+    scene.assert_holds(single_label=False)
 
 
 def test_network_manager_with_systemd_resolved(scene):
