@@ -17,6 +17,7 @@ from dotproxy.config.model import Config
 from dotproxy.errors import ConfigError, WireError
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.proxy import Proxy
+from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.report import Report, UpstreamReport
@@ -25,7 +26,7 @@ from dotproxy.wire.names import from_text
 _PAGE = resource.getpagesize()
 
 
-def report_of(proxy: Proxy, cache: AnswerCache | None, name: str = "1") -> Report:
+def report_of(proxy: Proxy, cache: AnswerCache | None, plaintext: PlaintextCounters, name: str = "1") -> Report:
     """
     Return what is known of a proxy in this process, which is called ``name``, at this moment.
     """
@@ -42,6 +43,7 @@ def report_of(proxy: Proxy, cache: AnswerCache | None, name: str = "1") -> Repor
         not_ready=_not_ready(proxy, cache),
         upstreams=[_upstream(one) for one in forwarder.asking.roster.asked],
         processes=[(name, *_spent())],
+        plaintext=plaintext,
     )
 
 

@@ -22,7 +22,7 @@ from dotproxy.config.model import Config
 from dotproxy.downstream.sockets import bind_stream, has_address
 from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.metrics import Metrics, build_info
-from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
 from dotproxy.telemetry.web import AdminService, Command, make_site
 
 _STATES = ("up", "slow", "down")
@@ -106,6 +106,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
         "listening": [f"{host} {port}" for host, port in listening],
         "outstanding": report.outstanding,
         "answers": sum(counters.answers),
+        "plaintext_queries": plaintext_by_purpose(report),
         "cache": {
             "entries": report.entries,
             "octets": report.octets,

@@ -38,6 +38,7 @@ from dotproxy.policy.failures import Failures
 from dotproxy.proxy import Proxy, Share
 from dotproxy.snapshot import Snapshot
 from dotproxy.systemd import Manager, inherited, initial_environment
+from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.querylog import QueryLog
@@ -64,7 +65,8 @@ class Assembly:
         self._config = config
         self._secret = share.secret if share else os.urandom(32)
         services: list[IService] = []
-        self._upstreams = build_upstreams(config, reactor, events, services)
+        self._plaintext = PlaintextCounters()
+        self._upstreams = build_upstreams(config, reactor, events, services, plaintext=self._plaintext)
         self._transfers = build_transfers(config, reactor, self._upstreams)
         self.cache = build_cache(config)
         self.forwarder = build_forwarder(
@@ -96,7 +98,7 @@ class Assembly:
             share=share,
         )
         self.commands = Commands(self.proxy, self.cache, events, lambda: reactor.callLater(0, reactor.stop))
-        self.report = partial(report_of, self.proxy, self.cache, share.name if share else "1")
+        self.report = partial(report_of, self.proxy, self.cache, self._plaintext, share.name if share else "1")
         if share is None:
             operated = build_admin(config, reactor, self.report, lambda: self.proxy.addresses, self.commands.all())
             for admin in operated:
@@ -131,6 +133,7 @@ class Assembly:
             self._events,
             services,
             among=config.upstream,
+            plaintext=self._plaintext,
         )
         made = iter(fresh)
         upstreams = [known[address] if address in known else next(made) for address in config.upstream]

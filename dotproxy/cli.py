@@ -25,6 +25,7 @@ Usage: dotproxy COMMAND [options]
   log      info | debug: what it logs
   drain    have it answer what is outstanding, and stop
   healthcheck  whether it answers, for containers: exit code 0 or 1
+  doctor   whether this machine's resolver is dotproxy, and nothing leaves on port 53 (--json)
   probe    [SPEC…]: look at upstreams, and say what they are like (--json, --idle SECONDS)
   query    NAME [TYPE] [@SPEC]: ask one question over authenticated TLS, and print the answer
   demo     show it working on this machine alone, then stay up to be tried (--once: exit)
@@ -172,6 +173,12 @@ def _no_options(name: str, description: str, arguments: list[str]) -> None:
     argparse.ArgumentParser(f"dotproxy {name}", description=description).parse_args(arguments)
 
 
+def _doctor(arguments: list[str]) -> int:
+    from dotproxy.doctor.commands import doctor
+
+    return doctor(arguments)
+
+
 def _probe(arguments: list[str]) -> int:
     from dotproxy.doctor.commands import probe
 
@@ -197,6 +204,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "check": _check,
     **{name: _control(name) for name in ("status", "cache", "reload", "log", "drain", "healthcheck")},
+    "doctor": _doctor,
     "probe": _probe,
     "query": _query,
     "demo": _demo,

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dotproxy.config.load import load
+from dotproxy.config.values import ListenAddress
 from dotproxy.downstream.sockets import has_address
 from dotproxy.errors import ConfigError
 from dotproxy.telemetry.words import counted
@@ -40,7 +41,7 @@ class NotReached(Failed):
     """
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """
     HTTP over a socket of this machine's.
     """
@@ -100,7 +101,7 @@ def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = 
         if configured is None:
             raise NotReached("there is no admin_socket in the configuration; --socket PATH says where it is")
         where = str(configured)
-    connection = _UnixConnection(where)
+    connection = UnixConnection(where)
     try:
         body = urlencode(arguments or {})
         connection.request(method, path, body, {"Content-Type": "application/x-www-form-urlencoded"})
@@ -125,6 +126,10 @@ def _status(given: Any) -> int:
     print(f"dotproxy {status['version']}, up for {_duration(status['seconds'])}, {_ready(status)}")
     where = ", ".join(status["listening"])
     print(f"listening on {where}; {counted(status['answers'], 'answer')}, {status['outstanding']} outstanding")
+    plaintext = {purpose: count for purpose, count in status["plaintext_queries"].items() if count}
+    if plaintext:
+        told = (f"{counted(count, 'query', 'queries')} for {purpose}" for purpose, count in plaintext.items())
+        print("left without TLS:", ", ".join(told))
     workers = status["workers"]
     if len(workers) > 1 or status["worker_restarts"]:
         memory = ", ".join(f"{one['name']}: {one['resident'] / 1e6:.0f} MB" for one in workers)
@@ -199,16 +204,32 @@ def _log(given: Any) -> int:
 def _healthcheck(given: Any) -> int:
     listening = load({}, os.environ, given.config, needed=("listen",)).config.listen
     address = next((one for one in listening if has_address(one.host)), listening[0])
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(2)
-        client.connect((host, address.port))
-        try:
-            client.send(_QUESTION)
-            answer = client.recv(512)
-        except OSError as error:
-            raise Failed(f"no answer from {address}: {error}") from None
+    try:
+        answer = ask_directly(address)
+    except OSError as error:
+        raise Failed(f"no answer from {address}: {error}") from None
     return 0 if answer[:2] == _QUESTION[:2] else 1
+
+
+def ask_directly(address: ListenAddress, query: bytes = _QUESTION, timeout: float = 2.0) -> bytes:
+    """
+    Ask a proxy at one of its listen addresses, over UDP, and return the answer.
+
+    :raises OSError: if there is none in time.
+    """
+    host = reachable(address.host)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(timeout)
+        client.connect((host, address.port))
+        client.send(query)
+        return client.recv(65535)
+
+
+def reachable(host: str) -> str:
+    """
+    Return where something can be reached on this machine that listens on ``host``.
+    """
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def _duration(seconds: int) -> str:

@@ -37,6 +37,7 @@ from dotproxy.policy.selection import POLICIES, Facts, Ordering
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.resolver import ForwarderResolver
+from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.upstream.address import UpstreamAddress
 from dotproxy.upstream.bootstrap import Found, NamedEndpoint, PlainAsker, addresses_of
@@ -60,11 +61,13 @@ def build_upstreams(
     events: Events,
     services: list[IService],
     among: Sequence[UpstreamAddress] | None = None,
+    plaintext: PlaintextCounters | None = None,
 ) -> list[Upstream]:
     """
     Return the upstreams of ``config``, in its order; add to ``services`` what has to run beside them.
 
     ``among`` are all the upstreams there will be, if these are not all: they may be asked for the names of others.
+    ``plaintext`` counts lookups of their names that leave without TLS.
     """
     ca = config.ca_file.read_bytes() if config.ca_file else None
     tls = TlsChoices(
@@ -80,12 +83,22 @@ def build_upstreams(
     everybody = replace(config, upstream=tuple(config.upstream if among is None else among))
     lookup: Lookup = _nobody_to_ask
     if any(address.host for address in config.upstream):
-        lookup = _build_lookup(everybody, reactor, lambda address: build_one(address, _nobody_to_ask), services)
+        lookup = _build_lookup(
+            everybody,
+            reactor,
+            lambda address: build_one(address, _nobody_to_ask),
+            services,
+            plaintext or PlaintextCounters(),
+        )
     return [build_one(address, lookup) for address in config.upstream]
 
 
 def _build_lookup(
-    config: Config, reactor: Any, build_one: Callable[[UpstreamAddress], Upstream], services: list[IService]
+    config: Config,
+    reactor: Any,
+    build_one: Callable[[UpstreamAddress], Upstream],
+    services: list[IService],
+    plaintext: PlaintextCounters,
 ) -> Lookup:
     """
     Return what looks up the names of upstreams: connections of its own, made when they are needed.
@@ -101,7 +114,7 @@ def _build_lookup(
         resolvers.append(ForwarderResolver(forwarder, reactor))
     for server in config.bootstrap:
         if server.plain:
-            asker = PlainAsker(reactor, *server.plain, os.urandom)
+            asker = PlainAsker(reactor, *server.plain, os.urandom, plaintext)
             resolvers.append(ForwarderResolver(asker, reactor))
             log.info("names of upstreams are looked up in the clear: {server}", server=str(server))
 

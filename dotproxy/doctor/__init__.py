@@ -1,3 +1,3 @@
 """
-Looking at upstreams from outside: ``dotproxy probe`` and ``dotproxy query``.
+Looking from outside, at upstreams and at this machine: ``dotproxy probe``, ``query`` and ``doctor``.
 """

@@ -1,5 +1,5 @@
 """
-The command lines of ``dotproxy probe`` and ``dotproxy query``.
+The command lines of ``dotproxy doctor``, ``dotproxy probe`` and ``dotproxy query``.
 
 Decides options and exit codes: 0 all is well, 1 it is not, 2 it was not understood.
 """
@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from dotproxy.config.load import load
@@ -105,6 +106,49 @@ def query(arguments: Sequence[str]) -> int:
     for line in failed:
         print(f"dotproxy query: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """
+    Examine this machine and the upstreams.
+    """
+    from twisted.internet.task import react
+
+    from dotproxy.doctor.checks import Check, as_json, as_text, exit_code
+    from dotproxy.doctor.examination import Running, examine_system, examine_upstreams
+
+    given = _doctor_parser().parse_args(arguments)
+    options = {"listen": given.listen, "upstream": given.upstream, "ca_file": [given.ca_file] if given.ca_file else []}
+    try:
+        config = load({key: value for key, value in options.items() if value}, os.environ, given.config).config
+    except ConfigError as error:
+        print("dotproxy doctor: the configuration cannot be used:", *error.problems, sep="\n", file=sys.stderr)
+        return 2
+    running = Running(config, given.socket)
+    checks: list[Check] = examine_system(config, running, Path("/"))
+
+    async def examining(reactor: object) -> None:
+        checks.extend(await examine_upstreams(config, running, reactor))
+
+    _run(react, examining)
+    print(as_json(checks) if given.json else as_text(checks))
+    return exit_code(checks)
+
+
+def _doctor_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "dotproxy doctor",
+        description="Tell whether this machine's resolver is dotproxy, whether anything leaves on port 53, and whether"
+        " each upstream verifies. Looks up four names below .test, which do not exist. As root it watches what leaves.",
+        epilog="Exit code: 0 no problem (there may be warnings), 1 a problem, 2 the configuration cannot be used.",
+    )
+    parser.add_argument("--config", help="the configuration file of the running dotproxy")
+    parser.add_argument("--socket", metavar="PATH", help="its admin_socket (default: what the configuration says)")
+    parser.add_argument("--listen", action="append", metavar="ADDR:PORT", help="where it listens; may be repeated")
+    parser.add_argument("--upstream", action="append", metavar="SPEC", help="an upstream to verify; may be repeated")
+    parser.add_argument("--ca-file", metavar="FILE", help="CAs to trust instead of the system's")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    return parser
 
 
 def _run(react: Any, main: Callable[[object], Awaitable[None]]) -> None:

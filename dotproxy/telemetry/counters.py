@@ -78,6 +78,19 @@ class Counters:
         self.memo = self.fresh = self.stale = self.failed_before = self.joined = self.missed = self.prefetched = 0
 
 
+class PlaintextCounters:
+    """
+    Count queries that leave without TLS and are no upstream's: ``bootstrap`` are lookups of upstreams' names at servers
+    configured as ``udp://ADDRESS``.
+    """
+
+    FIELDS: ClassVar = ("bootstrap",)
+    __slots__ = FIELDS
+
+    def __init__(self) -> None:
+        self.bootstrap = 0
+
+
 class UpstreamCounters:
     """
     What is counted of one upstream.

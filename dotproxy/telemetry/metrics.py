@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram
-from dotproxy.telemetry.report import Report
+from dotproxy.telemetry.report import Report, plaintext_by_purpose
 from dotproxy.telemetry.versions import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -77,7 +77,12 @@ METRICS = {
             ("upstream", "resumed"),
             "Time to connect, TCP included.",
         ),
-        Described("plaintext_queries", "counter", (), "Questions that left without TLS. Must be 0."),
+        Described(
+            "plaintext_queries",
+            "counter",
+            ("purpose",),
+            "Queries that left without TLS: upstream (must be 0), or bootstrap (0 unless bootstrap has udp://).",
+        ),
         Described("tcp_clients", "gauge", (), "Clients connected over TCP."),
         Described("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
         Described("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
@@ -164,7 +169,6 @@ class DotproxyCollector(Collector):
     def _upstreams(self) -> Iterator[Any]:
         names = [name for name in METRICS if name.startswith("upstream_")]
         families = {name: _family(name) for name in names}
-        plaintext = 0
         for upstream in self._report.upstreams:
             label, counters = upstream.label, upstream.counters
             families["upstream_up"].add_metric([label], (1, 0.5, 0)[upstream.tier])
@@ -187,9 +191,11 @@ class DotproxyCollector(Collector):
                 families["upstream_connect_failures"].add_metric([label, phase], count)
             _add_histogram(families["upstream_handshake_seconds"], [label, "no"], counters.full)
             _add_histogram(families["upstream_handshake_seconds"], [label, "yes"], counters.resumed)
-            plaintext += counters.plaintext
         yield from families.values()
-        yield _single("plaintext_queries", plaintext)
+        plaintext = _family("plaintext_queries")
+        for purpose, count in plaintext_by_purpose(self._report).items():
+            plaintext.add_metric([purpose], count)
+        yield plaintext
 
 
 class Metrics:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from dotproxy.telemetry.counters import Counters, Histogram, UpstreamCounters
+from dotproxy.telemetry.counters import Counters, Histogram, PlaintextCounters, UpstreamCounters
 
 #: Why a proxy is not ready that has no process.
 NOBODY = "nobody serves yet"
@@ -38,7 +38,8 @@ class Report:
     One proxy.
 
     ``not_ready`` says why clients cannot expect answers, "" if they can; ``processes`` holds for each process that
-    serves its name, CPU seconds and octets resident; ``restarts`` counts such as ended and were started again.
+    serves its name, CPU seconds and octets resident; ``restarts`` counts such as ended and were started again;
+    ``plaintext`` counts queries that left without TLS and are no upstream's (``plaintext_by_purpose`` has all).
     """
 
     counters: Counters = field(default_factory=Counters)
@@ -53,6 +54,7 @@ class Report:
     upstreams: list[UpstreamReport] = field(default_factory=list)
     processes: list[tuple[str, float, int]] = field(default_factory=list)
     restarts: int = 0
+    plaintext: PlaintextCounters = field(default_factory=PlaintextCounters)
 
 
 def added(reports: Sequence[Report]) -> Report:
@@ -62,6 +64,7 @@ def added(reports: Sequence[Report]) -> Report:
     whole = Report(not_ready="" if any(not report.not_ready for report in reports) else _first_reason(reports))
     for report in reports:
         _add_counters(whole.counters, report.counters)
+        _add_counters(whole.plaintext, report.plaintext)
         for name in ("outstanding", "entries", "octets", "evicted", "tcp_clients", "udp_errors", "udp_drops"):
             setattr(whole, name, getattr(whole, name) + getattr(report, name))
         whole.restarts += report.restarts
@@ -83,7 +86,21 @@ def ended(report: Report) -> Report:
         udp_errors=report.udp_errors,
         not_ready=NOBODY,
         upstreams=[UpstreamReport(one.label, one.counters, 2, 0) for one in report.upstreams],
+        plaintext=report.plaintext,
     )
+
+
+def plaintext_by_purpose(report: Report) -> dict[str, int]:
+    """
+    Return how many queries left without TLS, by what they were for.
+
+    ``upstream``: clients' queries to an upstream, of which there must be none.  ``bootstrap``: lookups of upstreams'
+    names at servers that the operator configured as ``udp://ADDRESS``.
+    """
+    return {
+        "upstream": sum(upstream.counters.plaintext for upstream in report.upstreams),
+        "bootstrap": report.plaintext.bootstrap,
+    }
 
 
 def _first_reason(reports: Sequence[Report]) -> str:
@@ -129,6 +146,7 @@ def as_data(report: Report) -> dict[str, Any]:
     """
     data = {part.name: getattr(report, part.name) for part in fields(report)}
     data["counters"] = _counters_as_data(report.counters)
+    data["plaintext"] = _counters_as_data(report.plaintext)
     data["upstreams"] = [
         {part.name: getattr(one, part.name) for part in fields(one)} | {"counters": _counters_as_data(one.counters)}
         for one in report.upstreams
@@ -148,6 +166,7 @@ def from_data(data: dict[str, Any]) -> Report:
         **{
             **data,
             "counters": _counters_from_data(Counters(), data["counters"]),
+            "plaintext": _counters_from_data(PlaintextCounters(), data["plaintext"]),
             "upstreams": upstreams,
             "processes": [(name, cpu, resident) for name, cpu, resident in data["processes"]],
         }

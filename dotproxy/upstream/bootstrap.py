@@ -28,6 +28,7 @@ from twisted.names.error import (
 from zope.interface import implementer
 
 from dotproxy.errors import Unreachable
+from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.upstream.dial import RacingEndpoint
 from dotproxy.wire.message import question_of
 
@@ -149,14 +150,22 @@ def _in_turn(families: list[list[str]]) -> list[list[str]]:
 
 class PlainAsker:
     """
-    Takes the questions of a resolver to one server, in the clear, each from a socket of its own.
+    Takes the questions of a resolver to one server, in the clear, each from a socket of its own, and counts them.
     """
 
-    def __init__(self, reactor: Any, host: str, port: int, random_octets: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        host: str,
+        port: int,
+        random_octets: Callable[[int], bytes],
+        counters: PlaintextCounters,
+    ) -> None:
         self._reactor = reactor
         self._host = host
         self._port = port
         self._random_octets = random_octets
+        self._counters = counters
 
     def questions_received(self, listener: Any, batch: Any) -> int:
         """
@@ -164,6 +173,7 @@ class PlainAsker:
         """
         for octets, client in batch:
             query = self._random_octets(2) + octets[2:]
+            self._counters.bootstrap += 1
             question = _PlainQuestion(self._reactor, (self._host, self._port), query, listener, client)
             question.port = self._reactor.listenUDP(0, question, interface="::" if ":" in self._host else "")
         return 0

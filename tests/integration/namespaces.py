@@ -45,7 +45,9 @@ class Namespace:
         """
         sh("ip", "-n", self.name, *arguments)
 
-    def socket(self, kind: socket.SocketKind) -> socket.socket:
+    def socket(
+        self, kind: socket.SocketKind, family: socket.AddressFamily = socket.AF_INET, protocol: int = 0
+    ) -> socket.socket:
         """
         A socket that belongs to it, for this process to use.
         """
@@ -63,7 +65,7 @@ class Namespace:
         try:
             enter(Path("/run/netns") / self.name)
             try:
-                return socket.socket(socket.AF_INET, kind)
+                return socket.socket(family, kind, protocol)
             finally:
                 if libc.setns(home, _CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")

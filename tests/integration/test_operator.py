@@ -19,6 +19,7 @@ import pytest
 
 from dotproxy.telemetry.words import counted
 from tests.integration.programs import Proxy, free_port, wait_until, which
+from tests.integration.servers import ZONE, Backend, Nsd
 from tests.misbehaving.matrix import Misbehaving
 from tests.misbehaving.steady import Steady
 
@@ -86,7 +87,8 @@ def test_metrics_and_health(operated):
     assert float(numbers['dotproxy_answers_total{rcode="NOERROR",transport="tcp",type="A"}']) == 1
     missed = float(numbers['dotproxy_cache_lookups_total{result="missed"}'])
     assert 1 <= missed <= operated.workers  # over TCP it may be the other's client
-    assert float(numbers["dotproxy_plaintext_queries_total"]) == 0
+    for purpose in ("upstream", "bootstrap"):
+        assert float(numbers[f'dotproxy_plaintext_queries_total{{purpose="{purpose}"}}']) == 0
     label = f'upstream="dot.test (127.0.0.1:{operated.server.port})"'
     assert float(numbers[f'dotproxy_upstream_answers_total{{rcode="NOERROR",{label}}}']) == missed
     assert "lab.example" not in text
@@ -104,6 +106,33 @@ def test_metrics_and_health(operated):
     wait_until(is_not_ready, "it is not ready")
     assert "every upstream is down" in get(operated, "/readyz")[1]
     assert get(operated, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_plaintext_lookups_are_counted(workers, authority, serve, proxy, tmp_path):
+    """
+    With bootstrap = udp://…, each lookup that leaves without TLS is counted, by every worker, and status tells it.
+    """
+    certificate = authority.issue(["dot.lab.example", "127.0.0.1"])
+    looks_up, named = serve(Nsd, zone=ZONE + "dot A 127.0.0.1\n"), serve(certificate=certificate)
+    plain = Backend(looks_up.folder)
+    plain.start()
+    port, path = free_port(), tmp_path / "admin"
+    options = ("--bootstrap", f"udp://127.0.0.1:{plain.port}", "--admin-listen", f"127.0.0.1:{port}")
+    options += ("--admin-socket", str(path), "--workers", workers)
+    try:
+        program = proxy(f"tls://dot.lab.example:{named.port}", options=options)
+        program.admin_port, program.admin_path = port, path
+        for number in range(20):  # so that each worker has asked
+            query = dns.message.make_query(f"n{number}.wild.lab.example.", "A")
+            assert dns.message.from_wire(program.ask(query.to_wire())).rcode() == 0
+        text = get(program, "/metrics")[1]
+        values = re.findall(r"^dotproxy_plaintext_queries_total(?:\{(.*)\})? (\S+)$", text, re.MULTILINE)
+        assert sum(float(value) for _, value in values) == 2 * int(workers)  # A and AAAA
+        assert ('purpose="bootstrap"', f"{2 * int(workers)}.0") in values
+        assert f"left without TLS: {2 * int(workers)} queries for bootstrap" in told(program, "status")
+    finally:
+        plain.stop()
 
 
 def test_prometheus_has_no_complaints(operated):

@@ -13,6 +13,7 @@ from dotproxy.telemetry.counters import (
     UDP,
     Counters,
     Histogram,
+    PlaintextCounters,
     UpstreamCounters,
     group_of,
 )
@@ -68,7 +69,9 @@ class MetricsTests(SynchronousTestCase):
         upstream.closed["peer", "it went"] = 2
         upstream.not_connected["tls"] = 1
         upstream.resumed.add(0.02)
-        upstream.plaintext = 0
+        upstream.plaintext = 1
+        plaintext = PlaintextCounters()
+        plaintext.bootstrap = 2
         report = Report(
             counters=counters,
             outstanding=11,
@@ -80,6 +83,7 @@ class MetricsTests(SynchronousTestCase):
             udp_drops=6,
             processes=[("1", 1.5, 4096)],
             restarts=8,
+            plaintext=plaintext,
         )
         self.lines = Metrics({"version": "1"}).text(report).decode().splitlines()
 
@@ -104,7 +108,8 @@ class MetricsTests(SynchronousTestCase):
             'dotproxy_answer_seconds_bucket{le="0.0001",where="here"} 0.0',
             'dotproxy_answer_seconds_bucket{le="0.0005",where="here"} 3.0',
             'dotproxy_answer_seconds_bucket{le="+Inf",where="here"} 3.0',
-            "dotproxy_plaintext_queries_total 0.0",
+            'dotproxy_plaintext_queries_total{purpose="upstream"} 1.0',
+            'dotproxy_plaintext_queries_total{purpose="bootstrap"} 2.0',
             "dotproxy_udp_drops_total 6.0",
             "dotproxy_workers 1.0",
             "dotproxy_worker_restarts_total 8.0",

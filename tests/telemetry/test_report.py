@@ -6,8 +6,17 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.telemetry.counters import Counters, UpstreamCounters
-from dotproxy.telemetry.report import NOBODY, Report, UpstreamReport, added, as_data, from_data
+from dotproxy.telemetry.counters import Counters, PlaintextCounters, UpstreamCounters
+from dotproxy.telemetry.report import (
+    NOBODY,
+    Report,
+    UpstreamReport,
+    added,
+    as_data,
+    ended,
+    from_data,
+    plaintext_by_purpose,
+)
 
 
 def report(scale: int, label: str = "u") -> Report:
@@ -22,6 +31,9 @@ def report(scale: int, label: str = "u") -> Report:
     upstream.wire.add(0.02, 6 * scale)
     upstream.closed["peer", "it went"] = 7 * scale
     upstream.not_connected["tls"] = 8 * scale
+    upstream.plaintext = 20 * scale
+    plaintext = PlaintextCounters()
+    plaintext.bootstrap = 21 * scale
     return Report(
         counters=counters,
         outstanding=9 * scale,
@@ -34,6 +46,7 @@ def report(scale: int, label: str = "u") -> Report:
         upstreams=[UpstreamReport(label, upstream, 2 - scale % 2, 16 * scale, 0.01 * scale, 0.02)],
         processes=[(f"w{scale}", 17.0 * scale, 18 * scale)],
         restarts=19 * scale,
+        plaintext=plaintext,
     )
 
 
@@ -72,6 +85,14 @@ class ReportTests(SynchronousTestCase):
         """
         whole = added([report(1, "a"), report(2, "b"), report(3, "a")])
         self.assertEqual([("a", 20), ("b", 10)], [(one.label, one.counters.answers[0]) for one in whole.upstreams])
+
+    def test_plaintext_by_purpose(self) -> None:
+        """
+        What left without TLS is told by purpose, summed over workers, and counts after a worker has ended.
+        """
+        whole = added([report(1, "a"), ended(report(4, "b"))])
+        self.assertEqual({"upstream": 100, "bootstrap": 105}, plaintext_by_purpose(whole))
+        self.assertEqual({"upstream": 0, "bootstrap": 0}, plaintext_by_purpose(Report()))
 
     def test_readiness(self) -> None:
         """

@@ -23,6 +23,7 @@ from dotproxy import parts
 from dotproxy.config.load import load
 from dotproxy.errors import Unreachable
 from dotproxy.resolver import ForwarderResolver
+from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.testing.zone import A, Zone, address_rdata
@@ -295,7 +296,8 @@ class PlainTests(SynchronousTestCase):
         A question, asked.
         """
         self.reactor = Reactor()
-        asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd")
+        self.counters = PlaintextCounters()
+        asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
         self.result = ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [PATIENCE])
         (self.port,) = self.reactor.ports
         ((self.query, self.server),) = self.port.sent
@@ -331,3 +333,16 @@ class PlainTests(SynchronousTestCase):
         self.failureResultOf(self.result)
         self.assertFalse(self.port.is_open)
         self.assertEqual("dot.test. IN A", dns.message.from_wire(self.query).question[0].to_text())
+
+    def test_plaintext_is_counted(self) -> None:
+        """
+        Each query that left without TLS is counted, answered or not.
+        """
+        self.assertEqual(1, self.counters.bootstrap)
+        asker = PlainAsker(self.reactor, "192.0.2.54", 53, lambda size: b"\xab\xcd", self.counters)
+        second = ForwarderResolver(asker, self.reactor).lookupIPV6Address("dot.test", [PATIENCE])
+        self.assertEqual(2, self.counters.bootstrap)
+        self.reactor.advance(PATIENCE)
+        for result in (self.result, second):
+            self.failureResultOf(result)
+        self.assertEqual(2, self.counters.bootstrap)
