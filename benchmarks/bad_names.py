@@ -11,137 +11,23 @@ own, so that what else this machine does hits all of them alike; the load is a f
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
+import os
+import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.open_loop import NOERROR, SERVFAIL, Client, Tally, ask
+from benchmarks.bench import Bench, Experiment, Row
+from benchmarks.dials import every_dial
+from benchmarks.failing_name import FailingName
+from benchmarks.forwarders import Forwarder, Source, dotproxies, others
+from benchmarks.open_loop import LATE
+from benchmarks.peers import Dnsdist, KnotResolver, Stubby, Unbound
 from benchmarks.report import markdown
-from benchmarks.situations import ORDINARY_ZONE, Situation, every_situation
-from benchmarks.troubled import Forwarder, Received, Source, Upstream, dotproxies, others
-from dotproxy.testing.certificates import Authority
-from tests.integration.programs import Program
-
-
-@dataclass
-class Result:
-    """
-    What one forwarder did in one situation.
-    """
-
-    ordinary: Tally
-    bad: Tally | None
-    received: Received
-
-
-class Bench:
-    """
-    A folder, a CA, and programs that live as long as one measurement.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.chmod(0o755)  # some of them give root up before they read what is in it
-        self._folder = folder
-        self._numbers = itertools.count()
-        authority = Authority()
-        self.certificate = authority.issue(["dot.test"])
-        self.ca_file = folder / "ca.pem"
-        self.ca_file.write_bytes(authority.pem)
-
-    def place(self) -> Path:
-        """
-        A path that nobody has used.
-        """
-        return self._folder / str(next(self._numbers))
-
-    @contextlib.contextmanager
-    def running(self, programs: Sequence[Program]) -> Iterator[None]:
-        """
-        Have programs run, which start at the same time.
-        """
-        try:
-            with ThreadPoolExecutor(max(1, len(programs))) as pool:
-                list(pool.map(lambda program: program.start(), programs))
-            yield
-        finally:
-            with ThreadPoolExecutor(max(1, len(programs))) as pool:
-                list(pool.map(lambda program: program.stop(), programs))
-
-    def measure(self, situation: Situation, forwarders: Sequence[Forwarder]) -> list[Result]:
-        """
-        Have forwarders in one situation, all at the same time.
-        """
-        upstreams: list[list[Upstream]] = [
-            [make(self.place(), self.certificate) for make in situation.upstreams] for _ in forwarders
-        ]
-        peers = [
-            forwarder.make(self.place(), self.ca_file, [upstream.port for upstream in own])
-            for forwarder, own in zip(forwarders, upstreams, strict=True)
-        ]
-        ordinary = [Client(peer.port, situation.ordinary) for peer in peers]
-        bad = [Client(peer.port, situation.bad) for peer in peers] if situation.bad else []
-        with self.running([upstream for own in upstreams for upstream in own]):
-            with self.running(peers):
-                ask([*ordinary, *bad])
-            received = [_received(own) for own in upstreams]
-        return [
-            Result(client.tally, bad[number].tally if bad else None, received[number])
-            for number, client in enumerate(ordinary)
-        ]
-
-
-def _received(upstreams: Sequence[Upstream]) -> Received:
-    received = Received()
-    for upstream in upstreams:
-        received.add(upstream.received())
-    return received
-
-
-def _ms(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds * 1e3:,.0f}"
-
-
-HEAD = (
-    *("", "NOERROR", "SERVFAIL", "other", "lost", "p50 ms", "p99 ms", "max ms"),
-    *("bad: responses", "bad p50 ms", "bad max ms", "bad: sent at most", "ordinary: sent at most", "connections"),
-)
-
-
-def row(name: str, situation: Situation, result: Result) -> list[str]:
-    """
-    A line of the table.
-    """
-    tally, bad, received = result.ordinary, result.bad, result.received
-    other = sum(tally.rcodes.values()) - tally.rcodes[NOERROR] - tally.rcodes[SERVFAIL] + tally.wrong
-    cells = [name, f"{tally.good} of {tally.sent}", str(tally.rcodes[SERVFAIL]), str(other), str(tally.lost)]
-    cells += [_ms(tally.percentile(50)), _ms(tally.percentile(99)), _ms(max(tally.times, default=None))]
-    if bad is None:
-        cells += ["–"] * 3
-    else:
-        cells += [responses(bad), _ms(bad.percentile(50)), _ms(max(bad.times, default=None))]
-    cells.append(str(received.most(situation.zone) or "–") if situation.zone else "–")
-    cells.append(str(received.most(ORDINARY_ZONE)))
-    cells.append("–" if received.accepted is None else str(len(received.accepted)))
-    return cells
-
-
-_RCODES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
-
-
-def responses(tally: Tally) -> str:
-    """
-    Which responses there were, and how many.
-    """
-    told = [
-        f"{_RCODES[rcode] if rcode < len(_RCODES) else rcode} {count}" for rcode, count in sorted(tally.rcodes.items())
-    ]
-    told += [f"{what} {count}" for what, count in (("wrong", tally.wrong), ("lost", tally.lost)) if count]
-    return ", ".join(told)
+from benchmarks.situations import every_situation
+from tests.integration.programs import find
 
 
 def _options() -> argparse.Namespace:
@@ -153,6 +39,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--source",
         action="append",
+        type=_source,
+        default=[],
         metavar="LABEL=PATH",
         help="a dotproxy to measure: a checkout, or a Python that has it; may be repeated; this checkout unless given",
     )
@@ -161,7 +49,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--markdown", type=Path, metavar="PAGE", help="write the tables to this file, too")
     given = parser.parse_args()
     given.seconds = given.seconds or (4.0 if given.quick else 10.0)
+    for source in given.source:
+        if source.path is None or not source.path.exists():
+            parser.error(f"--source takes LABEL=PATH of something that exists, not {source.label}={source.path}")
     return given
+
+
+def _source(text: str) -> Source:
+    label, _, path = text.partition("=")
+    return Source(label, Path(path).absolute() if path else None)
 
 
 def main() -> None:
@@ -169,39 +65,82 @@ def main() -> None:
     Measure, and print tables.
     """
     given = _options()
-    situations = every_situation(given.seconds)
-    if given.only:
-        situations = [each for each in situations if {each.key, each.group} & set(given.only)]
-    elif given.quick:
-        situations = [each for each in situations if each.is_quick]
+    experiments = _chosen(given)
     if given.list:
-        print("\n".join(f"{each.key:12} {each.title}" for each in situations))
+        print("\n".join(f"{each.key:12} {each.title}" for each in experiments))
         return
-    sources = [Source(text.partition("=")[0], Path(text.partition("=")[2]).resolve()) for text in given.source or ()]
-    forwarders = [*dotproxies(sources or [Source()]), *others()]
+    if find("unbound") is None:
+        raise SystemExit("not installed: unbound")
+    forwarders = [*dotproxies(given.source or [Source()]), *others()]
     if given.forwarders:
         forwarders = [each for each in forwarders if each.name.startswith(tuple(given.forwarders))]
-    lines: list[str] = []
+    tables: list[str] = []
+    summary: dict[str, dict[str, str]] = {each.name: {} for each in forwarders}
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dotproxy-bad-names-") as name:
         bench = Bench(Path(name))
-        for situation in situations:
-            text = "\n".join(_table(bench, situation, forwarders, one_by_one=given.one_by_one))
-            print(f"\n{text}", flush=True)
-            lines += [text, ""]
-    print(f"\n{(time.monotonic() - begun) / 60:.1f} minutes")
+        for experiment in experiments:
+            tried = [each for each in forwarders if experiment.is_general or each.is_dotproxy]
+            try:
+                rows = _measured(bench, experiment, tried, one_by_one=given.one_by_one)
+            except AssertionError as error:  # a program does not start, or not in time
+                tables.append(f"### ({experiment.key}) {experiment.title}\n\nNot measured: {str(error)[:200]}")
+                print(f"\n{tables[-1]}", flush=True)
+                continue
+            for forwarder, row in zip(tried, rows, strict=True):
+                summary[forwarder.name][experiment.key] = row.summary
+            tables.append("\n".join(_table(experiment, tried, rows)))
+            print(f"\n{tables[-1]}", flush=True)
+    began = "\n".join([*_head(given, time.monotonic() - begun), *_summary(experiments, summary)])
+    print(f"\n{began}", flush=True)
     if given.markdown:
-        given.markdown.write_text("\n".join(lines), "utf-8")
+        given.markdown.write_text("\n\n".join([began, *tables]) + "\n", "utf-8")
 
 
-def _table(bench: Bench, situation: Situation, forwarders: Sequence[Forwarder], *, one_by_one: bool) -> list[str]:
-    tried = [each for each in forwarders if situation.is_general or each.is_dotproxy]
-    groups = [[each] for each in tried] if one_by_one else [tried]
-    results = [result for group in groups for result in bench.measure(situation, group)]
-    rows = [row(each.name, situation, result) for each, result in zip(tried, results, strict=True)]
-    late = sum(result.ordinary.late + (result.bad.late if result.bad else 0) for result in results)
-    note = ["", f"{late} queries left more than 20 ms late."] if late else []
-    return [f"### ({situation.key}) {situation.title}", "", *markdown([HEAD, *rows]), *note]
+def _chosen(given: argparse.Namespace) -> list[Experiment]:
+    every: list[Experiment] = [
+        *every_situation(given.seconds),
+        *every_dial(given.seconds * 2, is_general=not given.quick),
+        FailingName(),
+    ]
+    if given.only:
+        return [each for each in every if {each.key, each.key.partition("-")[0]} & set(given.only)]
+    return [each for each in every if each.is_quick] if given.quick else every
+
+
+def _measured(bench: Bench, experiment: Experiment, forwarders: Sequence[Forwarder], *, one_by_one: bool) -> list[Row]:
+    groups = [[each] for each in forwarders] if one_by_one else [list(forwarders)]
+    return [row for group in groups if group for row in experiment.measure(bench, group)]
+
+
+def _table(experiment: Experiment, forwarders: Sequence[Forwarder], rows: Sequence[Row]) -> list[str]:
+    lines = [[each.name, *row.cells] for each, row in zip(forwarders, rows, strict=True)]
+    late = sum(row.late for row in rows)
+    note = ["", f"{late} queries left more than {LATE * 1e3:g} ms late."] if late else []
+    return [f"### ({experiment.key}) {experiment.title}", "", *markdown([["", *experiment.head], *lines]), *note]
+
+
+def _summary(experiments: Sequence[Experiment], summary: dict[str, dict[str, str]]) -> list[str]:
+    keys = [each.key for each in experiments]
+    rows = [[name, *(cells.get(key, "") for key in keys)] for name, cells in summary.items()]
+    about = (
+        "Ordinary names answered, and p99; of g, dials for four digs, and dials a second; of h, sends by UDP / by TCP."
+    )
+    return [about, "", *markdown([["", *keys], *rows])]
+
+
+def _head(given: argparse.Namespace, seconds: float) -> list[str]:
+    programs = ", ".join(
+        f"{kind.name} {kind.version()}" for kind in (Unbound, Dnsdist, Stubby, KnotResolver) if kind.executable()
+    )
+    how = "one forwarder at a time" if given.one_by_one else "all forwarders at the same time"
+    return [
+        f"Measured on {datetime.now(UTC):%d %B %Y}, loads of {given.seconds:g} s, {how}; {seconds / 60:.1f} minutes.",
+        "",
+        f"- Machine: {os.cpu_count()} cores, Linux {platform.release()}; load average {os.getloadavg()[1]:.1f}",
+        f"- Programs: {programs}; Python {platform.python_version()}",
+        "",
+    ]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """
 Clients that ask over UDP at times fixed beforehand, whatever becomes of their queries, and keep exact books.
 
-Decides when queries leave (evenly, at a rate) and what counts as what: each query is sent once, never again, and ends
-as one of: an rcode, a wrong response (NOERROR without the right address, or for another question), or lost (no response
-within ``PATIENCE``).  Times are from just before the query is handed to the kernel until the kernel has the response
-(SO_TIMESTAMPNS), so that a client that has to wait for a processor does not count as a slow server.
+Decides when queries leave (evenly, or in bursts, at a rate) and what counts as what: each query is sent once, never
+again, and ends as one of: an rcode, a wrong response (NOERROR without the right address, or for another question), or
+lost (no response within ``PATIENCE``).  Times are from just before the query is handed to the kernel until the kernel
+has the response (SO_TIMESTAMPNS), so that a client that has to wait for a processor does not count as a slow server.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PATIENCE = 6.0
 NOERROR, SERVFAIL = 0, 2
 
 #: From asm-generic/socket.h: when the kernel received a datagram, as two 64-bit numbers.  Python has no name for it.
-_SO_TIMESTAMPNS = 35
+SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("qq")
 
 #: Queries that left later than this, in seconds, are told of: the load was not what it should have been.
@@ -40,13 +40,14 @@ class Load:
     """
     What one client asks: ``query`` makes the octets of a numbered query, whose ID is that number.
 
-    ``phase`` is when the first one leaves, in intervals between two queries.
+    ``phase`` is when the first one leaves, in intervals between two queries; with a ``burst`` so many leave together.
     """
 
     rate: float
     seconds: float
     query: Callable[[int], bytes]
     phase: float = 0.0
+    burst: int = 1
 
     @property
     def count(self) -> int:
@@ -106,7 +107,7 @@ class Client:
         self.tally = Tally()
         self.socket = socket.socket(type=socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.socket.bind(("127.0.0.1", 0))
         self.socket.setblocking(False)
         self._server = ("127.0.0.1", port)
@@ -119,7 +120,8 @@ class Client:
         Yield when each query is to leave, in nanoseconds.
         """
         for number in range(self.load.count):
-            yield begin + int((number + self.load.phase) / self.load.rate * 1e9)
+            first = number - number % self.load.burst
+            yield begin + int((first + self.load.phase) / self.load.rate * 1e9)
 
     def send(self, number: int, due: int) -> None:
         """
@@ -146,7 +148,7 @@ class Client:
             except BlockingIOError:
                 return
             if sender == self._server and len(reply) >= 12:
-                self._enter(reply, _received_at(ancillary))
+                self._enter(reply, received_at(ancillary))
 
     def _enter(self, reply: bytes, received: int) -> None:
         number = int.from_bytes(reply[:2], "big")
@@ -213,9 +215,12 @@ def _ask(selector: selectors.BaseSelector, clients: Sequence[Client], schedule: 
         outstanding = sum(client.expire(now) for client in clients) > 0
 
 
-def _received_at(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+def received_at(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+    """
+    When the kernel received a datagram, in nanoseconds of CLOCK_REALTIME; now, if it does not say.
+    """
     for level, kind, octets in ancillary:
-        if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+        if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
             seconds, nanoseconds = _TIMESPEC.unpack_from(octets)
             return int(seconds * 1_000_000_000 + nanoseconds)
     return time.time_ns()

@@ -20,8 +20,7 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet import reactor as the_reactor
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IAddress, IHandshakeListener, IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
@@ -101,10 +100,11 @@ class Connection(modes.Connection):
         End it in the way of this upstream: the socket is closed at once, as close(2) does.
         """
         ending = self.factory.ending
-        if ending is Ending.RST:
-            self.cut()
-            return
         self.is_silent = True
+        if ending is Ending.RST:
+            self.raw().abortConnection()  # that of TLS sends a close_notify before the reset
+            return
+        self.transport._aggregator.flush()  # answers of this turn of the reactor, which would come after the end
         if ending is Ending.CLOSE_NOTIFY:
             self.transport._tlsConnection.shutdown()
             self.transport._flushSendBIO()
@@ -113,32 +113,36 @@ class Connection(modes.Connection):
 
 class Upstream(Factory):
     """
-    The upstream: ``delay`` is what it takes over each answer, in seconds.
+    The upstream: ``delay`` is what it takes over each answer, ``hang_up_after`` what it takes to hang up, in seconds.
     """
 
     noisy = False
-    protocol = Connection
 
-    def __init__(self, behaviour: Behaviour, ending: Ending, delay: float) -> None:
+    def __init__(self, behaviour: Behaviour, ending: Ending, delay: float, hang_up_after: float = 0.0) -> None:
         self.behaviour = behaviour
+        self.hang_up_after = hang_up_after
         self.ending = ending
         self.delay = delay
         self.accepted = 0
         self.connections: set[modes.Connection] = set()
 
-    def buildProtocol(self, addr: IPv4Address | IPv6Address) -> Protocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """
         Take a connection.
         """
         self.accepted += 1
         note("accepted")
-        return super().buildProtocol(addr)
+        connection = Connection()
+        connection.factory = self
+        return connection
 
     def receive(self, client: Connection, query: bytes, *, is_bad: bool) -> None:
         """
         Deal with a query.
         """
-        if is_bad and self.behaviour is Behaviour.HANG_UP:
+        if is_bad and self.behaviour is Behaviour.HANG_UP and self.hang_up_after:
+            client.later(self.hang_up_after, client.end)
+        elif is_bad and self.behaviour is Behaviour.HANG_UP:
             client.end()
         elif self.behaviour is Behaviour.CLOSE_EACH:
             client.later(self.delay, self._answer_and_end, client, query)
@@ -172,12 +176,11 @@ class PlainServer(Protocol):
         self.transport.write(frame(data[:2].ljust(2, b"\0") + bytes.fromhex("8081 0000 0000 0000 0000")))
 
 
+@implementer(IOpenSSLContextFactory)
 class ServerContext:
     """
     What Twisted asks for the TLS context of a server.
     """
-
-    method = SSL.TLS_SERVER_METHOD
 
     def __init__(self, certificate: Path, key: Path, version: str) -> None:
         self._context = context = SSL.Context(SSL.TLS_SERVER_METHOD)
@@ -222,11 +225,12 @@ def main() -> None:
     parser.add_argument("key", type=Path)
     parser.add_argument("--port", type=int, default=8853)
     parser.add_argument("--delay", type=float, default=0.05, metavar="SECONDS")
+    parser.add_argument("--hang-up-after", type=float, default=0.0, metavar="SECONDS")
     parser.add_argument("--ending", choices=[each.value for each in Ending], default=Ending.CLOSE_NOTIFY.value)
     parser.add_argument("--tls", choices=["any", *_VERSIONS], default="any", help="1.2 means no other")
     given = parser.parse_args()
     behaviour = Behaviour(given.behaviour)
-    factory: Any = Upstream(behaviour, Ending(given.ending), given.delay)
+    factory: Any = Upstream(behaviour, Ending(given.ending), given.delay, given.hang_up_after)
     if behaviour is Behaviour.PLAIN:
         factory = Factory.forProtocol(PlainServer)
     else:

@@ -1,23 +1,23 @@
 """
-Upstreams that hang up, or that are none, and the forwarders that are tried in front of them.
+Upstreams that hang up at some queries, or that cannot be used at all, and what each of them received.
 
-Decides how each is started; what is asked of them is in ``situations``.  Each forwarder of each situation has upstreams
-of its own, so that what an upstream received came from that forwarder.
+Decides how each is started.  Each forwarder of each situation has upstreams of its own, so that what an upstream
+received came from that forwarder.
 """
 
 from __future__ import annotations
 
-import os
 import re
+import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.load import ADDRESS
-from benchmarks.peers import Dnsdist, Dotproxy, KnotResolver, Peer, Stubby, Unbound
 from benchmarks.scripted import Behaviour, Ending
+from benchmarks.syn_counter import Closed
 from dotproxy.testing.certificates import Issued
 from tests.integration.programs import Program, find, free_port
 
@@ -68,6 +68,10 @@ class Upstream(Program):
         raise AssertionError
 
 
+#: From a folder and a certificate that forwarders trust.
+MakeUpstream = Callable[[Path, Issued], Upstream]
+
+
 class Scripted(Upstream):
     """
     The scripted upstream.
@@ -82,10 +86,12 @@ class Scripted(Upstream):
         delay: float = 0.05,
         ending: Ending = Ending.CLOSE_NOTIFY,
         tls: str = "1.3",
+        hang_up_after: float = 0.0,
     ) -> None:
         super().__init__(folder, certificate)
         self._arguments = [behaviour.value, str(self.certificate), str(self.key), "--port", str(self.port)]
         self._arguments += ["--delay", str(delay), "--ending", ending.value, "--tls", tls]
+        self._arguments += ["--hang-up-after", str(hang_up_after)]
 
     def command(self) -> list[str]:
         """
@@ -166,108 +172,35 @@ remote-control:
         return Received(Counter(name.lower() for name in found), None)
 
 
-@dataclass(frozen=True)
-class Source:
+class Refusing(Upstream):
     """
-    A dotproxy: a checkout, or a Python that has it installed.  Without a path, the one that belongs to this Python.
+    A port that refuses connections.  What arrives is counted by the kernel's copies of the packets, for which root is
+    needed.
     """
 
-    label: str = "dotproxy"
-    path: Path | None = None
+    def __init__(self, folder: Path, certificate: Issued) -> None:
+        super().__init__(folder, certificate)
+        self._closed: Closed | None = Closed()
+        self.port = self._closed.port
+        self._received = Received()
 
-    @property
-    def python(self) -> str:
+    def start(self) -> None:
         """
-        What runs it.
+        There is nothing to start.
         """
-        return str(self.path) if self.path and not self.path.is_dir() else sys.executable
 
-    @property
-    def environment(self) -> dict[str, str]:
+    def stop(self, how: int = signal.SIGTERM) -> int:
         """
-        What makes it this one.
+        Give the port back.
         """
-        return {"PYTHONPATH": str(self.path)} if self.path and self.path.is_dir() else {}
+        if self._closed is not None:
+            self._received = self.received()
+            self._closed.close()
+            self._closed = None
+        return 0
 
-
-class TriedDotproxy(Dotproxy):
-    """
-    dotproxy from some source, with as many upstreams and workers as the situation has.
-    """
-
-    def __init__(self, folder: Path, ca_file: Path, ports: Sequence[int], source: Source, workers: int) -> None:
-        super().__init__(folder, ca_file, ports[0])
-        self._ports = ports
-        self._source = source
-        self._workers = workers
-
-    def command(self) -> list[str]:
+    def received(self) -> Received:
         """
-        In the foreground.
+        By the packets with SYN.
         """
-        line = [self._source.python, "-m", "dotproxy", "run", "--listen", f"127.0.0.1:{self.port}"]
-        line += ["--ca-file", str(self.ca_file), "--workers", str(self._workers)]
-        for port in self._ports:
-            line += ["--upstream", f"tls://127.0.0.1:{port}#dot.test"]
-        return line
-
-    def environment(self) -> dict[str, str]:
-        """
-        That of the source.
-        """
-        return super().environment() | self._source.environment
-
-
-@dataclass(frozen=True)
-class Forwarder:
-    """
-    A row of the tables.
-    """
-
-    name: str
-    make: Callable[[Path, Path, Sequence[int]], Peer]
-    workers: int = 1
-    is_dotproxy: bool = False
-
-
-def dotproxies(sources: Sequence[Source]) -> list[Forwarder]:
-    """
-    dotproxy from each source, with one worker and with two.
-    """
-
-    def row(source: Source, workers: int) -> Forwarder:
-        def make(folder: Path, ca_file: Path, ports: Sequence[int]) -> Peer:
-            return TriedDotproxy(folder, ca_file, ports, source, workers)
-
-        return Forwarder(source.label + (f", {workers} workers" if workers > 1 else ""), make, workers, True)
-
-    return [row(source, workers) for source in sources for workers in (1, 2)]
-
-
-def others() -> list[Forwarder]:
-    """
-    The forwarders of ``peers`` that are installed, each with one upstream.
-    """
-
-    def row(kind: type[Peer]) -> Forwarder:
-        return Forwarder(kind.name, lambda folder, ca_file, ports: kind(folder, ca_file, ports[0]))
-
-    return [row(kind) for kind in (Unbound, Dnsdist, Stubby, KnotResolver) if kind.executable() is not None]
-
-
-def is_listening(port: int) -> bool:
-    """
-    Whether something on this machine receives UDP on 127.0.0.1 and this port.
-    """
-    wanted = f"0100007F:{port:04X}"
-    return any(line.split()[1] == wanted for line in Path("/proc/net/udp").read_text().splitlines()[1:])
-
-
-def version_of(source: Source) -> str:
-    """
-    Which commit a checkout is at, for the head of the table.
-    """
-    if source.path is None or not source.path.is_dir():
-        return source.python if source.path else "of this checkout"
-    head = os.popen(f"git -C '{source.path}' log -1 --format=%h").read().strip()
-    return head or str(source.path)
+        return Received(accepted=self._closed.dials()) if self._closed is not None else self._received
