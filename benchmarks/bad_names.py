@@ -110,7 +110,15 @@ def _chosen(given: argparse.Namespace) -> list[Experiment]:
 
 def _measured(bench: Bench, experiment: Experiment, forwarders: Sequence[Forwarder], *, one_by_one: bool) -> list[Row]:
     groups = [[each] for each in forwarders] if one_by_one else [list(forwarders)]
-    return [row for group in groups if group for row in experiment.measure(bench, group)]
+    return [row for group in groups if group for row in _measured_at_once(bench, experiment, group)]
+
+
+def _measured_at_once(bench: Bench, experiment: Experiment, forwarders: Sequence[Forwarder]) -> list[Row]:
+    try:
+        return experiment.measure(bench, forwarders)
+    except AssertionError as error:  # one did not start: its port was taken in between, or this machine is slow
+        print(f"{str(error)[:200]}: once more", flush=True)
+        return experiment.measure(bench, forwarders)
 
 
 def _table(experiment: Experiment, forwarders: Sequence[Forwarder], rows: Sequence[Row]) -> list[str]:

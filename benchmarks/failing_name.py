@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,27 +75,33 @@ def _row(udp: Tally, tcp: Tally, names: Counter[str]) -> Row:
 
 
 def _ask_over_tcp(ports: Sequence[int]) -> list[Tally]:
-    tallies = [Tally() for _ in ports]
+    asked: list[list[Future[tuple[float, int]]]] = [[] for _ in ports]
     begin = time.monotonic()
     with ThreadPoolExecutor(64) as pool:
         for number in range(round(_RATE * _SECONDS)):
             time.sleep(max(0.0, begin + number / _RATE - time.monotonic()))
-            for port, tally in zip(ports, tallies, strict=True):
-                tally.sent += 1
-                pool.submit(_ask_once, port, number, tally)
-    for tally in tallies:
-        tally.check()
-    return tallies
+            for port, own in zip(ports, asked, strict=True):
+                own.append(pool.submit(_ask_once, port, number))
+    return [_counted(own) for own in asked]
 
 
-def _ask_once(port: int, number: int, tally: Tally) -> None:
+def _counted(asked: Sequence[Future[tuple[float, int]]]) -> Tally:
+    tally = Tally(sent=len(asked))
+    for each in asked:
+        try:
+            took, rcode = each.result()
+        except (OSError, EOFError):
+            tally.lost += 1
+        else:
+            tally.times.append(took)
+            tally.rcodes[rcode] += 1
+    tally.check()
+    return tally
+
+
+def _ask_once(port: int, number: int) -> tuple[float, int]:
     begin = time.monotonic()
-    try:
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
-            client.sendall(frame(_query("tcp", number)))
-            reply = read_message(client)
-    except (OSError, EOFError):
-        tally.lost += 1
-        return
-    tally.times.append(time.monotonic() - begin)
-    tally.rcodes[reply[3] & 15] += 1
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(frame(_query("tcp", number)))
+        reply = read_message(client)
+    return time.monotonic() - begin, reply[3] & 15

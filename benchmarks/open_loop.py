@@ -91,10 +91,11 @@ class Tally:
 
     def check(self) -> None:
         """
-        Each query ended once.
+        Raise RuntimeError unless each query ended once.
         """
         ended = sum(self.rcodes.values()) + self.wrong + self.lost
-        assert ended == self.sent, f"{self.sent} queries sent, {ended} ended"
+        if ended != self.sent:
+            raise RuntimeError(f"{self.sent} queries sent, {ended} ended")
 
 
 class Client:
