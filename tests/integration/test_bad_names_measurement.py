@@ -72,6 +72,14 @@ def test_each_query_is_sent_once_and_ends_once(fickle: int, monkeypatch: pytest.
         assert len(tally.errors) == 20
 
 
+def test_queries_leave_evenly_or_in_bursts() -> None:
+    def due(load: Load) -> list[float]:
+        return [at / 1e9 for at in Client(9, load).due(0)]
+
+    assert due(Load(4, 1, ordinary_queries, phase=0.5)) == [0.125, 0.375, 0.625, 0.875]
+    assert due(Load(4, 1, ordinary_queries, burst=2)) == [0.0, 0.0, 0.5, 0.5]
+
+
 def connected(upstream: Scripted | StockUnbound) -> ssl.SSLSocket:
     context = ssl.create_default_context()
     context.check_hostname = False
