@@ -29,12 +29,14 @@ from benchmarks.report import markdown
 from benchmarks.situations import every_situation
 from tests.integration.programs import find
 
+_NO_TIME = "Not measured: no time was left."
+
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.bad_names", description=(__doc__ or "").split("\n\n")[0].strip())
     parser.add_argument("--quick", action="store_true", help="the main situations, in two minutes")
     parser.add_argument("--seconds", type=float, metavar="S", help="of load: 10 unless given; 4 if --quick")
-    parser.add_argument("--only", nargs="+", metavar="WHAT", help="situations, by key or by the letter they begin with")
+    parser.add_argument("--only", nargs="+", metavar="WHAT", help="situations, by key or by letter")
     parser.add_argument("--forwarders", nargs="+", metavar="NAME", help="rows, by the beginning of their names")
     parser.add_argument(
         "--source",
@@ -44,11 +46,18 @@ def _options() -> argparse.Namespace:
         metavar="LABEL=PATH",
         help="a dotproxy to measure: a checkout, or a Python that has it; may be repeated; this checkout unless given",
     )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="no situation begins later than this: 15 unless given; 2 if --quick; a busy machine takes longer",
+    )
     parser.add_argument("--one-by-one", action="store_true", help="no two forwarders at the same time")
     parser.add_argument("--list", action="store_true", help="print the situations, and end")
     parser.add_argument("--markdown", type=Path, metavar="PAGE", help="write the tables to this file, too")
     given = parser.parse_args()
     given.seconds = given.seconds or (4.0 if given.quick else 10.0)
+    given.minutes = given.minutes or (2.0 if given.quick else 15.0)
     for source in given.source:
         if source.path is None or not source.path.exists():
             parser.error(f"--source takes LABEL=PATH of something that exists, not {source.label}={source.path}")
@@ -80,16 +89,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dotproxy-bad-names-") as name:
         bench = Bench(Path(name))
         for experiment in experiments:
-            tried = [each for each in forwarders if experiment.is_general or each.is_dotproxy]
-            try:
-                rows = _measured(bench, experiment, tried, one_by_one=given.one_by_one)
-            except AssertionError as error:  # a program does not start, or not in time
-                tables.append(f"### ({experiment.key}) {experiment.title}\n\nNot measured: {str(error)[:200]}")
-                print(f"\n{tables[-1]}", flush=True)
-                continue
-            for forwarder, row in zip(tried, rows, strict=True):
-                summary[forwarder.name][experiment.key] = row.summary
-            tables.append("\n".join(_table(experiment, tried, rows)))
+            is_late = time.monotonic() - begun > given.minutes * 60
+            tables.append(_made(bench, experiment, forwarders, summary, given) if not is_late else _NO_TIME)
+            tables[-1] = f"### ({experiment.key}) {experiment.title}\n\n{tables[-1]}"
             print(f"\n{tables[-1]}", flush=True)
     began = "\n".join([*_head(given, time.monotonic() - begun), *_summary(experiments, summary)])
     print(f"\n{began}", flush=True)
@@ -103,17 +105,35 @@ def _chosen(given: argparse.Namespace) -> list[Experiment]:
         *every_dial(given.seconds * 2, is_general=not given.quick),
         FailingName(),
     ]
-    if given.only:
-        return [each for each in every if {each.key, each.key.partition("-")[0]} & set(given.only)]
-    return [each for each in every if each.is_quick] if given.quick else every
+    considered = [each for each in every if each.is_quick] if given.quick else every
+    if not given.only:
+        return considered
+    by_letter = [each for each in considered if each.key.partition("-")[0] in given.only]
+    return [each for each in every if each in by_letter or ("-" in each.key and each.key in given.only)]
 
 
-def _measured(bench: Bench, experiment: Experiment, forwarders: Sequence[Forwarder], *, one_by_one: bool) -> list[Row]:
-    groups = [[each] for each in forwarders] if one_by_one else [list(forwarders)]
-    return [row for group in groups if group for row in _measured_at_once(bench, experiment, group)]
+def _made(
+    bench: Bench,
+    experiment: Experiment,
+    forwarders: Sequence[Forwarder],
+    summary: dict[str, dict[str, str]],
+    given: argparse.Namespace,
+) -> str:
+    tried = [each for each in forwarders if experiment.is_general or each.is_dotproxy]
+    groups = [[each] for each in tried] if given.one_by_one else [tried]
+    try:
+        rows = [row for group in groups if group for row in _measured(bench, experiment, group)]
+    except AssertionError as error:
+        return f"Not measured: {str(error)[:200]}"
+    for forwarder, row in zip(tried, rows, strict=True):
+        summary[forwarder.name][experiment.key] = row.summary
+    lines = [[each.name, *row.cells] for each, row in zip(tried, rows, strict=True)]
+    late = sum(row.late for row in rows)
+    note = ["", f"{late} queries left more than {LATE * 1e3:g} ms late."] if late else []
+    return "\n".join([*markdown([["", *experiment.head], *lines]), *note])
 
 
-def _measured_at_once(bench: Bench, experiment: Experiment, forwarders: Sequence[Forwarder]) -> list[Row]:
+def _measured(bench: Bench, experiment: Experiment, forwarders: Sequence[Forwarder]) -> list[Row]:
     try:
         return experiment.measure(bench, forwarders)
     except AssertionError as error:  # one did not start: its port was taken in between, or this machine is slow
@@ -121,15 +141,8 @@ def _measured_at_once(bench: Bench, experiment: Experiment, forwarders: Sequence
         return experiment.measure(bench, forwarders)
 
 
-def _table(experiment: Experiment, forwarders: Sequence[Forwarder], rows: Sequence[Row]) -> list[str]:
-    lines = [[each.name, *row.cells] for each, row in zip(forwarders, rows, strict=True)]
-    late = sum(row.late for row in rows)
-    note = ["", f"{late} queries left more than {LATE * 1e3:g} ms late."] if late else []
-    return [f"### ({experiment.key}) {experiment.title}", "", *markdown([["", *experiment.head], *lines]), *note]
-
-
 def _summary(experiments: Sequence[Experiment], summary: dict[str, dict[str, str]]) -> list[str]:
-    keys = [each.key for each in experiments]
+    keys = [each.key for each in experiments if any(each.key in cells for cells in summary.values())]
     rows = [[name, *(cells.get(key, "") for key in keys)] for name, cells in summary.items()]
     about = (
         "Ordinary names answered, and p99; of g, dials for four digs, and dials a second; of h, sends by UDP / by TCP."
