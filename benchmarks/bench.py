@@ -19,7 +19,7 @@ import dns.exception
 import dns.message
 
 from benchmarks.bad_upstreams import MakeUpstream, Received, Upstream
-from benchmarks.forwarders import Forwarder
+from benchmarks.forwarders import Forwarder, TriedDotproxy
 from benchmarks.open_loop import Tally
 from benchmarks.peers import Peer
 from dotproxy.testing.certificates import Authority
@@ -128,7 +128,9 @@ def _each(programs: Sequence[Program], do: Callable[[Program], object]) -> None:
 def _launch(program: Program) -> None:
     assert isinstance(program, Peer)
     program.launch()
-    wait_until(lambda: is_listening(program.port), program)
+    wait_until(
+        program.is_serving if isinstance(program, TriedDotproxy) else lambda: is_listening(program.port), program
+    )
 
 
 def is_listening(port: int) -> bool:

@@ -6,12 +6,18 @@ Decides how dotproxy is started; ``peers`` says how the others are.
 
 from __future__ import annotations
 
+import secrets
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers import Dnsdist, Dotproxy, KnotResolver, Peer, Stubby, Unbound
+from dotproxy.testing.client import make_query
+
+#: Of two workers each gets one of these but in one of 32,768 cases.
+_NAMES_FOR_ALL_WORKERS = 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,29 @@ class TriedDotproxy(Dotproxy):
         That of the source.
         """
         return super().environment() | self._source.environment
+
+    def is_ready(self) -> bool:
+        """
+        All workers answer, and what the upstream says is given.
+        """
+        return self.is_serving() and super().is_ready()
+
+    def is_serving(self) -> bool:
+        """
+        All workers answer.  Names below localhost are answered without an upstream; the kernel gives each name to one
+        of the workers, and so many random ones to all of them.
+        """
+        return all(self._answers(f"{secrets.token_hex(8)}.localhost") for _ in range(_NAMES_FOR_ALL_WORKERS))
+
+    def _answers(self, name: str) -> bool:
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.settimeout(0.5)
+            client.connect(("127.0.0.1", self.port))
+            try:
+                client.send(make_query(name, 1))
+                return client.recv(4096)[3] & 15 == 0
+            except OSError:
+                return False
 
 
 @dataclass(frozen=True)
