@@ -6,7 +6,8 @@ VENV ?= .venv
 SECONDS ?= 120
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel image fuzz compiled test-compiled bench bench-steps clean
+.PHONY: help venv demo test run check cover servers unit wheel image fuzz compiled test-compiled bench bench-steps
+.PHONY: bench-bad-names clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -68,6 +69,9 @@ bench: $(VENV)-compiled/ready servers ## beside Unbound, dnsdist, Knot Resolver 
 bench-steps: $(VENV)/ready   ## what each step of a query's way takes
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pytest benchmarks/test_steps.py --benchmark-columns=min,median,iqr,rounds --benchmark-sort=name $(ARGS)
+
+bench-bad-names: $(VENV)/ready servers ## what queries at which an upstream hangs up cost others, beside peers (ARGS="--quick")
+	$(BIN)/python -m benchmarks.bad_names $(ARGS)
 
 clean:                       ## remove what was made here
 	rm -rf $(VENV) .venv-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
