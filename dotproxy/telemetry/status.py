@@ -96,8 +96,8 @@ def best_of(statuses: Sequence[UpstreamStatus]) -> UpstreamStatus:
     """
     Return the status of an upstream that several workers use: that of the worker for which it works best.
 
-    If it works for none, failed attempts are added up and the longest outage counts.  Of the certificates that were
-    seen the one counts that expires first.
+    If it works for none, the longest outage counts, and the most failed attempts: workers tell each other of theirs.
+    Of the certificates that were seen the one counts that expires first.
     """
     best = min(statuses, key=lambda status: status.state)
     expiries = [status.not_after for status in statuses if status.not_after is not None]
@@ -107,7 +107,7 @@ def best_of(statuses: Sequence[UpstreamStatus]) -> UpstreamStatus:
     down = [status for status in statuses if status.state == State.DOWN]
     return UpstreamStatus(
         State.DOWN,
-        sum(status.failures for status in down),
+        max(status.failures for status in down),
         max(status.down_for for status in down),
         next((status.error for status in down if status.error), ""),
         not_after,
