@@ -7,7 +7,7 @@ Decides what may be asked for.  How it is shown is ``admin_site``'s.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from dotproxy.proxy import Proxy
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
-from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.report import Report, UpstreamReport, verified_in_words
+from dotproxy.telemetry.status import State
 from dotproxy.wire.names import from_text
 
 _PAGE = resource.getpagesize()
@@ -31,6 +32,7 @@ def report_of(proxy: Proxy, cache: AnswerCache | None, plaintext: PlaintextCount
     Return what is known of a proxy in this process, which is called ``name``, at this moment.
     """
     forwarder = proxy.forwarder
+    upstreams = [_upstream(one) for one in forwarder.asking.roster.asked]
     return Report(
         counters=forwarder.counted(),
         outstanding=forwarder.outstanding,
@@ -40,28 +42,32 @@ def report_of(proxy: Proxy, cache: AnswerCache | None, plaintext: PlaintextCount
         tcp_clients=len(proxy.factory.connections),
         udp_errors=sum(port.errors for port in proxy.datagram_ports),
         udp_drops=sum(port.drops for port in proxy.datagram_ports),
-        not_ready=_not_ready(proxy, cache),
-        upstreams=[_upstream(one) for one in forwarder.asking.roster.asked],
+        not_ready=_not_ready(proxy, upstreams),
+        upstreams=upstreams,
         processes=[(name, *_spent())],
         plaintext=plaintext,
     )
 
 
 def _upstream(one: Any) -> UpstreamReport:
-    return UpstreamReport(one.label, one.counters, one.tier, one.outstanding, one.latency.p50, one.latency.p95)
+    return UpstreamReport(
+        one.label, one.counters, one.standing.status, one.outstanding, one.latency.p50, one.latency.p95
+    )
 
 
-def _not_ready(proxy: Proxy, cache: AnswerCache | None) -> str:
+def _not_ready(proxy: Proxy, upstreams: Sequence[UpstreamReport]) -> str:
     """
-    Why clients cannot expect answers, "" if they can: an upstream is usable, or there is something stale.
+    Why clients cannot expect answers, "" if they can: an upstream was verified, and has not failed since.
+
+    Responses in the cache do not count: they answer the questions of some clients for some time.
     """
     if proxy.is_draining:
         return "it is stopping"
-    if proxy.forwarder.asking.roster.is_anyone_up:
+    if any(one.status.is_working for one in upstreams):
         return ""
-    if cache is not None and proxy.config.serve_stale and len(cache):
-        return ""
-    return "every upstream is down"
+    if upstreams and all(one.status.state == State.DOWN for one in upstreams):
+        return f"every upstream is down: {verified_in_words(upstreams)}"
+    return f"no upstream is verified: {verified_in_words(upstreams)}"
 
 
 def _spent() -> tuple[float, int]:
@@ -70,7 +76,7 @@ def _spent() -> tuple[float, int]:
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     try:
-        resident = int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE
+        resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
     except (OSError, ValueError):
         resident = used.ru_maxrss * 1024
     return used.ru_utime + used.ru_stime, resident

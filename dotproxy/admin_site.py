@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from twisted.application.service import IService
@@ -23,9 +24,17 @@ from dotproxy.downstream.sockets import bind_stream, has_address
 from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.metrics import Metrics, build_info
 from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
+from dotproxy.telemetry.status import State
 from dotproxy.telemetry.web import AdminService, Command, make_site
+from dotproxy.upstream.address import endpoint_text
 
-_STATES = ("up", "slow", "down")
+_STATES = {
+    State.UP: "up",
+    State.SLOW: "slow",
+    State.UNVERIFIED: "not verified yet",
+    State.DOWN: "down",
+    State.UNSERVED: "not served",
+}
 
 
 def build_site(
@@ -103,10 +112,12 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
         "version": __version__,
         "seconds": round(seconds),
         "ready": not report.not_ready,
-        "listening": [f"{host} {port}" for host, port in listening],
+        "not_ready": report.not_ready,
+        "listening": [endpoint_text(host, port) for host, port in listening],
         "outstanding": report.outstanding,
         "answers": sum(counters.answers),
         "plaintext_queries": plaintext_by_purpose(report),
+        "queries_per_second": None if report.rate is None else round(report.rate, 1),
         "cache": {
             "entries": report.entries,
             "octets": report.octets,
@@ -114,7 +125,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
             "hit_rate": _hit_rate(counters),
             **{name: getattr(counters, name) for name in ("memo", "fresh", "stale", "joined", "missed")},
         },
-        "upstreams": [_shown(upstream) for upstream in report.upstreams],
+        "upstreams": [_shown(upstream, time.time()) for upstream in report.upstreams],
         "workers": [
             {"name": name, "cpu_seconds": round(cpu, 2), "resident": resident}
             for name, cpu, resident in report.processes
@@ -123,15 +134,23 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
     }
 
 
-def _shown(upstream: UpstreamReport) -> dict[str, Any]:
-    counters = upstream.counters
+def _shown(upstream: UpstreamReport, date: float) -> dict[str, Any]:
+    counters, status = upstream.counters, upstream.status
     handshakes = sum(counters.full.counts), sum(counters.resumed.counts)
     return {
         "name": upstream.label,
-        "state": _STATES[upstream.tier],
+        "state": _STATES[status.state],
+        "verified": status.is_working,
+        "error": status.error or None,
+        "down_since": _moment(date - status.down_for) if status.failures else None,
+        "down_seconds": round(status.down_for, 1) if status.failures else None,
+        "failed_attempts": status.failures,
+        "certificate_expires": None if status.not_after is None else _moment(status.not_after),
+        "certificate_days_left": None if status.not_after is None else _days(status.not_after - date),
         "outstanding": upstream.outstanding,
         "answers": sum(counters.answers),
         "failures": counters.answers[2] + counters.answers[5],
+        "failed_connections": sum(counters.not_connected.values()),
         "p50_ms": _milliseconds(upstream.p50),
         "p95_ms": _milliseconds(upstream.p95),
         "connections_opened": counters.opened,
@@ -140,6 +159,14 @@ def _shown(upstream: UpstreamReport) -> dict[str, Any]:
         "hedges": counters.hedges,
         "stalls": counters.stalls,
     }
+
+
+def _moment(date: float) -> str:
+    return datetime.fromtimestamp(date, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _days(seconds: float) -> float:
+    return round(seconds / 86400, 1)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

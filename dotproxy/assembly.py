@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2s
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
@@ -34,15 +35,20 @@ from dotproxy.parts import (
     build_upstreams,
     limits_of,
 )
+from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.failures import Failures
 from dotproxy.proxy import Proxy, Share
+from dotproxy.readiness import Readiness
 from dotproxy.snapshot import Snapshot
 from dotproxy.systemd import Manager, inherited, initial_environment
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.querylog import QueryLog
+from dotproxy.telemetry.report import Report
+from dotproxy.tls_files import TlsFiles, TlsFileWatch, read_tls_files, read_usable_tls_files, watched_paths
 from dotproxy.upstream.exchange import Upstream
+from dotproxy.upstream.trust import Credentials
 
 
 def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
@@ -65,33 +71,33 @@ class Assembly:
         self._config = config
         self._secret = share.secret if share else os.urandom(32)
         services: list[IService] = []
+        # Before the files are read, so that it notices what is written after that.
+        watched = TlsFileWatch(
+            lambda: watched_paths(self._config), self._take_files, clock=reactor, is_quiet=share is not None
+        )
+        self._files = read_tls_files(config)
+        self._credentials = Credentials(*self._files.credentials(config))
         self._plaintext = PlaintextCounters()
-        self._upstreams = build_upstreams(config, reactor, events, services, plaintext=self._plaintext)
+        self._upstreams = build_upstreams(
+            config, reactor, events, services, self._credentials, plaintext=self._plaintext
+        )
         self._transfers = build_transfers(config, reactor, self._upstreams)
         self.cache = build_cache(config)
         self.forwarder = build_forwarder(
             config, reactor, self._upstreams, self._transfers, self.cache, Failures(events)
         )
         if self.cache is not None and config.cache_file is not None:
-            services.append(
-                Snapshot(
-                    self.cache,
-                    config.cache_file,
-                    clock=reactor,
-                    elapsed=clock_with_sleep,
-                    date=time.time,
-                    in_thread=deferToThread,
-                )
-            )
+            services.append(_build_snapshot(self.cache, config.cache_file, reactor))
         self.forwarder.query_log = _build_query_log(config, self._secret)
         self._watch = self._build_watch(config)
         manager = Manager({} if share else os.environ, reactor)
         self.proxy = Proxy(
             config,
             reactor,
-            [self._watch, *services, *self._upstreams, self._transfers],
+            [self._watch, watched, *services, *self._upstreams, self._transfers],
             self.forwarder,
             rebuilt=self.change,
+            check_upstreams=self._check_upstreams,
             secret=self._secret,
             manager=manager,
             sockets=([], []) if share else inherited(initial_environment()),
@@ -100,7 +106,10 @@ class Assembly:
         self.commands = Commands(self.proxy, self.cache, events, lambda: reactor.callLater(0, reactor.stop))
         self.report = partial(report_of, self.proxy, self.cache, self._plaintext, share.name if share else "1")
         if share is None:
-            operated = build_admin(config, reactor, self.report, lambda: self.proxy.addresses, self.commands.all())
+            self.proxy.readiness = Readiness(self.report, manager, clock=reactor, date=time.time)
+            operated = build_admin(
+                config, reactor, self._report_with_rate, lambda: self.proxy.addresses, self.commands.all()
+            )
             for admin in operated:
                 admin.setServiceParent(self.proxy)
 
@@ -113,13 +122,17 @@ class Assembly:
 
     def change(self, config: Config) -> list[str]:
         """
-        Make another configuration hold, as far as that can be while it runs; return what changed.
+        Make another configuration hold, as far as that can be while it runs, with the present contents of the files
+        it names; return what changed.
 
         Upstreams that stay the same keep their connections, questions that are outstanding are not lost, and what is
         kept is kept.
+
+        :raises ConfigError: if a file cannot be used; then nothing changes.
         """
         before = self._config
-        changes = describe_changes(before, config)
+        files = read_usable_tls_files(config)
+        changes = describe_changes(before, config) + files.changes_since(self._files)
         config = replace(config, **{key: getattr(before, key) for key in AT_START})
         services: list[IService] = []
         known = (
@@ -132,6 +145,7 @@ class Assembly:
             self._reactor,
             self._events,
             services,
+            self._credentials,
             among=config.upstream,
             plaintext=self._plaintext,
         )
@@ -168,9 +182,44 @@ class Assembly:
         self._watch.disownServiceParent()
         self._watch = self._build_watch(config)
         self._watch.setServiceParent(self.proxy)
+        if files != self._files or _differ(before, config, _OF_TLS):
+            self._renew(files)
+        self._check_upstreams()
         # What they were asked they may still answer.
         self._reactor.callLater(before.query_timeout, _stop_all, gone)
         return changes
+
+    def _take_files(self) -> list[str]:
+        """
+        Take in what the files hold now; return what has new contents.
+
+        :raises ConfigError: if that cannot be used; then nothing changes.
+        """
+        files = read_usable_tls_files(self._config)
+        changes = files.changes_since(self._files)
+        if files != self._files:
+            self._renew(files)
+            self._check_upstreams()
+        return changes
+
+    def _renew(self, files: TlsFiles) -> None:
+        """
+        Authenticate every connection with these from now on, also those of upstreams that are leaving.
+        """
+        self._files = files
+        self._credentials.replace(*files.credentials(self._config))
+        for service in self.proxy:
+            if isinstance(service, Upstream):
+                service.renew()
+
+    def _check_upstreams(self) -> None:
+        for upstream in self._upstreams:
+            upstream.check()
+
+    def _report_with_rate(self) -> Report:
+        report = self.report()
+        report.rate = self.proxy.readiness.rate if self.proxy.readiness is not None else None
+        return report
 
     def _everybody(self) -> list[Any]:
         return list(self.forwarder.asking.roster.everybody)
@@ -179,6 +228,10 @@ class Assembly:
         hosts = [[host for host, _ in address.addresses] for address in config.upstream]
         reached = list(zip(self._upstreams, hosts, strict=True))
         return NetworkWatch(reached, moved=self.forwarder.network_moved, reactor=self._reactor, now=time.monotonic)
+
+
+def _build_snapshot(cache: AnswerCache, file: Path, reactor: Any) -> Snapshot:
+    return Snapshot(cache, file, clock=reactor, elapsed=clock_with_sleep, date=time.time, in_thread=deferToThread)
 
 
 def _build_query_log(config: Config, secret: bytes) -> Callable[[int, Answers], None] | None:
@@ -198,10 +251,10 @@ def _stop_all(services: Sequence[Upstream]) -> None:
 
 
 #: Settings that are part of every upstream: if one of them changes, all are made anew.
-_OF_EVERY_UPSTREAM = (
-    *("ca_file", "client_certificate", "client_key", "tls_minimum", "tls_ciphers", "connect_timeout"),
-    *("upstream_idle_timeout", "bootstrap"),
-)
+_OF_EVERY_UPSTREAM = ("connect_timeout", "upstream_idle_timeout", "bootstrap")
+
+#: Settings that are part of every TLS context: if one of them changes, upstreams stay, and connections are made anew.
+_OF_TLS = ("ca_file", "client_certificate", "client_key", "tls_minimum", "tls_ciphers")
 
 
 def _differ(before: Config, after: Config, keys: Sequence[str]) -> bool:

@@ -19,7 +19,7 @@ Usage: dotproxy COMMAND [options]
 
   run      forward DNS, in the foreground (the same as: twistd --nodaemon dotproxy)
   check    check the configuration, print it, and where each value came from
-  status   how a running one is: upstreams, cache, rates (--json)
+  status   how a running one is: upstreams, cache, queries a second (--json)
   cache    stats | flush [NAME [--subtree]]: what it keeps
   reload   have it read its configuration again (as SIGHUP)
   log      info | debug: what it logs

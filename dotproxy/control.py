@@ -125,7 +125,9 @@ def _status(given: Any) -> int:
         return 0
     print(f"dotproxy {status['version']}, up for {_duration(status['seconds'])}, {_ready(status)}")
     where = ", ".join(status["listening"])
-    print(f"listening on {where}; {counted(status['answers'], 'answer')}, {status['outstanding']} outstanding")
+    rate = status["queries_per_second"]
+    answers = counted(status["answers"], "answer") + ("" if rate is None else f" ({rate:g}/s)")
+    print(f"listening on {where}; {answers}, {status['outstanding']} outstanding")
     plaintext = {purpose: count for purpose, count in status["plaintext_queries"].items() if count}
     if plaintext:
         told = (f"{counted(count, 'query', 'queries')} for {purpose}" for purpose, count in plaintext.items())
@@ -140,22 +142,46 @@ def _status(given: Any) -> int:
     for first, *others in rows:
         shown = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         print(first.ljust(widths[0]), *shown, sep="  ")
+    for one in status["upstreams"]:
+        _print_trouble(one)
     return 0
 
 
-_HEAD = ("upstream", "state", "p50 ms", "p95 ms", "answers", "failed", "out", "opened", "resumed", "retries")
+def _print_trouble(one: dict[str, Any]) -> None:
+    """
+    Say why an upstream is down, and that its certificate expires soon.
+    """
+    if one["failed_attempts"]:
+        attempts = counted(one["failed_attempts"], "failed attempt")
+        duration = _duration(round(one["down_seconds"]))
+        print(f"{one['name']}: failing since {one['down_since']} ({duration}), {attempts}: {one['error']}")
+    days = one["certificate_days_left"]
+    if days is not None and days < _SOON:
+        print(f"{one['name']}: its certificate expires in {days:g} days, {one['certificate_expires']}")
+
+
+#: A certificate that expires in fewer days is told of.
+_SOON = 7
+
+#: "errors" are responses with SERVFAIL or REFUSED, "failed" connections that did not come about.
+_HEAD = (
+    *("upstream", "state", "p50 ms", "p95 ms", "answers", "errors", "out", "opened", "failed", "resumed", "retries"),
+    "certificate",
+)
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
     return (
         *(one["name"], one["state"], _shown(one["p50_ms"]), _shown(one["p95_ms"]), str(one["answers"])),
         *(str(one["failures"]), str(one["outstanding"]), str(one["connections_opened"])),
+        str(one["failed_connections"]),
         *("–" if one["resumed"] is None else f"{one['resumed']:.0%}", str(one["retries"])),
+        "–" if one["certificate_days_left"] is None else f"{one['certificate_days_left']:.0f} d",
     )
 
 
 def _ready(status: dict[str, Any]) -> str:
-    return "ready" if status["ready"] else "not ready"
+    return "ready" if status["ready"] else f"not ready: {status['not_ready']}"
 
 
 def _cache(given: Any) -> int:

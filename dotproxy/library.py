@@ -16,6 +16,8 @@ from dotproxy.config.load import load
 from dotproxy.parts import build_cache, build_forwarder, build_transfers, build_upstreams
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.logs import LoggedEvents
+from dotproxy.tls_files import read_tls_files
+from dotproxy.upstream.trust import Credentials
 
 
 class DoTResolver(ForwarderResolver):
@@ -24,7 +26,7 @@ class DoTResolver(ForwarderResolver):
 
     ``upstreams`` are SPECs as the ``--upstream`` option takes them; ``settings`` are any other settings
     by their configuration keys, as strings, for instance ``ca_file="ca.pem"``.  The environment is not
-    looked at.  Connections are made when something is asked.
+    looked at.  Files are read once.  Connections are made when something is asked.
 
     :raises ConfigError: with every problem there is with them.
     """
@@ -38,7 +40,8 @@ class DoTResolver(ForwarderResolver):
         config = load(options, {}).config
         services: list[IService] = []
         events = LoggedEvents(debug=config.log_level == "debug")
-        self._upstreams = build_upstreams(config, reactor, events, services)
+        credentials = Credentials(*read_tls_files(config).credentials(config))
+        self._upstreams = build_upstreams(config, reactor, events, services, credentials)
         self._services = [*services, *self._upstreams]
         self._forwarder = build_forwarder(
             config,

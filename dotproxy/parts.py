@@ -45,7 +45,7 @@ from dotproxy.upstream.dial import RacingEndpoint
 from dotproxy.upstream.exchange import Upstream
 from dotproxy.upstream.gate import VerifiedEndpoint
 from dotproxy.upstream.transfer import Transfers
-from dotproxy.upstream.trust import TlsChoices, Trust
+from dotproxy.upstream.trust import Credentials, Trust
 from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim
 
 #: From an upstream's name to its addresses.
@@ -60,25 +60,20 @@ def build_upstreams(
     reactor: Any,
     events: Events,
     services: list[IService],
+    credentials: Credentials,
     among: Sequence[UpstreamAddress] | None = None,
     plaintext: PlaintextCounters | None = None,
 ) -> list[Upstream]:
     """
-    Return the upstreams of ``config``, in its order; add to ``services`` what has to run beside them.
+    Return the upstreams of ``config``, in its order, authenticated with ``credentials``; add to ``services`` what has
+    to run beside them.
 
     ``among`` are all the upstreams there will be, if these are not all: they may be asked for the names of others.
     ``plaintext`` counts lookups of their names that leave without TLS.
     """
-    ca = config.ca_file.read_bytes() if config.ca_file else None
-    tls = TlsChoices(
-        config.tls_minimum,
-        config.tls_ciphers or "",
-        config.client_certificate.read_bytes() if config.client_certificate else None,
-        config.client_key.read_bytes() if config.client_key else None,
-    )
 
     def build_one(address: UpstreamAddress, lookup: Lookup) -> Upstream:
-        return _build_upstream(address, ca, tls, lookup, config, reactor, events)
+        return _build_upstream(address, credentials, lookup, config, reactor, events)
 
     everybody = replace(config, upstream=tuple(config.upstream if among is None else among))
     lookup: Lookup = _nobody_to_ask
@@ -249,15 +244,14 @@ def build_hop(config: Config) -> Hop:
 
 def _build_upstream(
     address: UpstreamAddress,
-    ca: bytes | None,
-    tls: TlsChoices,
+    credentials: Credentials,
     lookup: Lookup,
     config: Config,
     reactor: Any,
     events: Events,
 ) -> Upstream:
     def make(host: str, port: int) -> VerifiedEndpoint:
-        trust = Trust(address=host, name=address.name, pins=address.pins, ca=ca, now=_utc_now, tls=tls)
+        trust = Trust(address=host, name=address.name, pins=address.pins, now=_utc_now, credentials=credentials)
         return VerifiedEndpoint(cast(IReactorTCP, reactor), host, port, trust, config.connect_timeout)
 
     endpoint: IStreamClientEndpoint = RacingEndpoint(reactor, [make(host, port) for host, port in address.addresses])

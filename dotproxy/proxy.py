@@ -25,6 +25,7 @@ from dotproxy.downstream.sockets import bind_every, has_address
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.cookies import Cookies
+from dotproxy.readiness import Readiness
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.systemd import Manager
 from dotproxy.telemetry.words import counted
@@ -60,6 +61,7 @@ class Proxy(MultiService):
     where it listens, once it does.  ``reread`` returns the configuration as it is now, ``rebuilt`` makes another one
     hold, in ``config`` too, and returns what changed; ``sockets`` are those that somebody has opened for it.
     ``origin`` says where the configuration came from.
+    ``check_upstreams`` has each upstream tried; ``readiness`` tells how many work, unless another process does.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Proxy(MultiService):
         forwarder: Forwarder,
         *,
         rebuilt: Callable[[Config], list[str]],
+        check_upstreams: Callable[[], None],
         secret: bytes,
         manager: Manager,
         sockets: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
@@ -81,6 +84,8 @@ class Proxy(MultiService):
         self.is_draining = False
         self.reread: Callable[[], Config] | None = None
         self.origin = ""
+        self.readiness: Readiness | None = None
+        self._check_upstreams = check_upstreams
         self._reactor = reactor
         self._rebuilt = rebuilt
         self._manager = manager
@@ -144,10 +149,11 @@ class Proxy(MultiService):
             if self.config.log_level == "debug":
                 log.debug("datagrams are read and written {manner}", manner=self.manner)
             log_upstreams(self.config)
-            log.info("ready")
         for streams in self._streams:  # the reactor has its own
             streams.close()
-        self._manager.ready("answering")
+        self._check_upstreams()
+        if self.readiness is not None:
+            self.readiness.begin()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -176,7 +182,7 @@ class Proxy(MultiService):
             log_problems(error)
             raise
         finally:
-            self._manager.ready("answering")
+            self._manager.ready(self.readiness.text if self.readiness is not None else "")
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 
@@ -222,6 +228,8 @@ class Proxy(MultiService):
 
     async def _stop(self) -> None:
         self.is_draining = True
+        if self.readiness is not None:
+            self.readiness.end()
         self._manager.tell("STOPPING=1", "STATUS=answering what is outstanding")
         for port in self._stream_ports:
             await maybeDeferred(port.stopListening)

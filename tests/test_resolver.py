@@ -16,7 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from dotproxy.errors import WireError
+from dotproxy.library import DoTResolver
 from dotproxy.resolver import ForwarderResolver
+from dotproxy.testing.server import MemoryNetwork
 
 
 class Asker:
@@ -210,3 +212,22 @@ class ResolverTests(SynchronousTestCase):
         looked_up = self.resolver.lookupAddress("example.org")
         self.answer_octets(b"\0\0\x81\x80" + b"\0" * 8)
         self.failureResultOf(looked_up, WireError)
+
+
+class LibraryTests(SynchronousTestCase):
+    """
+    ``DoTResolver``.
+    """
+
+    def test_nothing_is_dialled_before_a_question(self) -> None:
+        """
+        A program that imports it and asks nothing connects to nobody.
+        """
+        network = MemoryNetwork()
+        resolver = DoTResolver(["192.0.2.1#dot.test"], reactor=network.reactor)
+        network.advance(60)
+        self.assertEqual([], network.dialled)
+        looked_up = resolver.lookupAddress("www.example.org")
+        self.assertEqual([("192.0.2.1", 853)], network.dialled)
+        resolver.close()
+        self.failureResultOf(looked_up)

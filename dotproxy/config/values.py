@@ -171,9 +171,11 @@ def parse_certificates(value: Any) -> Path:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{str(path)!r} cannot be read: {reason.lower()}") from None
     try:
-        x509.load_pem_x509_certificates(pem)
+        found = len(x509.load_pem_x509_certificates(pem))
     except ValueError:
         raise ValueError(f"{str(path)!r} holds no PEM certificate that can be read") from None
+    if found < (begun := pem.count(b"-----BEGIN CERTIFICATE-----")):  # the reader passes over one that is cut off
+        raise ValueError(f"{str(path)!r} is cut off: {begun} certificates begin in it, {found} can be read")
     return path
 
 

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram
 from dotproxy.telemetry.report import Report, plaintext_by_purpose
+from dotproxy.telemetry.status import State
 from dotproxy.telemetry.versions import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -55,7 +56,30 @@ METRICS = {
         Described("cache_evictions", "counter", (), "Answers thrown out for want of room."),
         Described("cache_entries", "gauge", (), "Answers kept."),
         Described("cache_bytes", "gauge", (), "About how much memory they take."),
-        Described("upstream_up", "gauge", ("upstream",), "Whether an upstream is up: 1, 0.5 if it is slow, 0."),
+        Described(
+            "upstream_up",
+            "gauge",
+            ("upstream",),
+            "Whether an upstream is verified and works: 1, 0.5 if it is slow, 0 if it is down or was not tried yet.",
+        ),
+        Described(
+            "upstream_verified",
+            "gauge",
+            ("upstream",),
+            "Whether a handshake with it was verified and nothing has failed since: 1 or 0.",
+        ),
+        Described(
+            "upstream_failed_attempts",
+            "gauge",
+            ("upstream",),
+            "Failed attempts since it last worked; 0 with upstream_up 0: it was not tried yet.",
+        ),
+        Described(
+            "upstream_certificate_expiry_timestamp_seconds",
+            "gauge",
+            ("upstream",),
+            "When the certificate that was verified last expires, in seconds since 1970.",
+        ),
         Described("upstream_outstanding_queries", "gauge", ("upstream",), "Questions it has not answered yet."),
         Described("upstream_answers", "counter", ("upstream", "rcode"), "Its answers."),
         Described("upstream_answer_seconds", "histogram", ("upstream",), "Time from a question to its answer."),
@@ -96,6 +120,10 @@ METRICS = {
         ),
     )
 }
+
+
+#: What ``upstream_up`` is; everything else is 0.
+_UP = {State.UP: 1.0, State.SLOW: 0.5}
 
 
 class DotproxyCollector(Collector):
@@ -171,7 +199,12 @@ class DotproxyCollector(Collector):
         families = {name: _family(name) for name in names}
         for upstream in self._report.upstreams:
             label, counters = upstream.label, upstream.counters
-            families["upstream_up"].add_metric([label], (1, 0.5, 0)[upstream.tier])
+            status = upstream.status
+            families["upstream_up"].add_metric([label], _UP.get(status.state, 0))
+            families["upstream_verified"].add_metric([label], status.is_working)
+            families["upstream_failed_attempts"].add_metric([label], status.failures)
+            if status.not_after is not None:
+                families["upstream_certificate_expiry_timestamp_seconds"].add_metric([label], status.not_after)
             families["upstream_outstanding_queries"].add_metric([label], upstream.outstanding)
             for rcode, count in enumerate(counters.answers):
                 if count:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from dotproxy.telemetry.counters import Counters, Histogram, PlaintextCounters, UpstreamCounters
+from dotproxy.telemetry.status import State, UpstreamStatus, best_of
 
 #: Why a proxy is not ready that has no process.
 NOBODY = "nobody serves yet"
@@ -21,12 +22,12 @@ NOBODY = "nobody serves yet"
 @dataclass(slots=True)
 class UpstreamReport:
     """
-    One upstream: ``tier`` is 0 if it is up, 1 slow, 2 down; ``p50`` and ``p95`` of its answers, in seconds.
+    One upstream; ``p50`` and ``p95`` of its answers, in seconds.
     """
 
     label: str
     counters: UpstreamCounters
-    tier: int
+    status: UpstreamStatus
     outstanding: int
     p50: float | None = None
     p95: float | None = None
@@ -40,6 +41,7 @@ class Report:
     ``not_ready`` says why clients cannot expect answers, "" if they can; ``processes`` holds for each process that
     serves its name, CPU seconds and octets resident; ``restarts`` counts such as ended and were started again;
     ``plaintext`` counts queries that left without TLS and are no upstream's (``plaintext_by_purpose`` has all).
+    ``rate`` is how many queries were answered a second of late, None if that is not known.
     """
 
     counters: Counters = field(default_factory=Counters)
@@ -55,6 +57,23 @@ class Report:
     processes: list[tuple[str, float, int]] = field(default_factory=list)
     restarts: int = 0
     plaintext: PlaintextCounters = field(default_factory=PlaintextCounters)
+    rate: float | None = None
+
+
+def verified_in_words(upstreams: Sequence[UpstreamReport]) -> str:
+    """
+    Return how many upstreams are verified and work, and of each other one why it does not.
+    """
+    working = sum(one.status.is_working for one in upstreams)
+    text = f"{working} of {len(upstreams)} upstreams verified"
+    others = [f"{one.label}: {_why_not(one.status)}" for one in upstreams if not one.status.is_working]
+    return f"{text} ({'; '.join(others)})" if others else text
+
+
+def _why_not(status: UpstreamStatus) -> str:
+    if status.state == State.DOWN:
+        return status.error or "down"
+    return "not verified yet"
 
 
 def added(reports: Sequence[Report]) -> Report:
@@ -85,7 +104,9 @@ def ended(report: Report) -> Report:
         evicted=report.evicted,
         udp_errors=report.udp_errors,
         not_ready=NOBODY,
-        upstreams=[UpstreamReport(one.label, one.counters, 2, 0) for one in report.upstreams],
+        upstreams=[
+            UpstreamReport(one.label, one.counters, UpstreamStatus(State.UNSERVED), 0) for one in report.upstreams
+        ],
         plaintext=report.plaintext,
     )
 
@@ -114,7 +135,7 @@ def _one_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:
     return UpstreamReport(
         parts[0].label,
         counters,
-        min(part.tier for part in parts),
+        best_of([part.status for part in parts]),
         sum(part.outstanding for part in parts),
         _weighed([(part.p50, sum(part.counters.answers)) for part in parts]),
         _weighed([(part.p95, sum(part.counters.answers)) for part in parts]),
@@ -148,7 +169,8 @@ def as_data(report: Report) -> dict[str, Any]:
     data["counters"] = _counters_as_data(report.counters)
     data["plaintext"] = _counters_as_data(report.plaintext)
     data["upstreams"] = [
-        {part.name: getattr(one, part.name) for part in fields(one)} | {"counters": _counters_as_data(one.counters)}
+        {part.name: getattr(one, part.name) for part in fields(one)}
+        | {"counters": _counters_as_data(one.counters), "status": asdict(one.status)}
         for one in report.upstreams
     ]
     return data
@@ -159,7 +181,13 @@ def from_data(data: dict[str, Any]) -> Report:
     Return the report that ``as_data`` made this of.
     """
     upstreams = [
-        UpstreamReport(**{**one, "counters": _counters_from_data(UpstreamCounters(), one["counters"])})
+        UpstreamReport(
+            **{
+                **one,
+                "counters": _counters_from_data(UpstreamCounters(), one["counters"]),
+                "status": UpstreamStatus(**{**one["status"], "state": State(one["status"]["state"])}),
+            }
+        )
         for one in data["upstreams"]
     ]
     return Report(

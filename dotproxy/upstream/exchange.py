@@ -12,13 +12,7 @@ from collections.abc import Callable
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IProtocol,
-    IProtocolFactory,
-    IReactorTime,
-    IStreamClientEndpoint,
-)
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 
 from dotproxy.errors import ConnectionGone, Unreachable, UpstreamError
 from dotproxy.policy.attempts import Isolation
@@ -27,14 +21,12 @@ from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
 from dotproxy.policy.quota import Quota
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
+from dotproxy.telemetry.status import Standing
 from dotproxy.upstream.owner import Outcomes
 from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
 from dotproxy.upstream.slowness import Slowness
 from dotproxy.upstream.suspects import Suspects, note_connected
-
-#: A connection heard from this short a while ago is not under suspicion.
-RECENTLY = 0.25
 
 
 class Upstream(Service):
@@ -72,6 +64,7 @@ class Upstream(Service):
         self._jitter = jitter
         self._events = events
         self._health = Health()
+        self.standing = Standing(self._health, now=now, tier=lambda: self.tier)
         self._down_since = 0.0
         self._is_known_down = False
         self._waiting: list[Question] = []
@@ -100,6 +93,7 @@ class Upstream(Service):
         self.quarantine = self._suspects.quarantine
         slowness = Slowness(self._health, self.latency, self._pool, now=now, changed=self._judge_tier)
         self.watch, self.took, self.was_of_no_use = slowness.watch, slowness.took, slowness.was_of_no_use
+        self.suspect = slowness.suspect
 
     @property
     def quota(self) -> Quota:
@@ -157,30 +151,31 @@ class Upstream(Service):
             error = Unreachable("connect", "no connection of its own is to be had", self.label)
             self.outcomes.failed(self, [question[0] for question in questions], error, is_final=True)
 
-    def suspect(self, since: float) -> bool:
-        """
-        Take note that a question, asked at ``since``, has had no answer for too long; return whether the connection is
-        lively, so that it seems to be the question, or its answer, that was lost.
-
-        If it is not, it is asked something easy, and if that brings nothing either, it is replaced and its
-        questions are given back.
-        """
-        self._pool.give_up_silent(since)
-        connection = self._pool.current
-        if connection is None or self._pool.is_suspect:
-            return False
-        if self._pool.last_heard > since and self._now() - self._pool.last_heard < RECENTLY:
-            return True
-        self._pool.suspect()
-        return False
-
     def network_moved(self) -> None:
         """
         Take note that the machine has another network, or slept: connections are worth nothing, failures are history.
         """
+        self._start_anew("the network has changed", "network")
+
+    def renew(self) -> None:
+        """
+        Take note that the CAs or the client certificate were replaced: what was verified before counts no more.
+        """
+        self.standing.is_verified = False
+        self._start_anew("the CAs or the client certificate were replaced", "credentials")
+
+    def check(self) -> None:
+        """
+        Dial, unless there is a connection or a dial under way, so that it is known whether the upstream works.
+        """
+        if self.running and self._pool.current is None and not self._pool.is_dialling:
+            self._cancel_redial()
+            self._pool.dial()
+
+    def _start_anew(self, why: str, label: str) -> None:
         self._down_since = self._now()
-        self._suspects.drop_all("the network has changed")
-        self._pool.drop_all("the network has changed")
+        self._suspects.drop_all(why)
+        self._pool.drop_all(why, label)
         if self.running and (self._waiting or not self._health.is_up):
             self._cancel_redial()
             self._pool.dial()
@@ -215,6 +210,7 @@ class Upstream(Service):
         """
         Called by the pool.
         """
+        self.standing.verified(connection.identity.not_after)
         note_connected(connection, seconds, self.label, self.counters, self._events)
         self._note_up(self._health.connected)
         if (not self._health.is_up or self._health.is_slow) and not self._waiting:
@@ -340,7 +336,7 @@ class Upstream(Service):
         self._events.dial_failed(self.label, error)
         self._health.failed(error, self._now(), self._jitter(), silent=silent)
         if self._health.failures == 1:
-            self._down_since = self._now()
+            self._down_since = self.standing.failing_since = self._now()
         self._judge_tier()
         if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
             self._is_known_down = True
@@ -356,7 +352,8 @@ class Upstream(Service):
         Take note that the upstream has failed another worker: it need not be dialled to learn the same.
         """
         if self._pool.current is None and not self._pool.is_dialling:
-            self._down_since = self._now() if self._health.is_up else self._down_since
+            if self._health.is_up:
+                self._down_since = self.standing.failing_since = self._now()
             self._health.failed(error, self._now(), self._jitter())
             self._judge_tier()
             self._dial_when_due(asked=bool(self._waiting) or self._suspects.is_waiting)

@@ -219,9 +219,9 @@ class Pool:
         for connection in silent:
             self._retire(connection)
 
-    def drop_all(self, why: str) -> None:
+    def drop_all(self, why: str, label: str) -> None:
         """
-        Give up every connection, and the dial under way.
+        Give up every connection, and the dial under way; ``label`` is how that is counted.
         """
         self._dials.give_up()
         self._spare.clear()
@@ -229,7 +229,7 @@ class Pool:
             if connection.outstanding:
                 self._retire(connection, why)
             else:
-                connection.close("network")
+                connection.close(label)
         self._current = None
 
     def stop(self) -> Deferred[None]:

@@ -13,10 +13,13 @@ from dotproxy.policy.health import Health
 from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
 from dotproxy.upstream.pool import Pool
 
+#: A connection heard from this short a while ago is not under suspicion.
+RECENTLY = 0.25
+
 
 class Slowness:
     """
-    Told by: the forwarder, through the upstream (``watch``, ``took``, ``was_of_no_use``).
+    Told by: the forwarder, through the upstream (``suspect``, ``watch``, ``took``, ``was_of_no_use``).
     Tells: ``changed`` when the upstream has become slow.
     """
 
@@ -29,6 +32,23 @@ class Slowness:
         self._now = now
         self._changed = changed
         self._is_watching = False
+
+    def suspect(self, since: float) -> bool:
+        """
+        Take note that a question, asked at ``since``, has had no answer for too long; return whether the connection is
+        lively, so that it seems to be the question, or its answer, that was lost.
+
+        If it is not, it is asked something easy, and if that brings nothing either, it is replaced and its
+        questions are given back.
+        """
+        self._pool.give_up_silent(since)
+        connection = self._pool.current
+        if connection is None or self._pool.is_suspect:
+            return False
+        if self._pool.last_heard > since and self._now() - self._pool.last_heard < RECENTLY:
+            return True
+        self._pool.suspect()
+        return False
 
     def watch(self, since: float, seconds: float) -> None:
         """

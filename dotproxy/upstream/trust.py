@@ -9,7 +9,8 @@ name, and OpenSSL runs no verify callback at all on a resumed session.  Names ar
 subjectAltName alone, never in the subject (RFC 8310 §8.1).
 
 A session may be resumed only in the context it was made in, and every upstream has its own; what was
-verified of the chain when a session was made (it is not sent again) is kept beside the session.
+verified of the chain when a session was made (it is not sent again) is kept beside the session.  When the
+CAs or the client certificate are replaced, each upstream gets a new context and forgets its session.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Identity:
     """
     What is known of a verified peer.
 
-    ``verified`` is the name or address its certificate was verified for.
+    ``verified`` is the name or address its certificate was verified for, ``not_after`` when that ends.
     """
 
     verified: str
@@ -73,6 +74,7 @@ class Identity:
     cipher: str
     resumed: bool
     pins: tuple[bytes, ...]
+    not_after: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,44 @@ class TlsChoices:
         return options
 
 
+class Credentials:
+    """
+    What all connections of a proxy are authenticated with: ``ca``, PEM with the roots to trust, None for the
+    system's, and ``tls``.
+
+    Both may be replaced while connections stand; ``generation`` counts how often they were.
+    """
+
+    __slots__ = ("ca", "generation", "tls")
+
+    def __init__(self, ca: bytes | None = None, tls: TlsChoices | None = None) -> None:
+        self.ca = ca
+        self.tls = tls or TlsChoices()
+        self.generation = 0
+
+    def replace(self, ca: bytes | None, tls: TlsChoices) -> None:
+        """
+        Have these from now on; no handshake that began with the old ones is accepted any more.
+        """
+        self.ca, self.tls = ca, tls
+        self.generation += 1
+
+    def options(self) -> CertificateOptions:
+        """
+        Return the options of a new context.
+
+        :raises Exception: whatever is wrong with them.
+        """
+        return self.tls.options(platformTrust() if self.ca is None else _roots(self.ca))
+
+
 class Trust:
     """
     How one address of an upstream is authenticated.
 
     ``name`` is an A-label host name without final dot, or None to have ``address`` verified instead.
-    ``ca`` is PEM with the roots to trust, None for the system's.  ``now`` tells the time certificates
-    are judged by.
+    ``ca`` is PEM with the roots to trust, None for the system's; or there are ``credentials``, which may be
+    replaced.  ``now`` tells the time certificates are judged by.
     """
 
     def __init__(
@@ -125,14 +158,15 @@ class Trust:
         ca: bytes | None = None,
         now: Callable[[], datetime],
         tls: TlsChoices | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.address = address
         self.name = name
         self.pins = pins
-        self._ca = ca
-        self._tls = tls or TlsChoices()
+        self._credentials = credentials or Credentials(ca, tls)
         self._now = now
         self._options: CertificateOptions | None = None
+        self._generation = 0
         self._session: SSL.Session | None = None
         self._session_pins: tuple[bytes, ...] = ()
 
@@ -142,10 +176,20 @@ class Trust:
 
         :raises Exception: whatever stands in the way of using TLS at all, as a system that forbids it.
         """
-        if self._options is None:
+        if self._options is None or not self.is_current(self._options):
+            # What the old CAs vouched for must not be resumed under the new ones.
+            self._options = self._session = None
+            self._session_pins = ()
             # Made now, since what goes wrong later is told to nobody.
-            self._options = self._tls.options(platformTrust() if self._ca is None else self._roots(self._ca))
+            self._options = self._credentials.options()
+            self._generation = self._credentials.generation
         return Handshake(self, self._options)
+
+    def is_current(self, options: CertificateOptions) -> bool:
+        """
+        Whether a connection with these options has the present context.
+        """
+        return options is self._options and self._generation == self._credentials.generation
 
     def connection(self, options: CertificateOptions) -> SSL.Connection:
         """
@@ -190,12 +234,8 @@ class Trust:
             connection.get_cipher_name() or "",
             resumed,
             pins,
+            x509.not_valid_after_utc,
         )
-
-    @staticmethod
-    def _roots(pem: bytes) -> Any:
-        roots = load_pem_x509_certificates(pem)
-        return trustRootFromCertificates([Certificate(X509.from_cryptography(root)) for root in roots])
 
     def _check_dates(self, x509: X509Certificate) -> None:
         # OpenSSL does this on a full handshake; a resumed one would outlive its certificate.
@@ -255,6 +295,8 @@ class Handshake:
         """
         if self._connection is None or self._chain_error:
             raise Untrusted("verify", self._chain_error or "no handshake took place")
+        if not self._trust.is_current(self._options):
+            raise Untrusted("verify", "the CAs or the client certificate were replaced during the handshake")
         self.identity = self._trust.verify(self._connection, resumed=self._resumed)
         return self.identity
 
@@ -263,7 +305,7 @@ class Handshake:
         Keep the session for the next connection; to be called once application data came, since only
         then have TLS 1.3's tickets.
         """
-        if self._connection is not None and self.identity is not None:
+        if self._connection is not None and self.identity is not None and self._trust.is_current(self._options):
             self._trust.remember(self._connection.get_session(), self.identity.pins)
 
     def explain(self, failure: Failure) -> UpstreamError:
@@ -285,6 +327,11 @@ class Handshake:
             if depth:
                 self._chain_error += f" (certificate {depth} of the chain)"
         return bool(ok)
+
+
+def _roots(pem: bytes) -> Any:
+    roots = load_pem_x509_certificates(pem)
+    return trustRootFromCertificates([Certificate(X509.from_cryptography(root)) for root in roots])
 
 
 def closed_how(failure: Failure) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +32,11 @@ from dotproxy.downstream.sockets import bind_every, drops_of
 from dotproxy.downstream.steering import steer
 from dotproxy.errors import ConfigError
 from dotproxy.proxy import DRAIN, log_listening, log_problems, log_upstreams
+from dotproxy.readiness import Readiness
 from dotproxy.systemd import Manager
 from dotproxy.telemetry.report import Report, added
 from dotproxy.telemetry.web import Command
+from dotproxy.tls_files import TlsFileWatch, read_tls_files, read_usable_tls_files, watched_paths
 from dotproxy.workers.channel import Gone
 from dotproxy.workers.place import Place
 
@@ -87,7 +90,12 @@ class Supervisor(MultiService):
         # So that cookies, and names in the query log, are the same whoever answers.
         self._secret = os.urandom(32)
         self._is_ready = self._is_draining = self._is_by_name = False
+        # Each worker reads the files by itself; here it is told what became of them.
+        watched = TlsFileWatch(lambda: watched_paths(self.config), self._take_files, clock=reactor)
+        self._files = read_tls_files(config)
+        self._readiness = Readiness(self._added, manager, clock=reactor, date=time.time, refresh=self._update)
         manager.setServiceParent(self)
+        watched.setServiceParent(self)
         commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
         commands["drain"] = self.drain
         for admin in build_admin(config, reactor, self.report, lambda: self.addresses, commands):
@@ -185,17 +193,19 @@ class Supervisor(MultiService):
             if self.reread is None:
                 raise ConfigError(["there is nothing to read a configuration from"])
             fresh = self.reread()
+            files = read_usable_tls_files(fresh)
         except ConfigError as error:
             log_problems(error)
             raise
         finally:
-            self._manager.ready("answering")
+            self._manager.ready(self._readiness.text)
         if fresh.log_level != before.log_level:
             self._log_level = fresh.log_level
         self.config = replace(fresh, **{key: getattr(before, key) for key in AT_START})
         for place in self.places.values():
             place.ask("become", {"config": self._text(place.name)}).addErrback(self._stays, place.name)
-        changes = describe_changes(before, fresh)
+        changes = describe_changes(before, fresh) + files.changes_since(self._files)
+        self._files = files
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 
@@ -244,7 +254,15 @@ class Supervisor(MultiService):
         whole.restarts = sum(place.restarts for place in self.places.values())
         if self._is_draining:
             whole.not_ready = "it is stopping"
+        whole.rate = self._readiness.rate
         return whole
+
+    def _take_files(self) -> list[str]:
+        """
+        Return which of the files that workers read has new contents.
+        """
+        before, self._files = self._files, read_usable_tls_files(self.config)
+        return self._files.changes_since(before)
 
     def _text(self, name: str) -> str:
         """
@@ -278,17 +296,16 @@ class Supervisor(MultiService):
         self._cover()
         if not self._is_ready and len(self._serving()) == self._count:
             self._is_ready = True
-            self._log_ready(place.manner)
-            self._manager.ready("answering")
+            self._log_listening(place.manner)
+            self._readiness.begin()
 
-    def _log_ready(self, manner: str) -> None:
+    def _log_listening(self, manner: str) -> None:
         log_listening(next(iter(self._datagrams.values()), []), self._streams)
         if self._log_level == "debug":
             log.debug("datagrams are read and written {manner}", manner=manner)
         how = "name" if self._is_by_name else "client"
         log.info("{count} workers serve; queries over UDP are distributed by {how}", count=self._count, how=how)
         log_upstreams(self.config)
-        log.info("ready")
 
     def _went(self, place: Place) -> None:
         # The next process there knows nothing of whom this one has stood in for.
@@ -323,12 +340,17 @@ class Supervisor(MultiService):
         for place in self.places.values():
             place.look()
 
+    def _update(self) -> None:
+        for place in self._serving():
+            place.update()
+
     def _stays(self, failure: Failure, name: str) -> None:
         if not failure.check(Gone):  # the next one will have the new one
             log.error("worker {name} stays as it was: {reason}", name=name, reason=failure.getErrorMessage())
 
     async def _stop(self) -> None:
         self._is_draining = True
+        self._readiness.end()
         self._manager.tell("STOPPING=1", "STATUS=answering what is outstanding")
         if self._looking.running:
             self._looking.stop()

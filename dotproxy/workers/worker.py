@@ -19,8 +19,9 @@ from twisted.logger import LogEvent, LogLevel, eventAsJSON, globalLogBeginner
 from dotproxy.assembly import Assembly
 from dotproxy.collector import settle
 from dotproxy.config.load import load_text
+from dotproxy.errors import ConfigError
 from dotproxy.network import clock_with_sleep
-from dotproxy.proxy import Share
+from dotproxy.proxy import Proxy, Share
 from dotproxy.telemetry.report import as_data
 from dotproxy.workers.channel import CHANNEL, SOCKETS, Channel
 from dotproxy.workers.findings import ToldEvents, learn
@@ -65,7 +66,7 @@ class Worker:
 
         self.channel.commands |= {
             "report": lambda given: as_data(assembly.report()),
-            "become": lambda given: proxy.become(load_text(given["config"]).config),
+            "become": lambda given: _become(proxy, given["config"]),
             "flush": assembly.commands.flush,
             "log": assembly.commands.log,
             "stand_in": lambda given: proxy.stand_in(given["name"]),
@@ -95,6 +96,16 @@ class Worker:
         if not self._is_stopping and self._reactor.running:
             self._is_stopping = True
             self._reactor.stop()
+
+
+def _become(proxy: Proxy, text: str) -> list[str]:
+    """
+    Have another configuration hold; what cannot be used is told without a traceback.
+    """
+    try:
+        return proxy.become(load_text(text).config)
+    except ConfigError as error:
+        raise ValueError("; ".join(error.problems)) from None
 
 
 def main() -> None:

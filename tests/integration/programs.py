@@ -229,7 +229,7 @@ class Proxy(Program):
         """
         It says so.
         """
-        return "ready" in self.said().split()
+        return "ready: " in self.said()
 
     def ask(self, query: bytes, *, tcp: bool = False, timeout: float = 10.0, source: str = "") -> bytes:
         """

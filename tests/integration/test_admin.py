@@ -4,17 +4,22 @@ The operator's view, in this process: pages, commands, and another configuration
 
 import http.client
 import json
+import re
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from dotproxy import control
+from dotproxy.admin import report_of
 from dotproxy.assembly import build
 from dotproxy.config.load import load
 from dotproxy.errors import ConfigError
+from dotproxy.telemetry.status import State
+from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import ask_udp, make_query
 from dotproxy.testing.server import DotServer
 from dotproxy.testing.zone import A, Zone, address_rdata
@@ -31,7 +36,8 @@ def servers(authority):
     made = [DotServer(ZONE, authority.issue(["dot.test"])) for _ in range(2)]
     ports = [reactor.listenTCP(0, server.over_tls(reactor), interface="127.0.0.1") for server in made]
     for server, port in zip(made, ports, strict=True):
-        server.spec = f"tls://127.0.0.1:{port.getHost().port}#dot.test"
+        server.address = f"127.0.0.1:{port.getHost().port}"
+        server.spec = f"tls://{server.address}#dot.test"
     yield made
     for server, port in zip(made, ports, strict=True):
         server.abort_connections()
@@ -98,6 +104,7 @@ async def test_pages(running, servers):
     """
     Metrics, health, readiness, status; nothing else, and nothing to be done there.
     """
+    await verified(running)
     await ask(running)
     await ask(running)
     code, text = await get(running, "/metrics")
@@ -116,15 +123,127 @@ async def test_pages(running, servers):
 @pytest_twisted.ensureDeferred
 async def test_ready_or_not(running):
     """
-    With every upstream down there is what is stale, or nothing.
+    One upstream has to be verified, and not to have failed since; what is in the cache does not count.
     """
     upstream = running.forwarder.asking.roster.asked[0]
-    upstream.tier = 2
-    assert await get(running, "/readyz") == (503, "not ready: every upstream is down\n")
-    upstream.tier = 0
+    await verified(running)
     await ask(running)
     upstream.tier = 2
-    assert (await get(running, "/readyz"))[0] == 200
+    code, text = await get(running, "/readyz")
+    assert (code, text) == (
+        503,
+        f"not ready: every upstream is down: 0 of 1 upstreams verified ({upstream.label}: down)\n",
+    )
+    upstream.tier = 0
+    assert await get(running, "/readyz") == (200, "ready\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_not_ready_without_a_verified_upstream(running, servers):
+    """
+    An upstream with the wrong name is found out without a query; nothing says that it is up.
+    """
+    await verified(running)
+    running.options["upstream"] = [servers[1].spec.replace("#dot.test", "#other.test")]
+    running.reload()
+    assert report_of(running, None).not_ready == (
+        f"no upstream is verified: 0 of 1 upstreams verified (other.test ({servers[1].address}): not verified yet)"
+    )
+    while running.forwarder.asking.roster.asked[0].standing.status.state != State.DOWN:
+        await pause()
+    text = (await get(running, "/readyz"))[1]
+    assert "every upstream is down" in text
+    assert "verify: the certificate is for dot.test, not for other.test" in text
+    text = (await get(running, "/metrics"))[1]
+    label = running.forwarder.asking.roster.asked[0].label
+    assert f'dotproxy_upstream_up{{upstream="{label}"}} 0.0' in text
+    assert f'dotproxy_upstream_verified{{upstream="{label}"}} 0.0' in text
+    assert "dotproxy_ready 0.0" in text
+    (counted,) = re.findall(r'^dotproxy_upstream_connect_failures_total{phase="verify",.*} (.*)$', text, re.MULTILINE)
+    (upstream,) = json.loads((await get(running, "/status"))[1])["upstreams"]
+    assert upstream["failed_connections"] >= float(counted) >= upstream["failed_attempts"] - 1
+    assert upstream["failed_attempts"] >= 1
+    assert servers[1].queries == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_tried_without_being_asked(running, servers):
+    """
+    At the start, and when a reload adds one.
+    """
+    await verified(running)
+    assert (servers[0].accepted, servers[0].queries, servers[1].accepted) == (1, [], 0)
+    status = json.loads((await get(running, "/status"))[1])["upstreams"][0]
+    assert (status["state"], status["verified"], status["failed_attempts"]) == ("up", True, 0)
+    assert 29 <= status["certificate_days_left"] <= 30
+    running.options["upstream"] = [servers[0].spec, servers[1].spec]
+    running.reload()
+    await verified(running, 2)
+    assert (servers[0].accepted, servers[1].accepted) == (1, 1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_reload_reads_files_again(running, servers, authority, tmp_path):
+    """
+    New contents of the CA file count, and are told of; what cannot be used changes nothing.
+    """
+    ca_file = tmp_path / "own.pem"
+    ca_file.write_bytes(authority.pem)
+    running.options["ca_file"] = [str(ca_file)]
+    before = running.config.ca_file
+    assert running.reload() == [f"ca_file is {ca_file}, was {before}"]
+    await verified(running)
+    assert running.reload() == []
+    accepted = servers[0].accepted
+    ca_file.write_bytes(Authority("another").pem + authority.pem)
+    assert running.reload() == ["ca_file: new contents"]
+    await verified(running)
+    assert servers[0].accepted == accepted + 1
+    ca_file.write_bytes(Authority("another").pem)
+    assert running.reload() == ["ca_file: new contents"]
+    assert (await ask(running))[3] & 15 == 2
+    assert servers[0].queries == []
+    ca_file.write_bytes(authority.pem[:-100])
+    with pytest.raises(ConfigError):
+        running.reload()
+
+
+@pytest_twisted.ensureDeferred
+async def test_system_store_is_read_again(running, servers, authority, tmp_path, monkeypatch):
+    """
+    Without a CA file it is the system's CAs whose new contents count, by a reload and without one.
+    """
+    store = tmp_path / "system.pem"
+    store.write_bytes(Authority("another").pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(store))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    del running.options["ca_file"]
+    running.reload()
+    upstream = running.forwarder.asking.roster.asked[0]
+    while upstream.standing.status.state != State.DOWN:
+        await pause()
+    store.write_bytes(authority.pem)
+    assert running.reload() == ["the system's trust store: new contents"]
+    await verified(running)
+    store.write_bytes(Authority("another").pem)
+    while upstream.standing.status.state != State.DOWN:
+        await pause()
+    assert "from an unknown CA" in upstream.standing.status.error
+
+
+async def pause() -> None:
+    """
+    Let the reactor turn.
+    """
+    await deferLater(reactor, 0.01, lambda: None)
+
+
+async def verified(proxy: Any, count: int = 1) -> None:
+    """
+    Wait until so many upstreams are verified.
+    """
+    while sum(one.standing.status.is_working for one in proxy.forwarder.asking.roster.asked) < count:
+        await pause()
 
 
 @pytest_twisted.ensureDeferred
@@ -134,7 +253,8 @@ async def test_commands(running, capsys):
     """
     await ask(running)
     code, text = await tell(running, capsys, "status")
-    assert (code, "ready" in text, "dot.test" in text) == (0, True, True)
+    assert (code, ", ready\n" in text, "dot.test" in text) == (0, True, True)
+    assert f"listening on 127.0.0.1:{running.addresses[0][1]}; " in text
     assert json.loads((await tell(running, capsys, "status", "--json"))[1])["ready"]
     assert (await tell(running, capsys, "cache", "stats"))[1].startswith("cache: 1 answer, ")
     assert await tell(running, capsys, "cache", "flush", "nothing.test") == (0, "0 answers forgotten\n")

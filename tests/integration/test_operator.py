@@ -298,7 +298,7 @@ def test_systemd(workers, serve, ca_file, tmp_path):
 
     process = start()
     try:
-        hear("READY=1")
+        hear("READY=1\nSTATUS=1 of 1 upstreams verified")
         hear("WATCHDOG=1")
         with socket.socket(type=socket.SOCK_DGRAM) as client, socket.create_connection(("127.0.0.1", port)) as over_tcp:
             client.settimeout(20)

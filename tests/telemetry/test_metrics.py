@@ -19,6 +19,7 @@ from dotproxy.telemetry.counters import (
 )
 from dotproxy.telemetry.metrics import METRICS, Metrics, build_info, metrics_table
 from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.status import State, UpstreamStatus
 from dotproxy.telemetry.versions import openssl_version
 
 
@@ -78,7 +79,7 @@ class MetricsTests(SynchronousTestCase):
             entries=1,
             octets=2,
             evicted=3,
-            upstreams=[UpstreamReport('u"1', upstream, 1, 9)],
+            upstreams=[UpstreamReport('u"1', upstream, UpstreamStatus(State.SLOW, not_after=1.8e9), 9)],
             tcp_clients=4,
             udp_drops=6,
             processes=[("1", 1.5, 4096)],
@@ -100,6 +101,9 @@ class MetricsTests(SynchronousTestCase):
             "dotproxy_cache_bytes 2.0",
             "dotproxy_cache_evictions_total 3.0",
             'dotproxy_upstream_up{upstream="u\\"1"} 0.5',
+            'dotproxy_upstream_verified{upstream="u\\"1"} 1.0',
+            'dotproxy_upstream_failed_attempts{upstream="u\\"1"} 0.0',
+            'dotproxy_upstream_certificate_expiry_timestamp_seconds{upstream="u\\"1"} 1.8e+09',
             'dotproxy_upstream_outstanding_queries{upstream="u\\"1"} 9.0',
             'dotproxy_upstream_answers_total{rcode="SERVFAIL",upstream="u\\"1"} 4.0',
             'dotproxy_upstream_connections_closed_total{by="peer",reason="it went",upstream="u\\"1"} 2.0',
@@ -118,6 +122,18 @@ class MetricsTests(SynchronousTestCase):
             "dotproxy_ready 1.0",
         ):
             self.assertIn(line, self.lines)
+
+    def test_upstreams_that_do_not_work(self) -> None:
+        """
+        One that was not tried yet is not up; it has no failed attempts, and no certificate.
+        """
+        statuses = {"new": UpstreamStatus(State.UNVERIFIED), "bad": UpstreamStatus(State.DOWN, 25, 9.0, "tls: no")}
+        upstreams = [UpstreamReport(label, UpstreamCounters(), one, 0) for label, one in statuses.items()]
+        lines = Metrics({}).text(Report(upstreams=upstreams)).decode().splitlines()
+        for name, values in (("up", (0, 0)), ("verified", (0, 0)), ("failed_attempts", (0, 25))):
+            for label, value in zip(statuses, values, strict=True):
+                self.assertIn(f'dotproxy_upstream_{name}{{upstream="{label}"}} {value}.0', lines)
+        self.assertEqual([], [line for line in lines if line.startswith("dotproxy_upstream_certificate")])
 
     def test_everything_that_is_described_is_there(self) -> None:
         """
@@ -148,6 +164,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(sorted(BOUNDS), list(BOUNDS))
         for name, kind, labels, text in METRICS.values():
             self.assertRegex(name, r"^[a-z_]+$")
-            self.assertEqual(kind == "histogram", name.endswith("_seconds") and kind != "counter", name)
+            is_span = name.endswith("_seconds") and not name.endswith("_timestamp_seconds")
+            self.assertEqual(kind == "histogram", is_span and kind != "counter", name)
             self.assertRegex(text, r"^[A-Z].*[.0-9]$", name)
             self.assertEqual([], [label for label in labels if label in ("name", "client", "query")])

@@ -3,6 +3,7 @@ Reports: added up, and between processes.
 """
 
 import json
+from dataclasses import asdict
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,7 +17,9 @@ from dotproxy.telemetry.report import (
     ended,
     from_data,
     plaintext_by_purpose,
+    verified_in_words,
 )
+from dotproxy.telemetry.status import State, UpstreamStatus
 
 
 def report(scale: int, label: str = "u") -> Report:
@@ -34,6 +37,7 @@ def report(scale: int, label: str = "u") -> Report:
     upstream.plaintext = 20 * scale
     plaintext = PlaintextCounters()
     plaintext.bootstrap = 21 * scale
+    status = UpstreamStatus(State.SLOW if scale % 2 else State.DOWN, scale, 20.0 * scale, "tls: no", 21.0 * scale)
     return Report(
         counters=counters,
         outstanding=9 * scale,
@@ -43,7 +47,7 @@ def report(scale: int, label: str = "u") -> Report:
         tcp_clients=13 * scale,
         udp_errors=14 * scale,
         udp_drops=15 * scale,
-        upstreams=[UpstreamReport(label, upstream, 2 - scale % 2, 16 * scale, 0.01 * scale, 0.02)],
+        upstreams=[UpstreamReport(label, upstream, status, 16 * scale, 0.01 * scale, 0.02)],
         processes=[(f"w{scale}", 17.0 * scale, 18 * scale)],
         restarts=19 * scale,
         plaintext=plaintext,
@@ -68,7 +72,7 @@ class ReportTests(SynchronousTestCase):
         """
         expected = as_data(report(5))
         (upstream,) = expected["upstreams"]
-        upstream["tier"] = 1
+        upstream["status"] = asdict(UpstreamStatus(State.SLOW, 1, 20.0, "tls: no", 21.0))
         upstream["p50"] = (0.01 * 1 * 5 + 0.04 * 4 * 5) / 25
         expected["processes"] = [("w1", 17.0, 18), ("w4", 68.0, 72)]
         whole = as_data(added([report(1), report(4)]))
@@ -93,6 +97,37 @@ class ReportTests(SynchronousTestCase):
         whole = added([report(1, "a"), ended(report(4, "b"))])
         self.assertEqual({"upstream": 100, "bootstrap": 105}, plaintext_by_purpose(whole))
         self.assertEqual({"upstream": 0, "bootstrap": 0}, plaintext_by_purpose(Report()))
+
+    def test_an_upstream_that_is_down_for_all(self) -> None:
+        """
+        The most attempts and the longest outage count, since workers tell each other; one that has ended knows nothing.
+        """
+        parts = [
+            UpstreamReport("u", UpstreamCounters(), status, 0)
+            for status in (
+                UpstreamStatus(State.DOWN, 2, 5.0, "tls: no", 30.0),
+                UpstreamStatus(State.DOWN, 3, 7.0, "", 20.0),
+            )
+        ]
+        reports = [Report(upstreams=[part]) for part in parts]
+        (whole,) = added([*reports, ended(reports[0])]).upstreams
+        self.assertEqual(UpstreamStatus(State.DOWN, 3, 7.0, "tls: no", 20.0), whole.status)
+
+    def test_verified_in_words(self) -> None:
+        """
+        How many work, and of the others why not.
+        """
+        statuses = {
+            "a": UpstreamStatus(State.UP),
+            "b": UpstreamStatus(State.DOWN, 1, 0.0, "connect: refused"),
+            "c": UpstreamStatus(State.UNVERIFIED),
+            "d": UpstreamStatus(State.SLOW),
+        }
+        upstreams = [UpstreamReport(label, UpstreamCounters(), status, 0) for label, status in statuses.items()]
+        self.assertEqual(
+            "2 of 4 upstreams verified (b: connect: refused; c: not verified yet)", verified_in_words(upstreams)
+        )
+        self.assertEqual("1 of 1 upstreams verified", verified_in_words(upstreams[:1]))
 
     def test_readiness(self) -> None:
         """

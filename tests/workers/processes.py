@@ -74,8 +74,10 @@ class Process:
         """
         Answer the question for a report.
         """
-        (asked,) = [message for message in self.said() if message[2] == "report"]
-        self.answer(asked, json.loads(json.dumps(as_data(Report(**given)))))
+        asked = [message for message in self.said() if message[2] == "report"]
+        assert asked
+        for each in asked:
+            self.answer(each, json.loads(json.dumps(as_data(Report(**given)))))
 
 
 class Processes(Clock):

@@ -14,7 +14,11 @@ from dotproxy.config.model import Config
 from dotproxy.downstream.sockets import bind_both
 from dotproxy.errors import ConfigError
 from dotproxy.proxy import DRAIN
+from dotproxy.readiness import AT_START, LONGEST
 from dotproxy.systemd import Manager
+from dotproxy.telemetry.counters import UpstreamCounters
+from dotproxy.telemetry.report import UpstreamReport
+from dotproxy.telemetry.status import State, UpstreamStatus
 from dotproxy.workers.channel import Refused
 from dotproxy.workers.supervisor import PATIENCE, Supervisor
 from tests.workers.processes import Process, Processes
@@ -106,20 +110,37 @@ class SupervisorTests(SynchronousTestCase):
 
     def test_ready_when_all_are(self) -> None:
         """
-        And systemd is told so once.
+        And each upstream was tried by one of them; systemd is told so once.
         """
         self.begin()
         self.processes.all[0].serve()
         self.assertEqual([], self.manager.lines)
         self.processes.all[1].serve()
+        self.processes.advance(0)
+        self.processes.all[0].report(upstreams=[upstream(State.UNVERIFIED)])
+        self.processes.all[1].report(upstreams=[upstream(State.UNVERIFIED)])
+        self.processes.advance(AT_START)
+        self.assertEqual([], self.manager.lines)
+        self.processes.all[1].report(upstreams=[upstream(State.UP)])
+        self.processes.advance(AT_START)
         self.assertEqual(["READY=1"], self.manager.lines)
-        self.assertIn("ready", [formatEvent(event) for event in self.logged])
+        self.assertIn("ready: 1 of 1 upstreams verified", [formatEvent(event) for event in self.logged])
         self.assertEqual(5, len(self.logged), "few lines at a start")
         self.processes.all[1].end(9)
         self.processes.advance(0)
         self.processes.all[2].serve()
-        self.assertEqual(["READY=1"], self.manager.lines)
+        self.assertEqual(1, self.manager.lines.count("READY=1"))
         self.assertEqual("worker 2 (102) serves", formatEvent(self.logged[-1]))
+
+    def test_ready_though_nobody_reports(self) -> None:
+        """
+        systemd does not wait for ever.
+        """
+        self.begin()
+        for process in self.processes.all:
+            process.serve()
+        self.processes.pump([AT_START] * (int(LONGEST / AT_START) + 2))
+        self.assertEqual(["READY=1"], self.manager.lines)
 
     def test_somebody_stands_in(self) -> None:
         """
@@ -226,7 +247,7 @@ class SupervisorTests(SynchronousTestCase):
             self.assertEqual((3.0, supervisor.config.listen), (config.query_timeout, config.listen))
             process.answer(become, "the CA is gone", "refuse")
         self.assertIn("worker 2 stays as it was: the CA is gone", [formatEvent(event) for event in self.logged])
-        self.assertEqual(["READY=1", "RELOADING=1", "READY=1"] * 1, self.manager.lines[:1] + self.manager.lines[-2:])
+        self.assertEqual(["RELOADING=1", "READY=1"], self.manager.lines[-2:])
         supervisor.reread = lambda: reread(query_timeout="-1")
         self.assertRaises(ConfigError, supervisor.reload)
         with self.assertRaisesRegex(ValueError, "query_timeout"):
@@ -321,6 +342,13 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual({"draining": True}, supervisor.drain({}))
         self.processes.advance(0)
         self.assertEqual(["stopped"], stopped)
+
+
+def upstream(state: State) -> UpstreamReport:
+    """
+    An upstream in this state.
+    """
+    return UpstreamReport("u", UpstreamCounters(), UpstreamStatus(state), 0)
 
 
 def whole(config: Config) -> dict[str, Any]:
