@@ -5,6 +5,7 @@ Every real server behind dotproxy, every real client in front of it.
 import socket
 import struct
 import threading
+from pathlib import Path
 
 import dns.edns
 import dns.exception
@@ -296,6 +297,33 @@ def test_questions_are_padded_and_clients_do_not_see_it(serve, proxy):
             reply = dns.message.from_wire(program.ask(query.to_wire(), tcp=tcp))
             assert (reply.edns, list(reply.options), len(reply.answer)) == (edns, [], 1)
     assert "PADDING" not in run("kdig", "@127.0.0.1", "-p", str(program.port), "+padding=128", "www.lab.example", "A")
+
+
+class NsdWithCorp(Nsd):
+    """
+    NSD that serves a zone of a private top-level domain besides.
+    """
+
+    def write(self, config: str) -> Path:
+        """
+        Add the zone.
+        """
+        (self.folder / "corp").write_text(ZONE.replace("lab.example", "lab.corp") + "dot A 127.0.0.1\n")
+        return super().write(f"{config}zone:\n    name: lab.corp\n    zonefile: corp\n")
+
+
+def test_an_upstream_in_a_private_top_level_domain(authority, serve, proxy):
+    """
+    An upstream's own name is looked up where the operator says, also if it is in ``corp``; what clients ask about it is
+    answered here.
+    """
+    certificate = authority.issue(["dot.test", "dot.lab.corp", "127.0.0.1"])
+    looks_up, named = serve(NsdWithCorp), serve(certificate=certificate)
+    program = proxy(f"tls://dot.lab.corp:{named.port}", options=("--bootstrap", looks_up.upstream))
+    reply = dns.message.from_wire(program.ask(dns.message.make_query("www.lab.example.", "A").to_wire()))
+    assert reply.answer[0][0].address == "192.0.2.1"
+    reply = dns.message.from_wire(program.ask(dns.message.make_query("dot.lab.corp.", "A").to_wire()))
+    assert reply.rcode() == dns.rcode.NXDOMAIN
 
 
 @pytest.mark.parametrize("how", ["address", "tls", "udp"])
