@@ -27,8 +27,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from dotproxy.wire.names import fold, from_text
-
-_DS = 43
+from dotproxy.wire.rrtypes import DS
 
 
 class Kind(Enum):
@@ -125,7 +124,7 @@ def _verdict(family: str, zone: bytes, *, is_top: bool, qtype: int) -> Verdict |
         return Verdict(Kind.NO_DATA, zone)
     if is_top and family not in _NOT_EVEN_THE_TOP:
         # A validator below us needs the proof that home.arpa is not signed (RFC 8375 §4).
-        return None if family == "home.arpa" and qtype == _DS else Verdict(Kind.NO_DATA, zone)
+        return None if family == "home.arpa" and qtype == DS else Verdict(Kind.NO_DATA, zone)
     return Verdict(Kind.NO_NAME, zone)
 
 

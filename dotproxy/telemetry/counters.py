@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
+from dotproxy.wire import rrtypes as rr
+
 #: How a query came: its listener's ``kind``.
 UDP, TCP, INSIDE = range(3)
 TRANSPORTS = ("udp", "tcp", "inside")
 
 #: Types that are asked for a lot, each a group; all others are one.
-_TYPES = {1: "A", 28: "AAAA", 65: "HTTPS", 12: "PTR", 5: "CNAME", 15: "MX", 2: "NS", 6: "SOA", 16: "TXT", 33: "SRV"}
-_DNSSEC = (43, 46, 47, 48, 50, 51, 52)
-TYPE_GROUPS = (*_TYPES.values(), "DNSSEC", "other")
+_TYPES = (rr.A, rr.AAAA, rr.HTTPS, rr.PTR, rr.CNAME, rr.MX, rr.NS, rr.SOA, rr.TXT, rr.SRV)
+_DNSSEC = (rr.DS, rr.RRSIG, rr.NSEC, rr.DNSKEY, rr.NSEC3, rr.NSEC3PARAM, rr.TLSA)
+TYPE_GROUPS = (*(rr.name_of(rtype) for rtype in _TYPES), "DNSSEC", "other")
 _GROUP_OF = {**{rtype: group for group, rtype in enumerate(_TYPES)}, **dict.fromkeys(_DNSSEC, len(_TYPES))}
 _OTHER = len(TYPE_GROUPS) - 1
 
