@@ -273,8 +273,7 @@ class Pool:
         self._spare.pop(connection, None)
         self._probed.pop(connection, None)
         self.timers.forget(connection)
-        by = ("us", connection.ended_for) if connection.ended_for else ("peer", error.reason)
-        self._counters.closed[by] += 1
+        self._counters.note_closed(connection.ended_for, error.code)
         if connection is self._current:
             self._current = None
         if not connection.is_ours_to_end and not was_retired:
