@@ -6,7 +6,7 @@ VENV ?= .venv
 SECONDS ?= 120
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel fuzz compiled test-compiled bench bench-steps clean
+.PHONY: help venv demo test run check cover servers unit wheel sdist man fuzz compiled test-compiled bench bench-steps clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -41,6 +41,12 @@ servers:                     ## the DNS servers and clients for the integration 
 
 wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
 	$(BIN)/python -m build --wheel --outdir dist .
+
+sdist: $(VENV)/ready-to-check  ## dist/dotproxy-….tar.gz
+	$(BIN)/python -m build --sdist --outdir dist .
+
+man: $(VENV)/ready           ## docs/man: the manual pages, from the settings and the commands
+	$(BIN)/python docs/man/make.py
 
 fuzz: $(VENV)/ready          ## fuzz what clients and upstreams send, SECONDS=120 each (needs CPython 3.11 to 3.13)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
