@@ -45,7 +45,7 @@ class Delivery:
         """
         query.waiting.append(waiting)
         if self.query_log is not None:
-            self.query_log.note_joined(waiting, self._now() - query.asked_at)
+            self.query_log.note_joined(waiting[2], self._now() - query.asked_at)
 
     def give(
         self,
@@ -67,7 +67,7 @@ class Delivery:
         took = self._now() - query.asked_at
         self._counters.asked.add(took, len(everybody))
         for waiting in everybody:
-            listener, client, _, seen = waiting
+            listener, client, asked, seen = waiting
             octets = written(waiting, said)
             counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
             if listener in outgoing:
@@ -75,7 +75,7 @@ class Delivery:
             else:
                 outgoing[listener] = [(octets, client)]
             if log is not None:
-                log.note_waited(waiting, octets, origin, said, upstream, took)
+                log.note_waited(asked, octets, origin, said, upstream, took)
         return len(everybody)
 
     def send(self, outgoing: dict[Listener, Answers], since: float) -> None:

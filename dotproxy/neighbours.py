@@ -49,16 +49,17 @@ class QueryLog(Protocol):
         This response, not sent yet, comes from there; ``said`` is what it was made from.
         """
 
-    def note_joined(self, waiting: Any, seconds: float) -> None:
+    def note_joined(self, query: bytes, seconds: float) -> None:
         """
-        A client waits with a query that has been in flight for so long.
+        The client that sent ``query`` waits with one that has been in flight for so long.
         """
 
     def note_waited(
-        self, waiting: Any, octets: bytes, origin: Origin, said: Any, upstream: str, seconds: float
+        self, query: bytes, octets: bytes, origin: Origin, said: Any, upstream: str, seconds: float
     ) -> None:
         """
-        This response is for a client that waited, with a query that took so long and was answered by an upstream.
+        This response is for the client that sent ``query`` and waited; the one in flight took so long, and was answered
+        by an upstream.
         """
 
     def answered(self, kind: int, answers: Answers, seconds: float) -> None:

@@ -76,19 +76,20 @@ class QueryLog:
         """
         self._notes[id(octets)] = _Note(octets, origin, said)
 
-    def note_joined(self, waiting: Any, seconds: float) -> None:
+    def note_joined(self, query: bytes, seconds: float) -> None:
         """
         Called for a client that waits with a query that has been in flight for so long.
         """
-        self._joined[id(waiting)] = seconds
+        # Octets keep their identity where a tuple does not: compiled code takes tuples apart.
+        self._joined[id(query)] = seconds
 
     def note_waited(
-        self, waiting: Any, octets: bytes, origin: Origin, said: Any, upstream: str, seconds: float
+        self, query: bytes, octets: bytes, origin: Origin, said: Any, upstream: str, seconds: float
     ) -> None:
         """
         Called for a response to a client that waited.
         """
-        before = self._joined.pop(id(waiting), None)
+        before = self._joined.pop(id(query), None)
         if before is not None:
             seconds -= before
             origin = Origin.JOINED if origin is Origin.UPSTREAM else origin
