@@ -13,6 +13,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev
 WORKDIR /src
 COPY pyproject.toml mypy.ini README.md LICENSE ./
+COPY docs/man docs/man
 COPY dotproxy dotproxy
 COPY twisted twisted
 RUN python -m venv /opt/dotproxy \

@@ -6,8 +6,8 @@ VENV ?= .venv
 SECONDS ?= 120
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel image fuzz compiled test-compiled bench bench-steps
-.PHONY: bench-bad-names clean
+.PHONY: help venv demo test run check cover servers unit wheel sdist man image fuzz compiled test-compiled
+.PHONY: bench bench-steps bench-bad-names clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -45,6 +45,12 @@ wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
 
 image: $(VENV)/ready         ## the container image, built without an engine and run (needs root on Debian; about four minutes)
 	$(BIN)/python deploy/docker/verify.py $(ARGS)
+
+sdist: $(VENV)/ready-to-check  ## dist/dotproxy-….tar.gz
+	$(BIN)/python -m build --sdist --outdir dist .
+
+man: $(VENV)/ready           ## docs/man: the manual pages, from the settings and the commands
+	$(BIN)/python docs/man/make.py
 
 fuzz: $(VENV)/ready          ## fuzz what clients and upstreams send, SECONDS=120 each (needs CPython 3.11 to 3.13)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'

@@ -16,7 +16,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.errors import BadReply, ConnectionGone, TruncatedReply, UpstreamError, WireError
-from dotproxy.live import LiveQueries, Owner, Query, explain
+from dotproxy.live import LiveQueries, Owner, Query, Spare, explain
 from dotproxy.neighbours import Upstream
 from dotproxy.policy.attempts import MAX_SENDS, Isolation, taken_back
 from dotproxy.policy.budget import Budget
@@ -152,7 +152,7 @@ class Asking:
             count += 1
             first = first or query
             if (rcode := reply[3] & 15) and rcode in _WEAK and self._is_worth_another(query, index, reply, now):
-                query.spare = answer
+                query.spare = Spare(answer, upstream.label)
                 weak.append(query)
                 continue
             self._live.take(query)
@@ -166,7 +166,7 @@ class Asking:
             self.roster.ask_again(index, large, now)
             self._watch()
         if told:
-            self.owner.answered(told)
+            self.owner.answered(told, upstream.label)
         for reason, queries in unusable.items():
             useless = BadReply("read", f"an answer of no use: {reason}", upstream.label)
             self.failed(upstream, queries, useless, is_final=False)
@@ -384,16 +384,16 @@ class Asking:
             self._timer = self._clock.callLater(max(_GRAIN, due - self._now()), self._look)
 
     def _refuse(self, queries: Iterable[Query], why: str = "") -> None:
-        spared: list[tuple[Query, Any]] = []
+        spared: dict[str, list[tuple[Query, Any]]] = {}
         refused: list[tuple[Query, ExtendedError]] = []
         for query in queries:
             if not self._live.take(query):
                 continue
             if query.spare is not None:
-                spared.append((query, query.spare))
+                spared.setdefault(query.spare.upstream, []).append((query, query.spare.answer))
             else:
                 refused.append((query, ExtendedError(EDE_OTHER, why) if why else explain(query, self.roster.labels)))
-        if spared:
-            self.owner.answered(spared)
+        for label, answers in spared.items():
+            self.owner.answered(answers, label)
         if refused:
             self.owner.unanswered(refused)

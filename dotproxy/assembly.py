@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2s
@@ -22,7 +22,6 @@ from twisted.internet.threads import deferToThread
 from dotproxy.admin import Commands, build_admin, report_of
 from dotproxy.config.describe import AT_START, describe_changes
 from dotproxy.config.model import Config
-from dotproxy.neighbours import Answers
 from dotproxy.network import NetworkWatch, clock_with_sleep
 from dotproxy.parts import (
     build_cache,
@@ -88,7 +87,7 @@ class Assembly:
         )
         if self.cache is not None and config.cache_file is not None:
             services.append(_build_snapshot(self.cache, config.cache_file, reactor))
-        self.forwarder.query_log = _build_query_log(config, self._secret)
+        self.forwarder.delivery.query_log = _build_query_log(config, self._secret)
         self._watch = self._build_watch(config)
         manager = Manager({} if share else os.environ, reactor)
         self.proxy = Proxy(
@@ -171,7 +170,7 @@ class Assembly:
             udp_max_size=config.udp_max_size,
             max_outstanding=config.max_outstanding,
         )
-        self.forwarder.query_log = _build_query_log(config, self._secret)
+        self.forwarder.delivery.query_log = _build_query_log(config, self._secret)
         if isinstance(self._events, LoggedEvents) and before.log_level != config.log_level:
             self._events.debug = config.log_level == "debug"
         if self.cache is not None:
@@ -234,7 +233,7 @@ def _build_snapshot(cache: AnswerCache, file: Path, reactor: Any) -> Snapshot:
     return Snapshot(cache, file, clock=reactor, elapsed=clock_with_sleep, date=time.time, in_thread=deferToThread)
 
 
-def _build_query_log(config: Config, secret: bytes) -> Callable[[int, Answers], None] | None:
+def _build_query_log(config: Config, secret: bytes) -> QueryLog | None:
     if config.query_log == "off":
         return None
     is_clear = config.query_log == "clear"
@@ -242,7 +241,7 @@ def _build_query_log(config: Config, secret: bytes) -> Callable[[int, Answers], 
     key = blake2s(secret, person=b"queries").digest()
     queries = QueryLog(is_clear=is_clear, sample=config.query_log_sample, key=key, chance=random.random)
     queries.announce()
-    return queries.answered
+    return queries
 
 
 def _stop_all(services: Sequence[Upstream]) -> None:

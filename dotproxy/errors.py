@@ -7,6 +7,32 @@ client, a log line or a person at a terminal needs, and its text is made from th
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+#: Where an upstream can fail, in order.
+PHASES = ("resolve", "connect", "tls", "verify", "read")
+
+
+class ConnectionEnd(StrEnum):
+    """
+    Why a connection to an upstream ended, as a metric's label has it; ``UpstreamError.reason`` says it in a sentence.
+    """
+
+    ABORTED = "aborted"
+    AGE = "age"
+    ASKED_TO_CLOSE = "asked_to_close"
+    CONNECTION_LOST = "connection_lost"
+    CREDENTIALS = "credentials"
+    IDLE = "idle"
+    INVALID_MESSAGE = "invalid_message"
+    NETWORK = "network"
+    OTHER = "other"
+    PEER_CLOSED = "peer_closed"
+    REPLACED = "replaced"
+    SILENCE = "silence"
+    STOPPED = "stopped"
+    TLS_ERROR = "tls_error"
+
 
 class DotproxyError(Exception):
     """
@@ -40,11 +66,13 @@ class UpstreamError(DotproxyError):
     """
     An upstream did not answer.
 
-    ``phase`` is where it went wrong: ``connect``, ``tls``, ``verify`` or ``read``.
+    ``phase`` is where it went wrong, one of ``PHASES``; ``reason`` says what happened, in a sentence; ``code``, of a
+    connection that ended, in a word.
     ``upstream`` is the label of the upstream, filled in by whoever knows it.
     ``is_lasting``: trying again soon is no use.  ``was_not_sent``: no query of those that failed was sent.
     """
 
+    code = ConnectionEnd.OTHER
     is_lasting = False
     was_not_sent = False
 
@@ -72,6 +100,8 @@ class Timeout(UpstreamError):
     Nothing came in time.
     """
 
+    code = ConnectionEnd.SILENCE
+
 
 class Incompatible(UpstreamError):
     """
@@ -89,6 +119,7 @@ class ConnectionGone(UpstreamError):
     ``was_alone``: no other query was, so that this one may be what ended it.
     """
 
+    code = ConnectionEnd.CONNECTION_LOST
     was_alone = False
 
 
@@ -96,6 +127,8 @@ class BadReply(UpstreamError):
     """
     The upstream sent what cannot be DNS over a stream; the connection is not worth keeping.
     """
+
+    code = ConnectionEnd.INVALID_MESSAGE
 
 
 class Untrusted(UpstreamError):

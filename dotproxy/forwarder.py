@@ -20,8 +20,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.answering import Answering, as_cached
 from dotproxy.asking import Asking
+from dotproxy.delivery import Delivery
 from dotproxy.live import Query, Waiting
-from dotproxy.neighbours import Answers, Client, Hop, Listener, Transfers
+from dotproxy.neighbours import Answers, Client, Hop, Listener, Origin, Transfers
 from dotproxy.policy.answers import AnswerCache, Entry
 from dotproxy.policy.failures import Failures
 from dotproxy.policy.memo import LONGEST, Memo
@@ -29,7 +30,6 @@ from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
 from dotproxy.telemetry.counters import Counters, group_of
 from dotproxy.wire.answer import Answer
-from dotproxy.wire.edit import refusal
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL
 from dotproxy.wire.question import is_unusual, key_of
@@ -82,6 +82,7 @@ class Forwarder:
         self._answering = Answering(hop, udp_max_size)
         self._max_outstanding = max_outstanding
         self.counters = Counters()
+        self.delivery = Delivery(self._answering, self.counters, now, elapsed)
         self._memo = Memo(self.counters.answers)
         self.failures = Failures() if failures is None else failures
         self._joined: dict[bytes, Query] = {}
@@ -89,8 +90,6 @@ class Forwarder:
         self._impatient: deque[Query] = deque()
         self._timer: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
-        #: Told of all answers, and the kind of listener they go to, if somebody wants to know.
-        self.query_log: Callable[[int, Answers], None] | None = None
         asking.owner = self
 
     @property
@@ -111,7 +110,7 @@ class Forwarder:
         counts, cache = self.counters.answers, self._cache
         admits, receive = self._reception.admits, self._reception.receive
         is_shared = self._hop.is_shared
-        failures = len(self.failures)
+        failures, log = len(self.failures), self.delivery.query_log
         answers: Answers = []
         queries: list[Query] = []
         silent = 0
@@ -128,6 +127,8 @@ class Forwarder:
             if isinstance(seen, bytes):
                 counts[group_of(kind, 0, seen[3] & 15)] += 1
                 answers.append((seen, client))
+                if log is not None:
+                    log.note(seen, Origin.LOCAL)
                 continue
             if seen.qtype in TRANSFERS:
                 sent = self._hop.outgoing(octets, seen)
@@ -136,11 +137,10 @@ class Forwarder:
             waiting = (listener, client, octets, seen)
             key = key_of(octets, seen) if is_shared else b""
             entry = cache.look(key) if key and cache is not None else None
-            answer = None
             if entry is not None and elapsed < entry[1]:
-                answer = self._fresh(key, entry, waiting, queries, memo, elapsed)
-            elif failures:
-                answer = self._failed_before(key, waiting, queries, elapsed)
+                answer: bytes | None = self._fresh(key, entry, waiting, queries, memo, elapsed)
+            else:
+                answer = self._failed_before(key, waiting, queries, elapsed) if failures else None
             if answer is None:
                 answer = self._ask(key, waiting, queries, has_stale=entry is not None)
             if answer:
@@ -148,7 +148,7 @@ class Forwarder:
                 answers.append((answer, client))
         self.counters.silent += silent
         if answers:
-            self._send({listener: answers})
+            self._send({listener: answers}, elapsed)
             self.counters.here.add(self._elapsed() - elapsed, len(answers))
         if cache is not None:
             cache.clients_asked(len(answers) + len(queries))
@@ -156,13 +156,14 @@ class Forwarder:
             self.asking.ask(queries, queries[0].asked_at)
         return silent
 
-    def answered(self, answers: list[tuple[Query, Any]]) -> None:
+    def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
         """
-        Called when questions were answered; what each answer says has been read.
+        Called when questions were answered, by the upstream with this label; what each answer says has been read.
         """
         outgoing: dict[Listener, Answers] = {}
         elapsed = self._elapsed()
         date = int(self._date())
+        give = self.delivery.give
         for query, answer in answers:
             said = answer
             if query.key:
@@ -171,27 +172,27 @@ class Forwarder:
                     pass
                 elif answer.head[1] & 15 in _WEAK:
                     self.failures.add(query.key, answer.without_records(), elapsed)
-                    said = self._stale_or(answer, query)
+                    self._give_failure(query, answer, outgoing, Origin.UPSTREAM, upstream)
+                    continue
                 else:
                     self.failures.remove(query.key)
                     said = self._cache.add(query.key, answer, query.seen.qtype, elapsed, date)
-            self._give(query, said, outgoing)
-        self._send(outgoing)
+            self._waiting -= give(query, said, outgoing, upstream)
+        self._send(outgoing, elapsed)
 
     def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
         """
         Called when questions were not answered, with the reasons.
         """
         outgoing: dict[Listener, Answers] = {}
+        elapsed = self._elapsed()
         for query, error in queries:
-            said: Any = error
             if query.key:
                 self._joined.pop(query.key, None)
                 if self._cache is not None and self.asking.roster.is_anyone_up:  # so it is this question that fails
-                    self.failures.add(query.key, error, self._elapsed())
-                said = self._stale_or(error, query)
-            self._give(query, said, outgoing)
-        self._send(outgoing)
+                    self.failures.add(query.key, error, elapsed)
+            self._give_failure(query, error, outgoing, Origin.FAILED)
+        self._send(outgoing, elapsed)
 
     def change(
         self, *, ordering: Ordering, reception: Reception, hop: Hop, udp_max_size: int, max_outstanding: int
@@ -200,7 +201,8 @@ class Forwarder:
         Do as these say from now on.
         """
         self._ordering, self._reception, self._hop = ordering, reception, hop
-        self._answering, self._max_outstanding = Answering(hop, udp_max_size), max_outstanding
+        self._answering = self.delivery.answering = Answering(hop, udp_max_size)
+        self._max_outstanding = max_outstanding
         self._memo.clear()
 
     def counted(self) -> Counters:
@@ -291,16 +293,17 @@ class Forwarder:
             self.counters.failed_before += 1
         else:
             self.counters.stale += 1
-        return self._answering.written(waiting, stale or as_cached(failure.what))
+        if stale is None:
+            return self.delivery.at_once(waiting, as_cached(failure.what), Origin.FAILURE_CACHE)
+        return self.delivery.at_once(waiting, stale, Origin.STALE)
 
     def _ask(self, key: bytes, waiting: Waiting, queries: list[Query], *, has_stale: bool) -> bytes:
         """
         Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
         """
-        _, _, octets, seen = waiting
         if self._waiting >= self._max_outstanding:
             self.counters.overloaded += 1
-            return refusal(octets, SERVFAIL, seen, _OVERLOADED)
+            return self.delivery.at_once(waiting, _OVERLOADED, Origin.LOCAL)
         if key and (joined := self._joined.get(key)) is not None:
             return self._join(waiting, joined)
         self._waiting += 1
@@ -335,21 +338,26 @@ class Forwarder:
         """
         if self._now() - query.asked_at >= PATIENCE and (stale := self._stale(query.key)):
             self.counters.stale += 1
-            return self._answering.written(waiting, stale)
+            return self.delivery.at_once(waiting, stale, Origin.STALE)
         self.counters.joined += 1
-        query.waiting.append(waiting)
+        self.delivery.joined(waiting, query)
         self._waiting += 1
         return b""
 
     def _stale(self, key: bytes) -> Answer | None:
         return self._cache.stale(key, self._elapsed()) if self._cache is not None else None
 
-    def _stale_or(self, failure: Any, query: Query) -> Any:
-        stale = self._stale(query.key)
-        if stale is None:
-            return failure
-        self.counters.stale += len(query.waiting)
-        return stale
+    def _give_failure(
+        self, query: Query, failure: Any, outgoing: dict[Listener, Answers], origin: Origin, upstream: str = ""
+    ) -> None:
+        """
+        Answer everybody who waits with a query with what is stale, or, without that, with a failure.
+        """
+        stale = self._stale(query.key) if query.key else None
+        if stale is not None:
+            self.counters.stale += len(query.waiting)
+            failure, origin, upstream = stale, Origin.STALE, ""
+        self._waiting -= self.delivery.give(query, failure, outgoing, upstream, origin)
 
     def _give_what_is_stale(self) -> None:
         """
@@ -362,39 +370,16 @@ class Forwarder:
             query = self._impatient.popleft()
             if query.waiting and (stale := self._stale(query.key)):
                 self.counters.stale += len(query.waiting)
-                self._give(query, stale, outgoing)
+                self._waiting -= self.delivery.give(query, stale, outgoing, origin=Origin.STALE)
         while self._impatient and not self._impatient[0].waiting:
             self._impatient.popleft()
         if self._impatient:
             due = self._impatient[0].asked_at + PATIENCE - now
             self._timer = self._clock.callLater(max(_GRAIN, due), self._give_what_is_stale)
-        self._send(outgoing)
+        self._send(outgoing, self._elapsed())
 
-    def _give(self, query: Query, said: Any, outgoing: dict[Listener, Answers]) -> None:
-        """
-        Answer everybody who waits with a query.
-        """
-        everybody, query.waiting = query.waiting, []
-        if not everybody:
-            return
-        counts = self.counters.answers
-        written = self._answering.written
-        self._waiting -= len(everybody)
-        self.counters.asked.add(self._now() - query.asked_at, len(everybody))
-        for waiting in everybody:
-            listener, client, _, seen = waiting
-            octets = written(waiting, said)
-            counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
-            if listener in outgoing:
-                outgoing[listener].append((octets, client))
-            else:
-                outgoing[listener] = [(octets, client)]
-
-    def _send(self, outgoing: dict[Listener, Answers]) -> None:
-        for listener, answers in outgoing.items():
-            if self.query_log is not None:
-                self.query_log(listener.kind, answers)
-            listener.send_answers(answers)
+    def _send(self, outgoing: dict[Listener, Answers], since: float) -> None:
+        self.delivery.send(outgoing, since)
         if self._drained is not None and not self._waiting:
             drained, self._drained = self._drained, None
             drained.callback(None)

@@ -9,7 +9,7 @@ and has a time of its own.  Taking it out is taking charge of answering it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dotproxy.errors import Timeout, UpstreamError
 from dotproxy.neighbours import Client, Listener
@@ -21,6 +21,15 @@ from dotproxy.wire.message import Peek
 
 #: Who waits for an answer: the listener and its client, the query as it came, and what was seen of it.
 Waiting = tuple[Listener, Client, bytes, Peek]
+
+
+class Spare(NamedTuple):
+    """
+    An answer that is better than none, and the label of the upstream that gave it.
+    """
+
+    answer: Any
+    upstream: str
 
 
 class Query:
@@ -85,7 +94,7 @@ class Query:
         self.lost_alone = 0
         self.is_hedged = self.is_unusual = False
         self.is_simple = True
-        self.spare: Any = None
+        self.spare: Spare | None = None
         self.errors: tuple[UpstreamError, ...] = ()
 
     @property
@@ -114,9 +123,9 @@ class Owner(Protocol):
     Who is told what came of questions.
     """
 
-    def answered(self, answers: list[tuple[Query, Any]]) -> None:
+    def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
         """
-        These were answered; what each answer says has been read.
+        These were answered, by the upstream with this label; what each answer says has been read.
         """
 
     def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:

@@ -7,6 +7,7 @@ Decides nothing: these are the shapes by which listeners, upstreams and the form
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, Protocol
 
 from dotproxy.policy.attempts import Isolation
@@ -18,6 +19,53 @@ from dotproxy.wire.message import Peek
 #: Whatever a listener needs to find its client again; its first item is the client's IP address.
 Client = Any
 Answers = list[tuple[bytes, Client]]
+
+
+class Origin(Enum):
+    """
+    Where a response came from, as the query log has it.
+
+    ``CACHE`` is the cache or the packet cache, ``STALE`` an expired response from it, ``FAILURE_CACHE`` a failure of a
+    moment ago, ``UPSTREAM`` an upstream that was asked, ``JOINED`` the same for a client that waited with a query in
+    flight, ``LOCAL`` dotproxy itself; with ``FAILED`` no upstream answered.
+    """
+
+    CACHE = "cache"
+    STALE = "stale"
+    FAILURE_CACHE = "failure_cache"
+    UPSTREAM = "upstream"
+    JOINED = "joined"
+    LOCAL = "local"
+    FAILED = "failed"
+
+
+class QueryLog(Protocol):
+    """
+    Who is told of each response, if the operator wants that.  What is not noted before it is sent is from the cache.
+    """
+
+    def note(self, octets: bytes, origin: Origin, said: Any = None) -> None:
+        """
+        This response, not sent yet, comes from there; ``said`` is what it was made from.
+        """
+
+    def note_joined(self, query: bytes, seconds: float) -> None:
+        """
+        The client that sent ``query`` waits with one that has been in flight for so long.
+        """
+
+    def note_waited(
+        self, query: bytes, octets: bytes, origin: Origin, said: Any, upstream: str, seconds: float
+    ) -> None:
+        """
+        This response is for the client that sent ``query`` and waited; the one in flight took so long, and was answered
+        by an upstream.
+        """
+
+    def answered(self, kind: int, answers: Answers, seconds: float) -> None:
+        """
+        These are sent, to clients of a listener of that kind; those that did not have to wait took so long.
+        """
 
 
 class Listener(Protocol):

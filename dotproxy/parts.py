@@ -105,6 +105,8 @@ def _build_lookup(
     if over_tls:
         upstreams = [build_one(address) for address in over_tls]
         services += upstreams
+        # The operator has named them, whatever top-level domain they are in.
+        config = replace(config, forward_special=(*config.forward_special, "private_tlds"))
         forwarder = build_forwarder(config, reactor, upstreams, build_transfers(config, reactor, upstreams))
         resolvers.append(ForwarderResolver(forwarder, reactor))
     for server in config.bootstrap:

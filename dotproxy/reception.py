@@ -14,7 +14,8 @@ from dotproxy.policy.special import Kind, SpecialNames
 from dotproxy.wire.edit import ask_over_tcp, refusal
 from dotproxy.wire.edns import EDE_PROHIBITED, OPT_SIZE, ExtendedError
 from dotproxy.wire.local import loopback, minimal_any, negative
-from dotproxy.wire.message import ANY, AXFR, FORMERR, HEADER_SIZE, IXFR, NOERROR, NXDOMAIN, REFUSED, Peek, peek
+from dotproxy.wire.message import FORMERR, HEADER_SIZE, NOERROR, NXDOMAIN, REFUSED, Peek, peek
+from dotproxy.wire.rrtypes import ANY, AXFR, IXFR
 
 # Without a text: whoever asked may not be who it seems, and should not get more than was sent.
 _NOT_SERVED = ExtendedError(EDE_PROHIBITED, "")

@@ -168,3 +168,17 @@ class ReceptionTests(SynchronousTestCase):
         query = dns.message.make_query("use-application-dns.net.", "A")
         self.assertEqual(dns.rcode.NXDOMAIN, self.told(query).rcode())
         self.assertIsInstance(self.receive(query, forwarded=("doh_canary",)), tuple)
+
+    def test_private_top_level_domains(self) -> None:
+        """
+        A name of the house is NXDOMAIN from here, with the SOA that lets it be cached (RFC 2308 §5), and not asked of
+        anybody (RFC 6762 Appendix G), unless the operator's own upstream serves it.
+        """
+        query = dns.message.make_query("nas.lan.", "AAAA", use_edns=0)
+        answer = self.told(query)
+        self.assertEqual((dns.rcode.NXDOMAIN, []), (answer.rcode(), answer.answer))
+        (soa,) = answer.authority
+        self.assertEqual(("lan.", dns.rdatatype.SOA), (soa.name.to_text(), soa.rdtype))
+        for forwarded in ("lan", "private_tlds"):
+            self.assertIsInstance(self.receive(query, forwarded=(forwarded,)), tuple)
+        self.assertEqual(dns.rcode.NXDOMAIN, self.told(query, forwarded=("corp",)).rcode())

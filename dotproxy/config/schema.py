@@ -31,7 +31,7 @@ from dotproxy.config.values import (
     parse_workers,
     parse_yes_or_no,
 )
-from dotproxy.policy.special import FAMILIES
+from dotproxy.policy.special import FAMILIES, PRIVATE_TLDS
 
 #: Loopback and private networks: nobody else can be meant by a laptop or a cluster.
 PRIVATE_NETWORKS = (
@@ -225,7 +225,7 @@ SETTINGS: tuple[Setting, ...] = (
         "NAME",
         "Special names to ask upstreams about all the same; the others are answered here. Of "
         + ", ".join(FAMILIES)
-        + "; or none.",
+        + f"; or none. private_tlds are {', '.join(PRIVATE_TLDS)}, each of which may be named alone.",
         is_list=True,
     ),
     Setting(

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from dotproxy.config.units import octets_of, plain, seconds_of, show_octets, show_seconds
 from dotproxy.policy.admission import Network
 from dotproxy.policy.selection import POLICIES
-from dotproxy.policy.special import FAMILIES
+from dotproxy.policy.special import SWITCHES
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text, from_table, is_ip, parse_upstream
 
 DEFAULT_LISTEN_PORT = 5300
@@ -241,11 +241,11 @@ def parse_yes_or_no(value: Any) -> bool:
 
 def parse_special_family(value: Any) -> str:
     """
-    Return the name of a family of special names.
+    Return the name of a family of special names, or of one of the private top-level domains.
     """
     name = string(value).lower().rstrip(".").replace("-", "_")
-    if name not in FAMILIES and name != "none":
-        raise ValueError(f"{value!r} is not a special name; there are {', '.join(FAMILIES)}, or none")
+    if name not in SWITCHES and name != "none":
+        raise ValueError(f"{value!r} is not a special name; there are {', '.join(SWITCHES)}, or none")
     return name
 
 

@@ -28,8 +28,7 @@ from dotproxy.upstream.address import UpstreamAddress, endpoint_text
 from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
 from dotproxy.wire.message import AD, HEADER, RD, TC, question_of, sections_of
 from dotproxy.wire.names import from_text, to_text
-
-_A, _SOA, _TXT, _DNSKEY, _RRSIG = 1, 6, 16, 48, 46
+from dotproxy.wire.rrtypes import DNSKEY, RRSIG, SOA, TXT
 
 #: Client subnet 198.51.100.0/24: somebody else's, to see whether it is told back.
 _SUBNET = option(ECS, b"\0\1\x18\0\xc6\x33\x64")
@@ -117,7 +116,7 @@ class Prober:
         Ask this and that.
         """
         began = time.perf_counter()
-        reply = await self._ask(session, self._name, _SOA, option(KEEPALIVE, b"") + option(PADDING, bytes(40)))
+        reply = await self._ask(session, self._name, SOA, option(KEEPALIVE, b"") + option(PADDING, bytes(40)))
         report.first_query_ms = _milliseconds(time.perf_counter() - began)
         self._judge(reply, report)
         options = _options(reply)
@@ -125,16 +124,16 @@ class Prober:
         report.idle_timeout_s = int.from_bytes(granted, "big") / 10 if granted and len(granted) == 2 else None
         report.pads = PADDING in options
         began = time.perf_counter()
-        reply = await self._ask(session, self._name, _SOA)
+        reply = await self._ask(session, self._name, SOA)
         report.warm_query_ms = _milliseconds(time.perf_counter() - began)
         if rcode_name(reply[3] & 15) != report.rcode:
             report.notes.append(f"answered {report.rcode} when it was asked first")
         self._judge(reply, report)  # what holds is the later answer: a resolver with nothing cached may fail once
-        reply = await self._answer_to(session, report, "client subnet", self._name, _SOA, _SUBNET)
+        reply = await self._answer_to(session, report, "client subnet", self._name, SOA, _SUBNET)
         report.echoes_subnet = ECS in _options(reply) if reply else None
-        reply = await self._answer_to(session, report, "the root's DNSKEY", b"\0", _DNSKEY, flags=DO)
+        reply = await self._answer_to(session, report, "the root's DNSKEY", b"\0", DNSKEY, flags=DO)
         if reply:
-            has_signatures = _RRSIG in _types(reply)
+            has_signatures = RRSIG in _types(reply)
             report.dnssec = "validates" if reply[3] & AD else "signatures" if has_signatures else "none"
             report.largest_answer = len(reply)
             if reply[2] & TC >> 8:
@@ -172,14 +171,14 @@ class Prober:
         session.answered.clear()
         stamp = f"{time.time_ns():x}".encode()
         names = [bytes((len(label),)) + label + self._name for label in (b"p%d-" % n + stamp for n in range(4))]
-        queries = [self._query(name, _TXT) for name in names] + [self._query(self._name, _SOA) for _ in range(4)]
+        queries = [self._query(name, TXT) for name in names] + [self._query(self._name, SOA) for _ in range(4)]
         results = await DeferredList(session.ask(queries, self._reactor), consumeErrors=True)
         if not all(good for good, _ in results):
             report.notes.append("does not answer eight questions at once")
         report.out_of_order = session.answered != sorted(session.answered)
 
     async def _wait_for_the_end(self, session: Session, report: Report) -> None:
-        await self._ask(session, self._name, _SOA)
+        await self._ask(session, self._name, SOA)
         began = time.monotonic()
         try:
             await session.closed.addTimeout(self._idle, self._reactor)

@@ -11,9 +11,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from dotproxy.wire.answer import Answer
-from dotproxy.wire.message import ANY, NOERROR, NXDOMAIN
-
-_CNAME, _SOA, _RRSIG = 5, 6, 46
+from dotproxy.wire.message import NOERROR, NXDOMAIN
+from dotproxy.wire.rrtypes import ANY, RRSIG, SOA
 
 _FIXED = Struct("!HHI")
 
@@ -51,7 +50,7 @@ def freshness(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int
         rtype, _, ttl = _FIXED.unpack_from(body, at - 4)
         if ttl < lowest:  # noqa: PLR1730 (a call of min takes longer than all the rest)
             lowest = ttl
-        if ttl < least or ttl > most or rtype == _RRSIG:
+        if ttl < least or ttl > most or rtype == RRSIG:
             is_plain = False
         if answers:
             answers -= 1
@@ -76,9 +75,9 @@ def _weighed(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int,
         ttls.append(min(limits.most, max(limits.least, ttl if ttl <= _MAX_TTL else 0)))
         if section == 0 and qtype in (rtype, ANY):
             has_answer = True
-        elif section == 1 and rtype == _SOA and end - start >= 22:
+        elif section == 1 and rtype == SOA and end - start >= 22:
             soa = number, int.from_bytes(answer.body[end - 4 : end], "big")
-        if rtype == _RRSIG and end - start >= 12:
+        if rtype == RRSIG and end - start >= 12:
             expires = int.from_bytes(answer.body[start + 8 : start + 12], "big")
             # Serial number arithmetic (RFC 4034 §3.1.5).
             left = (expires - now) & 0xFFFFFFFF

@@ -14,6 +14,10 @@ Decides which names those are, and what kind of answer each gets.  What an answe
 | doh_canary | no such name: use-application-dns.net, by which browsers learn to leave DNS to the system | |
 | resolver.arpa | no data | RFC 9462 §6.4 |
 | private_reverse | no such name, in the zones of private and other local addresses | RFC 6303 §4, RFC 7793 §3 |
+| private_tlds | no such name, in the top-level domains that private networks use | RFC 6762 Appendix G |
+
+Of ``private_tlds``, ``internal`` is reserved for private use by ICANN (2024); none of the others is delegated.  A
+public upstream that is asked about them learns names of a house or an office, and can only answer NXDOMAIN.
 """
 
 from __future__ import annotations
@@ -23,8 +27,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from dotproxy.wire.names import fold, from_text
-
-_DS = 43
+from dotproxy.wire.rrtypes import DS
 
 
 class Kind(Enum):
@@ -54,6 +57,9 @@ def _reverse6(*prefixes: str) -> tuple[str, ...]:
     return tuple(".".join(reversed(prefix)) + ".ip6.arpa" for prefix in prefixes)
 
 
+#: Not reserved by the IETF, but used in private networks (RFC 6762 Appendix G); each can be switched by itself, too.
+PRIVATE_TLDS = ("intranet", "internal", "private", "corp", "home", "lan")
+
 #: By the name a family is switched by: the zones in it.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "localhost": ("localhost",),
@@ -70,21 +76,26 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         *_reverse(*(f"{n}.172" for n in range(16, 32)), *(f"{n}.100" for n in range(64, 128))),
         *_reverse6("0" * 32, "0" * 31 + "1", "fd", "fe8", "fe9", "fea", "feb", "20010db8"),
     ),
+    "private_tlds": PRIVATE_TLDS,
 }
 
+#: What can be switched: families, and single zones.
+SWITCHES = (*FAMILIES, *PRIVATE_TLDS)
+
 #: Those whose top is no name either: they are not delegated, and nothing is there.
-_NOT_EVEN_THE_TOP = frozenset(("invalid", "test", "onion", "local", "alt", "doh_canary"))
+_NOT_EVEN_THE_TOP = frozenset(("invalid", "test", "onion", "local", "alt", "doh_canary", "private_tlds"))
 
 
 class SpecialNames:
     """
-    The families that are answered here: all but those ``forwarded``.
+    The families that are answered here: all but those ``forwarded``, of ``SWITCHES``.
     """
 
     def __init__(self, forwarded: Iterable[str] = ()) -> None:
         self._zones: dict[bytes, tuple[str, bytes]] = {}
-        for family in FAMILIES.keys() - set(forwarded):
-            for zone in FAMILIES[family]:
+        asked = frozenset(forwarded)
+        for family in FAMILIES.keys() - asked:
+            for zone in frozenset(FAMILIES[family]) - asked:
                 wire = from_text(zone)
                 self._zones[fold(wire)] = (family, wire)
         # One look at the end of a name tells most names from these; it need not be exact.
@@ -113,7 +124,7 @@ def _verdict(family: str, zone: bytes, *, is_top: bool, qtype: int) -> Verdict |
         return Verdict(Kind.NO_DATA, zone)
     if is_top and family not in _NOT_EVEN_THE_TOP:
         # A validator below us needs the proof that home.arpa is not signed (RFC 8375 §4).
-        return None if family == "home.arpa" and qtype == _DS else Verdict(Kind.NO_DATA, zone)
+        return None if family == "home.arpa" and qtype == DS else Verdict(Kind.NO_DATA, zone)
     return Verdict(Kind.NO_NAME, zone)
 
 

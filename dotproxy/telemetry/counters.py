@@ -12,18 +12,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
+from dotproxy.errors import ConnectionEnd
+from dotproxy.wire import rrtypes as rr
+
 #: How a query came: its listener's ``kind``.
 UDP, TCP, INSIDE = range(3)
 TRANSPORTS = ("udp", "tcp", "inside")
 
 #: Types that are asked for a lot, each a group; all others are one.
-_TYPES = {1: "A", 28: "AAAA", 65: "HTTPS", 12: "PTR", 5: "CNAME", 15: "MX", 2: "NS", 6: "SOA", 16: "TXT", 33: "SRV"}
-_DNSSEC = (43, 46, 47, 48, 50, 51, 52)
-TYPE_GROUPS = (*_TYPES.values(), "DNSSEC", "other")
+_TYPES = (rr.A, rr.AAAA, rr.HTTPS, rr.PTR, rr.CNAME, rr.MX, rr.NS, rr.SOA, rr.TXT, rr.SRV)
+_DNSSEC = (rr.DS, rr.RRSIG, rr.NSEC, rr.DNSKEY, rr.NSEC3, rr.NSEC3PARAM, rr.TLSA)
+TYPE_GROUPS = (*(rr.name_of(rtype) for rtype in _TYPES), "DNSSEC", "other")
 _GROUP_OF = {**{rtype: group for group, rtype in enumerate(_TYPES)}, **dict.fromkeys(_DNSSEC, len(_TYPES))}
 _OTHER = len(TYPE_GROUPS) - 1
 
 RCODES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", *(f"RCODE{n}" for n in range(6, 16)))
+
+#: The reasons there are; no other becomes a label.
+_ENDS = frozenset(str(end) for end in ConnectionEnd)
 
 #: Upper bounds of a histogram's buckets, in seconds.
 BOUNDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -117,3 +123,10 @@ class UpstreamCounters:
         self.opened = self.retries = self.hedges = self.stalls = self.plaintext = 0
         self.closed: Counter[tuple[str, str]] = Counter()
         self.not_connected: Counter[str] = Counter()
+
+    def note_closed(self, ended_for: str, code: str) -> None:
+        """
+        A connection ended: for a reason of ours, or "" and the code of how the upstream ended it.
+        """
+        by, reason = ("us", ended_for) if ended_for else ("peer", code)
+        self.closed[by, reason if reason in _ENDS else "other"] += 1

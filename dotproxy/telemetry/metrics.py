@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram
+from dotproxy.telemetry.labels import FIXED
 from dotproxy.telemetry.report import Report, plaintext_by_purpose
 from dotproxy.telemetry.status import State
 from dotproxy.telemetry.versions import versions
@@ -157,7 +158,7 @@ class DotproxyCollector(Collector):
         yield times
         yield _single("outstanding_queries", report.outstanding)
         lookups = _family("cache_lookups")
-        for result in ("memo", "fresh", "stale", "failed_before", "joined", "missed"):
+        for result in FIXED["result"]:
             lookups.add_metric([result], getattr(counters, result))
         yield lookups
         yield _single("cache_prefetches", counters.prefetched)

@@ -14,7 +14,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 
-from dotproxy.errors import ConnectionGone, Unreachable, UpstreamError
+from dotproxy.errors import ConnectionEnd, ConnectionGone, Unreachable, UpstreamError
 from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.health import Health, Tier
 from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
@@ -155,14 +155,14 @@ class Upstream(Service):
         """
         Take note that the machine has another network, or slept: connections are worth nothing, failures are history.
         """
-        self._start_anew("the network has changed", "network")
+        self._start_anew("the network has changed", ConnectionEnd.NETWORK)
 
     def renew(self) -> None:
         """
         Take note that the CAs or the client certificate were replaced: what was verified before counts no more.
         """
         self.standing.is_verified = False
-        self._start_anew("the CAs or the client certificate were replaced", "credentials")
+        self._start_anew("the CAs or the client certificate were replaced", ConnectionEnd.CREDENTIALS)
 
     def check(self) -> None:
         """
@@ -172,10 +172,10 @@ class Upstream(Service):
             self._cancel_redial()
             self._pool.dial()
 
-    def _start_anew(self, why: str, label: str) -> None:
+    def _start_anew(self, why: str, end: ConnectionEnd) -> None:
         self._down_since = self._now()
-        self._suspects.drop_all(why)
-        self._pool.drop_all(why, label)
+        self._suspects.drop_all(why, end)
+        self._pool.drop_all(why, end)
         if self.running and (self._waiting or not self._health.is_up):
             self._cancel_redial()
             self._pool.dial()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
-from dotproxy.errors import ConnectionGone, Timeout, Unreachable, UpstreamError
+from dotproxy.errors import ConnectionEnd, ConnectionGone, Timeout, Unreachable, UpstreamError
 from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.quota import Quota
 from dotproxy.telemetry.counters import UpstreamCounters
@@ -192,14 +192,16 @@ class IsolatedConnections:
         if tokens := [question[0] for group in groups for question in group.questions]:
             self._observer.isolated_fail(tokens, error, is_final=False)
 
-    def drop_all(self, why: str) -> None:
+    def drop_all(self, why: str, end: ConnectionEnd) -> None:
         """
-        Give up every connection and every dial; what was sent fails, what waits goes on waiting.
+        Give up every connection and every dial; what was sent fails, what waits goes on waiting.  ``end`` is how the
+        connections are counted.
         """
         self._dials.give_up()
         self._waiting += self._proving.values()
         self._proving.clear()
         error = Timeout("read", why, self._observer.label)
+        error.code = end
         for connection in tuple(self._standing):
             connection.abort(error)
 
@@ -248,8 +250,7 @@ class IsolatedConnections:
         self._standing.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        by = ("us", connection.ended_for) if connection.ended_for else ("peer", error.reason)
-        self._counters.closed[by] += 1
+        self._counters.note_closed(connection.ended_for, error.code)
         group = self._busy.pop(connection, None)
         unproved = self._proving.pop(connection, None)
         if not connection.is_ours_to_end and (not tokens or (group is not None and len(group.questions) > 1)):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
-from dotproxy.errors import Timeout, UpstreamError
+from dotproxy.errors import ConnectionEnd, Timeout, UpstreamError
 from dotproxy.policy.idling import IdleLimit
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quota import Quota
@@ -219,9 +219,9 @@ class Pool:
         for connection in silent:
             self._retire(connection)
 
-    def drop_all(self, why: str, label: str) -> None:
+    def drop_all(self, why: str, end: ConnectionEnd) -> None:
         """
-        Give up every connection, and the dial under way; ``label`` is how that is counted.
+        Give up every connection, and the dial under way; ``end`` is how that is counted.
         """
         self._dials.give_up()
         self._spare.clear()
@@ -229,7 +229,7 @@ class Pool:
             if connection.outstanding:
                 self._retire(connection, why)
             else:
-                connection.close(label)
+                connection.close(end)
         self._current = None
 
     def stop(self) -> Deferred[None]:
@@ -273,8 +273,7 @@ class Pool:
         self._spare.pop(connection, None)
         self._probed.pop(connection, None)
         self.timers.forget(connection)
-        by = ("us", connection.ended_for) if connection.ended_for else ("peer", error.reason)
-        self._counters.closed[by] += 1
+        self._counters.note_closed(connection.ended_for, error.code)
         if connection is self._current:
             self._current = None
         if not connection.is_ours_to_end and not was_retired:

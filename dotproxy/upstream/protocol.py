@@ -17,7 +17,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dotproxy.errors import BadReply, ConnectionGone, Timeout, UpstreamError
+from dotproxy.errors import BadReply, ConnectionEnd, ConnectionGone, UpstreamError
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.upstream.address import endpoint_text
 from dotproxy.upstream.trust import Identity, lost
@@ -111,7 +111,7 @@ class DotProtocol(TwistedProtocol):
         self.is_closing = False
         #: Whether a probe is outstanding on it.
         self.is_probed = False
-        #: Whether it was we who ended it, and why.
+        #: Whether it was we who ended it, and why: a ``ConnectionEnd``.
         self.is_ours_to_end = False
         self.ended_for = ""
 
@@ -201,7 +201,7 @@ class DotProtocol(TwistedProtocol):
                 self._note_keepalive(reply)
             self._owner.connection_answered(self, answers)
             if self.is_closing and not self.outstanding:
-                self.close("asked to")
+                self.close(ConnectionEnd.ASKED_TO_CLOSE)
         if self._conversation.broken and self._error is None:
             self.abort(BadReply("read", f"the upstream sent {self._conversation.broken}"))
 
@@ -219,11 +219,15 @@ class DotProtocol(TwistedProtocol):
         self._owner.connection_lost(self, tokens, self._error or self._how_it_ended(reason))
 
     def _how_it_ended(self, reason: Failure) -> UpstreamError:
-        return ConnectionGone("read", f"closed here: {self.ended_for}") if self.ended_for else lost(reason)
+        return (
+            ConnectionGone("read", f"closed here: {self.ended_for.replace('_', ' ')}")
+            if self.ended_for
+            else lost(reason)
+        )
 
     def close(self, why: str) -> None:
         """
-        End it politely, within ``CLOSE_TIMEOUT``; what is outstanding is not waited for.
+        End it politely, within ``CLOSE_TIMEOUT``, for one of ``ConnectionEnd``; what is outstanding is not waited for.
         """
         if self._is_ending:
             return
@@ -242,7 +246,7 @@ class DotProtocol(TwistedProtocol):
         """
         self.is_closing = self._is_ending = self.is_ours_to_end = True
         self._write_now = None
-        self.ended_for = "silence" if isinstance(error, Timeout) else "rubbish"
+        self.ended_for = error.code
         self._error = self._error or error
         self.transport.abortConnection()
 

@@ -40,7 +40,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dotproxy.errors import ConnectionGone, Incompatible, Unreachable, Untrusted, UpstreamError
+from dotproxy.errors import ConnectionEnd, ConnectionGone, Incompatible, Unreachable, Untrusted, UpstreamError
 from dotproxy.policy.pins import accepts, pin_of, show_pin
 from dotproxy.upstream.records import new_connection
 
@@ -353,7 +353,14 @@ def lost(failure: Failure) -> ConnectionGone:
     """
     Return the error for a verified connection that ended.
     """
-    return ConnectionGone("read", closed_how(failure))
+    error = ConnectionGone("read", closed_how(failure))
+    if failure.check(ConnectionDone):
+        error.code = ConnectionEnd.PEER_CLOSED
+    elif failure.check(SSL.Error):
+        error.code = ConnectionEnd.TLS_ERROR
+    elif failure.check(ConnectionAborted):
+        error.code = ConnectionEnd.ABORTED
+    return error
 
 
 def _openssl_reason(error: object) -> str:

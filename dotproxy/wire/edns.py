@@ -31,8 +31,9 @@ EDE_STALE_NXDOMAIN = 19
 EDE_NO_REACHABLE_AUTHORITY = 22
 EDE_NETWORK_ERROR = 23
 
-#: An EXTRA-TEXT longer than this says nothing more, and may not fit a 512-octet answer.
+#: The longest EXTRA-TEXT sent, in octets of UTF-8: a longer one may not fit a 512-octet response.
 MAX_EXTRA_TEXT = 160
+_ELLIPSIS = "..."
 
 _OPT = Struct("!BHHBBHH")
 _OPTION = Struct("!HH")
@@ -81,7 +82,20 @@ def options_of(octets: bytes, opt_at: int, opt_end: int) -> Iterator[tuple[int, 
 
 def ede_option(error: ExtendedError) -> bytes:
     """
-    Return ``error`` as an EDNS option, its text cut between characters if it is too long.
+    Return ``error`` as an EDNS option (RFC 8914 §2), its text ``shortened`` to ``MAX_EXTRA_TEXT`` octets.
     """
-    text = error.text.encode()[:MAX_EXTRA_TEXT].decode(errors="ignore").encode()
-    return option(EDE_OPTION, error.code.to_bytes(2, "big") + text)
+    return option(EDE_OPTION, error.code.to_bytes(2, "big") + shortened(error.text, MAX_EXTRA_TEXT).encode())
+
+
+def shortened(text: str, limit: int) -> str:
+    """
+    Return ``text`` if it has at most ``limit`` octets in UTF-8, else its first whole words and three dots.
+
+    A first word that is too long itself is cut between two characters.
+    """
+    octets = text.encode()
+    if len(octets) <= limit:
+        return text
+    head = octets[: limit - len(_ELLIPSIS)].decode(errors="ignore")
+    words, space, _ = head.rpartition(" ")
+    return f"{words.rstrip(' ;:,')}{space}{_ELLIPSIS}" if words.strip() else head + _ELLIPSIS

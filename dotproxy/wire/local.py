@@ -10,16 +10,16 @@ from struct import Struct
 
 from dotproxy.wire.edit import OUR_UDP_SIZE
 from dotproxy.wire.edns import DO, opt_record
-from dotproxy.wire.message import AA, ANY, CD, HEADER, HEADER_SIZE, QR, RA, RD, Peek
+from dotproxy.wire.message import AA, CD, HEADER, HEADER_SIZE, QR, RA, RD, Peek
 from dotproxy.wire.names import from_text
+from dotproxy.wire.rrtypes import AAAA, ANY, HINFO, SOA, A
 
-_A, _SOA, _HINFO, _AAAA = 1, 6, 13, 28
 _FIXED = Struct("!HHIH")
 
 #: Long enough to be of use, short enough for a change of mind (RFC 6303 §3).
 TTL = 10800
 
-_LOOPBACK = {_A: b"\x7f\0\0\1", _AAAA: b"\0" * 15 + b"\1"}
+_LOOPBACK = {A: b"\x7f\0\0\1", AAAA: b"\0" * 15 + b"\1"}
 _SOA_REST = from_text("nobody.invalid.") + Struct("!5I").pack(1, 3600, 1200, 604800, TTL)
 
 
@@ -28,14 +28,14 @@ def negative(query: bytes, seen: Peek, rcode: int, zone: bytes) -> bytes:
     Return NXDOMAIN or, with ``rcode`` 0, no data, with the SOA of ``zone`` that lets it be cached.
     """
     rdata = zone + _SOA_REST
-    return _message(query, seen, rcode, b"", 0, zone + _FIXED.pack(_SOA, 1, TTL, len(rdata)) + rdata)
+    return _message(query, seen, rcode, b"", 0, zone + _FIXED.pack(SOA, 1, TTL, len(rdata)) + rdata)
 
 
 def loopback(query: bytes, seen: Peek, zone: bytes) -> bytes:
     """
     Return the loopback addresses of the type asked for; no data for any other type.
     """
-    types = (_A, _AAAA) if seen.qtype == ANY else (seen.qtype,)
+    types = (A, AAAA) if seen.qtype == ANY else (seen.qtype,)
     rdatas = [(rtype, _LOOPBACK[rtype]) for rtype in types if rtype in _LOOPBACK]
     if not rdatas:
         return negative(query, seen, 0, zone)
@@ -48,7 +48,7 @@ def minimal_any(query: bytes, seen: Peek) -> bytes:
     Return the one record that says that ANY is not answered here (RFC 8482 §4.2).
     """
     rdata = b"\x07RFC8482\0"
-    record = b"\xc0\x0c" + _FIXED.pack(_HINFO, 1, TTL, len(rdata)) + rdata
+    record = b"\xc0\x0c" + _FIXED.pack(HINFO, 1, TTL, len(rdata)) + rdata
     return _message(query, seen, 0, record, 1, b"", is_ours=False)
 
 

@@ -28,7 +28,6 @@ AD = 0x0020
 CD = 0x0010
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
-IXFR, AXFR, ANY = 251, 252, 255
 
 #: A client without EDNS takes this much over UDP (RFC 1035 §4.2.1), and nobody less (RFC 6891 §6.2.3).
 MIN_UDP_SIZE = 512

@@ -8,7 +8,8 @@ with anything else that may matter to who answers is a question of its own.
 from __future__ import annotations
 
 from dotproxy.wire.edns import DO, ECS
-from dotproxy.wire.message import AD, ANY, CD, HEADER, HEADER_SIZE, RD, TC, Peek
+from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, RD, TC, Peek
+from dotproxy.wire.rrtypes import ANY
 
 #: RFC 6895 §3.1: from here on types are not of data, but for ANY.
 _META_TYPES = 128

@@ -40,6 +40,16 @@ def is_bogus(reply: bytes) -> bool:
     )
 
 
+def ede_code_of(reply: bytes) -> int | None:
+    """
+    Return the INFO-CODE of the first Extended DNS Error of a reply, None if it has none (RFC 8914 §2).
+    """
+    for code, value in _options_in(reply):
+        if code == EDE_OPTION and len(value) >= 2:
+            return int.from_bytes(value[:2], "big")
+    return None
+
+
 def _options_in(reply: bytes) -> Iterator[tuple[int, bytes]]:
     """
     Yield the options of a reply, as far as they can be read.

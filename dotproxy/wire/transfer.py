@@ -11,11 +11,10 @@ when there is nothing to say.
 from __future__ import annotations
 
 from dotproxy.errors import WireError
-from dotproxy.wire.message import HEADER, HEADER_SIZE, IXFR, QR, Peek
+from dotproxy.wire.message import HEADER, HEADER_SIZE, QR, Peek
 from dotproxy.wire.names import skip_name
 from dotproxy.wire.records import Record, walk
-
-_SOA = 6
+from dotproxy.wire.rrtypes import IXFR, SOA
 
 
 class Transfer:
@@ -66,7 +65,7 @@ class Transfer:
 
     def _take_record(self, message: bytes, record: Record) -> None:
         self._records += 1
-        if record.type != _SOA:
+        if record.type != SOA:
             if self._records == 1:
                 raise WireError("a transfer that does not begin with an SOA")
             return
@@ -90,7 +89,7 @@ def _serial_in(query: bytes, seen: Peek) -> bytes | None:
     """
     try:
         for record in walk(query, seen.question_end, query[8] << 8 | query[9]):
-            if record.type == _SOA:
+            if record.type == SOA:
                 return _serial(query, record)
     except WireError:
         pass

@@ -239,6 +239,8 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(
             ["home.arpa", "private_reverse", "none"], [parse(n) for n in ("Home.Arpa.", "private-reverse", "none")]
         )
+        self.assertEqual(["private_tlds", "corp"], [parse(name) for name in ("private-tlds", "Corp.")])
+        self.assertIn("private_tlds", str(self.assertRaises(ValueError, parse, "example")))
         self.assertIn("there are localhost, invalid", str(self.assertRaises(ValueError, parse, "example")))
         self.assertIn("neither yes nor no", str(self.assertRaises(ValueError, BY_KEY["transparent"].parse, "maybe")))
         self.assertEqual([True, True, False], [BY_KEY["transparent"].parse(v) for v in (True, "Yes", "off")])

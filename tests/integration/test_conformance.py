@@ -351,7 +351,7 @@ def test_a_client_that_never_reads(stack):
 def test_special_names(serve, proxy):
     """
     The server hears of none of them (RFC 6761 §6, RFC 6762 §22.1, RFC 7686 §2, RFC 8375 §4, RFC 9462 §6.4, RFC 9476 §2,
-    RFC 6303 §3); negative answers have an SOA.
+    RFC 6303 §3, RFC 6762 Appendix G); negative answers have an SOA.
     """
     server = serve(Unbound)
     program = proxy(server.upstream, cache=True)
@@ -364,6 +364,9 @@ def test_special_names(serve, proxy):
         ("x.onion.", "A"): dns.rcode.NXDOMAIN,
         ("printer.local.", "A"): dns.rcode.NXDOMAIN,
         ("x.alt.", "A"): dns.rcode.NXDOMAIN,
+        ("nas.lan.", "A"): dns.rcode.NXDOMAIN,
+        ("mail.corp.", "MX"): dns.rcode.NXDOMAIN,
+        ("internal.", "A"): dns.rcode.NXDOMAIN,
         ("x.home.arpa.", "A"): dns.rcode.NXDOMAIN,
         ("_dns.resolver.arpa.", "SVCB"): dns.rcode.NOERROR,
         ("1.0.0.10.in-addr.arpa.", "PTR"): dns.rcode.NXDOMAIN,
@@ -377,6 +380,19 @@ def test_special_names(serve, proxy):
                 assert (reply.rcode(), reply.answer) == (what, [])
                 assert reply.authority[0].rdtype == 6
     assert server.questions == []
+
+
+def test_a_private_top_level_domain_that_is_forwarded(serve, proxy):
+    """
+    One setting has an upstream asked that serves it; the other ones stay here (RFC 6762 Appendix G).
+    """
+    server = serve(Unbound)
+    program = proxy(server.upstream, cache=True, options=("--forward-special", "corp"))
+    for name in ("mail.corp.", "nas.lan."):
+        program.ask(dns.message.make_query(name, "A").to_wire())
+    asked = " ".join(server.questions)
+    assert " mail.corp. A IN" in asked
+    assert "nas.lan" not in asked
 
 
 def test_a_wildcard_listener(serve, proxy):

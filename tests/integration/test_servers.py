@@ -5,6 +5,7 @@ Every real server behind dotproxy, every real client in front of it.
 import socket
 import struct
 import threading
+from pathlib import Path
 
 import dns.edns
 import dns.exception
@@ -334,6 +335,33 @@ def test_padding_stays_on_the_encrypted_hop(options, serve, proxy):
     shown = run("kdig", "@127.0.0.1", "-p", str(program.port), "+padding=128", "+tcp", "www.lab.example", "A")
     assert "NOERROR" in shown
     assert "PADDING" not in shown
+
+
+class NsdWithCorp(Nsd):
+    """
+    NSD that serves a zone of a private top-level domain besides.
+    """
+
+    def write(self, config: str) -> Path:
+        """
+        Add the zone.
+        """
+        (self.folder / "corp").write_text(ZONE.replace("lab.example", "lab.corp") + "dot A 127.0.0.1\n")
+        return super().write(f"{config}zone:\n    name: lab.corp\n    zonefile: corp\n")
+
+
+def test_an_upstream_in_a_private_top_level_domain(authority, serve, proxy):
+    """
+    An upstream's own name is looked up where the operator says, also if it is in ``corp``; what clients ask about it is
+    answered here.
+    """
+    certificate = authority.issue(["dot.test", "dot.lab.corp", "127.0.0.1"])
+    looks_up, named = serve(NsdWithCorp), serve(certificate=certificate)
+    program = proxy(f"tls://dot.lab.corp:{named.port}", options=("--bootstrap", looks_up.upstream))
+    reply = dns.message.from_wire(program.ask(dns.message.make_query("www.lab.example.", "A").to_wire()))
+    assert reply.answer[0][0].address == "192.0.2.1"
+    reply = dns.message.from_wire(program.ask(dns.message.make_query("dot.lab.corp.", "A").to_wire()))
+    assert reply.rcode() == dns.rcode.NXDOMAIN
 
 
 @pytest.mark.parametrize("how", ["address", "tls", "udp"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.special import FAMILIES, Kind, SpecialNames
+from dotproxy.policy.special import FAMILIES, PRIVATE_TLDS, Kind, SpecialNames
 from dotproxy.wire.names import from_text
 
 A, DS = 1, 43
@@ -38,6 +38,9 @@ class JudgeTests(SynchronousTestCase):
             "printer.local": Kind.NO_NAME,
             "local": Kind.NO_NAME,
             "x.alt": Kind.NO_NAME,
+            "nas.lan": Kind.NO_NAME,
+            "LAN": Kind.NO_NAME,
+            "home": Kind.NO_NAME,
             "home.arpa": Kind.NO_DATA,
             "nas.home.arpa": Kind.NO_NAME,
             "resolver.arpa": Kind.NO_DATA,
@@ -71,6 +74,9 @@ class JudgeTests(SynchronousTestCase):
             "1.1.32.172.in-addr.arpa",
             "1.1.128.100.in-addr.arpa",
             "ipv4only.arpa",
+            "lan.example",
+            "corp.example.org",
+            "mylan",
             "e.f.ip6.arpa",
             "x\\005onion",
         ):
@@ -93,6 +99,25 @@ class JudgeTests(SynchronousTestCase):
                 others = tuple(FAMILIES.keys() - {family})
                 self.assertIsNotNone(self.judge(f"a.{zone}", forwarded=others), zone)
         self.assertIsNone(self.judge("localhost", forwarded=tuple(FAMILIES)))
+
+    def test_private_top_level_domains(self) -> None:
+        """
+        What RFC 6762 Appendix G lists as in use in private networks, ``internal`` among it, stays here, at any depth.
+        """
+        self.assertEqual(("intranet", "internal", "private", "corp", "home", "lan"), PRIVATE_TLDS)
+        for name in PRIVATE_TLDS:
+            for asked in (name, f"nas.{name}", f"A.b.{name.upper()}"):
+                self.assertEqual(Kind.NO_NAME, self.judge(asked), asked)
+                self.assertIsNone(self.judge(asked, forwarded=("private_tlds",)), asked)
+
+    def test_one_private_top_level_domain(self) -> None:
+        """
+        An upstream that serves one of them is asked about that one by its name, and not about the others.
+        """
+        for name in PRIVATE_TLDS:
+            self.assertIsNone(self.judge(f"nas.{name}", forwarded=(name,)), name)
+            for other in set(PRIVATE_TLDS) - {name}:
+                self.assertEqual(Kind.NO_NAME, self.judge(f"nas.{other}", forwarded=(name,)), other)
 
     @given(st.lists(st.binary(min_size=1, max_size=63), max_size=3))
     def test_any_name(self, labels: list[bytes]) -> None:

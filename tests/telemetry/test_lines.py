@@ -208,7 +208,7 @@ class QueryLogTests(Heard):
         queries.announce()
         reply = bytearray(make_query("WWW.test.", 1))
         reply[3] = 3
-        queries.answered(UDP, [(bytes(reply), ("192.0.2.7", 4711))] * times)
+        queries.answered(UDP, [(bytes(reply), ("192.0.2.7", 4711))] * times, 0.00125)
         return self.lines
 
     def test_hashed(self) -> None:
@@ -218,13 +218,24 @@ class QueryLogTests(Heard):
         announced, first, second = self.log_of(times=2)
         self.assertEqual("queries are logged: all of them, names and clients hashed", announced)
         self.assertEqual(first, second)
-        self.assertRegex(first, r"^udp [0-9a-f]{16} [0-9a-f]{16} 1 NXDOMAIN 37$")
+        self.assertRegex(first, r"^udp [0-9a-f]{16} [0-9a-f]{16} A NXDOMAIN 37 1.25 cache - -$")
+
+    def test_the_share_survives_the_way_to_the_supervisor(self) -> None:
+        """
+        What a worker announces is a percentage also where its supervisor logs it.
+        """
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        QueryLog(is_clear=False, sample=0.25, key=b"k", chance=lambda: 0.0).announce()
+        passed_on = eventFromJSON(eventAsJSON(events[0]))
+        self.assertEqual("queries are logged: 25 % of them, names and clients hashed", formatEvent(passed_on))
 
     def test_clear(self) -> None:
         """
         If that is what is wanted.
         """
-        self.assertEqual("udp 192.0.2.7 www.test. 1 NXDOMAIN 37", self.log_of(clear=True)[1])
+        self.assertEqual("udp 192.0.2.7 www.test. A NXDOMAIN 37 1.25 cache - -", self.log_of(clear=True)[1])
 
     def test_sampled(self) -> None:
         """
@@ -249,5 +260,5 @@ class QueryLogTests(Heard):
         Have no name.
         """
         queries = QueryLog(is_clear=True, sample=1.0, key=b"", chance=lambda: 0.0)
-        queries.answered(UDP, [(bytes(12), ("", None))])
-        self.assertEqual(["udp - - 0 NOERROR 12"], self.lines)
+        queries.answered(UDP, [(bytes(12), ("", None))], 0.0)
+        self.assertEqual(["udp - - - NOERROR 12 0.0 cache - -"], self.lines)

@@ -67,7 +67,7 @@ class MetricsTests(SynchronousTestCase):
         counters.here.add(0.0002, 3)
         upstream = UpstreamCounters()
         upstream.answers[2] = 4
-        upstream.closed["peer", "it went"] = 2
+        upstream.closed["peer", "peer_closed"] = 2
         upstream.not_connected["tls"] = 1
         upstream.resumed.add(0.02)
         upstream.plaintext = 1
@@ -106,7 +106,7 @@ class MetricsTests(SynchronousTestCase):
             'dotproxy_upstream_certificate_expiry_timestamp_seconds{upstream="u\\"1"} 1.8e+09',
             'dotproxy_upstream_outstanding_queries{upstream="u\\"1"} 9.0',
             'dotproxy_upstream_answers_total{rcode="SERVFAIL",upstream="u\\"1"} 4.0',
-            'dotproxy_upstream_connections_closed_total{by="peer",reason="it went",upstream="u\\"1"} 2.0',
+            'dotproxy_upstream_connections_closed_total{by="peer",reason="peer_closed",upstream="u\\"1"} 2.0',
             'dotproxy_upstream_connect_failures_total{phase="tls",upstream="u\\"1"} 1.0',
             'dotproxy_upstream_handshake_seconds_count{resumed="yes",upstream="u\\"1"} 1.0',
             'dotproxy_answer_seconds_bucket{le="0.0001",where="here"} 0.0',

@@ -32,7 +32,7 @@ def report(scale: int, label: str = "u") -> Report:
     counters.here.add(0.0002, 4 * scale)
     upstream.answers[0] = 5 * scale
     upstream.wire.add(0.02, 6 * scale)
-    upstream.closed["peer", "it went"] = 7 * scale
+    upstream.closed["peer", "peer_closed"] = 7 * scale
     upstream.not_connected["tls"] = 8 * scale
     upstream.plaintext = 20 * scale
     plaintext = PlaintextCounters()

@@ -367,4 +367,4 @@ class TruncatedTests(SynchronousTestCase):
         query = octets(HEAD + "0001") + name + octets("0001 0001 00 0029 04d0 00000000 0000")
         reply = refusal(query, SERVFAIL, peek(query), ExtendedError(22, "x" * 999))
         self.assertLessEqual(len(reply), 512)
-        self.assertEqual("x" * MAX_EXTRA_TEXT, dns.message.from_wire(reply).options[0].text)
+        self.assertEqual("x" * (MAX_EXTRA_TEXT - 3) + "...", dns.message.from_wire(reply).options[0].text)

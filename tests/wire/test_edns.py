@@ -44,11 +44,14 @@ class OptTests(SynchronousTestCase):
         (option,) = message.options
         assert isinstance(option, dns.edns.EDEOption)
         self.assertEqual(code, int(option.code))
-        shown = text
-        while len(shown.encode()) > MAX_EXTRA_TEXT:
-            shown = shown[:-1]
-        # One final NUL is taken off an EXTRA-TEXT by who reads it.
-        self.assertEqual(shown.removesuffix("\0"), option.text or "")
+        shown = option.text or ""
+        self.assertLessEqual(len(shown.encode()), MAX_EXTRA_TEXT)
+        if len(text.encode()) <= MAX_EXTRA_TEXT:
+            # One final NUL is taken off an EXTRA-TEXT by who reads it.
+            self.assertEqual(text.removesuffix("\0"), shown)
+        else:
+            self.assertTrue(shown.endswith("..."), shown)
+            self.assertTrue(text.startswith(shown.removesuffix("...").removesuffix(" ")), shown)
 
     def test_octets(self) -> None:
         """
@@ -59,9 +62,37 @@ class OptTests(SynchronousTestCase):
         opt = opt_record(1232, 0xABC, DO | 1, option)
         self.assertEqual(bytes.fromhex("00 0029 04d0 ab00 8001 0009 000f 0005 0016 776879"), opt)
 
-    def test_a_long_text_is_cut_between_characters(self) -> None:
+    def test_a_long_text_is_cut_between_words(self) -> None:
         """
-        Of a text too long as many octets are kept as make whole characters (RFC 8914 §2: UTF-8).
+        A text too long ends with its last whole word that fits, and three dots (RFC 8914 §2).
         """
+        for words in range(30, 60):
+            text = "quad9: connect: network is unreachable; " + "word " * words + "x" * words
+            shown = ede_option(ExtendedError(22, text))[6:].decode()
+            self.assertRegex(shown, r"unreachable; (word )+\.\.\.$")
+            self.assertTrue(MAX_EXTRA_TEXT - 5 <= len(shown) <= MAX_EXTRA_TEXT, len(shown))
+
+    def test_a_text_of_exactly_the_limit_is_whole(self) -> None:
+        """
+        The limit is 160 octets of UTF-8, and a text of so many is not cut.
+        """
+        self.assertEqual(160, MAX_EXTRA_TEXT)
+        text = "é " * 53 + "x"
+        self.assertEqual(160, len(text.encode()))
+        self.assertEqual(text, ede_option(ExtendedError(0, text))[6:].decode())
+        self.assertEqual("é " * 52 + "...", ede_option(ExtendedError(0, text + "x"))[6:].decode())
+
+    def test_punctuation_before_the_cut_goes_too(self) -> None:
+        """
+        What is cut away leaves no colon or semicolon that leads nowhere.
+        """
+        text = "x" * 100 + " one: two; " + "y" * 100
+        self.assertEqual("x" * 100 + " one: two ...", ede_option(ExtendedError(0, text))[6:].decode())
+
+    def test_one_word_too_long_is_cut_between_characters(self) -> None:
+        """
+        Without a space to cut at, as many octets are kept as make whole characters (RFC 8914 §2: UTF-8).
+        """
+        self.assertTrue(ede_option(ExtendedError(0, "€" * 999))[6:].decode().endswith("€..."))
         self.assertEqual(6 + MAX_EXTRA_TEXT, len(ede_option(ExtendedError(0, "x" * 999))))
         self.assertEqual(6 + MAX_EXTRA_TEXT // 3 * 3, len(ede_option(ExtendedError(0, "€" * 999))))

@@ -1,0 +1,92 @@
+"""
+The values of metrics' labels, and what each says.
+
+Decides nothing but the words of the documentation's table: the values are those of the code that counts.  A label has a
+fixed set of values, or is filled from the configuration; no name of a query, no client and no text of an upstream's
+becomes one.
+"""
+
+from __future__ import annotations
+
+from dotproxy.errors import ConnectionEnd
+from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS
+
+_ENDS = {
+    ConnectionEnd.PEER_CLOSED: "the upstream closed it properly",
+    ConnectionEnd.CONNECTION_LOST: "it broke: reset, timed out by TCP, or ended without close_notify",
+    ConnectionEnd.TLS_ERROR: "TLS failed on it",
+    ConnectionEnd.IDLE: "nothing was asked for `upstream_idle_timeout`, or for what the upstream grants (RFC 7828)",
+    ConnectionEnd.AGE: "it was ten minutes old, and idle",
+    ConnectionEnd.REPLACED: "another took its place, and it had answered everything",
+    ConnectionEnd.SILENCE: "what it was asked was not answered in time",
+    ConnectionEnd.INVALID_MESSAGE: "the upstream sent what cannot be DNS",
+    ConnectionEnd.ASKED_TO_CLOSE: "the upstream granted an idle time of 0 (RFC 7828), and had answered everything",
+    ConnectionEnd.ABORTED: "the upstream granted an idle time of 0, and did not answer what was outstanding",
+    ConnectionEnd.NETWORK: "the machine woke up, or has another network",
+    ConnectionEnd.CREDENTIALS: "the CAs or the client certificate were replaced",
+    ConnectionEnd.STOPPED: "dotproxy, or this upstream of it, was stopped",
+    ConnectionEnd.OTHER: "anything else",
+}
+
+#: Labels with a fixed set of values: what each value says.
+FIXED: dict[str, dict[str, str]] = {
+    "transport": dict(
+        zip(TRANSPORTS, ("over UDP", "over TCP", "asked by the program itself, as a library"), strict=True)
+    ),
+    "type": {
+        name: {"DNSSEC": "DS, RRSIG, DNSKEY, …", "other": "all others"}.get(name, "QTYPE") for name in TYPE_GROUPS
+    },
+    "rcode": dict.fromkeys(RCODES, "the response code without its extension by EDNS"),
+    "where": {"here": "answered without asking an upstream", "asked": "after an upstream was asked"},
+    "result": {
+        "memo": "the same octets were answered within this second",
+        "fresh": "cache hit",
+        "stale": "expired, and no fresh response was to be had (RFC 8767)",
+        "failed_before": "it failed a moment ago (RFC 9520)",
+        "joined": "waited with the same query in flight",
+        "missed": "cache miss",
+    },
+    "by": {"us": "closed here", "peer": "ended by the upstream or the network"},
+    "reason": {str(end): text for end, text in _ENDS.items()},
+    "phase": {
+        "resolve": "the upstream's name could not be looked up",
+        "connect": "no TCP connection: refused, no route, timed out",
+        "tls": "the handshake failed",
+        "verify": "the certificate is not what it must be",
+        "read": "no response; counted for no connection",
+    },
+    "purpose": {
+        "upstream": "of clients, to an upstream: a defect",
+        "bootstrap": "for upstreams' names, to a `bootstrap` server given as `udp://ADDRESS`",
+    },
+    "resumed": {"yes": "a TLS session was resumed", "no": "a full handshake"},
+}
+
+#: Labels with values that the configuration and the installation have.
+OPEN = {
+    "upstream": "one of those configured, by its label",
+    "worker": "the number of a worker",
+    "version": "dotproxy's version",
+    "python": "Python's",
+    "twisted": "Twisted's",
+    "openssl": "OpenSSL's",
+    "pyopenssl": "pyOpenSSL's",
+}
+
+
+def labels_table() -> str:
+    """
+    Return the table of all labels, in Markdown.
+    """
+    lines = ["| label | values |", "|---|---|"]
+    for label, values in FIXED.items():
+        texts = list(values.values())
+        if len(set(texts)) <= len(texts) / 2:  # the names say it
+            others = [f"`{value}` ({text})" for value, text in values.items() if texts.count(text) == 1]
+            shown = ", ".join(f"`{value}`" for value, text in values.items() if texts.count(text) > 1)
+            shown = ", ".join([shown, *others])
+        else:
+            shown = "; ".join(f"`{value}`: {text}" for value, text in values.items())
+        lines.append(f"| `{label}` | {shown} |")
+    lines += [f"| `{label}` | {text} |" for label, text in OPEN.items()]
+    return "\n".join(lines) + "\n"
