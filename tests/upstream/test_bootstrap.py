@@ -238,13 +238,8 @@ class AddressesTests(SynchronousTestCase):
             raise Unreachable("resolve", "the name does not exist (NXDOMAIN)")
 
         self.patch(parts, "addresses_of", nowhere)
-        lookup = parts._build_lookup(
-            config,
-            MemoryNetwork().reactor,
-            lambda address: None,  # type: ignore[arg-type]
-            [],
-            PlaintextCounters(),
-        )
+        reactor, counters = MemoryNetwork().reactor, PlaintextCounters()
+        lookup = parts._build_lookup(config, reactor, lambda address: None, [], counters)  # type: ignore[arg-type]
         error = self.failureResultOf(lookup("dot.test"), Unreachable).value
         self.assertEqual("the name does not exist (NXDOMAIN)", error.reason)
 
