@@ -18,6 +18,7 @@ from dotproxy.admin import report_of
 from dotproxy.assembly import build
 from dotproxy.config.load import load
 from dotproxy.errors import ConfigError
+from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.status import State
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import ask_udp, make_query
@@ -146,7 +147,7 @@ async def test_not_ready_without_a_verified_upstream(running, servers):
     await verified(running)
     running.options["upstream"] = [servers[1].spec.replace("#dot.test", "#other.test")]
     running.reload()
-    assert report_of(running, None).not_ready == (
+    assert report_of(running, None, PlaintextCounters()).not_ready == (
         f"no upstream is verified: 0 of 1 upstreams verified (other.test ({servers[1].address}): not verified yet)"
     )
     while running.forwarder.asking.roster.asked[0].standing.status.state != State.DOWN:

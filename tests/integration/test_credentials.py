@@ -201,7 +201,7 @@ def test_only_upstream_loses_its_ca(mode, workers, laboratory):
     lab.believe(lab.old)
     lab.learn("disk")
     wait_until(lambda: lab.upstreams()[0]["verified"], "it is verified again")
-    assert program.ask(query)[3] & 15 == 0
+    wait_until(lambda: program.ask(query)[3] & 15 == 0, "every worker has the new contents", 10)
 
 
 def test_unusable_file_on_disk(laboratory):
