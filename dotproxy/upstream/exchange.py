@@ -28,6 +28,9 @@ from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
 from dotproxy.upstream.slowness import Slowness
 from dotproxy.upstream.suspects import Suspects, note_connected
 
+#: What another worker found down is dialled so much later, so that it is the other that goes on dialling.
+LEARNED_LATER = 0.5
+
 
 class Upstream(Service):
     """
@@ -230,7 +233,7 @@ class Upstream(Service):
         """
         Called by the pool.
         """
-        if not self._health.is_up and connection is self._pool.current:
+        if not self._health.is_up and connection not in self._pool.retired:
             self.note_answer()
         self._suspects.note_replies(answers)
         if probed_for is not None:
@@ -354,7 +357,7 @@ class Upstream(Service):
         if self._pool.current is None and not self._pool.is_dialling:
             if self._health.is_up:
                 self._down_since = self.standing.failing_since = self._now()
-            self._health.failed(error, self._now(), self._jitter())
+            self._health.failed(error, self._now() + LEARNED_LATER, self._jitter())
             self._judge_tier()
             self._dial_when_due(asked=bool(self._waiting) or self._suspects.is_waiting)
 

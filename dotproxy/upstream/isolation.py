@@ -20,22 +20,21 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from dotproxy.errors import ConnectionEnd, ConnectionGone, Timeout, Unreachable, UpstreamError
 from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.quota import Quota
+from dotproxy.policy.rate_limit import RateLimit
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.upstream.dials import Dials
 from dotproxy.upstream.owner import IsolationObserver
 from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
+from dotproxy.upstream.query_groups import QueryGroup, grouped
 from dotproxy.upstream.timers import Timers
 
 #: So many connections at most, dials included; of them so many for what is not ordinary.
 MAX_CONNECTIONS = 32
-MAX_BACKGROUND = 8
+MAX_BACKGROUND = 4
 
 #: Connections for what is not ordinary are begun so often a second at most, and so many at once.
 BACKGROUND_RATE = 20.0
-
-#: More queries than this are sent in so many groups instead of each alone.
-MAX_GROUPS = 8
 
 #: So many groups of what is not ordinary wait at most; more fail at once.
 MAX_WAITING = 200
@@ -47,26 +46,14 @@ IDLE_TIMEOUT = 2.0
 GROUP_TIMEOUT = 4.0
 PROBE_TIMEOUT = 1.0
 
-#: Where no second connection is to be had, none is tried for so long.
+#: After an answer a connection is left alone for so long: some servers close it then.
+SETTLING = 0.02
+
+#: Where no other connection is to be had beside those that stand, none is tried for so long.
 UNAVAILABLE_FOR = 5.0
 
 #: After connections that answered nothing the next is dialled so much later, doubling from the first to the last.
 PAUSE_FIRST, PAUSE_LAST = 0.05, 1.0
-
-
-class Group:
-    """
-    Queries that share a connection; none, if it is to be found out whether the upstream answers at all.
-
-    ``is_background``: it is sent after all those that are ordinary.
-    """
-
-    __slots__ = ("is_background", "isolation", "questions")
-
-    def __init__(self, questions: list[Question], isolation: Isolation, *, is_background: bool = False) -> None:
-        self.questions = questions
-        self.isolation = isolation
-        self.is_background = is_background
 
 
 class IsolatedConnections:
@@ -96,15 +83,16 @@ class IsolatedConnections:
         self._counters = counters
         self._quota = quota
         self._may_dial = may_dial
-        self._waiting: deque[Group] = deque()
-        self._background: deque[Group] = deque()
-        self._busy: dict[DotProtocol, Group] = {}
-        self._proving: dict[DotProtocol, Group] = {}
+        self._waiting: deque[QueryGroup] = deque()
+        self._background: deque[QueryGroup] = deque()
+        self._busy: dict[DotProtocol, QueryGroup] = {}
+        self._proving: dict[DotProtocol, QueryGroup] = {}
+        self._settling: dict[DotProtocol, QueryGroup | None] = {}
         self._idle: list[DotProtocol] = []
         self._standing: set[DotProtocol] = set()
-        self._allowance = BACKGROUND_RATE
-        self._allowed_at = now()
-        self._unavailable_until = self._paused_until = float("-inf")
+        self._background_limit = RateLimit(BACKGROUND_RATE, now())
+        self._most = MAX_CONNECTIONS
+        self._most_until = self._unavailable_until = self._paused_until = float("-inf")
         self._pause = 0.0
         self._is_stopped = self._is_timer_set = False
         self._all_closed: Callable[[], None] | None = None
@@ -145,18 +133,15 @@ class IsolatedConnections:
         """
         How many queries have no reply yet.
         """
-        waiting = sum(len(group.questions) for group in (*self._waiting, *self._background, *self._proving.values()))
+        unsent = (*self._waiting, *self._background, *self._proving.values(), *self._settling.values())
+        waiting = sum(len(group.questions) for group in unsent if group is not None)
         return waiting + sum(connection.outstanding for connection in self._busy)
 
     def send(self, questions: list[Question], isolation: Isolation, *, is_background: bool = False) -> None:
         """
         Send queries, each alone, or in a few groups if they are many and it is not their last attempt.
         """
-        count = len(questions)
-        size = -(-count // MAX_GROUPS) if isolation is Isolation.LOST and count > MAX_GROUPS else 1
-        groups = [
-            Group(questions[at : at + size], isolation, is_background=is_background) for at in range(0, count, size)
-        ]
+        groups = grouped(questions, isolation, is_background=is_background)
         if is_background:
             room = max(0, MAX_WAITING - len(self._background))
             self._background += groups[:room]
@@ -172,7 +157,7 @@ class IsolatedConnections:
         Find out whether the upstream answers anything at all, unless that is under way.
         """
         if all(group.questions for group in (*self._waiting, *self._proving.values())):
-            self._waiting.appendleft(Group([], Isolation.LAST))
+            self._waiting.appendleft(QueryGroup([], Isolation.LAST))
             self._assign()
 
     def resume(self) -> None:
@@ -198,8 +183,9 @@ class IsolatedConnections:
         connections are counted.
         """
         self._dials.give_up()
-        self._waiting += self._proving.values()
+        self._waiting += [group for group in (*self._proving.values(), *self._settling.values()) if group]
         self._proving.clear()
+        self._settling.clear()
         error = Timeout("read", why, self._observer.label)
         error.code = end
         for connection in tuple(self._standing):
@@ -231,14 +217,12 @@ class IsolatedConnections:
             return
         self._timers.forget(connection)
         self._busy.pop(connection, None)
-        if group is not None and group.questions:
-            self._use(connection, group)
-        elif not connection.is_closing and not self._is_stopped:
-            limit = self._quota.limit
-            if limit is None or connection.asked < limit:
-                self._idle.append(connection)
-            else:
-                connection.close("replaced")
+        limit = self._quota.limit
+        if limit is None or connection.asked < limit:
+            self._settling[connection] = group
+            self._timers.later(SETTLING, self._settled, connection)
+        else:
+            connection.close("replaced")
         self._assign()
 
     def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
@@ -252,7 +236,7 @@ class IsolatedConnections:
             self._idle.remove(connection)
         self._counters.note_closed(connection.ended_for, error.code)
         group = self._busy.pop(connection, None)
-        unproved = self._proving.pop(connection, None)
+        unproved = self._proving.pop(connection, None) or self._settling.pop(connection, None)
         if not connection.is_ours_to_end and (not tokens or (group is not None and len(group.questions) > 1)):
             self._quota.ended(connection.answers)
         if unproved is not None:
@@ -270,16 +254,17 @@ class IsolatedConnections:
 
     def connection_has_room(self, connection: DotProtocol) -> None:
         """
-        Called by a connection; a group is small enough not to fill one.
+        Called by a connection; no group is large enough to fill one.
         """
 
-    def _not_proved(self, connection: DotProtocol, group: Group, error: UpstreamError) -> None:
+    def _not_proved(self, connection: DotProtocol, group: QueryGroup, error: UpstreamError) -> None:
         """
         A connection ended before the group was sent that it was to be tried for.
         """
         if connection.answers:  # it does answer, and is closed after that: there is nothing to be proved
             group.isolation = Isolation.LOST
-            self._waiting.appendleft(group)
+            if group.questions:
+                self._waiting.appendleft(group)
             return
         if group.questions:
             self._waiting.append(group)
@@ -287,6 +272,14 @@ class IsolatedConnections:
         self._paused_until = self._now() + self._pause
         self._assign_later(self._pause)
         self._observer.isolated_check_failed(error)
+
+    def _settled(self, connection: DotProtocol) -> None:
+        group = self._settling.pop(connection)
+        if group is not None and group.questions:
+            self._use(connection, group)
+        else:
+            self._idle.append(connection)
+        self._assign()
 
     def _assign(self) -> None:
         """
@@ -301,10 +294,15 @@ class IsolatedConnections:
                 break
             self._idle.pop()
             self._use(connection, group)
-        if not self.is_waiting or not self._may_dial() or self._now() < self._paused_until:
+        if not self.is_waiting or not self._may_dial():
+            return
+        now = self._now()
+        if now < self._paused_until:
+            self._assign_later(self._paused_until - now)
             return
         wanted = len(self._waiting) + min(len(self._background), self._background_room(is_fresh=True))
-        self._dials.dial(min(wanted, MAX_CONNECTIONS - len(self._standing)))
+        most = self._most if now < self._most_until else MAX_CONNECTIONS
+        self._dials.dial(min(wanted - len(self._settling), most - len(self._standing)))
         if self._background:
             self._assign_later(1 / BACKGROUND_RATE)
 
@@ -322,15 +320,10 @@ class IsolatedConnections:
         Return how many groups that are not ordinary may be sent now; over fresh connections fewer.
         """
         busy = sum(group.is_background for group in (*self._busy.values(), *self._proving.values()))
-        room = MAX_BACKGROUND - busy
-        if is_fresh:
-            now = self._now()
-            self._allowance = min(BACKGROUND_RATE, self._allowance + (now - self._allowed_at) * BACKGROUND_RATE)
-            self._allowed_at = now
-            room = min(room, int(self._allowance))
-        return max(0, room)
+        room = max(0, MAX_BACKGROUND - busy)
+        return min(room, self._background_limit.available(self._now())) if is_fresh else room
 
-    def _next(self, *, is_fresh: bool) -> Group | None:
+    def _next(self, *, is_fresh: bool) -> QueryGroup | None:
         """
         Return the next group that somebody waits for and that may be sent.
         """
@@ -341,11 +334,11 @@ class IsolatedConnections:
             group.questions = [question for question in group.questions if is_wanted(question[0])]
             if group.questions or is_check:
                 if group.is_background and is_fresh:
-                    self._allowance -= 1
+                    self._background_limit.take()
                 return group
         return None
 
-    def _use(self, connection: DotProtocol, group: Group) -> None:
+    def _use(self, connection: DotProtocol, group: QueryGroup) -> None:
         """
         Send a group over a connection on which nothing is outstanding, or first what shows that it answers.
         """
@@ -385,5 +378,9 @@ class IsolatedConnections:
     def _not_connected(self, error: UpstreamError) -> None:
         error.upstream = self._observer.label
         if not self._observer.isolated_not_connected(error):  # it takes no more connections than it has
-            self._unavailable_until = self._now() + UNAVAILABLE_FOR
+            until = self._now() + UNAVAILABLE_FOR
+            if self._standing:
+                self._most, self._most_until = len(self._standing), until
+                return
+            self._unavailable_until = until
         self.fail_waiting(error)

@@ -51,7 +51,7 @@ _AT_ONCE = 0.2
 
 class Pool:
     """
-    Owns: the connections, the dial under way, and the timers that watch over them.
+    Owns: the connections, the dial under way, and the timers that watch over them; ``retired`` are those given up.
     Told by: its owner, its connections.
     """
 
@@ -78,7 +78,7 @@ class Pool:
         self._counters = counters
         self._current: DotProtocol | None = None
         self._standing: set[DotProtocol] = set()
-        self._retired: set[DotProtocol] = set()
+        self.retired: set[DotProtocol] = set()
         self._probed: dict[DotProtocol, float] = {}
         self._finishing: set[DotProtocol] = set()
         self._spare: dict[DotProtocol, None] = {}
@@ -225,7 +225,7 @@ class Pool:
         """
         self._dials.give_up()
         self._spare.clear()
-        for connection in tuple(self._standing - self._retired):
+        for connection in tuple(self._standing - self.retired):
             if connection.outstanding:
                 self._retire(connection, why)
             else:
@@ -259,16 +259,16 @@ class Pool:
             connection.is_probed = len(others) == len(answers)
             answers = others
         self._owner.answered(connection, answers, probed_for)
-        if not connection.outstanding and (connection in self._retired or connection in self._finishing):
+        if not connection.outstanding and (connection in self.retired or connection in self._finishing):
             connection.close("replaced")
 
     def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
         """
         A connection ended: of age, of idleness, or under questions.
         """
-        was_retired = connection in self._retired
+        was_retired = connection in self.retired
         self._standing.discard(connection)
-        self._retired.discard(connection)
+        self.retired.discard(connection)
         self._finishing.discard(connection)
         self._spare.pop(connection, None)
         self._probed.pop(connection, None)
@@ -382,7 +382,7 @@ class Pool:
         if was_current:
             self._current = None
         self._spare.pop(connection, None)
-        self._retired.add(connection)
+        self.retired.add(connection)
         self._probed.pop(connection, None)
         silence = self._now() - connection.last_heard
         if connection.answers and not why:
@@ -393,5 +393,5 @@ class Pool:
         self._owner.retired(tokens, error, was_silent=was_current and not why)
 
     def _end_retirement(self, connection: DotProtocol, error: UpstreamError) -> None:
-        if connection in self._retired:
+        if connection in self.retired:
             connection.abort(error)

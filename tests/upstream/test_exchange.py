@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import BadReply, ConnectionGone, Unreachable
 from dotproxy.policy.health import YOUNG, Tier
 from dotproxy.testing.server import HANG_UP
+from dotproxy.upstream.exchange import LEARNED_LATER
 from dotproxy.upstream.probe import PROBE_QUESTION
 from dotproxy.wire.framing import frame
 from tests.upstream.scenes import NAME, STRANGER, ZONE, Scene
@@ -311,11 +312,11 @@ class FailureTests(SynchronousTestCase):
             scene.upstream.learn_down(Unreachable("connect", "connection refused"))
             self.assertEqual((Tier.DOWN, []), (scene.upstream.tier, scene.heard.events))
             scene.ask("a")
-            scene.network.advance(0.05)
+            scene.network.advance(LEARNED_LATER)
             self.assertEqual(0, scene.dials)
             if is_found_up:
                 scene.upstream.learn_up()
-            scene.network.advance(0.0 if is_found_up else 0.06)
+            scene.network.advance(0.0 if is_found_up else 0.11)
             self.assertEqual(1, scene.dials)
             scene.network.accept(scene.server)
             self.assertEqual((["a"], Tier.GOOD), (scene.told.answered_tokens, scene.upstream.tier))

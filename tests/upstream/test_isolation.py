@@ -14,10 +14,11 @@ from dotproxy.upstream.isolation import (
     IDLE_TIMEOUT,
     MAX_BACKGROUND,
     MAX_CONNECTIONS,
-    MAX_GROUPS,
     MAX_WAITING,
+    SETTLING,
     UNAVAILABLE_FOR,
 )
+from dotproxy.upstream.query_groups import MAX_GROUPS
 from dotproxy.wire.message import HEADER_SIZE
 from tests.upstream.scenes import ZONE, Scene, make_question
 from tests.upstream.test_exchange import IS_PROBE, names
@@ -98,7 +99,7 @@ class IsolationTests(SynchronousTestCase):
         """
         for token in ("a", "b", "c"):
             self.scene.ask_apart(token)
-            self.network.settle()
+            self.network.advance(SETTLING)
         self.assertEqual((["a", "b", "c"], 1), (self.told.answered_tokens, self.scene.dials))
         self.network.advance(IDLE_TIMEOUT + 0.1)
         self.assertEqual(([], 0), (self.server.connections, self.scene.upstream.outstanding))
@@ -109,14 +110,31 @@ class IsolationTests(SynchronousTestCase):
         What is sent for the last time follows a probe that was answered, or goes where others were answered.
         """
         self.scene.ask_apart("a", isolation=Isolation.LAST)
+        self.assertEqual([True], [query == IS_PROBE for query in names(self.server.queries)])
+        self.network.advance(SETTLING)
         self.assertEqual([True, False], [query == IS_PROBE for query in names(self.server.queries)])
         self.scene.ask_apart("b", isolation=Isolation.LAST)
-        self.network.settle()
+        self.network.advance(SETTLING)
         self.assertEqual((["a", "b"], 3), (self.told.answered_tokens, len(self.server.queries)))
 
     def test_a_server_that_closes_after_each_answer(self) -> None:
         """
-        Where one answer is all there is over a connection, none is spent on a probe.
+        If the connection ends with the answer to the probe there is nothing to prove: the query goes on the next.
+        """
+
+        def closing(query: bytes) -> bytes | None:
+            self.scene.clock.callLater(0.01, self.server.close_connections)
+            return ZONE(query)
+
+        self.server.answer = closing
+        self.scene.ask_apart("a", isolation=Isolation.LAST)
+        self.network.advance(0.01)
+        self.network.accept_all(self.server)
+        self.assertEqual((["a"], []), (self.told.answered_tokens, self.told.failures))
+
+    def test_where_one_answer_is_all(self) -> None:
+        """
+        Where one answer is known to be all there is over a connection, none is spent on a probe.
         """
 
         def closing(query: bytes) -> bytes | None:
@@ -157,7 +175,7 @@ class IsolationTests(SynchronousTestCase):
         for connection in tuple(self.server.connections):
             connection.send(ZONE(connection.queries[-1]) or b"")
         for _ in range(4):
-            self.network.settle()
+            self.network.advance(SETTLING)
         self.assertEqual(sorted(tokens), sorted(self.told.answered_tokens))
 
     def test_nobody_waits_any_more(self) -> None:
@@ -275,6 +293,38 @@ class OutageTests(SynchronousTestCase):
         self.network.advance(UNAVAILABLE_FOR)
         self.scene.ask_apart("c")
         self.assertEqual((["a", "b", "c"], 3), (self.told.answered_tokens, self.scene.dials))
+
+    def test_a_server_that_takes_so_many_connections(self) -> None:
+        """
+        What finds no connection waits for those that stand, and is sent over them.
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("shared")
+        self.scene.ask_apart("a", "b", "c", accepted=False)
+        self.network.accept(self.server)
+        self.network.refuse(REFUSED)
+        self.network.refuse(REFUSED)
+        self.assertEqual([], self.told.failures)
+        self.server.answer = ZONE
+        connection = self.server.connections[-1]
+        connection.send(ZONE(connection.queries[-1]) or b"")
+        for _ in range(3):
+            self.network.advance(SETTLING)
+        self.assertEqual((["a", "b", "c"], 4), (self.told.answered_tokens, self.scene.dials))
+
+    def test_a_pause_ends(self) -> None:
+        """
+        What waits while connections end unanswered is sent when the pause is over, whatever else was due before.
+        """
+        self.scene.connect("warm")
+        answers = iter([HANG_UP] * 3)
+        self.server.answer = lambda query: next(answers, ZONE(query))
+        self.scene.ask_apart("a", isolation=Isolation.LAST)
+        self.scene.ask_apart("u", isolation=Isolation.UNUSUAL, is_background=True)
+        for _ in range(40):
+            self.network.advance(0.05)
+            self.network.accept_all(self.server)
+        self.assertIn("a", self.told.answered_tokens)
 
     def test_another_network(self) -> None:
         """

@@ -134,7 +134,7 @@ class AgeTests(SynchronousTestCase):
         self.assertEqual(1000, len(scene.told.answers))
         self.assertEqual(1, len(timers))
         pool = scene.upstream._pool
-        self.assertEqual((0, 0, 0), (len(pool._standing), len(pool._retired), len(pool.timers)))
+        self.assertEqual((0, 0, 0), (len(pool._standing), len(pool.retired), len(pool.timers)))
 
 
 class SharingTests(SynchronousTestCase):

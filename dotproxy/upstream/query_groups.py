@@ -1,0 +1,39 @@
+"""
+Queries that are kept apart, in groups that share a connection.
+
+Decides how many share one: none if they are few, or if it is their last attempt.
+"""
+
+from __future__ import annotations
+
+from dotproxy.policy.attempts import Isolation
+from dotproxy.upstream.protocol import Question
+
+#: More queries than this are sent in so many groups instead of each alone.
+MAX_GROUPS = 8
+
+
+class QueryGroup:
+    """
+    Queries that share a connection; none, if it is to be found out whether the upstream answers at all.
+
+    ``is_background``: it is sent after all those that are ordinary.
+    """
+
+    __slots__ = ("is_background", "isolation", "questions")
+
+    def __init__(self, questions: list[Question], isolation: Isolation, *, is_background: bool = False) -> None:
+        self.questions = questions
+        self.isolation = isolation
+        self.is_background = is_background
+
+
+def grouped(questions: list[Question], isolation: Isolation, *, is_background: bool) -> list[QueryGroup]:
+    """
+    Return the groups in which queries are sent, in their order.
+    """
+    count = len(questions)
+    size = -(-count // MAX_GROUPS) if isolation is Isolation.LOST and count > MAX_GROUPS else 1
+    return [
+        QueryGroup(questions[at : at + size], isolation, is_background=is_background) for at in range(0, count, size)
+    ]
