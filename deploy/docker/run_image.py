@@ -182,7 +182,7 @@ def _check_rights(container: Container) -> None:
     for folder in ("/", "/tmp", "/opt/dotproxy", "/var/tmp"):
         said = container.run("touch", f"{folder}/file").stderr
         _expect(f"writing to {folder}", "Read-only file system" in said, True)
-    version = container.run("dotproxy", "version").stdout.strip()
+    version = container.run("dotproxy", "version").stdout.partition("\n")[0]
     _expect(f"{version}: compiled", version.endswith("(compiled)"), True)
     _expect("twistd has the plugin", "dotproxy" in container.run("twistd", "--help").stdout, True)
 
