@@ -26,12 +26,12 @@ from dotproxy.upstream.dials import Dials
 from dotproxy.upstream.owner import IsolationObserver
 from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.protocol import Answer, DotProtocol, Question, Token
-from dotproxy.upstream.query_groups import QueryGroup, grouped
+from dotproxy.upstream.query_groups import QueryGroup, grouped, joined
 from dotproxy.upstream.timers import Timers
 
-#: So many connections at most, dials included; of them so many for what is not ordinary.
+#: So many connections at most, dials included; of them so many for what is not ordinary: some servers take ten in all.
 MAX_CONNECTIONS = 32
-MAX_BACKGROUND = 4
+MAX_BACKGROUND = 2
 
 #: Connections for what is not ordinary are begun so often a second at most, and so many at once.
 BACKGROUND_RATE = 20.0
@@ -40,7 +40,7 @@ BACKGROUND_RATE = 20.0
 MAX_WAITING = 200
 
 #: A connection that nobody uses is closed after this long, in seconds.
-IDLE_TIMEOUT = 2.0
+IDLE_TIMEOUT = 1.0
 
 #: How long a group may take, and the probe before it.
 GROUP_TIMEOUT = 4.0
@@ -330,7 +330,7 @@ class IsolatedConnections:
         is_wanted = self._observer.is_wanted
         while self._waiting or (self._background and self._background_room(is_fresh=is_fresh)):
             is_check = bool(self._waiting) and not self._waiting[0].questions
-            group = self._waiting.popleft() if self._waiting else self._background.popleft()
+            group = self._waiting.popleft() if self._waiting else joined(self._background)
             group.questions = [question for question in group.questions if is_wanted(question[0])]
             if group.questions or is_check:
                 if group.is_background and is_fresh:

@@ -6,11 +6,16 @@ Decides how many share one: none if they are few, or if it is their last attempt
 
 from __future__ import annotations
 
+from collections import deque
+
 from dotproxy.policy.attempts import Isolation
 from dotproxy.upstream.protocol import Question
 
 #: More queries than this are sent in so many groups instead of each alone.
 MAX_GROUPS = 8
+
+#: So many queries of an unusual kind share a connection at most.
+UNUSUAL_TOGETHER = 16
 
 
 class QueryGroup:
@@ -37,3 +42,18 @@ def grouped(questions: list[Question], isolation: Isolation, *, is_background: b
     return [
         QueryGroup(questions[at : at + size], isolation, is_background=is_background) for at in range(0, count, size)
     ]
+
+
+def joined(waiting: deque[QueryGroup]) -> QueryGroup:
+    """
+    Take the first group out of those that wait, and with it others, if all of them are merely unusual.
+    """
+    group = waiting.popleft()
+    while (
+        group.isolation is Isolation.UNUSUAL
+        and waiting
+        and waiting[0].isolation is Isolation.UNUSUAL
+        and len(group.questions) < UNUSUAL_TOGETHER
+    ):
+        group.questions += waiting.popleft().questions
+    return group

@@ -223,7 +223,7 @@ class BackgroundTests(SynchronousTestCase):
         With no connection free, what is ordinary is served before what is not.
         """
         self.server.answer = lambda query: None
-        self.scene.ask_apart(*[f"b{n}" for n in range(20)], isolation=Isolation.UNUSUAL, is_background=True)
+        self.scene.ask_apart(*[f"b{n}" for n in range(20)], isolation=Isolation.KNOWN, is_background=True)
         self.assertEqual(MAX_BACKGROUND, len(self.server.queries))
         self.scene.ask_apart("a")
         self.server.connections[-1].send(ZONE(self.server.queries[-1]) or b"")
@@ -243,6 +243,17 @@ class BackgroundTests(SynchronousTestCase):
         self.assertGreaterEqual(self.scene.dials, BACKGROUND_RATE * (seconds - 1))
         self.assertGreaterEqual(len(self.told.failures), 100 * seconds - MAX_WAITING - MAX_BACKGROUND)
         self.assertTrue(all(is_final for _, _, is_final in self.told.failures))
+
+    def test_unusual_ones_share_connections(self) -> None:
+        """
+        Queries that are merely unusual go sixteen at a time; of those lost together none is known for the culprit.
+        """
+        tokens = [f"u{n}" for n in range(20)]
+        self.scene.ask_apart(*tokens, "bad", isolation=Isolation.UNUSUAL, is_background=True)
+        self.assertEqual(2, self.scene.dials)
+        self.assertEqual(21, len(self.told.answers) + len(self.told.failures))
+        self.assertFalse(any(error.was_alone for _, error, _ in self.told.failures))  # type: ignore[attr-defined]
+        self.assertLessEqual({f"u{n}" for n in range(16)}, set(self.told.answered_tokens))
 
     def test_unusual_ones_say_nothing_of_others(self) -> None:
         """
