@@ -246,7 +246,9 @@ class IsolatedConnections:
             if isinstance(error, ConnectionGone):
                 error.was_alone = len(group.questions) == 1 and not connection.is_ours_to_end
             lost = [question for question in group.questions if question[0] in wanted]
-            self._observer.isolated_lost(lost, error, group.isolation, answers=connection.answers)
+            self._observer.isolated_lost(
+                lost, error, group.isolation, answers=connection.answers, is_unusual=group.is_unusual
+            )
         if self._all_closed is not None and not self._standing:
             done, self._all_closed = self._all_closed, None
             done()

@@ -84,7 +84,7 @@ class IsolationObserver(Protocol):
         """
 
     def isolated_lost(
-        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int
+        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
     ) -> None:
         """
         A connection ended with these outstanding on it, after so many answers.

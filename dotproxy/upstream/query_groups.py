@@ -32,6 +32,13 @@ class QueryGroup:
         self.isolation = isolation
         self.is_background = is_background
 
+    @property
+    def is_unusual(self) -> bool:
+        """
+        Whether its queries are of an unusual kind, at whatever attempt.
+        """
+        return self.is_background and self.isolation is not Isolation.KNOWN
+
 
 def grouped(questions: list[Question], isolation: Isolation, *, is_background: bool) -> list[QueryGroup]:
     """

@@ -204,19 +204,20 @@ class Suspects:
             self._observer.outcomes.answered(self._observer, answers)
 
     def isolated_lost(
-        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int
+        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
     ) -> None:
         """
         Called by its connections.
         """
-        if isinstance(error, ConnectionGone) and error.was_alone and isolation is not Isolation.UNUSUAL:
+        # That a kind of query is refused says nothing of others for the same name.
+        if isinstance(error, ConnectionGone) and error.was_alone and not is_unusual:
             _, message, question_end = questions[0]
             question = question_key(message, question_end)
             self.quarantine.add(question, self._now())
             self._events.question_ended_connection(self.label, question)
             if isolation is Isolation.LAST:
                 self._observer.quota.forget()  # the question it was, and not a count
-        if not answers and isolation < Isolation.KNOWN:
+        if not answers and isolation < Isolation.KNOWN and not is_unusual:
             self.note_unanswered(error)
         tokens = [question[0] for question in questions]
         self._observer.outcomes.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)

@@ -259,7 +259,11 @@ class BackgroundTests(SynchronousTestCase):
         """
         A question of an unusual kind is not remembered as one that ends connections.
         """
-        self.scene.ask_apart("bad", isolation=Isolation.UNUSUAL, is_background=True)
+        for isolation in (Isolation.UNUSUAL, Isolation.LOST, Isolation.LAST):
+            for number in range(5):
+                self.scene.ask_apart(f"bad{number}", isolation=isolation, is_background=True)
+                self.network.advance(0.2)
+        self.assertEqual(15, len(self.told.failures))
         self.assertEqual(float("-inf"), self.scene.upstream.quarantine.until)
 
 
