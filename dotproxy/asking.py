@@ -208,9 +208,8 @@ class Asking:
                 query.lost_alone += error.was_alone
             elif error.was_not_sent:
                 query.tried = taken_back(query.tried, index)
-                # It may wait for the upstream to be back, but not for ever.
-                is_final = is_final or now >= query.asked_at + self.query_timeout / 2
-            if is_final:
+            # What was not sent may wait for the upstream to be back, but not for ever.
+            if is_final or (error.was_not_sent and now >= query.asked_at + self.query_timeout / 2):
                 query.given_up += (index,)
             self._live.postpone(query, now + self._attempt_timeout)
             if query.spare is not None and not query.pending and not query.is_untried:

@@ -229,6 +229,19 @@ class OutageTests(SynchronousTestCase):
         answer = scene.answer()
         self.assertEqual((dns.rcode.SERVFAIL, 22), (answer.rcode(), extended_error(answer)[0]))
 
+    def test_each_waits_for_its_own_time(self) -> None:
+        """
+        Of two that fail together the one that has waited for half its time is told, and the other goes on waiting.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A, ident=1))
+        scene.clock.advance(1.9)
+        scene.ask(make_query("www.test.", A, ident=2))
+        scene.clock.advance(0.15)
+        scene.upstreams[0].fail(Unreachable("connect", "refused"))
+        self.assertEqual([(1, dns.rcode.SERVFAIL)], [(answer.id, answer.rcode()) for answer in scene.answers()])
+        self.assertEqual(1, len(scene.upstreams[0].asked))
+
     def test_it_is_back(self) -> None:
         """
         When it is back in time the client never knows.

@@ -183,9 +183,7 @@ class IsolatedConnections:
         connections are counted.
         """
         self._dials.give_up()
-        self._waiting += [group for group in (*self._proving.values(), *self._settling.values()) if group]
-        self._proving.clear()
-        self._settling.clear()
+        self._take_back_unsent()
         error = Timeout("read", why, self._observer.label)
         error.code = end
         for connection in tuple(self._standing):
@@ -198,6 +196,7 @@ class IsolatedConnections:
         self._is_stopped = True
         self._timers.stop()
         self._dials.give_up()
+        self._take_back_unsent()
         self.fail_waiting(Unreachable("connect", "stopped", self._observer.label))
         if not self._standing:
             done()
@@ -258,6 +257,11 @@ class IsolatedConnections:
         """
         Called by a connection; no group is large enough to fill one.
         """
+
+    def _take_back_unsent(self) -> None:
+        self._waiting += [group for group in (*self._proving.values(), *self._settling.values()) if group is not None]
+        self._proving.clear()
+        self._settling.clear()
 
     def _not_proved(self, connection: DotProtocol, group: QueryGroup, error: UpstreamError) -> None:
         """

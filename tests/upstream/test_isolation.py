@@ -358,9 +358,10 @@ class OutageTests(SynchronousTestCase):
         """
         self.server.answer = lambda query: None
         self.scene.ask_apart("a", "b")
+        self.scene.ask_apart("proving", isolation=Isolation.LAST)
         self.scene.ask_apart("c", accepted=False)
         stopped = self.scene.upstream.stopService()
         self.network.settle()
         self.successResultOf(stopped)
-        self.assertEqual(["a", "b", "c"], sorted(self.told.failed_tokens))
+        self.assertEqual(["a", "b", "c", "proving"], sorted(self.told.failed_tokens))
         self.assertEqual([], self.scene.clock.getDelayedCalls())
