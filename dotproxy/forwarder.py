@@ -32,7 +32,7 @@ from dotproxy.telemetry.counters import Counters, group_of
 from dotproxy.wire.answer import Answer
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL
-from dotproxy.wire.question import is_unusual, key_of
+from dotproxy.wire.question import IN, is_unusual, key_of
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN = 0.02
@@ -327,7 +327,7 @@ class Forwarder:
         queries.append(query)
         if key:
             self._joined[key] = query
-        elif self._hop.is_shared:
+        if (not key or octets[seen.question_end - 1] != IN) and self._hop.is_shared:
             query.is_unusual = is_unusual(octets, seen)
             query.is_simple = not query.is_unusual
         return query

@@ -130,9 +130,11 @@ class LostTests(SynchronousTestCase):
         """
         meta = make_query("www.test.", 253)
         without_rd = QUERY[:2] + bytes((QUERY[2] & ~1,)) + QUERY[3:]
+        end = question_of(QUERY)
+        chaos = QUERY[: end - 1] + b"\3" + QUERY[end:]
         scene = Scene(hop=Rebuilt())
-        scene.ask(meta, without_rd, QUERY)
-        self.assertEqual([Isolation.NONE, UNUSUAL, UNUSUAL], sorted(scene.upstreams[0].isolations))
+        scene.ask(meta, without_rd, chaos, QUERY)
+        self.assertEqual([Isolation.NONE, UNUSUAL, UNUSUAL, UNUSUAL], sorted(scene.upstreams[0].isolations))
         scene = Scene()
         scene.ask(meta, without_rd, QUERY)
         self.assertEqual([Isolation.NONE] * 3, scene.upstreams[0].isolations)

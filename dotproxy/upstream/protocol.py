@@ -44,6 +44,9 @@ _TICKETS = 0.002
 #: What was sent and not acknowledged for so long, in milliseconds, ends a connection: its peer is gone.
 USER_TIMEOUT = 10_000
 
+#: What is left of a time and is less than this, in seconds, is an error of rounding.
+_ROUNDING = 0.001
+
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
@@ -295,7 +298,7 @@ class DotProtocol(TwistedProtocol):
         left = self._idle_timeout - (self._now() - self.last_used)
         if self.outstanding:
             left = max(left, self._idle_timeout / 2)
-        if left > 0:
+        if left > _ROUNDING:
             self._idle_timer = self._clock.callLater(left, self._judge_idleness)
         else:
             self.close("idle")

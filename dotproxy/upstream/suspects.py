@@ -12,7 +12,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
-from dotproxy.errors import ConnectionGone, UpstreamError
+from dotproxy.errors import ConnectionGone, Unreachable, UpstreamError
 from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.quarantine import Quarantine, question_key
 from dotproxy.policy.quota import Quota
@@ -171,7 +171,7 @@ class Suspects:
         self._unanswered += 1
         now = self._now()
         if not self._observer.is_up:
-            self._observer.note_down(error, silent=True)
+            self._note_down(error)
         elif self._unanswered >= UNANSWERED_CONNECTIONS and now - self._checked_at >= CHECKED_EVERY:
             self._checked_at = now
             self._connections.check()
@@ -227,7 +227,12 @@ class Suspects:
         Called by its connections.
         """
         if not self._is_answering:
-            self._observer.note_down(error, silent=True)
+            self._note_down(error)
+
+    def _note_down(self, error: UpstreamError) -> None:
+        self._observer.note_down(error, silent=True)
+        # What waits was not sent; how long it may go on waiting is not for us to say.
+        self._observer.fail_waiting(Unreachable(error.phase, error.reason, self.label))
 
     def isolated_fail(self, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
         """

@@ -11,6 +11,9 @@ from dotproxy.wire.edns import DO, ECS
 from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, RD, TC, Peek
 from dotproxy.wire.rrtypes import ANY
 
+#: The class of nearly all questions.
+IN = 1
+
 #: RFC 6895 §3.1: from here on types are not of data, but for ANY.
 _META_TYPES = 128
 
@@ -53,9 +56,12 @@ def is_unusual(query: bytes, seen: Peek) -> bool:
     """
     Return whether a query is of a kind that servers may refuse by closing the connection, or limit more than others.
 
-    That is: of another opcode than QUERY, with RD clear, signed, or for a meta type (RFC 6895 §3.1).
+    That is: of another opcode than QUERY, with RD clear, signed, for a meta type (RFC 6895 §3.1), or of another class
+    than IN.
     """
-    return bool(query[2] & 0x78) or not query[2] & 1 or seen.is_signed or _META_TYPES <= seen.qtype < ANY
+    end = seen.question_end
+    is_ordinary = query[2] & 0x79 == 1 and not seen.is_signed and query[end - 2] << 8 | query[end - 1] == IN
+    return not is_ordinary or _META_TYPES <= seen.qtype < ANY
 
 
 def name_in(key: bytes) -> bytes:
