@@ -46,7 +46,7 @@ IDLE_TIMEOUT = 1.0
 GROUP_TIMEOUT = 4.0
 PROBE_TIMEOUT = 1.0
 
-#: After an answer a connection is left alone for so long: some servers close it then.
+#: After its first answer a connection is left alone for so long: some servers close it then.
 SETTLING = 0.02
 
 #: Where no other connection is to be had beside those that stand, none is tried for so long.
@@ -217,11 +217,13 @@ class IsolatedConnections:
         self._timers.forget(connection)
         self._busy.pop(connection, None)
         limit = self._quota.limit
-        if limit is None or connection.asked < limit:
+        if limit is not None and connection.asked >= limit:
+            connection.close("replaced")
+        elif connection.answers == 1:
             self._settling[connection] = group
             self._timers.later(SETTLING, self._settled, connection)
-        else:
-            connection.close("replaced")
+        elif not connection.is_closing and not self._is_stopped:
+            self._idle.append(connection)
         self._assign()
 
     def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:

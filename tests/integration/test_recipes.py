@@ -319,6 +319,7 @@ def test_network_manager(scene):
     scene.assert_leaks()
     scene.add("NetworkManager")
     scene.machine.sh("kill $(pidof NetworkManager)")
+    wait_until(lambda: scene.machine.run("pidof", "NetworkManager").returncode, "its end")
     scene.start_manager()
     wait_until(lambda: FAR not in scene.machine.read("/etc/resolv.conf"), "NetworkManager's resolv.conf")
     assert "nameserver 127.0.0.1\n" in scene.machine.read("/etc/resolv.conf")
@@ -339,6 +340,7 @@ def test_network_manager_needs_to_be_told_beside_systemd_resolved(scene):
     for path, text in recipe("NetworkManager with systemd-resolved").items():
         scene.machine.write(path, text)
     scene.machine.sh("kill $(pidof NetworkManager)")
+    wait_until(lambda: scene.machine.run("pidof", "NetworkManager").returncode, "its end")
     scene.start_manager()
     scene.machine.sh("resolvectl revert cable")
     assert scene.machine.sh("resolvectl dns") == "Global: 127.0.0.1\nLink 2 (cable):\n"

@@ -231,7 +231,7 @@ def test_it_does_not_give_up(machine):
     )
     machine.run("systemctl", "stop", "squatter")
     wait_until(lambda: ask(machine), "it serves")
-    assert shown(machine, "dotproxy", "ActiveState") == ["active"]
+    wait_until(lambda: shown(machine, "dotproxy", "ActiveState") == ["active"], "its upstreams were tried")
 
 
 def test_socket_and_service(machine):
