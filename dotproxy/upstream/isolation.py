@@ -282,6 +282,8 @@ class IsolatedConnections:
         self._observer.isolated_check_failed(error)
 
     def _settled(self, connection: DotProtocol) -> None:
+        if connection not in self._settling:
+            return  # it was given up meanwhile
         group = self._settling.pop(connection)
         if group is not None and group.questions:
             self._use(connection, group)

@@ -352,6 +352,16 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(["a"], self.told.failed_tokens)
         self.assertEqual([], self.server.connections)
 
+    def test_another_network_while_a_connection_rests(self) -> None:
+        """
+        A connection that has just answered and is given up serves nothing any more.
+        """
+        self.scene.ask_apart("a")
+        self.scene.upstream.network_moved()
+        self.scene.clock.advance(SETTLING)  # before the connection has ended
+        self.scene.ask_apart("b")
+        self.assertEqual((["a", "b"], []), (self.told.answered_tokens, self.told.failures))
+
     def test_stopping(self) -> None:
         """
         What was asked fails, connections are closed, and nothing is left.
