@@ -24,8 +24,8 @@ from dotproxy.wire.edns import ExtendedError
 #: What is found within this time, in seconds, is told together.
 _GRAIN = 0.01
 
-#: So many are told at once at most; what is beyond is not told.
-MAX_TOLD = 200
+#: So many are told at once at most, 2,000 a second: a flood of failing names must not cost the supervisor a processor.
+MAX_TOLD = 20
 
 _ERRORS: dict[str, type[UpstreamError]] = {
     kind.__name__: kind for kind in (Unreachable, Untrusted, Incompatible, Timeout)
