@@ -34,6 +34,14 @@ class ConnectionEnd(StrEnum):
     TLS_ERROR = "tls_error"
 
 
+class ShedReason(StrEnum):
+    """
+    Why a query was not processed, so that others are answered in time, as a metric's label has it.
+    """
+
+    TOO_OLD = "too_old"
+
+
 class DotproxyError(Exception):
     """
     Whatever dotproxy raises on purpose.

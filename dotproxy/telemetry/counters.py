@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
-from dotproxy.errors import ConnectionEnd
+from dotproxy.errors import ConnectionEnd, ShedReason
 from dotproxy.wire import rrtypes as rr
 
 #: How a query came: its listener's ``kind``.
@@ -67,12 +67,13 @@ class Counters:
     What is counted of clients' queries.
 
     ``answers`` by ``group_of``; ``silent`` are those that get none; ``here`` is how long it took to answer without
-    asking, ``asked`` how long where somebody had to be asked; the others are numbers of queries.
+    asking, ``asked`` how long where somebody had to be asked; ``shed`` are queries that were not processed, by
+    ``ShedReason``; the others are numbers of queries.
     """
 
     FIELDS: ClassVar = (
         *("answers", "asked", "failed_before", "fresh", "here", "joined", "memo", "missed", "overloaded"),
-        *("prefetched", "silent", "stale"),
+        *("prefetched", "shed", "silent", "stale"),
     )
     __slots__ = FIELDS
 
@@ -82,6 +83,7 @@ class Counters:
         self.asked = Histogram()
         self.silent = self.overloaded = 0
         self.memo = self.fresh = self.stale = self.failed_before = self.joined = self.missed = self.prefetched = 0
+        self.shed: Counter[str] = Counter(dict.fromkeys(ShedReason, 0))
 
 
 class PlaintextCounters:

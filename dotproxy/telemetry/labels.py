@@ -8,7 +8,7 @@ becomes one.
 
 from __future__ import annotations
 
-from dotproxy.errors import ConnectionEnd
+from dotproxy.errors import ConnectionEnd, ShedReason
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS
 
 _ENDS = {
@@ -28,6 +28,10 @@ _ENDS = {
     ConnectionEnd.OTHER: "anything else",
 }
 
+_SHED = {
+    ShedReason.TOO_OLD: "it waited in the receive buffer of the UDP socket for longer than clients wait for a response",
+}
+
 #: Labels with a fixed set of values: what each value says.
 FIXED: dict[str, dict[str, str]] = {
     "transport": dict(
@@ -37,6 +41,7 @@ FIXED: dict[str, dict[str, str]] = {
         name: {"DNSSEC": "DS, RRSIG, DNSKEY, …", "other": "all others"}.get(name, "QTYPE") for name in TYPE_GROUPS
     },
     "rcode": dict.fromkeys(RCODES, "the response code without its extension by EDNS"),
+    "cause": {str(reason): text for reason, text in _SHED.items()},
     "where": {"here": "answered without asking an upstream", "asked": "after an upstream was asked"},
     "result": {
         "memo": "the same octets were answered within this second",

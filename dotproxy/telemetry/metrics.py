@@ -41,6 +41,12 @@ METRICS = {
         Described("unanswered_queries", "counter", (), "Messages that got no answer: no queries, or too short."),
         Described("overload_refusals", "counter", (), "Queries refused because too many were outstanding."),
         Described(
+            "shed_queries",
+            "counter",
+            ("cause",),
+            "Queries that were not processed, so that others are answered in time.",
+        ),
+        Described(
             "answer_seconds",
             "histogram",
             ("where",),
@@ -152,6 +158,10 @@ class DotproxyCollector(Collector):
         yield self._answers(counters)
         yield _single("unanswered_queries", counters.silent)
         yield _single("overload_refusals", counters.overloaded)
+        shed = _family("shed_queries")
+        for cause, count in sorted(counters.shed.items()):
+            shed.add_metric([cause], count)
+        yield shed
         times = _family("answer_seconds")
         _add_histogram(times, ["here"], counters.here)
         _add_histogram(times, ["asked"], counters.asked)

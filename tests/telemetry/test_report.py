@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.errors import ShedReason
 from dotproxy.telemetry.counters import Counters, PlaintextCounters, UpstreamCounters
 from dotproxy.telemetry.report import (
     NOBODY,
@@ -30,6 +31,7 @@ def report(scale: int, label: str = "u") -> Report:
     counters.answers[5] = 1 * scale
     counters.memo, counters.missed = 2 * scale, 3 * scale
     counters.here.add(0.0002, 4 * scale)
+    counters.shed[ShedReason.TOO_OLD] = 22 * scale
     upstream.answers[0] = 5 * scale
     upstream.wire.add(0.02, 6 * scale)
     upstream.closed["peer", "peer_closed"] = 7 * scale
