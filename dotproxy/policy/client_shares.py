@@ -1,0 +1,365 @@
+"""
+What one client may take of what all clients share: queries a second, queries in flight, octets of those.
+
+Decides by the client's address alone.  A client is a prefix: an IPv4 address, or an IPv6 network that one customer is
+given.  Two rules:
+
+* Of a table that all share, a client may hold as many places as are free.  One alone can take half of it, two a third
+  each, and there is always room for somebody who holds little (dynamic thresholds: Choudhury and Hahne, 1998).
+* While there is more to do than can be done, a client is held to a rate of queries: a token bucket.  At other times
+  nobody is, nor is one who is the only client.
+
+Refuses to know what a query asks, and what is told to a client that has had its share.
+
+Addresses over UDP can be forged, so nothing here grows with the number of addresses seen, and prefixes that were first
+seen a moment ago share one account until they have been seen for a while, or over TCP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, NamedTuple
+
+from dotproxy.policy.admission import Network
+
+#: So many queries are let through before the bucket is looked at again.
+SLICE: Final = 64
+
+#: Credit of those that are not limited.
+_UNLIMITED: Final = 1 << 60
+
+#: A prefix is known when it has been seen for so long, in seconds.
+_KNOWN_AFTER: Final = 1.0
+
+#: Addresses and prefixes remembered.
+MAX_HOSTS: Final = 8192
+MAX_PREFIXES: Final = 8192
+
+#: Prefixes looked at when some have to be forgotten, and how many go if all of them are in use.
+_LOOKED_AT: Final = 2048
+_LEAST_FORGOTTEN: Final = 64
+
+#: Octets of queries in flight, of all clients.
+MAX_OCTETS: Final = 16 << 20
+
+#: A queue that does not empty for so long is more than a burst; there is too much to do for so long after that.
+_STANDING: Final = 0.02
+_BUSY_FOR: Final = 2.0
+
+#: How often it is found out who is active while there is too much to do, and how long that is believed.
+_SCAN_INTERVAL: Final = 0.1
+_CONTENDED_FOR: Final = 60.0
+
+_BITS_V4: Final = 32
+_BITS_V6: Final = 128
+
+
+class ShareLimits(NamedTuple):
+    """
+    ``rate``: queries a second that a client may send while there is too much to do, 0 for any number; ``prefix_v4`` and
+    ``prefix_v6``: how many bits of an address are one client; ``exempt``: networks whose members are not limited.
+    """
+
+    rate: float = 1000.0
+    prefix_v4: int = 32
+    prefix_v6: int = 56
+    exempt: tuple[Network, ...] = ()
+
+
+class ClientShare:
+    """
+    What a client holds and may still do.
+
+    ``credit``: how many queries it may send before the bucket is looked at.  ``account``: whom its queries in flight
+    are charged to, itself or an account that it shares.  ``connections`` and ``unread`` (octets) are kept by who
+    accepts connections.
+    """
+
+    __slots__ = (
+        "account",
+        "connections",
+        "credit",
+        "filled_at",
+        "granted",
+        "in_flight",
+        "is_exempt",
+        "is_served",
+        "octets",
+        "prefix",
+        "since",
+        "tokens",
+        "unread",
+        "used",
+    )
+
+    def __init__(self, prefix: str, now: float, tokens: float) -> None:
+        self.prefix = prefix
+        self.is_served = True
+        self.is_exempt = False
+        self.credit = self.granted = 0
+        self.tokens = tokens
+        self.filled_at = self.since = now
+        self.used = 0
+        self.in_flight = self.octets = self.connections = self.unread = 0
+        self.account: ClientShare = self
+
+    def __repr__(self) -> str:
+        return f"<ClientShare {self.prefix} in_flight={self.in_flight} connections={self.connections}>"
+
+    @property
+    def is_empty(self) -> bool:
+        """
+        Whether it holds nothing.
+        """
+        return not (self.in_flight or self.connections or self.unread)
+
+
+class ClientShares:
+    """
+    Owns: a share for each client of late, and what all hold together.
+
+    ``in_flight`` and ``octets`` are of all clients; ``by_host`` is for who cannot wait for a call: an address that is
+    missing there is asked for with ``of``.
+    """
+
+    def __init__(
+        self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits | None = None
+    ) -> None:
+        self.by_host: dict[str, ClientShare] = {}
+        self.in_flight = self.octets = 0
+        self.busy_until = 0.0
+        self._by_prefix: dict[str, ClientShare] = {}
+        self._full_since = -1.0
+        self._scanned_at = -1.0
+        self._contended_until = -1.0
+        self.change(is_allowed, max_in_flight=max_in_flight, limits=limits or ShareLimits())
+
+    def change(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
+        """
+        Do as these say from now on; what is held stays with whom it is charged to.
+        """
+        self._is_allowed = is_allowed
+        self.max_in_flight = max_in_flight
+        self._limits = limits
+        self.by_host.clear()
+        self._by_prefix.clear()
+        #: Of all whose address is not served, and of all that were first seen a moment ago.
+        self.refused = ClientShare("refused", 0.0, 0.0)
+        self.refused.is_served = False
+        self.refused.credit = 0
+        self.strangers = ClientShare("strangers", 0.0, limits.rate)
+
+    def __len__(self) -> int:
+        return len(self._by_prefix)
+
+    def of(self, host: str, now: float) -> ClientShare:
+        """
+        Return the share of a client by its IP address, as sockets spell it; ``""`` is this process itself.
+        """
+        share = self.by_host.get(host)
+        if share is None:
+            if len(self.by_host) >= MAX_HOSTS:
+                self._forget_hosts()
+            share = self.by_host[host] = self._find(host, now)
+        return share
+
+    def verify(self, share: ClientShare) -> None:
+        """
+        Take note that a client's address is not forged: it has completed a handshake.
+        """
+        if share is not self.refused:
+            share.account = share
+
+    def queue_is_full(self, now: float) -> None:
+        """
+        As many queries came at once as can be read at once, so that there are probably more.
+        """
+        if self._full_since < 0:
+            self._full_since = now
+        elif now - self._full_since >= _STANDING:
+            if now >= self.busy_until:
+                self._scanned_at = -1.0
+            self.busy_until = now + _BUSY_FOR
+
+    def queue_is_empty(self) -> None:
+        """
+        All that came was read.
+        """
+        self._full_since = -1.0
+
+    def may_send(self, share: ClientShare, now: float) -> bool:
+        """
+        Whether a client without credit is within its rate, or need not be; it then has credit again.  To be called for
+        a query, which is counted.
+        """
+        rate = self._limits.rate
+        self._fill(share, now)
+        is_limited = rate > 0 and now < self.busy_until and not share.is_exempt
+        if share.account is not share:
+            share.granted += 1
+            return not is_limited or self._spend(share.account, now)
+        if is_limited and share.tokens < 1 and self._is_contended(now):
+            self.busy_until = now + _BUSY_FOR
+            return False
+        granted = min(SLICE, int(share.tokens)) if rate > 0 and share.tokens >= 1 else SLICE
+        share.tokens = max(0.0, share.tokens - granted)
+        share.granted += granted
+        share.credit = granted - 1
+        return True
+
+    def may_be_seen(self, host: str, now: float) -> bool:
+        """
+        Whether an address that is not in ``by_host`` may send a query: while there is too much to do, all that were not
+        seen before are held to the rate of one together.
+        """
+        rate = self._limits.rate
+        if not rate or now >= self.busy_until or host in self._by_prefix:
+            return True
+        self._fill(self.strangers, now)
+        if self.strangers.tokens < 1:
+            self.busy_until = now + _BUSY_FOR
+            return False
+        return True
+
+    def take(self, account: ClientShare, size: int) -> bool:
+        """
+        Charge a query of ``size`` octets that is to be in flight; return False if there is no place for it, and do not.
+        """
+        free, room = self.max_in_flight - self.in_flight, MAX_OCTETS - self.octets - size
+        if free <= 0 or room < 0:
+            return False
+        if not account.is_exempt and (account.in_flight >= free or account.octets > room):
+            return False
+        self.in_flight += 1
+        self.octets += size
+        account.in_flight += 1
+        account.octets += size
+        return True
+
+    def release(self, account: ClientShare, size: int) -> None:
+        """
+        It is in flight no more.
+        """
+        self.in_flight -= 1
+        self.octets -= size
+        account.in_flight -= 1
+        account.octets -= size
+
+    def _find(self, host: str, now: float) -> ClientShare:
+        if host and not self._is_allowed(host):
+            return self.refused
+        limits = self._limits
+        is_exempt = not host or any(_address(host) in network for network in limits.exempt)
+        prefix = host if is_exempt else _prefix_of(host, limits)
+        share = self._by_prefix.get(prefix)
+        if share is None:
+            if len(self._by_prefix) >= MAX_PREFIXES:
+                self._forget_prefixes()
+            share = self._by_prefix[prefix] = ClientShare(prefix, now, limits.rate)
+            if is_exempt:
+                share.is_exempt = True
+                share.credit = share.granted = _UNLIMITED
+            else:
+                share.account = self.strangers
+        return share
+
+    def _forget_prefixes(self) -> None:
+        """
+        Forget some of the oldest prefixes: those that hold nothing and have sent nothing since they were last looked
+        at; the others are the youngest now.
+        """
+        before = len(self._by_prefix)
+        oldest = list(self._by_prefix)[:_LOOKED_AT]
+        for prefix in oldest:
+            share = self._by_prefix.pop(prefix)
+            used = share.granted - share.credit
+            if used != share.used or not share.is_empty:
+                share.used = used
+                self._by_prefix[prefix] = share
+        if len(self._by_prefix) == before:
+            for prefix in oldest[:_LEAST_FORGOTTEN]:
+                if self._by_prefix[prefix].is_empty:
+                    del self._by_prefix[prefix]
+        self._forget_hosts()
+
+    def _forget_hosts(self) -> None:
+        """
+        Forget addresses: all but those of clients that are known and are to be found by their prefix.
+        """
+        kept = {
+            host: share
+            for host, share in self.by_host.items()
+            if share.account is share and self._by_prefix.get(share.prefix) is share
+        }
+        self.by_host.clear()
+        if len(kept) <= MAX_HOSTS // 2:
+            self.by_host.update(kept)
+
+    def _fill(self, share: ClientShare, now: float) -> None:
+        """
+        Add what has come into a bucket since it was looked at last; whoever has been seen for a while is known.
+        """
+        rate = self._limits.rate
+        share.tokens = min(rate, share.tokens + (now - share.filled_at) * rate)
+        share.filled_at = now
+        if share.account is not share and now - share.since >= _KNOWN_AFTER:
+            share.account = share
+
+    def _spend(self, account: ClientShare, now: float) -> bool:
+        self._fill(account, now)
+        if account.tokens < 1:
+            self.busy_until = now + _BUSY_FOR
+            return False
+        account.tokens -= 1
+        return True
+
+    def _is_contended(self, now: float) -> bool:
+        """
+        Whether more than one client is active.
+        """
+        if now >= self._scanned_at + _SCAN_INTERVAL or self._scanned_at < 0:
+            active = self._count_active()
+            if self._scanned_at >= 0 and active > 1:
+                self._contended_until = now + _CONTENDED_FOR
+            self._scanned_at = now
+        return now < self._contended_until
+
+    def _count_active(self) -> int:
+        """
+        Return how many clients have sent something since this was called last.
+        """
+        active = 0
+        for share in self._by_prefix.values():
+            used = share.granted - share.credit
+            if used != share.used:
+                share.used = used
+                active += 1
+        return active
+
+
+def _prefix_of(host: str, limits: ShareLimits) -> str:
+    """
+    Return what stands for the client with this address.
+    """
+    address = _address(host)
+    if address is None:
+        return host
+    if isinstance(address, IPv4Address):
+        if limits.prefix_v4 == _BITS_V4:
+            return str(address)
+        return f"{int(address) >> (_BITS_V4 - limits.prefix_v4):x}/{limits.prefix_v4}"
+    # All of a link have the same prefix; there the whole address tells them apart (RFC 4291 §2.5.6).
+    if address.is_link_local:
+        return host
+    return f"{int(address) >> (_BITS_V6 - limits.prefix_v6):x}::/{limits.prefix_v6}"
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
