@@ -26,6 +26,7 @@ from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.freshness import Limits
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
@@ -116,7 +117,7 @@ class Forwarding:
         self.forwarder = Forwarder(
             self.asking,
             ordering=lambda octets, seen: (0,),
-            reception=Reception(Admission([ip_network("127.0.0.0/8")]), SpecialNames(["test"]), hop),
+            reception=Reception(SpecialNames(["test"]), hop),
             hop=hop,
             transfers=None,  # type: ignore[arg-type]  # none are asked for
             cache=AnswerCache(entries=100_000, octets=1 << 27, limits=Limits(), stale_for=86_400.0),
@@ -125,7 +126,7 @@ class Forwarding:
             elapsed=lambda: 1.0,
             date=time.time,
             udp_max_size=1232,
-            max_outstanding=1_000_000,
+            shares=ClientShares(Admission([ip_network("127.0.0.0/8")]).admits, max_in_flight=1_000_000),
         )
 
     def ask(self, batch: list[tuple[bytes, Any]]) -> None:

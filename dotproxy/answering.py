@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dotproxy.live import Waiting
+from dotproxy.live import ClientRequest
 from dotproxy.neighbours import Hop
 from dotproxy.wire.edit import refusal, truncated
 from dotproxy.wire.edns import EDE_CACHED_ERROR, ExtendedError, ede_option
@@ -26,11 +26,11 @@ class Answering:
         self._written = hop.written
         self._udp_max_size = udp_max_size
 
-    def written(self, waiting: Waiting, said: Any, age: int = 0) -> bytes:
+    def written(self, request: ClientRequest, said: Any, age: int = 0) -> bytes:
         """
         Return what was said, an answer that is so many seconds old or an ``ExtendedError``, as a client gets it.
         """
-        listener, _, query, seen = waiting
+        listener, _, query, seen, _ = request
         if isinstance(said, ExtendedError):
             octets = refusal(query, SERVFAIL, seen, said)
         else:

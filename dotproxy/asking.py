@@ -344,7 +344,7 @@ class Asking:
             last = query.tried[-1] if query.tried else first
             if last not in lively:
                 lively[last] = self._upstreams[last].suspect(query.asked_at)
-            if lively[last] or query.is_untried:
+            if self.owner.may_retry(query) if lively[last] else query.is_untried:
                 again.append(query)
         for index, count in late.items():
             self._upstreams[index].was_of_no_use(count)

@@ -24,16 +24,19 @@ from dotproxy.config.describe import AT_START, describe_changes
 from dotproxy.config.model import Config
 from dotproxy.network import NetworkWatch, clock_with_sleep
 from dotproxy.parts import (
+    build_actions,
     build_cache,
     build_forwarder,
     build_hedging,
     build_hop,
+    build_limits,
     build_ordering,
     build_reception,
     build_transfers,
     build_upstreams,
     limits_of,
 )
+from dotproxy.policy.admission import Admission
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.failures import Failures
 from dotproxy.proxy import Proxy, Share
@@ -168,7 +171,10 @@ class Assembly:
             reception=build_reception(config, hop),
             hop=hop,
             udp_max_size=config.udp_max_size,
-            max_outstanding=config.max_outstanding,
+            actions=build_actions(config),
+        )
+        self.forwarder.shares.change(
+            Admission(config.allow_from).admits, max_in_flight=config.max_outstanding, limits=build_limits(config)
         )
         self.forwarder.delivery.query_log = _build_query_log(config, self._secret)
         if isinstance(self._events, LoggedEvents) and before.log_level != config.log_level:

@@ -11,41 +11,64 @@ from collections.abc import Callable
 from typing import Any
 
 from dotproxy.answering import Answering
-from dotproxy.live import Query, Waiting
+from dotproxy.live import ClientRequest, Query
 from dotproxy.neighbours import Answers, Listener, Origin, QueryLog
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.telemetry.counters import Counters, group_of
 
 
 class Delivery:
     """
-    ``query_log`` is told of each response, if there is one; ``now`` and ``elapsed`` are the forwarder's clocks.
+    ``query_log`` is told of each response, if there is one; ``shares`` has the places in flight that clients give back;
+    ``now`` and ``elapsed`` are the forwarder's clocks.
     """
 
     def __init__(
-        self, answering: Answering, counters: Counters, now: Callable[[], float], elapsed: Callable[[], float]
+        self,
+        answering: Answering,
+        shares: ClientShares,
+        counters: Counters,
+        now: Callable[[], float],
+        elapsed: Callable[[], float],
     ) -> None:
         self.answering = answering
+        self._shares = shares
         self.query_log: QueryLog | None = None
         self._counters = counters
         self._now = now
         self._elapsed = elapsed
 
-    def at_once(self, waiting: Waiting, said: Any, origin: Origin) -> bytes:
+    def at_once(self, request: ClientRequest, said: Any, origin: Origin) -> bytes:
         """
         Return what a client gets that did not have to wait.
         """
-        octets = self.answering.written(waiting, said)
+        octets = self.answering.written(request, said)
         if self.query_log is not None:
             self.query_log.note(octets, origin, said)
         return octets
 
-    def joined(self, waiting: Waiting, query: Query) -> None:
+    def local(self, listener: Listener, response: bytes) -> bytes:
+        """
+        Count a response of our own to a query that was not looked at further, and return it.
+        """
+        self._counters.answers[group_of(listener.kind, 0, response[3] & 15)] += 1
+        return self.noted(response)
+
+    def noted(self, response: bytes) -> bytes:
+        """
+        Tell the query log of a response of our own, and return it; b"" is none.
+        """
+        if response and self.query_log is not None:
+            self.query_log.note(response, Origin.LOCAL)
+        return response
+
+    def joined(self, request: ClientRequest, query: Query) -> None:
         """
         A client waits with others for a query that is in flight.
         """
-        query.waiting.append(waiting)
+        query.waiting.append(request)
         if self.query_log is not None:
-            self.query_log.note_joined(waiting[2], self._now() - query.asked_at)
+            self.query_log.note_joined(request.octets, self._now() - query.asked_at)
 
     def give(
         self,
@@ -54,21 +77,22 @@ class Delivery:
         outgoing: dict[Listener, Answers],
         upstream: str = "",
         origin: Origin = Origin.UPSTREAM,
-    ) -> int:
+    ) -> None:
         """
         Add to ``outgoing`` what everybody gets who waits for a query, that an upstream answered unless it has another
-        origin; return how many those are.
+        origin.
         """
         everybody, query.waiting = query.waiting, []
         if not everybody:
-            return 0
+            return
         counts = self._counters.answers
-        written, log = self.answering.written, self.query_log
+        written, log, shares = self.answering.written, self.query_log, self._shares
         took = self._now() - query.asked_at
         self._counters.asked.add(took, len(everybody))
-        for waiting in everybody:
-            listener, client, asked, seen = waiting
-            octets = written(waiting, said)
+        for request in everybody:
+            listener, client, asked, seen, account = request
+            octets = written(request, said)
+            shares.release(account, len(asked))
             counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
             if listener in outgoing:
                 outgoing[listener].append((octets, client))
@@ -76,7 +100,6 @@ class Delivery:
                 outgoing[listener] = [(octets, client)]
             if log is not None:
                 log.note_waited(asked, octets, origin, said, upstream, took)
-        return len(everybody)
 
     def send(self, outgoing: dict[Listener, Answers], since: float) -> None:
         """

@@ -40,6 +40,11 @@ class ShedReason(StrEnum):
     """
 
     TOO_OLD = "too_old"
+    RATE = "rate"
+    IN_FLIGHT = "in_flight"
+    SOURCE_PORT = "source_port"
+    NOT_ALLOWED = "not_allowed"
+    RESPONSE_RATE = "response_rate"
 
 
 class DotproxyError(Exception):

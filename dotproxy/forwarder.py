@@ -1,52 +1,52 @@
 """
 The life of one query, from its octets to its answer.
 
-Decides the order of things and nothing else: the answer given a moment ago, ``reception``'s verdict, the answer that
-is kept, the same question that is being asked, and only then a question to the upstreams; what comes of that goes
-to everybody who waits for it.  What is kept and for how long is ``answers``'s word, whom to ask and how often
-``asking``'s.
+Decides the order of things and nothing else: the client's share, the packet cache, ``reception``'s verdict, the cache,
+the same question in flight, and only then a query to the upstreams; the response goes to everybody who waits for it.
 
-Who waits for an answer stands in exactly one query; whoever takes the list of them out answers all of them.
+Each client's request stands in exactly one query; whoever takes the list of them out responds to all of them.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from dotproxy.answering import Answering, as_cached
 from dotproxy.asking import Asking
 from dotproxy.delivery import Delivery
-from dotproxy.live import Query, Waiting
+from dotproxy.live import ClientRequest, Query
 from dotproxy.neighbours import Answers, Client, Hop, Listener, Origin, Transfers
 from dotproxy.policy.answers import AnswerCache, Entry
+from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
 from dotproxy.policy.failures import Failures
 from dotproxy.policy.memo import LONGEST, Memo
 from dotproxy.policy.selection import Ordering
 from dotproxy.reception import TRANSFERS, Reception
+from dotproxy.share_filter import NEVER_ANSWERED, LimitActions, ShareFilter
+from dotproxy.stale_timer import PATIENCE, StaleTimer
 from dotproxy.telemetry.counters import Counters, group_of
 from dotproxy.wire.answer import Answer
-from dotproxy.wire.edns import EDE_OTHER, ExtendedError
-from dotproxy.wire.message import REFUSED, SERVFAIL
+from dotproxy.wire.edns import ExtendedError
+from dotproxy.wire.message import REFUSED, SERVFAIL, Peek
 from dotproxy.wire.question import IN, is_unusual, key_of
 
-#: Timers closer together than this, in seconds, are one.
-_GRAIN = 0.02
+#: A client that has more queries in flight than this has none of them retried for being silently ignored.
+_RETRIED = 256
 
-#: A client that could have a stale answer waits this long for a fresh one, in seconds (RFC 8767 §5).
-PATIENCE = 1.8
-
-_OVERLOADED = ExtendedError(EDE_OTHER, "too many queries outstanding")
 _WEAK = (SERVFAIL, REFUSED)
+_DEFAULT_ACTIONS = LimitActions()
+
+#: A named tuple is made by a function in Python, which takes longer.
+_new = tuple.__new__
 
 
 class Forwarder:
     """
-    Owns: who waits for what, and the one timer that watches over those who could have a stale answer.
+    Owns: who waits for what.
     Told by: listeners (``questions_received``), ``asking`` (``answered``, ``unanswered``).
 
     ``elapsed`` returns seconds on a clock that counts sleep, ``date`` seconds since 1970.
@@ -66,7 +66,8 @@ class Forwarder:
         elapsed: Callable[[], float],
         date: Callable[[], float],
         udp_max_size: int,
-        max_outstanding: int,
+        shares: ClientShares,
+        actions: LimitActions = _DEFAULT_ACTIONS,
         failures: Failures | None = None,
     ) -> None:
         self.asking = asking
@@ -75,20 +76,18 @@ class Forwarder:
         self._hop = hop
         self._transfers = transfers
         self._cache = cache
-        self._clock = clock
         self._now = now
         self._elapsed = elapsed
         self._date = date
         self._answering = Answering(hop, udp_max_size)
-        self._max_outstanding = max_outstanding
+        self.shares = shares
         self.counters = Counters()
-        self.delivery = Delivery(self._answering, self.counters, now, elapsed)
+        self._filter = ShareFilter(shares, self.counters, actions)
+        self.delivery = Delivery(self._answering, shares, self.counters, now, elapsed)
         self._memo = Memo(self.counters.answers)
         self.failures = Failures() if failures is None else failures
         self._joined: dict[bytes, Query] = {}
-        self._waiting = 0
-        self._impatient: deque[Query] = deque()
-        self._timer: IDelayedCall | None = None
+        self._stale_timer = StaleTimer(clock, now, self._serve_stale)
         self._drained: Deferred[None] | None = None
         asking.owner = self
 
@@ -97,64 +96,91 @@ class Forwarder:
         """
         How many queries of clients have no answer yet.
         """
-        return self._waiting
+        return self.shares.in_flight
 
-    def questions_received(self, listener: Listener, batch: Iterable[tuple[bytes, Client]]) -> int:
+    def questions_received(self, listener: Listener, batch: Sequence[tuple[bytes, Client]]) -> int:
         """
         Take queries; the listener gets an answer to each, now or later, but for those that must have none.  Return how
         many of those there were.
         """
         elapsed = self._elapsed()
-        kind = listener.kind
-        memo = self._memo.at(elapsed, kind)
-        counts, cache = self.counters.answers, self._cache
-        admits, receive = self._reception.admits, self._reception.receive
-        is_shared = self._hop.is_shared
-        failures, log = len(self.failures), self.delivery.query_log
+        memo = self._memo.at(elapsed, listener.kind)
+        by_host = self.shares.by_host
         answers: Answers = []
         queries: list[Query] = []
         silent = 0
         for octets, client in batch:
-            known = memo.get(octets[2:])
-            if known is not None and admits(client[0]):
-                known[1] += 1
-                answers.append((octets[:2] + known[0], client))
-                continue
-            seen = receive(listener, octets, client)
-            if seen is None:
-                silent += 1
-                continue
-            if isinstance(seen, bytes):
-                counts[group_of(kind, 0, seen[3] & 15)] += 1
-                answers.append((seen, client))
-                if log is not None:
-                    log.note(seen, Origin.LOCAL)
-                continue
-            if seen.qtype in TRANSFERS:
-                sent = self._hop.outgoing(octets, seen)
-                self._transfers.begin(listener, client, octets, seen, sent, self._ordering(octets, seen))
-                continue
-            waiting = (listener, client, octets, seen)
-            key = key_of(octets, seen) if is_shared else b""
-            entry = cache.look(key) if key and cache is not None else None
-            if entry is not None and elapsed < entry[1]:
-                answer: bytes | None = self._fresh(key, entry, waiting, queries, memo, elapsed)
+            share = by_host.get(client[0])
+            if share is not None and share.credit > 0 and client[1] not in NEVER_ANSWERED:
+                share.credit -= 1
+                known = memo.get(octets[2:])
+                if known is not None:
+                    known[1] += 1
+                    answers.append((octets[:2] + known[0], client))
+                    continue
+                answer = self._respond(listener, octets, client, share, queries, elapsed)
             else:
-                answer = self._failed_before(key, waiting, queries, elapsed) if failures else None
-            if answer is None:
-                answer = self._ask(key, waiting, queries, has_stale=entry is not None)
+                answer = self._check(listener, octets, client, queries, elapsed)
             if answer:
-                counts[group_of(kind, seen.qtype, answer[3] & 15)] += 1
                 answers.append((answer, client))
+            elif answer is None:
+                silent += 1
         self.counters.silent += silent
+        if (len(batch) >= FULL_BATCH or self.shares.is_queue_full) and not listener.is_stream:
+            self.shares.note_batch(len(batch), elapsed)
         if answers:
             self._send({listener: answers}, elapsed)
             self.counters.here.add(self._elapsed() - elapsed, len(answers))
-        if cache is not None:
-            cache.clients_asked(len(answers) + len(queries))
+        if self._cache is not None:
+            self._cache.clients_asked(len(answers) + len(queries))
         if queries:
             self.asking.ask(queries, queries[0].asked_at)
         return silent
+
+    def _check(
+        self, listener: Listener, octets: bytes, client: Client, queries: list[Query], elapsed: float
+    ) -> bytes | None:
+        """
+        As ``_respond``, for a client that is not known to be within its share.
+        """
+        checked = self._filter.check(listener, octets, client, elapsed)
+        if not isinstance(checked, ClientShare):
+            return None if checked is None else self.delivery.local(listener, checked)
+        return self._respond(listener, octets, client, checked, queries, elapsed)
+
+    def _respond(
+        self,
+        listener: Listener,
+        octets: bytes,
+        client: Client,
+        share: ClientShare,
+        queries: list[Query],
+        elapsed: float,
+    ) -> bytes | None:
+        """
+        Return the response to a query, b"" if it comes later, None if there is none; add to ``queries`` what upstreams
+        have to be asked.
+        """
+        seen = self._reception.receive(listener, octets, client)
+        if not isinstance(seen, Peek):
+            return None if seen is None else self.delivery.local(listener, seen)
+        if seen.qtype in TRANSFERS:
+            sent = self._hop.outgoing(octets, seen)
+            self._transfers.begin(listener, client, octets, seen, sent, self._ordering(octets, seen))
+            return b""
+        request = _new(ClientRequest, (listener, client, octets, seen, share.account))
+        key = key_of(octets, seen) if self._hop.is_shared else b""
+        entry = self._cache.look(key) if key and self._cache is not None else None
+        answer: bytes | None = None
+        if entry is not None and elapsed < entry[1]:
+            answer = self._fresh(key, entry, request, queries, elapsed)
+        elif len(self.failures):
+            answer = self._failed_before(key, request, queries, elapsed)
+        if answer is None:
+            answer = self._ask(key, request, queries, has_stale=entry is not None)
+        if answer:
+            self.counters.answers[group_of(listener.kind, seen.qtype, answer[3] & 15)] += 1
+        return answer
 
     def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
         """
@@ -177,7 +203,7 @@ class Forwarder:
                 else:
                     self.failures.remove(query.key)
                     said = self._cache.add(query.key, answer, query.seen.qtype, elapsed, date)
-            self._waiting -= give(query, said, outgoing, upstream)
+            give(query, said, outgoing, upstream)
         self._send(outgoing, elapsed)
 
     def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
@@ -194,15 +220,22 @@ class Forwarder:
             self._give_failure(query, error, outgoing, Origin.FAILED)
         self._send(outgoing, elapsed)
 
+    def may_retry(self, query: Query) -> bool:
+        """
+        Whether a query that an upstream left without a response, although it answers others, is worth another one: not
+        if its client has very many such.
+        """
+        return not query.waiting or query.waiting[0].account.in_flight <= _RETRIED
+
     def change(
-        self, *, ordering: Ordering, reception: Reception, hop: Hop, udp_max_size: int, max_outstanding: int
+        self, *, ordering: Ordering, reception: Reception, hop: Hop, udp_max_size: int, actions: LimitActions
     ) -> None:
         """
         Do as these say from now on.
         """
         self._ordering, self._reception, self._hop = ordering, reception, hop
         self._answering = self.delivery.answering = Answering(hop, udp_max_size)
-        self._max_outstanding = max_outstanding
+        self._filter.actions = actions
         self._memo.clear()
 
     def counted(self) -> Counters:
@@ -234,7 +267,7 @@ class Forwarder:
             if not query.waiting:
                 self._joined.pop(query.key, None)
                 self.asking.forget(query)
-        if not self._waiting:
+        if not self.outstanding:
             return succeed(None)
         self._drained = Deferred()
         return self._drained
@@ -244,38 +277,27 @@ class Forwarder:
         Answer whoever still waits with SERVFAIL, or with what is stale, and watch over nothing any more.
         """
         self.asking.stop()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        self._impatient.clear()
+        self._stale_timer.stop()
 
-    def _fresh(
-        self,
-        key: bytes,
-        entry: Entry,
-        waiting: Waiting,
-        queries: list[Query],
-        memo: dict[bytes, list[Any]],
-        elapsed: float,
-    ) -> bytes:
+    def _fresh(self, key: bytes, entry: Entry, request: ClientRequest, queries: list[Query], elapsed: float) -> bytes:
         """
         Return the answer that is kept; add to ``queries`` what should be asked all the same.  Its age is rounded up to
         the end of the second for which it is remembered, so that no TTL is too high (RFC 1035 §3.2.1).
         """
-        listener, _, octets, seen = waiting
+        listener, _, octets, seen, _ = request
         stored, expires, kept = entry
         second_ends = int(elapsed) + 1
-        answer = self._answering.written(waiting, kept, second_ends - int(stored // 1))
+        answer = self._answering.written(request, kept, second_ends - int(stored // 1))
         if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
-            memo[octets[2:]] = [answer[2:], 0, group_of(listener.kind, seen.qtype, answer[3] & 15)]
+            self._memo.add(listener.kind, octets, answer, group_of(listener.kind, seen.qtype, answer[3] & 15))
         self.counters.fresh += 1
         assert self._cache is not None
         if self._cache.asked_for(key, entry, elapsed) and key not in self._joined:
             self.counters.prefetched += 1
-            self._refresh(key, waiting, queries)
+            self._refresh(key, request, queries)
         return answer
 
-    def _failed_before(self, key: bytes, waiting: Waiting, queries: list[Query], elapsed: float) -> bytes | None:
+    def _failed_before(self, key: bytes, request: ClientRequest, queries: list[Query], elapsed: float) -> bytes | None:
         """
         Return what is answered to a question that failed a moment ago, if it did; add to ``queries`` what should be
         asked all the same.
@@ -288,39 +310,35 @@ class Forwarder:
             if stale is None:
                 return None
             if key not in self._joined:  # it failed before, so nobody is kept waiting for it
-                self._refresh(key, waiting, queries)
+                self._refresh(key, request, queries)
         if stale is None:
             self.counters.failed_before += 1
         else:
             self.counters.stale += 1
         if stale is None:
-            return self.delivery.at_once(waiting, as_cached(failure.what), Origin.FAILURE_CACHE)
-        return self.delivery.at_once(waiting, stale, Origin.STALE)
+            return self.delivery.at_once(request, as_cached(failure.what), Origin.FAILURE_CACHE)
+        return self.delivery.at_once(request, stale, Origin.STALE)
 
-    def _ask(self, key: bytes, waiting: Waiting, queries: list[Query], *, has_stale: bool) -> bytes:
+    def _ask(self, key: bytes, request: ClientRequest, queries: list[Query], *, has_stale: bool) -> bytes:
         """
         Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
         """
-        if self._waiting >= self._max_outstanding:
-            self.counters.overloaded += 1
-            return self.delivery.at_once(waiting, _OVERLOADED, Origin.LOCAL)
+        if not self.shares.take(request.account, len(request.octets)):
+            return self.delivery.noted(self._filter.no_place(request))
         if key and (joined := self._joined.get(key)) is not None:
-            return self._join(waiting, joined)
-        self._waiting += 1
+            return self._join(request, joined)
         self.counters.missed += 1
-        query = self._refresh(key, waiting, queries)
-        query.waiting.append(waiting)
+        query = self._refresh(key, request, queries)
+        query.waiting.append(request)
         if has_stale:
-            self._impatient.append(query)
-            if self._timer is None:
-                self._timer = self._clock.callLater(PATIENCE, self._give_what_is_stale)
+            self._stale_timer.add(query)
         return b""
 
-    def _refresh(self, key: bytes, waiting: Waiting, queries: list[Query]) -> Query:
+    def _refresh(self, key: bytes, request: ClientRequest, queries: list[Query]) -> Query:
         """
         Have a question asked for which nobody waits.
         """
-        _, _, octets, seen = waiting
+        _, _, octets, seen, _ = request
         now = self._now()
         sent = self._hop.outgoing(octets, seen, for_others=bool(key))
         query = Query(octets, seen, sent, self._ordering(octets, seen), now, now + self.asking.query_timeout, key)
@@ -332,16 +350,16 @@ class Forwarder:
             query.is_simple = not query.is_unusual
         return query
 
-    def _join(self, waiting: Waiting, query: Query) -> bytes:
+    def _join(self, request: ClientRequest, query: Query) -> bytes:
         """
-        Wait with others; whoever comes when their patience is at its end has none either.
+        Wait with others; whoever comes when they have waited long enough gets what is stale as they do.
         """
         if self._now() - query.asked_at >= PATIENCE and (stale := self._stale(query.key)):
             self.counters.stale += 1
-            return self.delivery.at_once(waiting, stale, Origin.STALE)
+            self.shares.release(request.account, len(request.octets))
+            return self.delivery.at_once(request, stale, Origin.STALE)
         self.counters.joined += 1
-        self.delivery.joined(waiting, query)
-        self._waiting += 1
+        self.delivery.joined(request, query)
         return b""
 
     def _stale(self, key: bytes) -> Answer | None:
@@ -357,29 +375,21 @@ class Forwarder:
         if stale is not None:
             self.counters.stale += len(query.waiting)
             failure, origin, upstream = stale, Origin.STALE, ""
-        self._waiting -= self.delivery.give(query, failure, outgoing, upstream, origin)
+        self.delivery.give(query, failure, outgoing, upstream, origin)
 
-    def _give_what_is_stale(self) -> None:
+    def _serve_stale(self, queries: list[Query]) -> None:
         """
-        Patience is at an end: who could have a stale answer gets it, and the question goes on without them.
+        Clients have waited long enough: those who could have a stale response get it, and the query goes on.
         """
-        self._timer = None
-        now = self._now()
         outgoing: dict[Listener, Answers] = {}
-        while self._impatient and self._impatient[0].asked_at + PATIENCE <= now + _GRAIN:
-            query = self._impatient.popleft()
+        for query in queries:
             if query.waiting and (stale := self._stale(query.key)):
                 self.counters.stale += len(query.waiting)
-                self._waiting -= self.delivery.give(query, stale, outgoing, origin=Origin.STALE)
-        while self._impatient and not self._impatient[0].waiting:
-            self._impatient.popleft()
-        if self._impatient:
-            due = self._impatient[0].asked_at + PATIENCE - now
-            self._timer = self._clock.callLater(max(_GRAIN, due), self._give_what_is_stale)
+                self.delivery.give(query, stale, outgoing, origin=Origin.STALE)
         self._send(outgoing, self._elapsed())
 
     def _send(self, outgoing: dict[Listener, Answers], since: float) -> None:
         self.delivery.send(outgoing, since)
-        if self._drained is not None and not self._waiting:
+        if self._drained is not None and not self.outstanding:
             drained, self._drained = self._drained, None
             drained.callback(None)

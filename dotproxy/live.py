@@ -14,13 +14,24 @@ from typing import Any, NamedTuple, Protocol
 from dotproxy.errors import Timeout, UpstreamError
 from dotproxy.neighbours import Client, Listener
 from dotproxy.policy.attempts import MAX_SENDS, is_untried, taken_back
+from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.selection import Order
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
 from dotproxy.wire.hop import with_least_opt
 from dotproxy.wire.message import Peek
 
-#: Who waits for an answer: the listener and its client, the query as it came, and what was seen of it.
-Waiting = tuple[Listener, Client, bytes, Peek]
+
+class ClientRequest(NamedTuple):
+    """
+    A query of a client that has no response yet: ``octets`` as it came, ``seen`` what was seen of it, ``account`` whom
+    it is charged to.
+    """
+
+    listener: Listener
+    client: Client
+    octets: bytes
+    seen: Peek
+    account: ClientShare
 
 
 class Spare(NamedTuple):
@@ -84,7 +95,7 @@ class Query:
         self.order = order
         self.asked_at = asked_at
         self.due = self.deadline = deadline
-        self.waiting: list[Waiting] = []
+        self.waiting: list[ClientRequest] = []
         self.key = key
         self.home: dict[Query, None] | None = None
         self.tried: tuple[int, ...] = ()
@@ -131,6 +142,11 @@ class Owner(Protocol):
     def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
         """
         These were not, and why.
+        """
+
+    def may_retry(self, query: Query) -> bool:
+        """
+        Whether a query that an upstream left without a response, although it answers others, is worth another one.
         """
 
 

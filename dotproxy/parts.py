@@ -31,12 +31,14 @@ from dotproxy.network import clock_with_sleep
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.failures import Failures
 from dotproxy.policy.freshness import Limits
 from dotproxy.policy.selection import POLICIES, Facts, Ordering
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.resolver import ForwarderResolver
+from dotproxy.share_filter import LimitAction, LimitActions
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.upstream.address import UpstreamAddress
@@ -189,7 +191,10 @@ def build_forwarder(
         elapsed=clock_with_sleep,
         date=time.time,
         udp_max_size=config.udp_max_size,
-        max_outstanding=config.max_outstanding,
+        shares=ClientShares(
+            Admission(config.allow_from).admits, max_in_flight=config.max_outstanding, limits=build_limits(config)
+        ),
+        actions=build_actions(config),
         failures=failures,
     )
 
@@ -209,7 +214,23 @@ def build_reception(config: Config, hop: Hop) -> Reception:
     Return what judges queries as they arrive.
     """
     special = SpecialNames(config.forward_special)
-    return Reception(Admission(config.allow_from), special, hop, with_minimal_any=config.minimal_any)
+    return Reception(special, hop, with_minimal_any=config.minimal_any)
+
+
+def build_limits(config: Config) -> ShareLimits:
+    """
+    Return what bounds the share of one client.
+    """
+    return ShareLimits(
+        config.client_rate, config.client_prefix_v4, config.client_prefix_v6, tuple(config.client_exempt)
+    )
+
+
+def build_actions(config: Config) -> LimitActions:
+    """
+    Return what clients get that are over their share, or not served.
+    """
+    return LimitActions(LimitAction(config.over_limit), LimitAction(config.not_allowed))
 
 
 def build_hedging(config: Config) -> Budget:

@@ -1,15 +1,14 @@
 """
-What becomes of a query when it arrives: silence, an answer on the spot, or a question for an upstream.
+What becomes of a query of a client that is served: silence, an answer on the spot, or a question for an upstream.
 
-Decides the order of the judgements: is it a query at all, is its client served, is it for us to answer.
-Refuses to know upstreams, and what becomes of a question afterwards.
+Decides the order of the judgements: is it a query at all, is it for us to answer.
+Refuses to know clients, upstreams, and what becomes of a question afterwards.
 """
 
 from __future__ import annotations
 
 from dotproxy.errors import WireError
 from dotproxy.neighbours import Client, Hop, Listener
-from dotproxy.policy.admission import Admission
 from dotproxy.policy.special import Kind, SpecialNames
 from dotproxy.wire.edit import ask_over_tcp, refusal
 from dotproxy.wire.edns import EDE_PROHIBITED, OPT_SIZE, ExtendedError
@@ -17,11 +16,12 @@ from dotproxy.wire.local import loopback, minimal_any, negative
 from dotproxy.wire.message import FORMERR, HEADER_SIZE, NOERROR, NXDOMAIN, REFUSED, Peek, peek
 from dotproxy.wire.rrtypes import ANY, AXFR, IXFR
 
-# Without a text: whoever asked may not be who it seems, and should not get more than was sent.
-_NOT_SERVED = ExtendedError(EDE_PROHIBITED, "")
 _NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded here")
 
 TRANSFERS = (IXFR, AXFR)
+
+#: A longer query is none that a resolver would send, and would take memory while it is in flight.
+MAX_QUERY = 4096
 
 
 class Reception:
@@ -29,10 +29,7 @@ class Reception:
     ``with_minimal_any``: over UDP, questions for ANY get as little as they may (RFC 8482 §4.2).
     """
 
-    def __init__(
-        self, admission: Admission, special: SpecialNames, hop: Hop, *, with_minimal_any: bool = False
-    ) -> None:
-        self.admits = admission.admits
+    def __init__(self, special: SpecialNames, hop: Hop, *, with_minimal_any: bool = True) -> None:
         self._special = special
         self._passing = hop.passing
         self._with_minimal_any = with_minimal_any
@@ -44,16 +41,14 @@ class Reception:
         seen = None
         try:
             seen = peek(octets)
+            if len(octets) > MAX_QUERY:
+                raise WireError(f"longer than {MAX_QUERY} octets", FORMERR)
             if seen.opt_end - seen.opt_at > OPT_SIZE:
                 seen = seen._replace(
                     ours=listener.options_for(octets, seen, client), passed=self._passing(octets, seen)
                 )
         except WireError as error:
-            if error.rcode is None or not self.admits(client[0]):
-                return None
-            return refusal(octets, error.rcode, seen)
-        if not self.admits(client[0]):
-            return refusal(octets, REFUSED, seen, _NOT_SERVED)
+            return None if error.rcode is None else refusal(octets, error.rcode, seen)
         return self._answer_here(listener, octets, seen) or seen
 
     def _answer_here(self, listener: Listener, octets: bytes, seen: Peek) -> bytes | None:

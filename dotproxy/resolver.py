@@ -58,7 +58,7 @@ class Asker(Protocol):
     Who takes questions: the forwarder.
     """
 
-    def questions_received(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
+    def questions_received(self, listener: Any, batch: Sequence[tuple[bytes, Any]]) -> int:
         """
         Take questions; return how many of them will never be answered.
         """

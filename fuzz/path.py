@@ -19,6 +19,7 @@ from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.cookies import Cookies
 from dotproxy.policy.freshness import Limits
 from dotproxy.policy.special import SpecialNames
@@ -73,7 +74,7 @@ class Path:
         self.forwarder = Forwarder(
             asking,
             ordering=lambda query, seen: (0,),
-            reception=Reception(admission, SpecialNames(), hop, with_minimal_any=True),
+            reception=Reception(SpecialNames(), hop),
             hop=hop,
             transfers=NoTransfers(),
             cache=AnswerCache(entries=10, octets=1 << 20, limits=Limits(), stale_for=10.0),
@@ -82,7 +83,7 @@ class Path:
             elapsed=now,
             date=lambda: 0.0,
             udp_max_size=1232,
-            max_outstanding=100,
+            shares=ClientShares(admission.admits, max_in_flight=100),
         )
         self.clients = RecordingListener(is_stream=is_stream)
         cookies = Cookies(b"s" * 32)

@@ -17,6 +17,7 @@ from dotproxy.errors import BadReply, ConnectionGone, Unreachable, Untrusted
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.special import FAMILIES, SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.testing.client import make_query
@@ -53,13 +54,17 @@ class Scene:
             "transfers": None,
             "cache": None,
             "udp_max_size": 1232,
-            "max_outstanding": 100,
             **settings,
         }
+        networks = [ip_network("127.0.0.0/8")]
+        limits = given.pop("limits", ShareLimits(exempt=tuple(networks)))
+        given["shares"] = ClientShares(
+            Admission(networks).admits, max_in_flight=given.pop("max_outstanding", 100), limits=limits
+        )
         asked: dict[str, Any] = {"hedging": Budget(0), "query_timeout": 4.0, "attempt_timeout": 1.5, "at_once": 1}
         asked = {key: given.pop(key, default) for key, default in asked.items()}
         special = SpecialNames(given.pop("forwarded", FAMILIES))
-        given["reception"] = Reception(Admission([ip_network("127.0.0.0/8")]), special, given["hop"])
+        given["reception"] = Reception(special, given["hop"])
         now = self.clock.seconds
         self.asking = Asking(self.upstreams, read=given["hop"].read, clock=self.clock, now=now, **asked)
         self.forwarder = Forwarder(self.asking, clock=self.clock, now=now, elapsed=now, date=lambda: 0.0, **given)

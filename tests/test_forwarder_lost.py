@@ -15,6 +15,7 @@ from dotproxy.asking import Asking
 from dotproxy.errors import ConnectionGone, Untrusted
 from dotproxy.forwarder import Forwarder
 from dotproxy.policy.attempts import Isolation
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.quarantine import question_key
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import ScriptedUpstream
@@ -183,7 +184,8 @@ class HangingUp:
             query_timeout=4.0,
             attempt_timeout=1.5,
         )
-        given: dict[str, Any] = {"transfers": None, "cache": None, "udp_max_size": 1232, "max_outstanding": 10000}
+        given: dict[str, Any] = {"transfers": None, "cache": None, "udp_max_size": 1232}
+        given["shares"] = ClientShares(lambda host: True, max_in_flight=20000)
         self.forwarder = Forwarder(
             self.asking,
             ordering=lambda query, seen: tuple(range(servers)),

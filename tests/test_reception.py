@@ -2,8 +2,6 @@
 What becomes of a query when it arrives.
 """
 
-from ipaddress import ip_network
-
 import dns.edns
 import dns.flags
 import dns.message
@@ -12,7 +10,6 @@ import dns.rdatatype
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.datagram import DatagramListener
-from dotproxy.policy.admission import Admission
 from dotproxy.policy.cookies import Cookies
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
@@ -56,9 +53,7 @@ class ReceptionTests(SynchronousTestCase):
         What is said of a query.
         """
         wire = query if isinstance(query, bytes) else query.to_wire()
-        reception = Reception(
-            Admission([ip_network("127.0.0.0/8")]), SpecialNames(forwarded), Rebuilt(), with_minimal_any=minimal
-        )
+        reception = Reception(SpecialNames(forwarded), Rebuilt(), with_minimal_any=minimal)
         received = reception.receive(listener or RecordingListener(), wire, CLIENT)  # type: ignore[arg-type]
         return dns.message.from_wire(received) if isinstance(received, bytes) else received
 

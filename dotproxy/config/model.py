@@ -30,6 +30,14 @@ class Config:
     tls_ciphers: str | None
     policy: str
     allow_from: tuple[Network, ...]
+    not_allowed: str
+    client_rate: float
+    client_prefix_v4: int
+    client_prefix_v6: int
+    client_exempt: tuple[Network, ...]
+    over_limit: str
+    response_rate_limit: int
+    response_rate_slip: int
     query_timeout: float
     attempt_timeout: float
     hedge_percent: float

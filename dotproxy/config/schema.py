@@ -138,6 +138,68 @@ SETTINGS: tuple[Setting, ...] = (
         is_list=True,
     ),
     Setting(
+        "not_allowed",
+        "refuse",
+        one_of("refuse", "drop"),
+        "HOW",
+        "What other clients get: refuse (REFUSED) or drop (no response).",
+    ),
+    Setting(
+        "client_rate",
+        1000.0,
+        number(0, 10_000_000, "queries a second"),
+        "QPS",
+        "While there is more to do than can be done, a client is held to this many queries a second over UDP, if there"
+        " are others; 0 for no limit. With workers, each has its part.",
+    ),
+    Setting(
+        "client_prefix_v4",
+        32,
+        number(1, 32, "bits", whole=True),
+        "BITS",
+        "How many bits of an IPv4 address are one client.",
+    ),
+    Setting(
+        "client_prefix_v6",
+        56,
+        number(1, 128, "bits", whole=True),
+        "BITS",
+        "How many bits of an IPv6 address are one client; link-local addresses are one each.",
+    ),
+    Setting(
+        "client_exempt",
+        (),
+        parse_network,
+        "NETWORK",
+        "Clients without limits of their own, such as a resolver or a balancer with many clients behind it. May be"
+        " repeated.",
+        is_list=True,
+    ),
+    Setting(
+        "over_limit",
+        "truncate",
+        one_of("truncate", "refuse", "drop"),
+        "HOW",
+        "What a client gets over UDP that is over its share: truncate (TC=1, so that it asks again over TCP), refuse"
+        " (REFUSED) or drop (no response).",
+    ),
+    Setting(
+        "response_rate_limit",
+        20,
+        number(0, 1_000_000, "responses a second", whole=True),
+        "RPS",
+        "How many identical responses, or errors, a client network (/24 or /56) gets in a second over UDP, if its"
+        " addresses are public: they may be forged; 0 for no limit.",
+    ),
+    Setting(
+        "response_rate_slip",
+        2,
+        number(0, 10, "", whole=True),
+        "N",
+        "Of responses over response_rate_limit one in N is sent truncated and empty, the others are dropped; 0: all are"
+        " dropped.",
+    ),
+    Setting(
         "query_timeout",
         4.0,
         number(0.1, 60, "seconds"),
@@ -245,7 +307,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "minimal_any",
-        False,
+        True,
         parse_yes_or_no,
         "BOOL",
         "Answer ANY over UDP with one record that says it is not answered (RFC 8482), instead of asking.",

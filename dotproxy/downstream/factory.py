@@ -10,7 +10,7 @@ decoder loses flags, EDNS, classes and compression, and a hostile name costs it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IAddress, IReactorTime, IResolver
@@ -24,7 +24,7 @@ class Asker(Protocol):
     Who takes questions: the forwarder.
     """
 
-    def questions_received(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
+    def questions_received(self, listener: Any, batch: Sequence[tuple[bytes, Any]]) -> int:
         """
         Take questions; return how many of them will never be answered.
         """

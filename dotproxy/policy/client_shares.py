@@ -22,6 +22,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from dotproxy.policy.admission import Network
+from dotproxy.policy.rate_limit import RateLimit
 
 #: So many queries are let through before the bucket is looked at again.
 SLICE: Final = 64
@@ -43,9 +44,15 @@ _LEAST_FORGOTTEN: Final = 64
 #: Octets of queries in flight, of all clients.
 MAX_OCTETS: Final = 16 << 20
 
-#: A queue that does not empty for so long is more than a burst; there is too much to do for so long after that.
+#: Datagrams that are read at once, at most.
+FULL_BATCH: Final = 64
+
+#: A queue that does not empty for so long, in seconds, is more than a burst; there is too much to do for so long then.
 _STANDING: Final = 0.02
 _BUSY_FOR: Final = 2.0
+
+#: Clients over their rate that are told so, a second.
+_SHED_ANSWERS: Final = 2000.0
 
 #: How often it is found out who is active while there is too much to do, and how long that is believed.
 _SCAN_INTERVAL: Final = 0.1
@@ -130,9 +137,11 @@ class ClientShares:
         self.in_flight = self.octets = 0
         self.busy_until = 0.0
         self._by_prefix: dict[str, ClientShare] = {}
-        self._full_since = -1.0
+        self.is_queue_full = False
+        self._full_since = 0.0
         self._scanned_at = -1.0
         self._contended_until = -1.0
+        self._shed_answers: RateLimit | None = None
         self.change(is_allowed, max_in_flight=max_in_flight, limits=limits or ShareLimits())
 
     def change(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
@@ -171,22 +180,20 @@ class ClientShares:
         if share is not self.refused:
             share.account = share
 
-    def queue_is_full(self, now: float) -> None:
+    def note_batch(self, count: int, now: float) -> None:
         """
-        As many queries came at once as can be read at once, so that there are probably more.
+        So many datagrams were read at once.  If those are as many as can be, there are probably more: a queue that does
+        not empty for ``_STANDING`` means that there is too much to do.
         """
-        if self._full_since < 0:
+        if count < FULL_BATCH:
+            self.is_queue_full = False
+        elif not self.is_queue_full:
+            self.is_queue_full = True
             self._full_since = now
         elif now - self._full_since >= _STANDING:
             if now >= self.busy_until:
                 self._scanned_at = -1.0
             self.busy_until = now + _BUSY_FOR
-
-    def queue_is_empty(self) -> None:
-        """
-        All that came was read.
-        """
-        self._full_since = -1.0
 
     def may_send(self, share: ClientShare, now: float) -> bool:
         """
@@ -198,6 +205,7 @@ class ClientShares:
         is_limited = rate > 0 and now < self.busy_until and not share.is_exempt
         if share.account is not share:
             share.granted += 1
+            share.account.granted += 1
             return not is_limited or self._spend(share.account, now)
         if is_limited and share.tokens < 1 and self._is_contended(now):
             self.busy_until = now + _BUSY_FOR
@@ -222,6 +230,17 @@ class ClientShares:
             return False
         return True
 
+    def may_answer_shed(self, now: float) -> bool:
+        """
+        Whether a client that is over its rate may be told so: so often a second and not more, since that costs as well.
+        """
+        if self._shed_answers is None:
+            self._shed_answers = RateLimit(_SHED_ANSWERS, now)
+        if not self._shed_answers.available(now):
+            return False
+        self._shed_answers.take()
+        return True
+
     def take(self, account: ClientShare, size: int) -> bool:
         """
         Charge a query of ``size`` octets that is to be in flight; return False if there is no place for it, and do not.
@@ -236,6 +255,12 @@ class ClientShares:
         account.in_flight += 1
         account.octets += size
         return True
+
+    def is_full(self, account: ClientShare, size: int) -> bool:
+        """
+        Whether there is no place for a query of ``size`` octets, whoever sends it; of one that is exempt, at all.
+        """
+        return account.is_exempt or self.in_flight >= self.max_in_flight or self.octets + size > MAX_OCTETS
 
     def release(self, account: ClientShare, size: int) -> None:
         """
@@ -262,6 +287,7 @@ class ClientShares:
                 share.credit = share.granted = _UNLIMITED
             else:
                 share.account = self.strangers
+                share.used = 1  # one query does not show that it is there to stay
         return share
 
     def _forget_prefixes(self) -> None:
@@ -278,9 +304,10 @@ class ClientShares:
                 share.used = used
                 self._by_prefix[prefix] = share
         if len(self._by_prefix) == before:
-            for prefix in oldest[:_LEAST_FORGOTTEN]:
-                if self._by_prefix[prefix].is_empty:
-                    del self._by_prefix[prefix]
+            empty = [prefix for prefix in oldest if self._by_prefix[prefix].is_empty]
+            unknown = [prefix for prefix in empty if self._by_prefix[prefix].account is self.strangers]
+            for prefix in (unknown or empty)[:_LEAST_FORGOTTEN]:
+                del self._by_prefix[prefix]
         self._forget_hosts()
 
     def _forget_hosts(self) -> None:
@@ -330,7 +357,7 @@ class ClientShares:
         Return how many clients have sent something since this was called last.
         """
         active = 0
-        for share in self._by_prefix.values():
+        for share in (self.strangers, *self._by_prefix.values()):
             used = share.granted - share.credit
             if used != share.used:
                 share.used = used

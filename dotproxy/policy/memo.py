@@ -33,8 +33,8 @@ class Memo:
 
     def at(self, now: float, kind: int) -> dict[bytes, list[Any]]:
         """
-        Return what is true now for listeners of a kind, to be looked into and added to: from a query without its ID to
-        a list of the answer without its ID, how often it was given, and its place in ``counts``.
+        Return what is true now for listeners of a kind: from a query without its ID to a list of the answer without its
+        ID, how often it was given, and its place in ``counts``.
         """
         second = int(now)
         if second != self._second:
@@ -44,6 +44,12 @@ class Memo:
         if len(memo) > MOST:
             self.clear()
         return memo
+
+    def add(self, kind: int, query: bytes, answer: bytes, place: int) -> None:
+        """
+        Remember the answer to a query that came to a listener of a kind, and its place in ``counts``.
+        """
+        self._memos[kind][query[2:]] = [answer[2:], 0, place]
 
     def settle(self) -> None:
         """

@@ -30,6 +30,11 @@ _ENDS = {
 
 _SHED = {
     ShedReason.TOO_OLD: "it waited in the receive buffer of the UDP socket for longer than clients wait for a response",
+    ShedReason.RATE: "its client is over client_rate, and there is more to do than can be done",
+    ShedReason.IN_FLIGHT: "its client has had its share of the queries in flight, or of their octets",
+    ShedReason.SOURCE_PORT: "it came from a UDP port that is never answered",
+    ShedReason.NOT_ALLOWED: "its client is not served, and is not told so",
+    ShedReason.RESPONSE_RATE: "its response was over response_rate_limit: dropped, or sent truncated",
 }
 
 #: Labels with a fixed set of values: what each value says.

@@ -19,6 +19,9 @@ from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to
 from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option
 from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, MAX_MESSAGE, RD, SERVFAIL, TC, Peek, peek, sections_of
 
+#: Octets of a client's EDNS options that an upstream is sent: all of those in use fit many times.
+MAX_PASSED = 512
+
 _BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
 
 _COUNT = Struct("!H")
@@ -119,11 +122,14 @@ class Rebuilt:
 
     def passing(self, query: bytes, seen: Peek) -> bytes:
         """
-        Return those options of a query that travel, in wire form.
+        Return those options of a query that travel, in wire form; none if they are longer than ``MAX_PASSED``.
 
         :raises WireError: if an option in it is malformed (RFC 6891 §7: FORMERR).
         """
-        return b"" if seen.is_signed else options_without(query, seen.opt_at, seen.opt_end, self._dropped)
+        if seen.is_signed:
+            return b""
+        passed = options_without(query, seen.opt_at, seen.opt_end, self._dropped)
+        return passed if len(passed) <= MAX_PASSED else b""
 
     def outgoing(self, query: bytes, seen: Peek, *, for_others: bool = False) -> bytes:
         """

@@ -44,7 +44,7 @@ from dotproxy.workers.place import Place
 LOOK = 1.0
 
 #: What they are given in all, each of them its part.
-_SHARED = ("cache_size", "cache_memory", "max_outstanding", "tcp_max_connections")
+_SHARED = ("cache_size", "cache_memory", "client_rate", "max_outstanding", "tcp_max_connections")
 
 #: How long after the end of ``DRAIN`` a worker may take to end, in seconds.
 PATIENCE = 3.0

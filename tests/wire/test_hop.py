@@ -213,10 +213,23 @@ class OutgoingTests(SynchronousTestCase):
         """
         A question that padding would make longer than a message can be goes out as it is.
         """
-        option = (65001).to_bytes(2, "big") + (65400).to_bytes(2, "big") + b"x" * 65400
-        wire = make_query("www.test.", 1)[:-2] + len(option).to_bytes(2, "big") + option
+        record = b"\0\0\x10\0\1" + bytes(4) + (65400).to_bytes(2, "big") + bytes(65400)
+        wire = make_query("www.test.", 1, edns=False)
+        wire = wire[:10] + b"\0\1" + wire[12:] + record
         self.assertLessEqual(len(wire), 65535)
         self.assertEqual(wire, Rebuilt(4096).outgoing(wire, look(Rebuilt(4096), wire)))
+
+    def test_options_passed_are_bounded(self) -> None:
+        """
+        Options of 512 octets in all travel; of longer ones none does, and the query is asked without them.
+        """
+        for size, passed in ((508, 512), (509, 0)):
+            option = (65001).to_bytes(2, "big") + size.to_bytes(2, "big") + bytes(size)
+            wire = make_query("www.test.", 1)[:-2] + len(option).to_bytes(2, "big") + option
+            seen = look(Rebuilt(), wire)
+            self.assertEqual(passed, len(seen.passed))
+            sent = dns.message.from_wire(Rebuilt().outgoing(wire, seen))
+            self.assertEqual(bool(passed), 65001 in [int(option.otype) for option in sent.options])
 
     def test_octets_after_the_question(self) -> None:
         """

@@ -2,6 +2,7 @@
 The supervisor of workers that are not there.
 """
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual([Path("/tmp/kept.1"), Path("/tmp/kept.2"), Path("/tmp/kept.3")], files)
         config = load_text(begun[0]["config"]).config
         self.assertEqual((34, 100001, 3), (config.cache_size, config.cache_memory, config.max_outstanding))
+        self.assertEqual(math.ceil(supervisor.config.client_rate / 3), config.client_rate)
         expected = replace(supervisor.config, cache_size=34, cache_file=Path("/tmp/kept.1"))
         self.assertEqual(expected, replace(config, **whole(supervisor.config)))
         files = [process.files for process in self.processes.all]
@@ -356,7 +358,8 @@ def whole(config: Config) -> dict[str, Any]:
     What workers have parts of.
     """
     return {"cache_memory": config.cache_memory, "max_outstanding": config.max_outstanding} | {
-        "tcp_max_connections": config.tcp_max_connections
+        "tcp_max_connections": config.tcp_max_connections,
+        "client_rate": config.client_rate,
     }
 
 

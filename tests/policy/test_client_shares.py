@@ -1,0 +1,399 @@
+"""
+What one client may take of what all share.
+"""
+
+from ipaddress import ip_network
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.downstream.batch import BATCH
+from dotproxy.policy.client_shares import (
+    FULL_BATCH,
+    MAX_HOSTS,
+    MAX_OCTETS,
+    MAX_PREFIXES,
+    SLICE,
+    ClientShare,
+    ClientShares,
+    ShareLimits,
+)
+
+
+class Scene:
+    """
+    Shares at a time that goes on by hand.
+    """
+
+    def __init__(self, *, max_in_flight: int = 1000, limits: ShareLimits | None = None) -> None:
+        self.now = 1000.0
+        self.shares = ClientShares(
+            lambda host: not host.startswith("203.0.113."), max_in_flight=max_in_flight, limits=limits
+        )
+
+    def of(self, host: str) -> ClientShare:
+        """
+        The share of a client.
+        """
+        return self.shares.of(host, self.now)
+
+    def ask(self, host: str, count: int = 1) -> int:
+        """
+        How many of so many queries of a client, sent now, are processed.
+        """
+        return sum(self.ask_once(host) for _ in range(count))
+
+    def ask_once(self, host: str) -> bool:
+        """
+        Whether a query is processed: what ``ShareFilter`` does.
+        """
+        if host not in self.shares.by_host and not self.shares.may_be_seen(host, self.now):
+            return False
+        share = self.of(host)
+        if share.credit > 0:
+            share.credit -= 1
+            return True
+        return self.shares.may_send(share, self.now)
+
+    def meet(self, *hosts: str) -> None:
+        """
+        These clients have been here for a while.
+        """
+        for host in hosts:
+            self.ask(host)
+        self.now += 2
+        for host in hosts:
+            self.ask(host)
+
+    def overload(self) -> None:
+        """
+        There is more to do than can be done.
+        """
+        for _ in range(4):
+            self.shares.note_batch(FULL_BATCH, self.now)
+            self.now += 0.01
+
+
+class PrefixTests(SynchronousTestCase):
+    """
+    Which addresses are one client.
+    """
+
+    def same(self, first: str, second: str, **limits: int) -> bool:
+        """
+        Whether they are.
+        """
+        scene = Scene(limits=ShareLimits(**limits))
+        return scene.of(first) is scene.of(second)
+
+    def test_ipv4_address_is_a_client(self) -> None:
+        """
+        Two addresses are two clients; the mapped form of one is the same client.
+        """
+        self.assertFalse(self.same("192.0.2.1", "192.0.2.2"))
+        self.assertTrue(self.same("192.0.2.1", "::ffff:192.0.2.1"))
+
+    def test_ipv6_network_is_a_client(self) -> None:
+        """
+        All of a /56 are one client, those of the next are not.
+        """
+        self.assertTrue(self.same("2001:db8:0:ff::1", "2001:db8:0:01:ffff::2"))
+        self.assertFalse(self.same("2001:db8:0:ff::1", "2001:db8:0:100::1"))
+
+    def test_link_local_addresses_are_clients(self) -> None:
+        """
+        Each is one, and on each link.
+        """
+        self.assertFalse(self.same("fe80::1%2", "fe80::2%2"))
+        self.assertFalse(self.same("fe80::1%2", "fe80::1%3"))
+
+    def test_prefix_lengths_are_settings(self) -> None:
+        """
+        Longer and shorter ones.
+        """
+        self.assertTrue(self.same("192.0.2.1", "192.0.2.2", prefix_v4=24))
+        self.assertFalse(self.same("192.0.2.1", "192.0.3.1", prefix_v4=24))
+        self.assertFalse(self.same("2001:db8::1", "2001:db8::2", prefix_v6=128))
+
+    def test_exempt_address_is_a_client_of_its_own(self) -> None:
+        """
+        One that is exempt does not exempt others of its prefix.
+        """
+        scene = Scene(limits=ShareLimits(exempt=(ip_network("2001:db8::1/128"),)))
+        self.assertTrue(scene.of("2001:db8::1").is_exempt)
+        self.assertFalse(scene.of("2001:db8::2").is_exempt)
+        self.assertTrue(scene.of("").is_exempt)
+
+    def test_those_that_are_not_served_are_one(self) -> None:
+        """
+        All of them have one share, which has no credit.
+        """
+        scene = Scene()
+        self.assertIs(scene.of("203.0.113.1"), scene.of("203.0.113.2"))
+        self.assertEqual((False, 0), (scene.of("203.0.113.1").is_served, scene.of("203.0.113.1").credit))
+
+
+class InFlightTests(SynchronousTestCase):
+    """
+    Places for queries in flight.
+    """
+
+    def fill(self, scene: Scene, host: str, size: int = 50) -> int:
+        """
+        How many places a client gets that wants all of them.
+        """
+        account = scene.of(host).account
+        taken = 0
+        while scene.shares.take(account, size):
+            taken += 1
+        return taken
+
+    def test_one_client_gets_half(self) -> None:
+        """
+        One that takes all it gets leaves as much; the next one gets half of that, and a third one still has room.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1", "192.0.2.2", "192.0.2.3")
+        self.assertEqual([500, 250, 125], [self.fill(scene, f"192.0.2.{n}") for n in (1, 2, 3)])
+
+    def test_all_that_are_new_share(self) -> None:
+        """
+        However many addresses are used for the first time, they get half together, and a client that is known is not
+        concerned.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1")
+        strangers = sum(self.fill(scene, f"198.51.100.{n}") for n in range(200))
+        self.assertEqual((500, 250), (strangers, self.fill(scene, "192.0.2.1")))
+
+    def test_handshake_makes_known(self) -> None:
+        """
+        A client that completed one has an account of its own at once.
+        """
+        scene = Scene()
+        self.fill(scene, "198.51.100.1")
+        share = scene.of("198.51.100.2")
+        scene.shares.verify(share)
+        self.assertIs(share, share.account)
+        self.assertEqual(250, self.fill(scene, "198.51.100.2"))
+
+    def test_exempt_client_gets_all(self) -> None:
+        """
+        For one that is exempt there is the whole table.
+        """
+        scene = Scene(limits=ShareLimits(exempt=(ip_network("192.0.2.1/32"),)))
+        self.assertEqual(1000, self.fill(scene, "192.0.2.1"))
+
+    def test_octets_are_shared_as_well(self) -> None:
+        """
+        Of the octets of queries in flight a client gets half.
+        """
+        scene = Scene(max_in_flight=100_000)
+        scene.meet("192.0.2.1", "192.0.2.2")
+        taken = self.fill(scene, "192.0.2.1", 4096)
+        self.assertEqual(MAX_OCTETS // 4096 // 2, taken)
+        self.assertTrue(scene.shares.take(scene.of("192.0.2.2").account, 4096))
+
+    @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(12, 4096)), max_size=200))
+    def test_what_is_taken_is_given_back(self, steps: list[tuple[int, bool, int]]) -> None:
+        """
+        After any sequence nobody holds anything, and never more than there is.
+        """
+        scene = Scene(max_in_flight=20)
+        held: list[tuple[ClientShare, int]] = []
+        for number, takes, size in steps:
+            account = scene.of(f"192.0.2.{number}").account
+            if takes and scene.shares.take(account, size):
+                held.append((account, size))
+            elif not takes and held:
+                scene.shares.release(*held.pop(number % len(held)))
+            scene.now += 0.3
+            scene.ask(f"192.0.2.{number}")
+            self.assertLessEqual(scene.shares.in_flight, 20)
+        for account, size in held:
+            scene.shares.release(account, size)
+        self.assertEqual((0, 0), (scene.shares.in_flight, scene.shares.octets))
+        self.assertEqual(
+            {(0, 0)}, {(share.in_flight, share.octets) for share in scene.shares.by_host.values()} | {(0, 0)}
+        )
+
+
+class RateTests(SynchronousTestCase):
+    """
+    Queries a second.
+    """
+
+    def test_nobody_is_held_back_at_ease(self) -> None:
+        """
+        While there is not too much to do, any rate is served.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1", "192.0.2.2")
+        self.assertEqual(100_000, scene.ask("192.0.2.1", 100_000))
+
+    def flood(self, scene: Scene, others: int = 1) -> tuple[int, int]:
+        """
+        One client sends 20,000 queries a second for five seconds, others ten each: how many of the last four seconds
+        are processed.
+        """
+        loud = quiet = 0
+        for tick in range(500):
+            scene.shares.note_batch(FULL_BATCH, scene.now)
+            served = scene.ask("192.0.2.1", 200)
+            served_others = sum(scene.ask(f"192.0.2.{2 + n}") for n in range(others)) if tick % 10 == 0 else 0
+            if tick >= 100:
+                loud += served
+                quiet += served_others
+            scene.now += 0.01
+        return loud, quiet
+
+    def test_loud_client_is_held_to_its_rate(self) -> None:
+        """
+        Under pressure, and beside another one, which gets all it asks for.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1", "192.0.2.2")
+        loud, quiet = self.flood(scene)
+        self.assertEqual(40, quiet)
+        self.assertTrue(3900 <= loud <= 4200, loud)
+
+    def test_only_client_is_not_held_back(self) -> None:
+        """
+        One that is alone gets all there is.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1")
+        self.assertEqual((80_000, 0), self.flood(scene, others=0))
+
+    def test_exempt_client_is_not_held_back(self) -> None:
+        """
+        Nor is one that is exempt.
+        """
+        scene = Scene(limits=ShareLimits(exempt=(ip_network("192.0.2.1/32"),)))
+        scene.meet("192.0.2.1", "192.0.2.2")
+        self.assertEqual((80_000, 40), self.flood(scene))
+
+    def test_rate_of_zero_is_none(self) -> None:
+        """
+        A rate of 0 limits nobody.
+        """
+        scene = Scene(limits=ShareLimits(rate=0))
+        scene.meet("192.0.2.1", "192.0.2.2")
+        self.assertEqual((80_000, 40), self.flood(scene))
+
+    def test_it_ends_with_the_flood(self) -> None:
+        """
+        Two seconds after nobody is over the rate any more, nobody is held to it.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1", "192.0.2.2")
+        self.flood(scene)
+        self.assertLess(scene.ask("192.0.2.1", 5000), 5000)
+        scene.now += 2.1
+        self.assertEqual(5000, scene.ask("192.0.2.1", 5000))
+
+    def test_burst_is_no_pressure(self) -> None:
+        """
+        Many that come at once, and are done with at once, are not too much; a full batch now and then is not, either.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1", "192.0.2.2")
+        for _ in range(100):
+            scene.shares.note_batch(FULL_BATCH, scene.now)
+            scene.now += 0.01
+            scene.shares.note_batch(3, scene.now)
+            scene.ask("192.0.2.2")
+            self.assertEqual(200, scene.ask("192.0.2.1", 200))
+
+    def test_forged_addresses_share_one_rate(self) -> None:
+        """
+        Under pressure all that are seen for the first time get the rate of one client together; one that is known gets
+        all it asks for.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1")
+        forged = known = number = 0
+        for tick in range(300):
+            scene.shares.note_batch(FULL_BATCH, scene.now)
+            for _ in range(100):
+                number += 1
+                served = scene.ask(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
+                forged += served if tick >= 100 else 0
+            known += scene.ask("192.0.2.1")
+            scene.now += 0.01
+        self.assertEqual(300, known)
+        self.assertTrue(1900 <= forged <= 2200, forged)
+
+    def test_a_batch_is_what_the_port_reads(self) -> None:
+        """
+        What is full is the same here and there.
+        """
+        self.assertEqual(BATCH, FULL_BATCH)
+        self.assertEqual(BATCH, SLICE)
+
+    def test_those_over_their_rate_are_told_so_at_a_rate(self) -> None:
+        """
+        Responses that say so are bounded.
+        """
+        scene = Scene()
+        self.assertEqual(2000, sum(scene.shares.may_answer_shed(scene.now) for _ in range(10_000)))
+        scene.now += 0.5
+        self.assertEqual(1000, sum(scene.shares.may_answer_shed(scene.now) for _ in range(10_000)))
+
+
+class BoundTests(SynchronousTestCase):
+    """
+    What is remembered.
+    """
+
+    def test_addresses_seen_do_not_fill_the_memory(self) -> None:
+        """
+        A hundred thousand addresses leave bounded tables, and a client that is active is still known.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1")
+        share = scene.of("192.0.2.1")
+        for number in range(100_000):
+            scene.ask(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
+            if number % 500 == 0:
+                scene.ask("192.0.2.1")
+            scene.now += 0.001
+        self.assertLessEqual(len(scene.shares), MAX_PREFIXES)
+        self.assertLessEqual(len(scene.shares.by_host), MAX_HOSTS)
+        self.assertIs(share, scene.of("192.0.2.1"))
+
+    def test_many_addresses_of_one_network(self) -> None:
+        """
+        Those of an IPv6 network have one share, however many they are.
+        """
+        scene = Scene()
+        for number in range(20_000):
+            scene.ask(f"2001:db8::{number:x}")
+        self.assertLessEqual(len(scene.shares.by_host), MAX_HOSTS)
+        self.assertEqual(1, len(scene.shares))
+
+    def test_one_that_holds_something_is_kept(self) -> None:
+        """
+        A prefix with a connection keeps its share.
+        """
+        scene = Scene()
+        share = scene.of("192.0.2.1")
+        share.connections = 1
+        for number in range(30_000):
+            scene.ask(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
+        self.assertIs(share, scene.of("192.0.2.1"))
+        self.assertIn("connections=1", repr(share))
+
+    def test_changed_limits_hold_at_once(self) -> None:
+        """
+        A client that is not served any more is not, and what it holds is given back to whom it was charged.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1")
+        account = scene.of("192.0.2.1").account
+        scene.shares.take(account, 40)
+        scene.shares.change(lambda host: False, max_in_flight=10, limits=ShareLimits())
+        self.assertFalse(scene.of("192.0.2.1").is_served)
+        scene.shares.release(account, 40)
+        self.assertEqual((0, 0, 0), (scene.shares.in_flight, scene.shares.octets, account.in_flight))
