@@ -114,6 +114,8 @@ class Forwarding:
             query_timeout=4.0,
             attempt_timeout=1.5,
         )
+        shares = ClientShares(Admission([ip_network("127.0.0.0/8")]).admits, max_in_flight=1_000_000)
+        shares.verify(shares.of(CLIENT[0], 0.0))
         self.forwarder = Forwarder(
             self.asking,
             ordering=lambda octets, seen: (0,),
@@ -126,7 +128,7 @@ class Forwarding:
             elapsed=lambda: 1.0,
             date=time.time,
             udp_max_size=1232,
-            shares=ClientShares(Admission([ip_network("127.0.0.0/8")]).admits, max_in_flight=1_000_000),
+            shares=shares,
         )
 
     def ask(self, batch: list[tuple[bytes, Any]]) -> None:

@@ -146,6 +146,11 @@ class Forwarder:
         checked = self._filter.check(listener, octets, client, elapsed)
         if not isinstance(checked, ClientShare):
             return None if checked is None else self.delivery.local(listener, checked)
+        known = self._memo.at(elapsed, listener.kind).get(octets[2:])
+        if known is not None:
+            known[1] += 1
+            answer: bytes = octets[:2] + known[0]
+            return answer
         return self._respond(listener, octets, client, checked, queries, elapsed)
 
     def _respond(
@@ -171,11 +176,9 @@ class Forwarder:
         request = _new(ClientRequest, (listener, client, octets, seen, share.account))
         key = key_of(octets, seen) if self._hop.is_shared else b""
         entry = self._cache.look(key) if key and self._cache is not None else None
-        answer: bytes | None = None
         if entry is not None and elapsed < entry[1]:
-            answer = self._fresh(key, entry, request, queries, elapsed)
-        elif len(self.failures):
-            answer = self._failed_before(key, request, queries, elapsed)
+            return self._fresh(key, entry, request, queries, elapsed)
+        answer = self._failed_before(key, request, queries, elapsed) if len(self.failures) else None
         if answer is None:
             answer = self._ask(key, request, queries, has_stale=entry is not None)
         if answer:
@@ -288,8 +291,10 @@ class Forwarder:
         stored, expires, kept = entry
         second_ends = int(elapsed) + 1
         answer = self._answering.written(request, kept, second_ends - int(stored // 1))
+        place = group_of(listener.kind, seen.qtype, answer[3] & 15)
+        self.counters.answers[place] += 1
         if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
-            self._memo.add(listener.kind, octets, answer, group_of(listener.kind, seen.qtype, answer[3] & 15))
+            self._memo.add(listener.kind, octets, answer, place)
         self.counters.fresh += 1
         assert self._cache is not None
         if self._cache.asked_for(key, entry, elapsed) and key not in self._joined:

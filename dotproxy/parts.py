@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import blake2s
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,22 +25,25 @@ from twisted.logger import Logger
 
 from dotproxy.asking import Asking
 from dotproxy.config.model import Config
-from dotproxy.errors import Unreachable
+from dotproxy.config.schema import PRIVATE_NETWORKS
+from dotproxy.downstream.datagram import LimitResponses
+from dotproxy.errors import ShedReason, Unreachable
 from dotproxy.forwarder import Forwarder
 from dotproxy.neighbours import Hop
 from dotproxy.network import clock_with_sleep
-from dotproxy.policy.admission import Admission
+from dotproxy.policy.admission import Admission, Network
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.failures import Failures
 from dotproxy.policy.freshness import Limits
+from dotproxy.policy.response_rate import ResponseRateLimit
 from dotproxy.policy.selection import POLICIES, Facts, Ordering
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.resolver import ForwarderResolver
 from dotproxy.share_filter import LimitAction, LimitActions
-from dotproxy.telemetry.counters import PlaintextCounters
+from dotproxy.telemetry.counters import Counters, PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.upstream.address import UpstreamAddress
 from dotproxy.upstream.bootstrap import Found, NamedEndpoint, PlainAsker, addresses_of
@@ -231,6 +235,25 @@ def build_actions(config: Config) -> LimitActions:
     Return what clients get that are over their share, or not served.
     """
     return LimitActions(LimitAction(config.over_limit), LimitAction(config.not_allowed))
+
+
+def build_response_limit(config: Config, counters: Counters) -> LimitResponses | None:
+    """
+    Return what limits responses over UDP to addresses that may be forged; None if no such client is served.
+    """
+    safe = (*map(ip_network, PRIVATE_NETWORKS), *config.client_exempt)
+    if not config.response_rate_limit or all(_is_within(network, safe) for network in config.allow_from):
+        return None
+
+    def shed() -> None:
+        counters.shed[ShedReason.RESPONSE_RATE] += 1
+
+    limit = ResponseRateLimit(config.response_rate_limit, config.response_rate_slip, Admission(safe).admits, shed)
+    return lambda responses: limit.apply(responses, time.monotonic())
+
+
+def _is_within(network: Network, others: Sequence[Network]) -> bool:
+    return any(network.version == other.version and network.subnet_of(other) for other in others)  # type: ignore[arg-type]
 
 
 def build_hedging(config: Config) -> Budget:

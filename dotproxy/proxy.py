@@ -24,6 +24,7 @@ from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.sockets import bind_every, has_address
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
+from dotproxy.parts import build_response_limit
 from dotproxy.policy.cookies import Cookies
 from dotproxy.readiness import Readiness
 from dotproxy.resolver import ForwarderResolver
@@ -103,6 +104,7 @@ class Proxy(MultiService):
             max_outstanding=config.tcp_max_outstanding,
             tells_idle_timeout=not config.transparent,
         )
+        self._limit_responses = build_response_limit(config, forwarder.counters)
         self.datagram_ports: list[BatchPort] = []
         self._spare_ports: dict[str, list[BatchPort]] = {}
         self._stream_ports: list[Any] = []
@@ -194,6 +196,9 @@ class Proxy(MultiService):
         self.factory.idle_timeout = self.config.tcp_idle_timeout
         self.factory.max_connections = self.config.tcp_max_connections
         self.factory.max_outstanding = self.config.tcp_max_outstanding
+        self._limit_responses = build_response_limit(self.config, self.forwarder.counters)
+        for port in self._every_datagram_port():
+            port.protocol.limit_responses = self._limit_responses
         return changes
 
     def stand_in(self, name: str) -> None:
@@ -222,9 +227,13 @@ class Proxy(MultiService):
 
     def _open(self, datagrams: Any) -> BatchPort:
         listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
+        listener.limit_responses = self._limit_responses
         port = make_port(datagrams, listener, self._reactor, batched=self.config.udp_batched)
         port.startListening()
         return port
+
+    def _every_datagram_port(self) -> list[BatchPort]:
+        return [*self.datagram_ports, *(port for ports in self._spare_ports.values() for port in ports)]
 
     async def _stop(self) -> None:
         self.is_draining = True
@@ -233,7 +242,7 @@ class Proxy(MultiService):
         self._manager.tell("STOPPING=1", "STATUS=answering what is outstanding")
         for port in self._stream_ports:
             await maybeDeferred(port.stopListening)
-        every_port = [*self.datagram_ports, *(port for ports in self._spare_ports.values() for port in ports)]
+        every_port = self._every_datagram_port()
         for port in every_port:
             port.stopReading()
         limit = self._reactor.callLater(DRAIN, self.forwarder.stop)

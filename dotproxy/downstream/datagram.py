@@ -18,12 +18,15 @@ from dotproxy.wire.message import Peek
 #: From a query, what was seen of it and the client's address to a COOKIE option, or none.
 CookieFor = Callable[[bytes, Peek, str], bytes]
 
+#: From responses, each with its client, to those that may be sent.
+LimitResponses = Callable[[list[Datagram]], list[Datagram]]
+
 
 class DatagramListener(DNSDatagramProtocol):
     """
     A twisted.names datagram protocol that passes octets to its factory undecoded.
 
-    Belongs on a ``BatchPort``.
+    Belongs on a ``BatchPort``.  ``limit_responses``, if there is one, is asked which responses may be sent.
     """
 
     kind = UDP
@@ -36,6 +39,7 @@ class DatagramListener(DNSDatagramProtocol):
         super().__init__(factory, clock)
         self._questions_received = factory.questions_received
         self._cookie_for = cookie_for
+        self.limit_responses: LimitResponses | None = None
 
     def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
         """
@@ -57,7 +61,9 @@ class DatagramListener(DNSDatagramProtocol):
 
     def send_answers(self, answers: list[Datagram]) -> None:
         """
-        Send each answer to its client.
+        Send each answer to its client, if it may have it.
         """
+        if self.limit_responses is not None:
+            answers = self.limit_responses(answers)
         if self.transport is not None:
             self.transport.write_batch(answers)
