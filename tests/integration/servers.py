@@ -140,17 +140,27 @@ def _unverified() -> ssl.SSLContext:
 
 class Unbound(Server):
     """
-    Unbound, which logs every question, unless it is told not to; it hangs up at names in ``denied``.
+    Unbound, which logs every question, unless it is told not to; it hangs up at names in ``denied``, and looks names in
+    silent.example up at a UDP port, if there is one.
     """
 
     program = "unbound"
 
     def __init__(
-        self, folder: Path, certificate: Issued, *, log_queries: bool = True, idle_timeout: int = 60, denied: str = ""
+        self,
+        folder: Path,
+        certificate: Issued,
+        *,
+        log_queries: bool = True,
+        idle_timeout: int = 60,
+        denied: str = "",
+        silent_port: int = 0,
     ) -> None:
         super().__init__(folder, certificate, idle_timeout=idle_timeout)
         self.log_queries = "yes" if log_queries else "no"
         self.local_zone = f'local-zone: "{denied}" deny' if denied else ""
+        self.forward_zone = f'forward-zone:\n    name: "silent.example"\n    forward-addr: 127.0.0.1@{silent_port}'
+        self.forward_zone *= bool(silent_port)
 
     def command(self) -> list[str]:
         """
@@ -185,6 +195,7 @@ auth-zone:
     for-upstream: no
     for-downstream: yes
     fallback-enabled: no
+{self.forward_zone}
 """)
         return [self.executable, "-d", "-c", str(config)]
 
