@@ -21,7 +21,8 @@ from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone
 from dotproxy.upstream.address import UpstreamAddress
 from dotproxy.upstream.gate import VerifiedEndpoint
-from dotproxy.upstream.trust import Identity, TlsChoices, Trust, lost
+from dotproxy.upstream.tls_errors import lost
+from dotproxy.upstream.trust import Identity, TlsChoices, Trust
 from dotproxy.wire.framing import Deframer, frame
 
 #: How long an answer is waited for, in seconds.

@@ -84,18 +84,27 @@ class Authority:
     """
     A CA that issues whatever it is asked to.
 
-    ``now`` is the time its certificates are dated by.
+    ``now`` is the time its certificates are dated by, ``ends`` when its own does, counted from that.  With a ``parent``
+    it is an intermediate CA, signed by that one, and ``root`` its own certificate all the same.
     """
 
-    def __init__(self, common_name: str = "dotproxy throw-away CA", now: datetime | None = None) -> None:
+    def __init__(
+        self,
+        common_name: str = "dotproxy throw-away CA",
+        now: datetime | None = None,
+        *,
+        parent: Authority | None = None,
+        ends: timedelta = timedelta(days=3650),
+    ) -> None:
         self._now = now or datetime.now(UTC)
         key = ec.generate_private_key(ec.SECP256R1())
         name = _name(common_name)
-        builder = _builder(name, name, key, self._now - timedelta(days=1), self._now + timedelta(days=3650))
+        issuer, signer = (parent.root.certificate.subject, parent.root.key) if parent else (name, key)
+        builder = _builder(name, issuer, key, self._now - timedelta(days=1), self._now + ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(is_ca=True), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        self.root = Issued(builder.sign(key, hashes.SHA256()), key)
+        self.root: Issued = Issued(builder.sign(signer, hashes.SHA256()), key)
 
     @property
     def pem(self) -> bytes:

@@ -20,7 +20,8 @@ from zope.interface import implementer
 from dotproxy.errors import BadReply, ConnectionEnd, ConnectionGone, UpstreamError
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.upstream.address import endpoint_text
-from dotproxy.upstream.trust import Identity, lost
+from dotproxy.upstream.tls_errors import lost
+from dotproxy.upstream.trust import Identity
 from dotproxy.wire.conversation import Conversation
 from dotproxy.wire.replies import KEEPALIVE_HEAD, keepalive_of
 

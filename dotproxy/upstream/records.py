@@ -1,12 +1,14 @@
 """
 A TLS connection of which one call reads all that has come.
 
-Decides nothing: what is read, and how it ends, is what ``SSL.Connection`` has, record by record.  Most upstreams put
-each answer into a record of its own; read one by one, they take as long as all else that is done with them.
+Decides nothing: what is read, and how it ends, is what ``SSL.Connection`` has, record by record, unless something
+else left a reason to end in ``refusal``.  Most upstreams put each answer into a record of its own; read one by one,
+they take as long as all else that is done with them.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from OpenSSL import SSL
@@ -17,22 +19,32 @@ try:
 
     #: Octets read in one call at most; twice what Twisted takes off a socket at once.
     _SIZE = 1 << 17
-    # Only ever used within one call, in the one thread that there is.
-    _buffer: Any = _ffi.new("char[]", _SIZE)
-    _view: Any = _ffi.buffer(_buffer)
     _WANT_READ = _library.SSL_ERROR_WANT_READ
     HAS_LIBRARY = all(hasattr(SSL.Connection, name) for name in ("_raise_ssl_error", "bio_write"))
 except (ImportError, AttributeError):  # what is not promised may go
     HAS_LIBRARY = False
 
 
+class _Buffer(threading.local):
+    """
+    Where records are read to: one in each thread, for OpenSSL reads without the interpreter's lock, and there may be
+    reactors in several threads.  Only ever used within one call.
+    """
+
+    def __init__(self) -> None:
+        self.octets: Any = _ffi.new("char[]", _SIZE)
+        self.view: Any = _ffi.buffer(self.octets)
+
+
 class WholeReads(SSL.Connection):
     """
     The same, but that ``recv`` returns what is in all records there are.
 
-    What stands after them, an error or that there is no more, is told by the next call.
+    What stands after them, an error or that there is no more, is told by the next call.  With a ``refusal`` it is an
+    error with that reason, and nothing of what came is returned.
     """
 
+    refusal = ""
     _then: list[SSL.Error] = []  # noqa: RUF012 (never added to; each connection gets its own)
 
     def recv(self, bufsiz: int, flags: int | None = None) -> bytes:
@@ -46,6 +58,8 @@ class WholeReads(SSL.Connection):
             while True:
                 pieces.append(super().recv(bufsiz))
         except SSL.Error as error:
+            if self.refusal:
+                raise _refused(self.refusal) from None
             if not pieces:
                 raise
             self._then = [error.with_traceback(None)]
@@ -64,11 +78,16 @@ class DirectReads(WholeReads):
         if self._then:
             raise self._then.pop()
         session: Any = self._ssl
+        buffer: Any = _buffer.octets
         filled = 0
-        while (got := _library.SSL_read(session, _buffer + filled, _SIZE - filled)) > 0:
+        while (got := _library.SSL_read(session, buffer + filled, _SIZE - filled)) > 0:
             filled += got
             if filled == _SIZE:
-                return _view[:]
+                break
+        if self.refusal:
+            raise _refused(self.refusal)
+        if filled == _SIZE:
+            return _buffer.view[:]
         if not filled:
             self._raise_ssl_error(session, got)
         if _library.SSL_get_error(session, got) == _WANT_READ:
@@ -78,7 +97,18 @@ class DirectReads(WholeReads):
                 self._raise_ssl_error(session, got)
             except SSL.Error as error:
                 self._then = [error.with_traceback(None)]
-        return _view[:filled]
+        return _buffer.view[:filled]
+
+
+if HAS_LIBRARY:
+    _buffer = _Buffer()
+
+
+def _refused(reason: str) -> SSL.Error:
+    """
+    Return an error as OpenSSL's own are: a list of library, function, reason.
+    """
+    return SSL.Error([("dotproxy", "", reason)])
 
 
 def new_connection(context: SSL.Context) -> SSL.Connection:

@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 
 from dotproxy.errors import BadReply, Timeout, Unreachable, UpstreamError, WireError
 from dotproxy.neighbours import Client, Hop, StreamOfParts
-from dotproxy.upstream.trust import Identity, lost
+from dotproxy.upstream.tls_errors import lost
+from dotproxy.upstream.trust import Identity
 from dotproxy.wire.edit import refusal
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_OTHER, EDE_PROHIBITED, ExtendedError
 from dotproxy.wire.framing import Deframer, frame

@@ -2,63 +2,86 @@
 Who an upstream must be, and whether the peer of a TLS connection is that.
 
 Decides, for every connection, full or resumed handshake alike: the chain, the dates, the name (or the
-IP address when no name is configured), the SPKI pins.  Any doubt, and any exception, is a refusal.
+IP address when no name is configured; ``certificate_names``), the SPKI pins.  Any doubt, and any exception, is a
+refusal.
 
 Twisted's own check is not relied on: it accepts a certificate with no usable subjectAltName for any
-name, and OpenSSL runs no verify callback at all on a resumed session.  Names are looked for in
-subjectAltName alone, never in the subject (RFC 8310 §8.1).
+name, and OpenSSL runs no verify callback at all on a resumed session.
 
 A session may be resumed only in the context it was made in, and every upstream has its own; what was
-verified of the chain when a session was made (it is not sent again) is kept beside the session.  When the
-CAs or the client certificate are replaced, each upstream gets a new context and forgets its session.
+verified of the chain when a session was made (it is not sent again) is kept beside the session.  It may be resumed for
+``MAX_SESSION_AGE``, and no longer than every certificate of that chain is valid; tickets that come over a resumed
+connection do not extend that.  When the CAs or the client certificate are replaced, each upstream gets a new context
+and forgets its session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, cast
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, cast
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509 import Certificate as X509Certificate
-from cryptography.x509 import (
-    DNSName,
-    ExtensionNotFound,
-    IPAddress,
-    SubjectAlternativeName,
-    load_pem_x509_certificates,
-)
+from cryptography.x509 import load_pem_x509_certificates
 from OpenSSL import SSL
-from OpenSSL.crypto import X509, PKey
-from service_identity import VerificationError
-from service_identity.pyopenssl import verify_hostname, verify_ip_address
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from OpenSSL.crypto import X509, PKey, X509StoreFlags
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import Certificate, CertificateOptions, platformTrust, trustRootFromCertificates
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dotproxy.errors import ConnectionEnd, ConnectionGone, Incompatible, Unreachable, Untrusted, UpstreamError
+from dotproxy.errors import Untrusted, UpstreamError
 from dotproxy.policy.pins import accepts, pin_of, show_pin
+from dotproxy.upstream.certificate_names import check_names
+from dotproxy.upstream.post_handshake import PostHandshakeWatch
 from dotproxy.upstream.records import new_connection
+from dotproxy.upstream.tls_errors import chain_error, handshake_error
 
-#: What OpenSSL says of a peer that went away: it may be back.
-_END_OF_FILE = "unexpected eof"
+#: How long after the full handshake that verified it a session may be resumed.
+MAX_SESSION_AGE = timedelta(hours=1)
 
-#: What OpenSSL's verify callback reports, in words (X509_V_ERR_*).
-_CHAIN_ERRORS = {
-    9: "the certificate is not yet valid",
-    10: "the certificate has expired",
-    18: "the certificate is self-signed",
-    19: "the certificate chain ends in an unknown self-signed CA",
-    20: "the certificate is from an unknown CA",
-    21: "the certificate's signer was not sent and is not known",
-    23: "the certificate was revoked",
-    24: "the certificate's signer is not a CA",
-    26: "the certificate is not meant for TLS servers",
-}
+#: With TLS 1.2: ciphers with forward secrecy and authenticated encryption, as RFC 9325 §4.2 recommends.  TLS 1.3 has no
+#: others.
+DEFAULT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+#: Not in the pyOpenSSL of every OpenSSL.
+_NO_RENEGOTIATION: int = getattr(SSL, "OP_NO_RENEGOTIATION", 1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedChain:
+    """
+    What a full handshake verified of a certificate chain, at ``verified_at``.
+
+    ``pins`` are of its keys, the server's own first.  All of its certificates are valid from ``not_before`` to
+    ``not_after``.  ``anchor`` is the subject of its last, the one that is trusted; ``is_root`` whether that signed
+    itself.
+    """
+
+    pins: tuple[bytes, ...]
+    not_before: datetime
+    not_after: datetime
+    anchor: str
+    is_root: bool
+    verified_at: datetime
+
+    def is_resumable(self, now: datetime) -> bool:
+        """
+        Whether sessions of that handshake may be resumed now; not if the clock was set back, either.
+        """
+        return self.verified_at <= now < min(self.verified_at + MAX_SESSION_AGE, self.not_after)
+
+
+class ResumableSession(NamedTuple):
+    """
+    A TLS session, and what was verified when it began.
+    """
+
+    session: SSL.Session
+    chain: VerifiedChain
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +89,24 @@ class Identity:
     """
     What is known of a verified peer.
 
-    ``verified`` is the name or address its certificate was verified for, ``not_after`` when that ends.
+    ``verified`` is the name or address its certificate was verified for, ``not_after`` when that ends, ``chain`` what
+    the full handshake verified.
     """
 
     verified: str
     tls_version: str
     cipher: str
     resumed: bool
-    pins: tuple[bytes, ...]
-    not_after: datetime | None = None
+    chain: VerifiedChain
+    not_after: datetime
 
 
 @dataclass(frozen=True)
 class TlsChoices:
     """
     What is left to choose of TLS: the oldest version spoken (``1.2`` or ``1.3``), the ciphers of TLS 1.2 as OpenSSL
-    spells a list of them ("" for its own), and the certificate (a chain, PEM) and key (PEM) to show to upstreams.
+    spells a list of them ("" for ``DEFAULT_CIPHERS``), and the certificate (a chain, PEM) and key (PEM) to show to
+    upstreams.
     """
 
     minimum: str = "1.2"
@@ -102,17 +127,17 @@ class TlsChoices:
             mine = {"privateKey": key, "certificate": chain[0], "extraCertChain": chain[1:]}
         options = CertificateOptions(trustRoot=roots, enableSessionTickets=True, **mine)
         context = options.getContext()
+        context.set_options(_NO_RENEGOTIATION)
         if self.minimum == "1.3":
             context.set_min_proto_version(SSL.TLS1_3_VERSION)
-        if self.ciphers:
-            context.set_cipher_list(self.ciphers.encode())
+        context.set_cipher_list((self.ciphers or DEFAULT_CIPHERS).encode())
         return options
 
 
 class Credentials:
     """
-    What all connections of a proxy are authenticated with: ``ca``, PEM with the roots to trust, None for the
-    system's, and ``tls``.
+    What all connections of a proxy are authenticated with: ``ca``, PEM with the certificates to trust (roots, or
+    intermediate CAs without theirs), None for the system's, and ``tls``.
 
     Both may be replaced while connections stand; ``generation`` counts how often they were.
     """
@@ -137,7 +162,19 @@ class Credentials:
 
         :raises Exception: whatever is wrong with them.
         """
-        return self.tls.options(platformTrust() if self.ca is None else _roots(self.ca))
+        if self.ca is None:
+            return self.tls.options(platformTrust())
+        anchors = load_pem_x509_certificates(self.ca)
+        roots = trustRootFromCertificates([Certificate(X509.from_cryptography(one)) for one in anchors])
+        options = self.tls.options(roots)
+        subjects = {one.subject for one in anchors}
+        if any(one.issuer not in subjects for one in anchors):
+            # An intermediate CA without its root: it is an anchor itself (RFC 5280 §6.1.1).  Where all roots are there,
+            # chains go on to them, as pins may be of a root's key.
+            store = options.getContext().get_cert_store()
+            assert store is not None
+            store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
+        return options
 
 
 class Trust:
@@ -167,8 +204,7 @@ class Trust:
         self._now = now
         self._options: CertificateOptions | None = None
         self._generation = 0
-        self._session: SSL.Session | None = None
-        self._session_pins: tuple[bytes, ...] = ()
+        self._session: ResumableSession | None = None
 
     def handshake(self) -> Handshake:
         """
@@ -179,7 +215,6 @@ class Trust:
         if self._options is None or not self.is_current(self._options):
             # What the old CAs vouched for must not be resumed under the new ones.
             self._options = self._session = None
-            self._session_pins = ()
             # Made now, since what goes wrong later is told to nobody.
             self._options = self._credentials.options()
             self._generation = self._credentials.generation
@@ -191,29 +226,38 @@ class Trust:
         """
         return options is self._options and self._generation == self._credentials.generation
 
-    def connection(self, options: CertificateOptions) -> SSL.Connection:
+    def resumable(self, options: CertificateOptions) -> ResumableSession | None:
+        """
+        Return the session that a connection with these options may resume now.
+        """
+        if self._session is not None and not self._session.chain.is_resumable(self._now()):
+            self._session = None
+        return self._session if self.is_current(options) else None
+
+    def connection(self, options: CertificateOptions, resumed: ResumableSession | None) -> SSL.Connection:
         """
         Return a new connection in this upstream's own context: TLS ≥ 1.2, ALPN ``dot``, SNI if there is
-        a name, and the last session to resume.
+        a name, and the session to resume.
         """
         connection = new_connection(options.getContext())
         connection.set_alpn_protos([b"dot"])
+        connection.set_info_callback(PostHandshakeWatch())
         if self.name:
             connection.set_tlsext_host_name(self.name.encode("ascii"))
-        if self._session is not None:
-            connection.set_session(self._session)
+        if resumed is not None:
+            connection.set_session(resumed.session)
         return connection
 
-    def remember(self, session: SSL.Session | None, pins: tuple[bytes, ...]) -> None:
+    def remember(self, session: SSL.Session | None, chain: VerifiedChain) -> None:
         """
-        Keep a verified connection's session, with the pins its chain held.
+        Keep a verified connection's session, with what the full handshake before it verified.
         """
         if session is not None:
-            self._session, self._session_pins = session, pins
+            self._session = ResumableSession(session, chain)
 
-    def verify(self, connection: SSL.Connection, *, resumed: bool) -> Identity:
+    def verify(self, connection: SSL.Connection, resumed: VerifiedChain | None) -> Identity:
         """
-        Return who the peer is.
+        Return who the peer is; if its session was resumed, ``resumed`` is what had been verified when it began.
 
         :raises Untrusted: if that is not who it must be.
         """
@@ -222,18 +266,17 @@ class Trust:
             raise Untrusted("verify", "no certificate was sent")
         x509 = certificate.to_cryptography()
         self._check_dates(x509)
-        self._check_name(connection, x509)
-        pins = self._session_pins if resumed else _pins_of(connection, certificate)
-        if not accepts(self.pins, pins):
-            raise Untrusted(
-                "verify", f"none of the pins matches; the key's pin is {show_pin(pins[0]) if pins else 'unknown'}"
-            )
+        check_names(x509, self.name, self.address)
+        chain = resumed or _verified_chain(connection, certificate, self._now())
+        self._check_chain_dates(chain)
+        if not accepts(self.pins, chain.pins):
+            raise Untrusted("verify", f"none of the pins matches; the key's pin is {show_pin(chain.pins[0])}")
         return Identity(
             self.name or self.address,
             connection.get_protocol_version_name(),
             connection.get_cipher_name() or "",
-            resumed,
-            pins,
+            resumed is not None,
+            chain,
             x509.not_valid_after_utc,
         )
 
@@ -247,19 +290,12 @@ class Trust:
         if now > x509.not_valid_after_utc:
             raise Untrusted("verify", f"the certificate expired on {x509.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
 
-    def _check_name(self, connection: SSL.Connection, x509: X509Certificate) -> None:
-        try:
-            if self.name:
-                verify_hostname(connection, self.name)
-            else:
-                verify_ip_address(connection, self.address.partition("%")[0])
-        except VerificationError:
-            wanted = self.name or self.address
-            raise Untrusted("verify", f"the certificate is for {_names_of(x509)}, not for {wanted}") from None
-        except Exception as error:
-            # service-identity raises CertificateError or ValueError for what it cannot read; there is no
-            # certificate for which an exception is good news.
-            raise Untrusted("verify", f"the certificate's names cannot be used: {error}") from None
+    def _check_chain_dates(self, chain: VerifiedChain) -> None:
+        now = self._now()
+        if now < chain.not_before:
+            raise Untrusted("verify", f"a CA in the chain is not valid before {chain.not_before:%Y-%m-%d %H:%M} UTC")
+        if now > chain.not_after:
+            raise Untrusted("verify", f"a CA in the chain expired on {chain.not_after:%Y-%m-%d %H:%M} UTC")
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -275,6 +311,7 @@ class Handshake:
         self._options = options
         self._connection: SSL.Connection | None = None
         self._chain_error = ""
+        self._offered: ResumableSession | None = None
         self._resumed = True  # until OpenSSL asks us about a chain, which it does in every full handshake
         self.identity: Identity | None = None
 
@@ -282,7 +319,8 @@ class Handshake:
         """
         Called by Twisted when TCP stands.
         """
-        connection = self._trust.connection(self._options)
+        self._offered = self._trust.resumable(self._options)
+        connection = self._trust.connection(self._options, self._offered)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._chain_judged)
         self._connection = connection
         return connection
@@ -297,7 +335,12 @@ class Handshake:
             raise Untrusted("verify", self._chain_error or "no handshake took place")
         if not self._trust.is_current(self._options):
             raise Untrusted("verify", "the CAs or the client certificate were replaced during the handshake")
-        self.identity = self._trust.verify(self._connection, resumed=self._resumed)
+        if not self._resumed:
+            self.identity = self._trust.verify(self._connection, None)
+        elif self._offered is not None:
+            self.identity = self._trust.verify(self._connection, self._offered.chain)
+        else:
+            raise Untrusted("verify", "a session was resumed that was not offered")
         return self.identity
 
     def remember_session(self) -> None:
@@ -306,7 +349,7 @@ class Handshake:
         then have TLS 1.3's tickets.
         """
         if self._connection is not None and self.identity is not None and self._trust.is_current(self._options):
-            self._trust.remember(self._connection.get_session(), self.identity.pins)
+            self._trust.remember(self._connection.get_session(), self.identity.chain)
 
     def explain(self, failure: Failure) -> UpstreamError:
         """
@@ -314,80 +357,23 @@ class Handshake:
         """
         if self._chain_error:
             return Untrusted("verify", self._chain_error)
-        if failure.check(SSL.Error):
-            reason = _openssl_reason(failure.value)
-            kind = Unreachable if _END_OF_FILE in reason else Incompatible
-            return kind("tls", f"the handshake failed: {reason}")
-        return Unreachable("tls", f"{closed_how(failure)} during the handshake")
+        return handshake_error(failure)
 
     def _chain_judged(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
         self._resumed = False
         if not ok and not self._chain_error:
-            self._chain_error = _CHAIN_ERRORS.get(error, f"the certificate chain is not valid (X509 error {error})")
-            if depth:
-                self._chain_error += f" (certificate {depth} of the chain)"
+            self._chain_error = chain_error(error, depth)
         return bool(ok)
 
 
-def _roots(pem: bytes) -> Any:
-    roots = load_pem_x509_certificates(pem)
-    return trustRootFromCertificates([Certificate(X509.from_cryptography(root)) for root in roots])
-
-
-def closed_how(failure: Failure) -> str:
-    """
-    Return in words how a connection ended.
-    """
-    if failure.check(ConnectionDone):
-        return "the upstream closed the connection"
-    if failure.check(SSL.Error):
-        return f"TLS failed: {_openssl_reason(failure.value)}"
-    if failure.check(ConnectionAborted):
-        return "the connection was given up"
-    if failure.check(ConnectionLost):
-        return "the connection broke"
-    return f"the connection broke ({failure.getErrorMessage()})"
-
-
-def lost(failure: Failure) -> ConnectionGone:
-    """
-    Return the error for a verified connection that ended.
-    """
-    error = ConnectionGone("read", closed_how(failure))
-    if failure.check(ConnectionDone):
-        error.code = ConnectionEnd.PEER_CLOSED
-    elif failure.check(SSL.Error):
-        error.code = ConnectionEnd.TLS_ERROR
-    elif failure.check(ConnectionAborted):
-        error.code = ConnectionEnd.ABORTED
-    return error
-
-
-def _openssl_reason(error: object) -> str:
-    try:
-        return "; ".join(str(entry[-1]) for entry in error.args[0]) or "connection closed"  # type: ignore[attr-defined]
-    except (AttributeError, IndexError, TypeError):
-        return str(error) or type(error).__name__
-
-
-def _pins_of(connection: SSL.Connection, leaf: X509) -> tuple[bytes, ...]:
-    """
-    The pins of the verified chain, the leaf's first.
-    """
-    chain = connection.get_verified_chain() or [leaf]
-    return tuple(
-        pin_of(certificate.to_cryptography().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-        for certificate in chain
+def _verified_chain(connection: SSL.Connection, leaf: X509, now: datetime) -> VerifiedChain:
+    chain = [one.to_cryptography() for one in connection.get_verified_chain() or [leaf]]
+    anchor = chain[-1]
+    return VerifiedChain(
+        tuple(pin_of(one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)) for one in chain),
+        max(one.not_valid_before_utc for one in chain),
+        min(one.not_valid_after_utc for one in chain),
+        anchor.subject.rfc4514_string(),
+        anchor.subject == anchor.issuer,
+        now,
     )
-
-
-def _names_of(x509: X509Certificate) -> str:
-    try:
-        names = x509.extensions.get_extension_for_class(SubjectAlternativeName).value
-    except ExtensionNotFound:
-        return "no name"
-    found = [*names.get_values_for_type(DNSName), *map(str, names.get_values_for_type(IPAddress))]
-    # Whoever made the certificate may have wanted to write lines into a log.
-    shown = [name if name.isascii() and name.isprintable() else ascii(name) for name in found]
-    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
-    return ", ".join(shown[:4]) + more if shown else "no host name"

@@ -8,7 +8,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionEnd, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError
-from dotproxy.upstream.trust import lost
+from dotproxy.upstream.tls_errors import lost
 from tests.upstream.scenes import Scene
 
 

@@ -17,7 +17,8 @@ from dotproxy.errors import ConnectionGone, Untrusted
 from dotproxy.policy.pins import show_pin
 from dotproxy.testing.certificates import Issued
 from dotproxy.testing.server import DotServer, MemoryNetwork
-from dotproxy.upstream.trust import TlsChoices, closed_how, lost
+from dotproxy.upstream.tls_errors import closed_how, lost
+from dotproxy.upstream.trust import TlsChoices
 from tests.upstream.scenes import ADDRESS, AUTHORITY, GOOD, NAME, STRANGER, ZONE, Scene, later, make_trust
 
 #: subjectAltName extensions that say nothing a name could be verified by: why → DER.
