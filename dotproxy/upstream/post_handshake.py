@@ -37,7 +37,7 @@ class PostHandshakeWatch:
 
     def __init__(self) -> None:
         self._is_done = False
-        self._messages = 0
+        self._messages = -1  # the end of the handshake itself is reported as one
 
     def __call__(self, connection: SSL.Connection, where: int, value: int) -> None:
         """

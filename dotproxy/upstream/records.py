@@ -41,7 +41,7 @@ class WholeReads(SSL.Connection):
     The same, but that ``recv`` returns what is in all records there are.
 
     What stands after them, an error or that there is no more, is told by the next call.  With a ``refusal`` it is an
-    error with that reason, and nothing of what came is returned.
+    error with that reason.
     """
 
     refusal = ""
@@ -58,11 +58,11 @@ class WholeReads(SSL.Connection):
             while True:
                 pieces.append(super().recv(bufsiz))
         except SSL.Error as error:
-            if self.refusal:
-                raise _refused(self.refusal) from None
             if not pieces:
+                if self.refusal:
+                    raise _refused(self.refusal) from None
                 raise
-            self._then = [error.with_traceback(None)]
+            self._then = [_refused(self.refusal) if self.refusal else error.with_traceback(None)]
         return b"".join(pieces)
 
 
@@ -83,11 +83,12 @@ class DirectReads(WholeReads):
         while (got := _library.SSL_read(session, buffer + filled, _SIZE - filled)) > 0:
             filled += got
             if filled == _SIZE:
-                break
+                return _buffer.view[:]
         if self.refusal:
-            raise _refused(self.refusal)
-        if filled == _SIZE:
-            return _buffer.view[:]
+            if not filled:
+                raise _refused(self.refusal)
+            self._then = [_refused(self.refusal)]
+            return _buffer.view[:filled]
         if not filled:
             self._raise_ssl_error(session, got)
         if _library.SSL_get_error(session, got) == _WANT_READ:

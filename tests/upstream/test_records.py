@@ -3,12 +3,15 @@ All records that have come, in one call.
 """
 
 import contextlib
+import threading
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.upstream import records
 from dotproxy.upstream.records import DirectReads, WholeReads, new_connection
 from tests.upstream.scenes import GOOD
 
@@ -24,17 +27,23 @@ class WholeReadsTests(SynchronousTestCase):
         """
         Shake hands in memory.
         """
-        self.server = SSL.Connection(GOOD.server_options().getContext(), None)
-        self.server.set_accept_state()
-        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
-        self.client = self.kind(context, None)
-        self.client.set_connect_state()
+        self.client, self.server = self.connected()
+
+    def connected(self) -> tuple[SSL.Connection, SSL.Connection]:
+        """
+        A client and a server that have shaken hands.
+        """
+        server = SSL.Connection(GOOD.server_options().getContext(), None)
+        server.set_accept_state()
+        client = self.kind(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+        client.set_connect_state()
         for _ in range(4):
-            for one, other in ((self.client, self.server), (self.server, self.client)):
+            for one, other in ((client, server), (server, client)):
                 with contextlib.suppress(SSL.WantReadError):
                     one.do_handshake()
                 self.carry(one, other)
-        self.assertRaises(SSL.WantReadError, self.client.recv, 100)
+        self.assertRaises(SSL.WantReadError, client.recv, 100)
+        return client, server
 
     def carry(self, one: SSL.Connection, other: SSL.Connection) -> None:
         """
@@ -109,6 +118,66 @@ class WholeReadsTests(SynchronousTestCase):
         with self.assertRaises(SSL.Error) as raised:
             self.client.recv(1 << 15)
         self.assertNotIsInstance(raised.exception, SSL.WantReadError)
+
+    def test_refusal(self) -> None:
+        """
+        Once there is a reason to end, it is what is raised when what came was returned.
+        """
+        self.client.refusal = "the server did what it must not"
+        for octets in (b"", b"an answer", b"a" * 300000):
+            for start in range(0, len(octets), 16384):
+                self.server.send(octets[start : start + 16384])
+            self.carry(self.server, self.client)
+            read = b""
+            with self.assertRaises(SSL.Error) as raised:
+                while True:
+                    read += self.client.recv(1 << 15)
+            self.assertEqual(octets, read)
+            self.assertEqual(([("dotproxy", "", "the server did what it must not")],), raised.exception.args)
+
+    def test_two_threads(self) -> None:
+        """
+        What another thread reads at the same time is not in what is returned: OpenSSL runs without the interpreter's lock.
+        """
+        other, other_server = self.connected()
+        for server, client, octets in ((self.server, self.client, b"mine"), (other_server, other, b"not mine")):
+            server.send(octets)
+            self.carry(server, client)
+        has_read, may_go_on = threading.Event(), threading.Event()
+        self.patch(records, "_library", Stopping(records._library, has_read, may_go_on))
+        read: list[bytes] = []
+        first = threading.Thread(target=lambda: read.append(self.client.recv(1 << 15)), name="first")
+        first.start()
+        if self.kind is DirectReads:
+            self.assertTrue(has_read.wait(10))
+        self.assertEqual(b"not mine", other.recv(1 << 15))
+        may_go_on.set()
+        first.join()
+        self.assertEqual([b"mine"], read)
+
+
+class Stopping:
+    """
+    The library, in which the thread called first stops when something was read.
+    """
+
+    def __init__(self, library: Any, has_read: threading.Event, may_go_on: threading.Event) -> None:
+        self._library = library
+        self._has_read = has_read
+        self._may_go_on = may_go_on
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def SSL_read(self, session: Any, buffer: Any, size: int) -> int:
+        """
+        Read, and stop.
+        """
+        got: int = self._library.SSL_read(session, buffer, size)
+        if got > 0 and threading.current_thread().name == "first":
+            self._has_read.set()
+            self._may_go_on.wait(10)
+        return got
 
 
 class DirectReadsTests(WholeReadsTests):
