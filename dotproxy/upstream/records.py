@@ -8,7 +8,6 @@ they take as long as all else that is done with them.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from OpenSSL import SSL
@@ -19,21 +18,12 @@ try:
 
     #: Octets read in one call at most; twice what Twisted takes off a socket at once.
     _SIZE = 1 << 17
+    # Memory that was never written to costs nothing.
+    _allocate: Any = _ffi.new_allocator(should_clear_after_alloc=False)
     _WANT_READ = _library.SSL_ERROR_WANT_READ
     HAS_LIBRARY = all(hasattr(SSL.Connection, name) for name in ("_raise_ssl_error", "bio_write"))
 except (ImportError, AttributeError):  # what is not promised may go
     HAS_LIBRARY = False
-
-
-class _Buffer(threading.local):
-    """
-    Where records are read to: one in each thread, for OpenSSL reads without the interpreter's lock, and there may be
-    reactors in several threads.  Only ever used within one call.
-    """
-
-    def __init__(self) -> None:
-        self.octets: Any = _ffi.new("char[]", _SIZE)
-        self.view: Any = _ffi.buffer(self.octets)
 
 
 class WholeReads(SSL.Connection):
@@ -69,7 +59,15 @@ class WholeReads(SSL.Connection):
 class DirectReads(WholeReads):
     """
     The same, without pyOpenSSL's buffer and exception for each record.
+
+    The buffer is the connection's own: OpenSSL reads without the interpreter's lock, and there may be reactors in
+    several threads.
     """
+
+    def __init__(self, context: SSL.Context, socket: None = None) -> None:
+        super().__init__(context, socket)
+        buffer = _allocate("char[]", _SIZE)
+        self._memory: tuple[Any, Any] = buffer, _ffi.buffer(buffer)
 
     def recv(self, bufsiz: int, flags: int | None = None) -> Any:
         """
@@ -78,17 +76,17 @@ class DirectReads(WholeReads):
         if self._then:
             raise self._then.pop()
         session: Any = self._ssl
-        buffer: Any = _buffer.octets
+        buffer, view = self._memory
         filled = 0
         while (got := _library.SSL_read(session, buffer + filled, _SIZE - filled)) > 0:
             filled += got
             if filled == _SIZE:
-                return _buffer.view[:]
+                return view[:]
         if self.refusal:
             if not filled:
                 raise _refused(self.refusal)
             self._then = [_refused(self.refusal)]
-            return _buffer.view[:filled]
+            return view[:filled]
         if not filled:
             self._raise_ssl_error(session, got)
         if _library.SSL_get_error(session, got) == _WANT_READ:
@@ -98,11 +96,7 @@ class DirectReads(WholeReads):
                 self._raise_ssl_error(session, got)
             except SSL.Error as error:
                 self._then = [error.with_traceback(None)]
-        return _buffer.view[:filled]
-
-
-if HAS_LIBRARY:
-    _buffer = _Buffer()
+        return view[:filled]
 
 
 def _refused(reason: str) -> SSL.Error:
