@@ -108,7 +108,14 @@ SETTINGS: tuple[Setting, ...] = (
         " the clear, for these names and nothing else. By default the upstreams given by address. May be repeated.",
         is_list=True,
     ),
-    Setting("ca_file", None, parse_certificates, "PEM", "CAs to trust instead of the system's.", short="c"),
+    Setting(
+        "ca_file",
+        None,
+        parse_certificates,
+        "PEM",
+        "CAs to trust instead of the system's: roots, or intermediate CAs without theirs.",
+        short="c",
+    ),
     Setting(
         "client_certificate",
         None,
@@ -119,7 +126,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("client_key", None, parse_key, "PEM", "The key of client_certificate, without a passphrase."),
     Setting("tls_minimum", "1.2", parse_tls_version, "VERSION", "The oldest version of TLS spoken: 1.2 or 1.3."),
     Setting(
-        "tls_ciphers", None, parse_ciphers, "LIST", "Ciphers for TLS 1.2, as OpenSSL spells a list; by default its own."
+        "tls_ciphers",
+        None,
+        parse_ciphers,
+        "LIST",
+        "Ciphers for TLS 1.2, as OpenSSL spells a list. Default: ECDHE+AESGCM:ECDHE+CHACHA20.",
     ),
     Setting(
         "policy",

@@ -91,6 +91,11 @@ class Prober:
         try:
             session, took = await connect(self._reactor, host, port, trust, config.connect_timeout)
             report.cold_ms, report.verified = _milliseconds(took), session.identity.verified
+            if not session.identity.chain.is_root:
+                anchor = session.identity.chain.anchor
+                report.notes.append(
+                    f"trusted because ca_file names {anchor}, which is no root: nothing above it counts"
+                )
             try:
                 await self._ask_about(session, report)
             except ConnectionGone as error:

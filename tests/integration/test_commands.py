@@ -15,6 +15,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
+from dotproxy.testing.certificates import Authority
 from dotproxy.testing.server import DotServer
 from tests.integration.test_doctor import asked_here, probed_here
 
@@ -193,6 +194,28 @@ async def test_an_upstream_that_answers_with_a_failure(rcode, name, is_good, aut
     finally:
         server.close_connections()
         await port.stopListening()
+
+
+@pytest_twisted.ensureDeferred
+async def test_probe_tells_of_an_intermediate_that_is_trusted(tmp_path: Path):
+    """
+    An intermediate CA without its root in ca_file is an anchor, and that is said; a root is not worth a word.
+    """
+    root = Authority("the root")
+    intermediate = Authority("the intermediate", parent=root)
+    for authority, signer, is_told in ((intermediate, intermediate, True), (root, root, False)):
+        ca_file = tmp_path / "ca.pem"
+        ca_file.write_bytes(authority.pem)
+        server = DotServer(answering(0), signer.issue(["dot.test"]))
+        port = await server.listen(reactor)
+        try:
+            code, text = await probed_here(ca_file, port.getHost().port)
+            assert (code, "verified as dot.test" in text) == (0, True)
+            note = "trusted because ca_file names CN=the intermediate, which is no root: nothing above it counts"
+            assert (note in text) == is_told
+        finally:
+            server.close_connections()
+            await port.stopListening()
 
 
 def test_what_is_installed_is_complete(tmp_path: Path):

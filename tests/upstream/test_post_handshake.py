@@ -43,7 +43,8 @@ class PostHandshakeWatchTests(SynchronousTestCase):
 
     def test_moderation(self) -> None:
         """
-        A hundred tickets and key updates are taken, each of which OpenSSL reports by several steps; one more is not.
+        A hundred tickets and key updates are taken (RFC 8446 §4.6), each of which OpenSSL reports by several steps; one
+        more is not.
         """
         message = ((LOOP, 1), (LOOP, 1), (LOOP, 1), (EXIT, 1))
         self.assertEqual("", self.refusal())
