@@ -16,6 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dotproxy.policy.pins import pin_of, show_pin
+from dotproxy.upstream.certificate_names import printable
+
+#: How many names of a certificate are shown.
+_NAMES = 100
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def _described(tls: ssl.SSLSocket, tcp: float, took: float) -> Seen:
     try:
         certificate = x509.load_der_x509_certificate(octets)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        issuer = certificate.issuer.rfc4514_string()
+        issuer = printable(certificate.issuer.rfc4514_string())
         return replace(
             seen,
             names=_names(certificate),
@@ -88,10 +92,10 @@ def _described(tls: ssl.SSLSocket, tcp: float, took: float) -> Seen:
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.UnsupportedGeneralNameType, ValueError):
         return ()
     found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    return tuple(name if name.isprintable() else ascii(name) for name in found)
+    return tuple(map(printable, found[:_NAMES]))
 
 
 def _since(began: float) -> float:

@@ -24,8 +24,8 @@ from dotproxy.errors import Untrusted
 #: More names than a certificate of any public CA has; those beyond would cost time at each handshake.
 MAX_NAMES = 2000
 
-#: How many of them an error names.
-_SHOWN = 4
+#: How many of them an error names, and how much of each: they are a stranger's, and go into logs and to clients.
+_SHOWN, _LENGTH = 4, 80
 
 _LABEL = "[a-z0-9_-]{1,63}"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\Z")
@@ -44,7 +44,7 @@ class CertificateNames:
     addresses: tuple[IPv4Address | IPv6Address, ...]
 
     def __str__(self) -> str:
-        found = [*map(_printable, self.hosts[: _SHOWN + 1]), *map(str, self.addresses[: _SHOWN + 1])][:_SHOWN]
+        found = [*map(_shown, self.hosts[: _SHOWN + 1]), *map(str, self.addresses[: _SHOWN + 1])][:_SHOWN]
         more = len(self.hosts) + len(self.addresses) - len(found)
         return (", ".join(found) + (f" and {more} more" if more else "")) if found else "no host name"
 
@@ -63,7 +63,7 @@ def check_names(certificate: Certificate, name: str | None, address: str) -> Non
         raise
     except Exception as error:
         # cryptography and service-identity raise various things; none of them is good news.
-        raise Untrusted("verify", f"the certificate's names cannot be used: {error}") from None
+        raise Untrusted("verify", f"the certificate's names cannot be used: {printable(str(error))}") from None
     if not is_right:
         raise Untrusted("verify", f"the certificate is for {names}, not for {name or address}")
 
@@ -115,6 +115,15 @@ def _has_address(names: CertificateNames, wanted: IPv4Address | IPv6Address) -> 
     return False
 
 
-def _printable(name: str) -> str:
-    # Whoever made the certificate may have wanted to write lines into a log; and a space must be seen.
-    return name if name.isascii() and name.isprintable() and name and " " not in name else ascii(name)
+def printable(text: str) -> str:
+    """
+    Return a text of a certificate as it may go to a log or a terminal: no line breaks, nothing but ASCII, not long.
+    """
+    text = text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= _LENGTH else text[:_LENGTH] + "..."
+
+
+def _shown(name: str) -> str:
+    # A space at an end must be seen.
+    shown = printable(name)
+    return shown if shown and shown == name and " " not in name else f"'{shown}'"

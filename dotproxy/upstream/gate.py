@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dotproxy.errors import Timeout, Unreachable, Untrusted, UpstreamError
+from dotproxy.upstream.certificate_names import printable
 from dotproxy.upstream.trust import Handshake, Trust
 
 
@@ -66,7 +67,7 @@ class Gate(Protocol):
         except Untrusted as error:
             self._refuse(error)
         except Exception as error:
-            self._refuse(Untrusted("verify", f"the check itself failed: {error!r}"))
+            self._refuse(Untrusted("verify", f"the check itself failed: {printable(repr(error))}"))
         else:
             self._behind = behind
             behind.identity = identity

@@ -35,7 +35,7 @@ from zope.interface import implementer
 
 from dotproxy.errors import Untrusted, UpstreamError
 from dotproxy.policy.pins import accepts, pin_of, show_pin
-from dotproxy.upstream.certificate_names import check_names
+from dotproxy.upstream.certificate_names import check_names, printable
 from dotproxy.upstream.post_handshake import PostHandshakeWatch
 from dotproxy.upstream.records import new_connection
 from dotproxy.upstream.tls_errors import chain_error, handshake_error
@@ -373,7 +373,7 @@ def _verified_chain(connection: SSL.Connection, leaf: X509, now: datetime) -> Ve
         tuple(pin_of(one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)) for one in chain),
         max(one.not_valid_before_utc for one in chain),
         min(one.not_valid_after_utc for one in chain),
-        anchor.subject.rfc4514_string(),
+        printable(anchor.subject.rfc4514_string()),
         anchor.subject == anchor.issuer,
         now,
     )

@@ -67,6 +67,17 @@ class NamesTests(SynchronousTestCase):
             Asked((DNS, NAME.encode() + b" ")).reason,
         )
 
+    def test_text_of_a_strangers_certificate(self) -> None:
+        """
+        What is told of names has no line breaks and an end.
+        """
+        reason = Asked((DNS, b"a\nb\x1b[2J"), (DNS, b"l" * 9000), (DNS, b""), (DNS, b"it's")).reason
+        expected = f"the certificate is for 'a\\nb\\x1b[2J', '{'l' * 80}...', '', it's, not for dns.work.example"
+        self.assertEqual(expected, reason)
+        reason = Asked((IP, b"\n" * 9000)).reason
+        self.assertTrue(reason.isprintable(), reason)
+        self.assertLess(len(reason), 200)
+
     def test_right_name_beside_unusable_ones(self) -> None:
         """
         One entry that matches is enough, whatever else there is.

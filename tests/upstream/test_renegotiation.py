@@ -7,6 +7,7 @@ import contextlib
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.upstream.trust import Credentials
 from tests.upstream.scenes import AUTHORITY, GOOD, Scene, make_trust
 
 OTHER = AUTHORITY.issue(["other.test"])
@@ -64,3 +65,10 @@ class RenegotiationTests(SynchronousTestCase):
         """
         self.patch(SSL.Context, "set_options", lambda context, options: None)
         self.check_refused()
+
+    def test_option(self) -> None:
+        """
+        OpenSSL is told to decline, too.
+        """
+        for credentials in (Credentials(), Credentials(AUTHORITY.pem)):
+            self.assertTrue(credentials.options().getContext().set_options(0) & SSL.OP_NO_RENEGOTIATION)
