@@ -83,10 +83,9 @@ class DirectReads(WholeReads):
             if filled == _SIZE:
                 return view[:]
         if self.refusal:
-            if not filled:
-                raise _refused(self.refusal)
-            self._then = [_refused(self.refusal)]
-            return view[:filled]
+            if filled:
+                return view[:filled]
+            raise _refused(self.refusal)
         if not filled:
             self._raise_ssl_error(session, got)
         if _library.SSL_get_error(session, got) == _WANT_READ:

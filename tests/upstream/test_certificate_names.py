@@ -106,7 +106,9 @@ class NamesTests(SynchronousTestCase):
             ("xn--a.b.example", "xn--a.b.example", True),
         ):
             asked = Asked((DNS, pattern.encode()), name=name)
-            self.assertEqual((expected, not expected), (asked.is_accepted, asked.is_refused), (name, pattern))
+            reason = "" if expected else f"the certificate is for {pattern}, not for {name}"
+            self.assertEqual((expected, reason), (asked.is_accepted, asked.reason))
+            self.assertNotEqual(expected, asked.is_refused)
 
     def test_single_label(self) -> None:
         """

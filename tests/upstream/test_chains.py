@@ -161,6 +161,20 @@ class SessionAgeTests(SynchronousTestCase):
         scene = self.scene()
         self.assertEqual([False, False], [self.connect(scene, minutes * MINUTE) for minutes in (0, -1)])
 
+    def test_when_a_session_may_be_resumed(self) -> None:
+        """
+        From its handshake on, for an hour, and before any certificate of the chain ends.
+        """
+        scene = self.scene(ends=30 * MINUTE)
+        self.connect(scene, 0 * MINUTE)
+        chain = self.trust._session.chain
+        second, hour_later = timedelta(seconds=1), chain.verified_at + timedelta(hours=1)
+        for one, bound in ((chain, chain.not_after), (replace(chain, not_after=hour_later + MINUTE), hour_later)):
+            self.assertTrue(one.is_resumable(bound - second))
+            self.assertFalse(one.is_resumable(bound))
+        self.assertTrue(chain.is_resumable(chain.verified_at))
+        self.assertFalse(chain.is_resumable(chain.verified_at - second))
+
     def test_resumed_connection_is_checked_too(self) -> None:
         """
         Should the chain's end come between the dial and the verdict, it counts.

@@ -6,7 +6,7 @@ from OpenSSL import SSL
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import Unreachable
+from dotproxy.errors import Unreachable, Untrusted
 from dotproxy.policy.attempts import Isolation
 from dotproxy.telemetry.status import State, UpstreamStatus
 from dotproxy.upstream.trust import Credentials, TlsChoices
@@ -83,6 +83,20 @@ class ReplacedCredentialsTests(SynchronousTestCase):
         ((_, error, _),) = scene.told.failures
         self.assertEqual("the CAs or the client certificate were replaced during the handshake", error.reason)
         self.assertEqual([], scene.server.queries)
+
+    def test_dial_that_began_before_offers_no_new_session(self) -> None:
+        """
+        A session of the new CAs' context cannot be resumed in the old one's; such a dial is refused like any other.
+        """
+        scene = self.scene()
+        old = self.trust.handshake()
+        self.credentials.replace(AUTHORITY.pem, TlsChoices())
+        scene.connect("first")
+        self.assertIsNotNone(self.trust._session)
+        connection = old.clientConnectionForTLS(None)
+        self.assertIsNone(connection.get_session())
+        with self.assertRaisesRegex(Untrusted, "were replaced during the handshake"):
+            old.verify()
 
     def test_old_connection_leaves_no_session(self) -> None:
         """
