@@ -15,7 +15,12 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from dotproxy.deadlines import deadline
+from dotproxy.plain_text import short_printable
 from dotproxy.policy.pins import pin_of, show_pin
+
+#: Of a certificate's names so many are shown.
+_SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def look(host: str, port: int, name: str | None, timeout: float) -> Seen:
     context.set_ciphers("ALL:@SECLEVEL=0")  # to see what there is, however old
     context.set_alpn_protocols(["dot"])
     began = time.perf_counter()
-    with plain:
+    with plain, deadline(plain, timeout):
         try:
             with context.wrap_socket(plain, server_hostname=name) as tls:
                 took = _since(began)
@@ -67,22 +72,23 @@ def look(host: str, port: int, name: str | None, timeout: float) -> Seen:
 def _described(tls: ssl.SSLSocket, tcp: float, took: float) -> Seen:
     cipher = tls.cipher()
     octets = tls.getpeercert(binary_form=True)
-    seen = Seen(tcp, took, tls.version() or "", cipher[0] if cipher else "", tls.selected_alpn_protocol() or "")
+    seen = Seen(tcp, took, tls.version() or "", cipher[0] if cipher else "")
     if octets is None:
         return replace(seen, error="tls: no certificate was sent")
     try:
+        seen = replace(seen, alpn=tls.selected_alpn_protocol() or "")
         certificate = x509.load_der_x509_certificate(octets)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         issuer = certificate.issuer.rfc4514_string()
         return replace(
             seen,
             names=_names(certificate),
-            issuer=issuer,
+            issuer=short_printable(issuer),
             expires=certificate.not_valid_after_utc,
             pin=show_pin(pin_of(key)),
         )
-    except ValueError as error:
-        return replace(seen, error=f"tls: the certificate cannot be read: {error}")
+    except Exception as error:  # a stranger's certificate: each parser fails in its own way
+        return replace(seen, error=short_printable(f"tls: the certificate cannot be read: {error}"))
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
@@ -91,7 +97,8 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     except (x509.ExtensionNotFound, ValueError):
         return ()
     found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    return tuple(name if name.isprintable() else ascii(name) for name in found)
+    shown = tuple(map(short_printable, found[:_SHOWN_NAMES]))
+    return shown if len(found) <= _SHOWN_NAMES else (*shown, f"{len(found) - _SHOWN_NAMES} more")
 
 
 def _since(began: float) -> float:

@@ -192,6 +192,7 @@ class _PlainQuestion(DatagramProtocol):
     """
 
     noisy = False
+    transport: Any
 
     def __init__(self, reactor: Any, server: tuple[str, int], query: bytes, listener: Any, client: Any) -> None:
         self._reactor = reactor
@@ -209,7 +210,6 @@ class _PlainQuestion(DatagramProtocol):
 
         :raises OSError: if there is no route to the server.
         """
-        assert self.transport is not None
         try:
             self.transport.connect(*self._server)
             self.transport.write(self._query)
@@ -247,5 +247,4 @@ class _PlainQuestion(DatagramProtocol):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        assert self.transport is not None
         self.transport.stopListening()
