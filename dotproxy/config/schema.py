@@ -15,6 +15,7 @@ from dotproxy.config.values import (
     DEFAULT_LISTEN_PORT,
     number,
     one_of,
+    parse_admin_host,
     parse_bootstrap,
     parse_certificates,
     parse_ciphers,
@@ -403,6 +404,16 @@ SETTINGS: tuple[Setting, ...] = (
         parse_listen,
         "ADDR:PORT",
         "Where to serve /metrics, /healthz, /readyz and /status over HTTP; nowhere by default.",
+    ),
+    Setting(
+        "admin_hosts",
+        (),
+        parse_admin_host,
+        "NAME",
+        "Names by which admin_listen may be asked (HTTP Host), beside addresses and names that no stranger can own:"
+        " localhost and, unless it listens on loopback, single labels and names below local, internal, home.arpa, test"
+        " and svc; * for any. May be repeated.",
+        is_list=True,
     ),
     Setting(
         "admin_socket",
