@@ -396,7 +396,8 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         parse_new_file,
         "FILE",
-        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts.",
+        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts."
+        " FILE.key beside it authenticates it.",
     ),
     Setting(
         "admin_listen",

@@ -2,8 +2,8 @@
 A bound on the lines of a log that say the same over and over.
 
 Decides how many events of one kind are written a minute, and that the rest are counted.  A kind is a namespace and a
-format, so a place in the code: what a client or an upstream sends can make no new one.  The query log is not limited
-here: it has its own share (``query_log_sample``).
+format, so a place in the code: what a client or an upstream sends can make no new one.  The query log, which is meant
+to be long, is limited by the second; a share of all (``query_log_sample``) is the better limit for a busy server.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ WINDOW = 60.0
 #: Of one kind so many lines are written in a window, and so many with a traceback.
 LINES = 100
 TRACEBACKS = 5
+
+#: Of the query log so many lines are written a second.
+QUERY_LINES = 5000
 
 #: So many kinds are told apart; further ones share a limit.
 _KINDS = 500
@@ -37,16 +40,18 @@ class LogLimit:
         self._ends = 0.0
         self._counts: dict[tuple[str, str], int] = {}
         self._left_out: dict[tuple[str, str], int] = {}
+        self._second = 0.0
+        self._queries = 0
 
     def __call__(self, event: LogEvent) -> None:
         """
         Called for each event.
         """
         namespace = str(event.get("log_namespace", ""))
-        if namespace == _QUERIES:
-            self._observer(event)
-            return
         now = float(event.get("log_time", 0.0))
+        if namespace == _QUERIES:
+            self._log_query(event, now)
+            return
         if not self._ends - WINDOW <= now < self._ends:  # it is over, or the clock was set back
             self._begin(now)
         kind = namespace, str(event.get("log_format"))
@@ -58,6 +63,21 @@ class LogLimit:
         else:
             self._left_out[kind] = self._left_out.get(kind, 0) + 1
 
+    def _log_query(self, event: LogEvent, now: float) -> None:
+        if not self._second <= now < self._second + 1:
+            more = self._queries - QUERY_LINES
+            self._second, self._queries = now, 0
+            if more > 0:
+                self._tell(now, "dotproxy", "{count} responses more were not logged: there were too many", count=more)
+        self._queries += 1
+        if self._queries <= QUERY_LINES:
+            self._observer(event)
+
+    def _tell(self, now: float, namespace: str, text: str, **more: object) -> None:
+        self._observer(
+            {"log_time": now, "log_level": LogLevel.warn, "log_namespace": namespace, "log_format": text, **more}
+        )
+
     def _begin(self, now: float) -> None:
         """
         Begin a window, and tell what was left out in the last one.
@@ -66,13 +86,5 @@ class LogLimit:
         self._ends = now + WINDOW
         self._counts, self._left_out = {}, {}
         for (namespace, kind), count in left_out.items():
-            self._observer(
-                {
-                    "log_time": now,
-                    "log_level": LogLevel.warn,
-                    "log_namespace": namespace or "dotproxy",
-                    "log_format": "{count} more events like this were not logged: {kind}",
-                    "count": count,
-                    "kind": kind,
-                }
-            )
+            text = "{count} more events like this were not logged: {kind}"
+            self._tell(now, namespace or "dotproxy", text, count=count, kind=kind)

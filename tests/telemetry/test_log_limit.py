@@ -8,7 +8,7 @@ from twisted.logger import LogEvent, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.telemetry.log_limit import _KINDS, LINES, TRACEBACKS, WINDOW, LogLimit
+from dotproxy.telemetry.log_limit import _KINDS, LINES, QUERY_LINES, TRACEBACKS, WINDOW, LogLimit
 
 
 class LogLimitTests(SynchronousTestCase):
@@ -55,10 +55,15 @@ class LogLimitTests(SynchronousTestCase):
 
     def test_the_query_log(self) -> None:
         """
-        It is as long as it was asked to be.
+        It is limited by the second, and tells how many lines are missing.
         """
-        self.tell(5000, log_namespace="dotproxy.queries")
-        self.assertEqual(5000, len(self.written))
+        self.tell(QUERY_LINES, 10.0, log_namespace="dotproxy.queries")
+        self.assertEqual(QUERY_LINES, len(self.written))
+        self.tell(50_000, 10.5, log_namespace="dotproxy.queries")
+        self.assertEqual(QUERY_LINES, len(self.written))
+        self.tell(1, 11.0, log_namespace="dotproxy.queries")
+        told = "50000 responses more were not logged: there were too many"
+        self.assertEqual([told, "0 went wrong"], [formatEvent(event) for event in self.written[QUERY_LINES:]])
 
     def test_many_kinds(self) -> None:
         """
