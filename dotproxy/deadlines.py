@@ -18,7 +18,7 @@ def deadline(connection: socket.socket, seconds: float) -> Iterator[None]:
     """
     Shut a connection down unless the block ends in time; whoever reads it then finds its end.
     """
-    with connection.dup() as copy:  # the descriptor itself may be handed on, to TLS for instance
+    with connection.dup() as copy:  # whoever has the connection may close it meanwhile
         is_over = threading.Event()
 
         def watch() -> None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import sys
+import time
 from io import StringIO
 from typing import Any
 
@@ -98,7 +99,9 @@ class FetchTests(SynchronousTestCase):
         """
         for body in (b"", b'{"a": '):
             connection = canned(body, b"200 OK\r\nContent-Length: 100", is_over=False)()
+            began = time.monotonic()
             self.assertRaises((OSError, NotDotproxy), fetch, connection, "GET", "/", None, 0.05)
+            self.assertLess(time.monotonic() - began, 5)  # the socket's own timeout is 10 s
 
 
 class CommandTests(SynchronousTestCase):
