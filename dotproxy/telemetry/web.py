@@ -161,14 +161,14 @@ def peer_guard(request: Request, transport: Any) -> str:
     """
     Let root and this process's own user pass, where the system tells who has connected a socket (Linux).
 
-    The socket's mode says the same; but a mode is changed easily.
+    The socket's mode says the same.  An operator who opens it further lets others look, who may not change anything.
     """
     option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
+    if option is None or request.method in ("GET", "HEAD"):
         return ""
     octets = transport.getHandle().getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
     uid = _CREDENTIALS.unpack(octets)[1]
-    return "" if uid in (0, os.geteuid()) else f"only root and user {os.geteuid()} may use this socket"
+    return "" if uid in (0, os.geteuid()) else f"only root and user {os.geteuid()} may change anything"
 
 
 class AdminService(Service):

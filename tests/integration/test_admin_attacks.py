@@ -23,14 +23,16 @@ from tests.integration.test_admin import get, pause, running, servers
 
 __all__ = ("running", "servers")  # fixtures
 
-#: As another user: ask for the status over a socket.
+#: As another user: ask for the status over a socket, and for every command.
 _AS_NOBODY = """
 import os, sys
 from dotproxy.admin_client import UnixConnection, fetch
 import encodings.idna, stringprep  # while its files can be read
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
-    print(*fetch(UnixConnection(sys.argv[1]), "GET", "/status"))
+    print(fetch(UnixConnection(sys.argv[1]), "GET", "/status")[0])
+    for command in ("flush", "reload", "log", "drain"):
+        print(*fetch(UnixConnection(sys.argv[1]), "POST", "/" + command))
 except OSError as error:
     print(error.strerror)
 """
@@ -159,7 +161,7 @@ def test_the_sockets_mode(running):
 @pytest_twisted.ensureDeferred
 async def test_another_user(running, tmp_path):
     """
-    The mode keeps others out, and if somebody has changed it, they are refused by who they are.
+    The mode keeps others out; if the operator has changed it, they may look, and are refused whatever changes anything.
     """
     path = str(running.config.admin_socket)
     for folder in (tmp_path, *tmp_path.parents):
@@ -172,7 +174,10 @@ async def test_another_user(running, tmp_path):
 
     assert (await deferToThread(ask)) == "Permission denied\n"
     running.config.admin_socket.chmod(0o666)
-    assert (await deferToThread(ask)).startswith("403 {'error': 'only root and user 0 may use this socket'}")
+    looked, *done = (await deferToThread(ask)).splitlines()
+    assert looked == "200"
+    assert done == ["403 {'error': 'only root and user 0 may change anything'}"] * 4
+    assert not running.is_draining
 
 
 @pytest_twisted.ensureDeferred

@@ -291,12 +291,13 @@ class SiteTests(SynchronousTestCase):
 
     def test_users(self) -> None:
         """
-        Root, and who runs this.
+        Root, and who runs this, may do what there is; whoever the socket's mode lets in may look.
         """
-        request = Request("GET", "/status", "", "localhost")
+        request = Request("POST", "/drain", "", "localhost")
         self.patch(os, "geteuid", lambda: 1000)
         self.assertEqual(["", ""], [peer_guard(request, Connected(uid)) for uid in (0, 1000)])
         for uid in (1, 1001, 65534):
-            self.assertEqual("only root and user 1000 may use this socket", peer_guard(request, Connected(uid)))
+            self.assertEqual("only root and user 1000 may change anything", peer_guard(request, Connected(uid)))
+            self.assertEqual("", peer_guard(request._replace(method="GET"), Connected(uid)))
         self.patch(socket, "SO_PEERCRED", None)
         self.assertEqual("", peer_guard(request, None))
