@@ -1,8 +1,8 @@
 """
 The operator's view of a running proxy, served.
 
-Decides what is shown of a report.  Paths and codes are ``telemetry.web``'s; imported only where there is something to
-be served, since a web server is a third of all there is to import.
+Decides what is shown of a report, and by which names it may be asked for.  Paths and codes are ``telemetry.web``'s;
+imported only where there is something to be served.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from dotproxy import __version__
 from dotproxy.config.model import Config
 from dotproxy.downstream.sockets import bind_stream, has_address
 from dotproxy.telemetry.counters import Counters
+from dotproxy.telemetry.hosts import is_loopback, is_own_host
+from dotproxy.telemetry.http_request import Request
 from dotproxy.telemetry.metrics import Metrics, build_info
 from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
 from dotproxy.telemetry.status import State
-from dotproxy.telemetry.web import AdminService, Command, make_site
+from dotproxy.telemetry.web import AdminService, Command, Guard, Pages, make_site, peer_guard
 from dotproxy.upstream.address import endpoint_text
 
 _STATES = {
@@ -59,20 +61,36 @@ def build_site(
 
         return render
 
-    pages: dict[str, Any] = {
-        "not_ready": looking(lambda report: report.not_ready),
-        "metrics": looking(metrics.text),
-        "status": looking(lambda report: shown(report, seconds=time.monotonic() - began, listening=listening())),
-    }
+    pages = Pages(
+        not_ready=looking(lambda report: report.not_ready),
+        metrics=looking(metrics.text),
+        status=looking(lambda report: shown(report, seconds=time.monotonic() - began, listening=listening())),
+        clock=reactor,
+    )
     services: list[IService] = []
     if config.admin_listen is not None:
         endpoint: Any = _endpoint(reactor, config.admin_listen.host, config.admin_listen.port)
-        services.append(AdminService(endpoint, make_site(**pages), f"{config.admin_listen}"))
+        site = make_site(pages, _host_guard(config.admin_listen.host, config.admin_hosts), reactor)
+        services.append(AdminService(endpoint, site, f"{config.admin_listen}"))
     if config.admin_socket is not None:
         path = str(config.admin_socket)
         endpoint = UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=False)
-        services.append(AdminService(endpoint, make_site(**pages, commands=commands), path, path))
+        services.append(AdminService(endpoint, make_site(pages, peer_guard, reactor, commands), path, path))
     return services
+
+
+def _host_guard(address: str, names: tuple[str, ...]) -> Guard:
+    """
+    Let requests pass that no page of somebody else's can make; see ``telemetry.hosts``.
+    """
+    at_loopback = is_loopback(address)
+
+    def guard(request: Request, transport: Any) -> str:
+        if is_own_host(request.host, at_loopback=at_loopback, names=names):
+            return ""
+        return "this Host is not answered here: ask by address, or name it in admin_hosts"
+
+    return guard
 
 
 @implementer(IStreamServerEndpoint)

@@ -20,6 +20,7 @@ from twisted.application.service import IService
 from twisted.internet.threads import deferToThread
 
 from dotproxy.admin import Commands, build_admin, report_of
+from dotproxy.cache_format import MAX_RECORD
 from dotproxy.config.describe import AT_START, describe_changes
 from dotproxy.config.model import Config
 from dotproxy.network import NetworkWatch, clock_with_sleep
@@ -89,7 +90,7 @@ class Assembly:
             config, reactor, self._upstreams, self._transfers, self.cache, Failures(events)
         )
         if self.cache is not None and config.cache_file is not None:
-            services.append(_build_snapshot(self.cache, config.cache_file, reactor))
+            services.append(_build_snapshot(self.cache, config.cache_file, config, reactor))
         self.forwarder.delivery.query_log = _build_query_log(config, self._secret)
         self._watch = self._build_watch(config)
         manager = Manager({} if share else os.environ, reactor)
@@ -235,8 +236,17 @@ class Assembly:
         return NetworkWatch(reached, moved=self.forwarder.network_moved, reactor=self._reactor, now=time.monotonic)
 
 
-def _build_snapshot(cache: AnswerCache, file: Path, reactor: Any) -> Snapshot:
-    return Snapshot(cache, file, clock=reactor, elapsed=clock_with_sleep, date=time.time, in_thread=deferToThread)
+def _build_snapshot(cache: AnswerCache, file: Path, config: Config, reactor: Any) -> Snapshot:
+    return Snapshot(
+        cache,
+        file,
+        # A record takes less room in the file than cache_memory counts for it.
+        limit=min(config.cache_memory, config.cache_size * MAX_RECORD),
+        clock=reactor,
+        elapsed=clock_with_sleep,
+        date=time.time,
+        in_thread=deferToThread,
+    )
 
 
 def _build_query_log(config: Config, secret: bytes) -> QueryLog | None:

@@ -9,7 +9,6 @@ configuration nothing else is looked at, so that any user who may use the socket
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import signal
@@ -17,16 +16,19 @@ import socket
 import sys
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlencode
 
+from dotproxy.admin_client import NotDotproxy, UnixConnection, fetch
 from dotproxy.config.load import load
 from dotproxy.config.values import ListenAddress
 from dotproxy.downstream.sockets import has_address
 from dotproxy.errors import ConfigError
+from dotproxy.plain_text import printable
 from dotproxy.telemetry.words import counted
 
 #: A query that dotproxy answers by itself, whatever its upstreams do: the root's zone transfer, over UDP, is REFUSED.
 _QUESTION = b"\x64\x70\x00\x00\x00\x01" + b"\x00" * 6 + b"\x00\x00\xfc\x00\x01"
+
+_OK = 200
 
 
 class Failed(Exception):
@@ -39,24 +41,6 @@ class NotReached(Failed):
     """
     There is no admin_socket, or nobody listens there.
     """
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """
-    HTTP over a socket of this machine's.
-    """
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=10)
-        self._path = path
-
-    def connect(self) -> None:
-        """
-        Connect.
-        """
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def main(name: str, arguments: Sequence[str]) -> int:
@@ -72,6 +56,9 @@ def main(name: str, arguments: Sequence[str]) -> int:
         raise
     except (Failed, OSError) as error:
         print(f"dotproxy {name}: {error}", file=sys.stderr)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {printable(str(error))}"
+        print(f"dotproxy {name}: the answer is not that of this version of dotproxy ({reason})", file=sys.stderr)
     return 1
 
 
@@ -101,20 +88,16 @@ def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = 
         if configured is None:
             raise NotReached("there is no admin_socket in the configuration; --socket PATH says where it is")
         where = str(configured)
-    connection = UnixConnection(where)
     try:
-        body = urlencode(arguments or {})
-        connection.request(method, path, body, {"Content-Type": "application/x-www-form-urlencoded"})
-        response = connection.getresponse()
-        answer = json.loads(response.read())
+        code, answer = fetch(UnixConnection(where), method, path, arguments)
     except ConnectionRefusedError:
         raise NotReached(f"nobody listens on {where}: is dotproxy running?") from None
     except OSError as error:
         raise NotReached(f"{where}: {error.strerror or error}") from None
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise Failed(answer.get("error", response.reason))
+    except NotDotproxy as error:
+        raise Failed(f"{where}: {error}") from None
+    if code != _OK:
+        raise Failed(str(answer.get("error", f"HTTP status {code}")))
     return answer
 
 

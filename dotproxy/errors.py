@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from dotproxy.plain_text import short_printable
+
 #: Where an upstream can fail, in order.
 PHASES = ("resolve", "connect", "tls", "verify", "read")
 
@@ -80,7 +82,7 @@ class UpstreamError(DotproxyError):
     An upstream did not answer.
 
     ``phase`` is where it went wrong, one of ``PHASES``; ``reason`` says what happened, in a sentence; ``code``, of a
-    connection that ended, in a word.
+    connection that ended, in a word.  A reason may quote the network: it is kept short, its control characters escaped.
     ``upstream`` is the label of the upstream, filled in by whoever knows it.
     ``is_lasting``: trying again soon is no use.  ``was_not_sent``: no query of those that failed was sent.
     """
@@ -90,6 +92,7 @@ class UpstreamError(DotproxyError):
     was_not_sent = False
 
     def __init__(self, phase: str, reason: str, upstream: str = "") -> None:
+        reason = short_printable(reason)
         super().__init__(phase, reason, upstream)
         self.phase = phase
         self.reason = reason

@@ -13,10 +13,13 @@ PACKAGE = Path(__file__).parent.parent / "dotproxy"
 
 #: Of our own, what each room may import; a room is a folder, or a module beside the folders.
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "plain_text": set(),
+    "deadlines": set(),
+    "errors": {"plain_text"},
+    "admin_client": {"deadlines", "plain_text"},
     "wire": {"errors", "wire"},
     "policy": {"errors", "wire", "policy"},
-    "telemetry": {"errors", "neighbours", "policy", "telemetry", "wire"},
+    "telemetry": {"errors", "neighbours", "plain_text", "policy", "telemetry", "wire"},
     "upstream": {
         "errors",
         "neighbours",
@@ -55,7 +58,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readiness": {"systemd", "telemetry"},
     "tls_files": {"config", "errors", "upstream.trust"},
     "collector": set(),
-    "snapshot": {"policy", "wire"},
+    "private_files": set(),
+    "cache_format": {"errors", "policy", "private_files", "wire"},
+    "snapshot": {"cache_format", "policy", "private_files"},
     "resolver": {"errors", "telemetry.counters", "wire"},
     "config": {"errors", "policy", "upstream.address", "config"},
     "testing": {"errors", "telemetry.counters", "wire", "policy", "testing"},
@@ -77,7 +82,7 @@ ASSEMBLERS = {
     "__init__",
     "__main__",
 }
-PURE = {"errors", "wire", "policy"}
+PURE = {"errors", "plain_text", "wire", "policy"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -2,8 +2,9 @@
 The cache in a file.
 """
 
+import os
 import stat
-from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import dns.message
@@ -13,9 +14,10 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.cache_format import encoded, key_path, load_file, save_file
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.freshness import Limits
-from dotproxy.snapshot import INTERVAL, Damaged, Snapshot, decoded, encoded
+from dotproxy.snapshot import INTERVAL, Snapshot
 from dotproxy.wire.hop import Rebuilt
 from dotproxy.wire.message import peek
 from dotproxy.wire.question import key_of
@@ -76,6 +78,7 @@ class SnapshotTests(SynchronousTestCase):
         snapshot = Snapshot(
             cache,
             self.path,
+            limit=10**7,
             clock=self.clock,
             elapsed=self.clock.seconds,
             date=lambda: self.date + self.clock.seconds(),
@@ -114,28 +117,33 @@ class SnapshotTests(SynchronousTestCase):
 
     def test_nobody_else_reads_it(self) -> None:
         """
-        Its mode is 0600, and nothing is left beside it.
+        Its mode and its key's are 0600 whatever the umask, and nothing else is left beside it.
         """
         (self.path.parent / ".cache.new").write_bytes(b"left behind")
+        before = os.umask(0)
+        self.addCleanup(os.umask, before)
         self.stop(self.start(make_cache()))
-        self.assertEqual(0o600, stat.S_IMODE(self.path.stat().st_mode))
-        self.assertEqual([self.path], list(self.path.parent.iterdir()))
+        files = {self.path, key_path(self.path)}
+        self.assertEqual(files, set(self.path.parent.iterdir()))
+        self.assertEqual({0o600}, {stat.S_IMODE(path.stat().st_mode) for path in files})
 
     def test_what_is_damaged_is_set_aside(self) -> None:
         """
         With one line; the next one is written in its place.
         """
         cache = make_cache()
-        key = add(cache, "www.test.", 1000.0)
-        good = encoded(cache.entries(), 0)
+        add(cache, "www.test.", 1000.0)
+        save_file(self.path, cache.entries(), 0)
+        good = self.path.read_bytes()
         for bad in (
             b"",
             b"rubbish",
             good[:-1],
             good + b"x",
             good[:-1] + b"\0",
-            b"dotproxy cache 2\n" + good[17:],
+            b"dotproxy cache 3\n" + good[17:],
             good[:60],
+            encoded(cache.entries(), 0, b"another key"),
         ):
             self.said.clear()
             self.path.write_bytes(bad)
@@ -145,29 +153,75 @@ class SnapshotTests(SynchronousTestCase):
             self.assertEqual(bad, (self.path.parent / "cache.damaged").read_bytes())
             self.stop(snapshot)
             self.assertTrue(self.path.exists())
-        self.assertEqual([key], [kept for kept, _ in decoded(good, 0)])
 
-    def test_a_mistake_of_ours(self) -> None:
+    def test_invalid_records_are_left_out(self) -> None:
         """
-        What bears the right checksum and still makes no sense is set aside as well.
-        """
-        good = encoded([], 0)
-        content = b"not a record"
-        bad = good[:17] + blake2b(content, digest_size=32).digest() + content
-        self.assertRaises(Damaged, list, decoded(bad, 0))
-        self.path.write_bytes(bad)
-        self.start(make_cache())
-        self.assertIn("it is now cache.damaged", self.said[0])
-
-    def test_ttls_that_are_not_there(self) -> None:
-        """
-        Would be a crash when the answer is given, and are none.
+        The others are taken in, and it is told how many were not.
         """
         cache = make_cache()
-        add(cache, "www.test.", 1000.0)
-        ((key, (stored, expires, answer)),) = cache.entries()
-        bad = encoded([(key, (stored, expires, answer._replace(ttls=(len(answer.body) - 3,))))], 0)
-        self.assertRaises(Damaged, list, decoded(bad, 0))
+        key = add(cache, "www.test.", 1000.0)
+        ((_, (stored, expires, answer)),) = cache.entries()
+        bad = answer._replace(ttls=(len(answer.body) - 3,))
+        entries = [(key, (stored, expires, bad)), (key, (stored, expires, answer))]
+        save_file(self.path, entries, self.date)
+        after = make_cache()
+        self.start(after)
+        self.assertEqual(
+            [f"1 answer from {self.path}", f"{self.path}: 1 invalid records left out"],
+            self.said,
+        )
+        self.assertEqual([key], [kept for kept, _ in after.entries()])
+
+    def test_a_file_that_is_not_believed(self) -> None:
+        """
+        It is not read, one line says why, the cache begins empty; the next one is written in its place.
+        """
+
+        def link(path: Path) -> None:
+            path.rename(path.with_name("elsewhere"))
+            path.symlink_to(path.with_name("elsewhere"))
+
+        def pipe(path: Path) -> None:
+            path.unlink()
+            os.mkfifo(path)
+
+        def old(path: Path) -> None:
+            path.write_bytes(b"dotproxy cache 1\n" + bytes(32))
+
+        def big(path: Path) -> None:
+            os.truncate(path, 1 << 40)
+
+        cases = (
+            (lambda path: path.chmod(0o620), "others may write it (mode 0620)"),
+            (lambda path: path.chmod(0o602), "others may write it (mode 0602)"),
+            (link, "it is a symbolic link"),
+            (pipe, "it is not a regular file"),
+            (old, "it was written by an older version"),
+            (big, f"it has {1 << 40} octets, and at most {10**7 + 49} are read"),
+            (lambda path: path.parent.chmod(0o777), "everybody may replace files in "),
+            (lambda path: key_path(path).unlink(), "its key, cache.key, is not there"),
+            (lambda path: key_path(path).chmod(0o640), "its key, cache.key: others may read it (mode 0640)"),
+            (lambda path: key_path(path).write_bytes(b"x"), "its key, cache.key, has 1 octets and not 32"),
+            (
+                lambda path: key_path(path).write_bytes(bytes(33)),
+                "its key, cache.key: it has 33 octets, and at most 32",
+            ),
+        )
+        for change, reason in cases:
+            self.path = folder(self) / "cache"
+            cache = make_cache()
+            add(cache, "www.test.", 1000.0)
+            save_file(self.path, cache.entries(), self.date)
+            change(self.path)
+            self.said.clear()
+            after = make_cache()
+            snapshot = self.start(after)
+            self.assertEqual((0, 1), (len(after), len(self.said)), reason)
+            self.assertIn("; the cache begins empty", self.said[0])
+            self.assertIn(f"{self.path} is not read: {reason}", self.said[0])
+            self.path.parent.chmod(0o700)
+            self.stop(snapshot)
+            self.assertEqual(b"", load_file(self.path, 10**7))
 
     def test_there_is_none(self) -> None:
         """
@@ -198,9 +252,9 @@ class SnapshotTests(SynchronousTestCase):
             return fail(Failure(PermissionError(13, "Permission denied")))
 
         snapshot = self.start(make_cache(), refused)
-        self.assertEqual([f"{self.path} cannot be read: Permission denied; the cache begins empty"], self.said)
+        self.assertEqual([f"{self.path} is not read: Permission denied; the cache begins empty"], self.said)
         self.stop(snapshot)
-        self.assertEqual(f"{self.path} cannot be written: Permission denied", self.said[1])
+        self.assertEqual(f"{self.path} is not written: Permission denied", self.said[1])
 
     def test_stopped_while_it_is_read(self) -> None:
         """

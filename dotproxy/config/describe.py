@@ -98,6 +98,7 @@ AT_START = frozenset(
         "cache_memory",
         "cache_file",
         "admin_listen",
+        "admin_hosts",
         "admin_socket",
         "log_format",
     )

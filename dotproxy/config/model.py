@@ -66,6 +66,7 @@ class Config:
     prefetch: bool
     cache_file: Path | None
     admin_listen: ListenAddress | None
+    admin_hosts: tuple[str, ...]
     admin_socket: Path | None
     query_log: str
     query_log_sample: float

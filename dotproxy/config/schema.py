@@ -15,6 +15,7 @@ from dotproxy.config.values import (
     DEFAULT_LISTEN_PORT,
     number,
     one_of,
+    parse_admin_host,
     parse_bootstrap,
     parse_certificates,
     parse_ciphers,
@@ -406,7 +407,8 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         parse_new_file,
         "FILE",
-        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts.",
+        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts."
+        " FILE.key beside it authenticates it.",
     ),
     Setting(
         "admin_listen",
@@ -414,6 +416,16 @@ SETTINGS: tuple[Setting, ...] = (
         parse_listen,
         "ADDR:PORT",
         "Where to serve /metrics, /healthz, /readyz and /status over HTTP; nowhere by default.",
+    ),
+    Setting(
+        "admin_hosts",
+        (),
+        parse_admin_host,
+        "NAME",
+        "Names by which admin_listen may be asked (HTTP Host), beside addresses and names that no stranger can own:"
+        " localhost and, unless it listens on loopback, single labels and names below local, internal, home.arpa, test"
+        " and svc; * for any. May be repeated.",
+        is_list=True,
     ),
     Setting(
         "admin_socket",

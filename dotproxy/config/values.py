@@ -7,6 +7,7 @@ TOML, the environment or an option has it, and raises ``ValueError`` that says w
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -367,3 +368,13 @@ def one_of(*words: str) -> Callable[[Any], str]:
         return word
 
     return parse
+
+
+def parse_admin_host(value: Any) -> str:
+    """
+    Return a host name in lower case, or "*".
+    """
+    name = string(value).strip().lower().removesuffix(".")
+    if name != "*" and not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name):
+        raise ValueError(f"{value!r} is no host name; write it without a port, or * for any")
+    return name

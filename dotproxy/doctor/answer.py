@@ -7,6 +7,7 @@ Decides the layout, and how EDNS is shown.  Rdata is written by ``rdata``.
 from __future__ import annotations
 
 from dotproxy.doctor.rdata import rdata_text
+from dotproxy.plain_text import printable
 from dotproxy.wire.edns import COOKIE, DO, ECS, EDE_OPTION, KEEPALIVE, OPT, PADDING, options_of
 from dotproxy.wire.message import AA, AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC
 from dotproxy.wire.names import read_name, to_text
@@ -78,7 +79,7 @@ def extended_error_text(value: bytes) -> str:
     """
     code = int.from_bytes(value[:2], "big")
     name = f" ({_EDE[code]})" if code < len(_EDE) else ""
-    text = _printable(value[2:].decode("utf-8", "replace"))
+    text = printable(value[2:].decode("utf-8", "replace"))
     return f"{code}{name}" + (f": ({text})" if text else "")
 
 
@@ -114,13 +115,6 @@ def _option_text(code: int, value: bytes) -> str:
     if code == PADDING:
         return f"PAD: ({len(value)} bytes)"
     if code == _NSID:
-        return f'NSID: {value.hex(" ")} ("{_printable(value.decode("utf-8", "replace"))}")'
+        return f'NSID: {value.hex(" ")} ("{printable(value.decode("utf-8", "replace"))}")'
     name = {COOKIE: "COOKIE", ECS: "CLIENT-SUBNET"}.get(code, f"OPT={code}")
     return f"{name}: {value.hex()}"
-
-
-def _printable(text: str) -> str:
-    """
-    A stranger's text, without what a terminal would obey.
-    """
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

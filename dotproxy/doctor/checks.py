@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from dotproxy.plain_text import printable
+
 
 class Level(StrEnum):
     """
@@ -68,7 +70,7 @@ def as_text(checks: Sequence[Check]) -> str:
     """
     lines: list[str] = []
     for check in checks:
-        lines.append(f"{check.level:<7}  {check.name}: {check.found}")
+        lines.append(f"{check.level:<7}  {printable(check.name)}: {printable(check.found)}")
         if check.advice:
             lines.append(f"         → {check.advice}")
     return "\n".join(lines)
@@ -79,4 +81,4 @@ def as_json(checks: Sequence[Check]) -> str:
     Return the same for programs.
     """
     found = {"healthy": exit_code(checks) == 0, "checks": [asdict(check) for check in checks]}
-    return json.dumps(found, indent=2, ensure_ascii=False)
+    return json.dumps(found, indent=2)

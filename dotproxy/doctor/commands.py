@@ -15,6 +15,7 @@ from typing import Any
 
 from dotproxy.config.load import load
 from dotproxy.errors import ConfigError, DotproxyError
+from dotproxy.plain_text import printable, printable_lines
 
 #: The settings that matter here; a configuration's others may concern files that only the running proxy may read.
 _NEEDED = (
@@ -98,13 +99,14 @@ def query(arguments: Sequence[str]) -> int:
     async def asking(reactor: object) -> None:
         try:
             rtype = words[1] if len(words) > 1 else "A"
-            print(await ask(reactor, config, config.upstream[0], words[0], rtype, dnssec=given.dnssec))
+            text = await ask(reactor, config, config.upstream[0], words[0], rtype, dnssec=given.dnssec)
+            print(printable_lines(text))
         except DotproxyError as error:
             failed.append(str(error))
 
     _run(react, asking)
     for line in failed:
-        print(f"dotproxy query: {line}", file=sys.stderr)
+        print(f"dotproxy query: {printable(line)}", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -9,8 +9,8 @@ but test names that do not exist, by the system's own resolver; names of upstrea
 from __future__ import annotations
 
 import http.client
-import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +23,10 @@ from typing import Any
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.threads import deferToThread
 
+from dotproxy.admin_client import NotDotproxy, UnixConnection, fetch
 from dotproxy.config.model import Config
 from dotproxy.config.values import ListenAddress
-from dotproxy.control import UnixConnection, ask_directly, reachable
+from dotproxy.control import ask_directly, reachable
 from dotproxy.doctor.checks import Check, ok, problem, warning
 from dotproxy.doctor.diagnosis import (
     Evidence,
@@ -54,6 +55,9 @@ _BACKGROUND = 1.0
 
 #: How long the running proxy may take to answer, in seconds.
 _ANSWER_TIMEOUT = 5.0
+
+#: Where a proxy says that it listens.
+_ADDRESS = re.compile(r"\[?[0-9A-Fa-f.:]+(%[\w.-]+)?\]?[: ][0-9]{1,5}")
 
 
 #: Looks names up as this machine's programs do.
@@ -106,13 +110,10 @@ class Running:
         else:
             return None
         try:
-            connection.request("GET", "/status")
-            status: dict[str, Any] = json.loads(connection.getresponse().read())
-        except (OSError, http.client.HTTPException, ValueError):
+            _, status = fetch(connection, "GET", "/status", timeout=_ANSWER_TIMEOUT)
+        except (OSError, NotDotproxy):
             return None
-        finally:
-            connection.close()
-        return status if "answers" in status else None
+        return status if _is_status(status) else None
 
     def addresses_of(self, name: str) -> list[str]:
         """
@@ -125,10 +126,13 @@ class Running:
         if not is_local(reachable(address.host)):
             return found
         for rtype, make in ((_A, IPv4Address), (_AAAA, IPv6Address)):
-            with suppress(OSError, WireError):
-                reply = ask_directly(address, _query(from_text(f"{name}."), rtype), _ANSWER_TIMEOUT)
+            with suppress(OSError, WireError, ValueError):  # what listens there may be anything
+                query = _query(from_text(f"{name}."), rtype)
+                reply = ask_directly(address, query, _ANSWER_TIMEOUT)
+                if question_of(reply) != len(query) or reply[:2] != query[:2] or reply[12 : len(query)] != query[12:]:
+                    continue
                 count = HEADER.unpack_from(reply)[3]
-                records = walk(reply, question_of(reply), count)
+                records = walk(reply, len(query), count)
                 found += [str(make(reply[one.rdata_at : one.end])) for one in records if one.type == rtype]
         return found
 
@@ -229,6 +233,20 @@ async def _verify(config: Config, upstream: UpstreamAddress, host: str, port: in
         raise BadReply("read", f"it answers with rcode {rcode}")
     identity = session.identity
     return f"{identity.verified} at {endpoint_text(host, port)} ({identity.tls_version}, {took * 1000:.0f} ms)"
+
+
+def _is_status(status: dict[str, Any]) -> bool:
+    """
+    Whether what was answered has the form of a dotproxy's status, as far as it is used here.
+    """
+    listening, plaintext = status.get("listening", []), status.get("plaintext_queries", {})
+    return (
+        isinstance(status.get("answers"), int)
+        and isinstance(listening, list)
+        and all(isinstance(text, str) and _ADDRESS.fullmatch(text) for text in listening)
+        and isinstance(plaintext, dict)
+        and all(isinstance(count, int) for count in plaintext.values())
+    )
 
 
 def _listen_address(text: str) -> ListenAddress:

@@ -15,11 +15,11 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from dotproxy.plain_text import short_printable
 from dotproxy.policy.pins import pin_of, show_pin
-from dotproxy.upstream.certificate_names import printable
 
-#: How many names of a certificate are shown.
-_NAMES = 100
+#: Of a certificate's names so many are shown.
+_SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,23 @@ def look(host: str, port: int, name: str | None, timeout: float) -> Seen:
 def _described(tls: ssl.SSLSocket, tcp: float, took: float) -> Seen:
     cipher = tls.cipher()
     octets = tls.getpeercert(binary_form=True)
-    seen = Seen(tcp, took, tls.version() or "", cipher[0] if cipher else "", tls.selected_alpn_protocol() or "")
+    seen = Seen(tcp, took, tls.version() or "", cipher[0] if cipher else "")
     if octets is None:
         return replace(seen, error="tls: no certificate was sent")
     try:
+        seen = replace(seen, alpn=tls.selected_alpn_protocol() or "")
         certificate = x509.load_der_x509_certificate(octets)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        issuer = printable(certificate.issuer.rfc4514_string())
+        issuer = short_printable(certificate.issuer.rfc4514_string())
         return replace(
             seen,
             names=_names(certificate),
-            issuer=issuer,
+            issuer=short_printable(issuer),
             expires=certificate.not_valid_after_utc,
             pin=show_pin(pin_of(key)),
         )
-    except ValueError as error:
-        return replace(seen, error=f"tls: the certificate cannot be read: {error}")
+    except Exception as error:  # a stranger's certificate: each parser fails in its own way
+        return replace(seen, error=short_printable(f"tls: the certificate cannot be read: {error}"))
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:
@@ -95,7 +96,8 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     except (x509.ExtensionNotFound, x509.UnsupportedGeneralNameType, ValueError):
         return ()
     found = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    return tuple(map(printable, found[:_NAMES]))
+    shown = tuple(map(short_printable, found[:_SHOWN_NAMES]))
+    return shown if len(found) <= _SHOWN_NAMES else (*shown, f"{len(found) - _SHOWN_NAMES} more")
 
 
 def _since(began: float) -> float:

@@ -32,6 +32,9 @@ LOOKUP_TIMEOUT = 12.0
 #: How long is watched after the last lookup, for queries that are sent late, in seconds.
 LINGER = 0.5
 
+#: So many packets are kept at most, and so much of each: the question is in front.
+_KEPT_PACKETS, _KEPT_OCTETS = 10_000, 1500
+
 _ETH_P_ALL = 3
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER in <asm-generic/socket.h>
@@ -104,8 +107,10 @@ class Watch:
         while not self._is_over.is_set():
             with suppress(TimeoutError):
                 packet, (interface, protocol, kind, *_) = self._socket.recvfrom(_LONGEST)
-                if kind == socket.PACKET_OUTGOING and (found := destination(protocol, packet)):
-                    self._queries.append((found, interface != "lo", packet))
+                if kind != socket.PACKET_OUTGOING or len(self._queries) >= _KEPT_PACKETS:
+                    continue
+                if found := destination(protocol, packet):
+                    self._queries.append((found, interface != "lo", packet[:_KEPT_OCTETS]))
 
 
 def destination(protocol: int, packet: bytes) -> Server | None:

@@ -23,6 +23,7 @@ from dotproxy.doctor.answer import extended_error_text, rcode_name
 from dotproxy.doctor.look import Seen, look
 from dotproxy.doctor.session import Session, connect, trust_in
 from dotproxy.errors import ConnectionGone, DotproxyError
+from dotproxy.plain_text import printable, short_printable
 from dotproxy.telemetry.words import counted
 from dotproxy.upstream.address import UpstreamAddress, endpoint_text
 from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
@@ -113,7 +114,9 @@ class Prober:
             report.problem = str(error)
         except Exception as error:
             is_late = isinstance(error, TookTooLong)
-            report.problem = "read: no answer in time" if is_late else f"{type(error).__name__}: {error}"
+            report.problem = (
+                "read: no answer in time" if is_late else short_printable(f"{type(error).__name__}: {error}")
+            )
         return report
 
     async def _ask_about(self, session: Session, report: Report) -> None:
@@ -235,7 +238,7 @@ def shown(report: Report) -> str:
 
     def line(label: str, text: str) -> None:
         if text:
-            lines.append(f"  {label:<13} {text}")
+            lines.append(f"  {label:<13} {printable(text)}")
 
     verdict = f"verified as {report.verified}" if report.verified else ""
     line("verdict", f"{verdict}, but it cannot be used" if verdict and report.problem else verdict)

@@ -60,7 +60,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
         identity = session.identity
         try:
             text = message_text(reply)
-        except (WireError, IndexError) as error:
+        except (WireError, IndexError, ValueError) as error:
             raise CannotAsk(f"{host}: an answer that cannot be read: {error}") from None
         return (
             f"{text}\n\n;; Query time: {took * 1000:.1f} msec, after {connected * 1000:.1f} msec for the"

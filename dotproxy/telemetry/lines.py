@@ -1,7 +1,9 @@
 """
 The form of log lines: text for a person, JSON for a program, text with priorities for journald.
 
-Decides how an event is written, and which form suits where it goes.  What Twisted logs about itself (reactor class,
+Decides how an event is written, and which form suits where it goes.  Control characters and line breaks in what a
+message is made of are escaped: a line is one event, whatever the network sent.  What is logged over and over is limited
+(``log_limit``).  What Twisted logs about itself (reactor class,
 factories and ports that start and stop) is left out, unless it is a warning or an error.  Each function makes an
 observer, as twistd's ``--logger`` wants it: ``twistd --logger dotproxy.telemetry.lines.as_json dotproxy``.
 """
@@ -24,8 +26,12 @@ from twisted.logger import (
     LogLevel,
     PredicateResult,
     formatEvent,
-    textFileLogObserver,
+    formatEventAsClassicLogText,
+    formatTime,
 )
+
+from dotproxy.plain_text import printable, printable_lines
+from dotproxy.telemetry.log_limit import LogLimit
 
 FORMATS = ("auto", "text", "json", "journal")
 
@@ -43,21 +49,21 @@ def as_text(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     Lines with date, level and text.
     """
-    return _without_twisted(textFileLogObserver(out))
+    return _chosen(FileLogObserver(out, _with_date))
 
 
 def as_json(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     A JSON object a line: ``time``, ``level``, ``namespace``, ``message``, and what the message is made of.
     """
-    return _without_twisted(FileLogObserver(out, lambda event: json.dumps(_plain(event), ensure_ascii=False) + "\n"))
+    return _chosen(FileLogObserver(out, lambda event: json.dumps(_plain(event), ensure_ascii=False) + "\n"))
 
 
 def for_journal(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     Lines that begin with their priority; journald knows the time.
     """
-    return _without_twisted(FileLogObserver(out, _with_priority))
+    return _chosen(FileLogObserver(out, _with_priority))
 
 
 def auto(out: TextIO = sys.stdout, environ: Any = os.environ) -> Callable[[LogEvent], None]:
@@ -98,17 +104,35 @@ def is_twisted_news(event: LogEvent) -> bool:
     return namespace.startswith(_TWISTED) and (level is None or level <= LogLevel.info)
 
 
-def _without_twisted(observer: Callable[[LogEvent], None]) -> Callable[[LogEvent], None]:
+def _chosen(observer: Callable[[LogEvent], None]) -> Callable[[LogEvent], None]:
+    """
+    Leave out what Twisted tells of itself, and what is too much.
+    """
+
     def judge(event: LogEvent) -> Any:
         return PredicateResult.no if is_twisted_news(event) else PredicateResult.maybe
 
-    return FilteringLogObserver(cast(ILogObserver, observer), [cast(ILogFilterPredicate, judge)])
+    limited = cast(ILogObserver, LogLimit(observer))
+    return FilteringLogObserver(limited, [cast(ILogFilterPredicate, judge)])
 
 
 def _message(event: LogEvent) -> str:
+    """
+    Return an event's text, and below it, indented, the traceback if there is one.
+    """
     text = formatEvent(event)
+    is_of_one_line = "\n" not in str(event.get("log_format", ""))
+    text = printable(text) if is_of_one_line else printable_lines(text)
     failure = event.get("log_failure")
-    return f"{text}\n{failure.getTraceback()}" if failure is not None else text
+    if failure is None:
+        return text
+    return "\n  ".join([text, *map(printable_lines, failure.getTraceback().splitlines())])
+
+
+def _with_date(event: LogEvent) -> str | None:
+    whole = {key: event.get(key) for key in ("log_time", "log_namespace", "log_level", "log_system")}
+    whole = {key: value for key, value in whole.items() if value is not None}
+    return formatEventAsClassicLogText({**whole, "log_format": "{text}", "text": _message(event)}, formatTime)
 
 
 def _plain(event: LogEvent) -> dict[str, Any]:
@@ -121,7 +145,7 @@ def _plain(event: LogEvent) -> dict[str, Any]:
     }
     if str(plain["namespace"]).startswith("dotproxy"):
         plain |= {
-            key: value
+            key: printable(value) if isinstance(value, str) else value
             for key, value in event.items()
             if not key.startswith("log_") and key not in _OURS and isinstance(value, str | int | float | bool)
         }

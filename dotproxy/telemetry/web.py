@@ -1,31 +1,36 @@
 """
 The admin address: metrics, health and status over HTTP, and commands over a socket of this machine's.
 
-Decides paths and status codes.  Whoever can open a TCP port may look; to change something takes the socket, which is
-its owner's alone.
+Decides paths, status codes and who may ask.  Whoever can open a TCP port may look, unless it is a web page that asks
+under a name of its own (``hosts``); to change something takes the socket, which is its owner's alone.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.pages import notFound
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from dotproxy.plain_text import printable
+from dotproxy.telemetry.http import HttpFactory, Response
+from dotproxy.telemetry.http_request import MAX_BODY, Request
 from dotproxy.telemetry.metrics import CONTENT_TYPE
+from dotproxy.telemetry.shared_render import SharedRender
 
 log = Logger("dotproxy")
 
@@ -33,91 +38,137 @@ log = Logger("dotproxy")
 #: whatever else is called here, may return a Deferred.
 Command = Callable[[dict[str, str]], Any]
 
+#: Returns why a request is not answered, "" if it is; from the request and the transport it came over.
+Guard = Callable[[Request, Any], str]
 
-class _Page(Resource):
+#: Seconds between two renderings.  Metrics take some milliseconds, in which no query is answered.
+_METRICS_INTERVAL = 0.25
+_STATUS_INTERVAL = 0.1
+
+_JSON = "application/json"
+_MAX_ARGUMENTS = 16
+
+#: pid, uid and gid of a socket's peer (unix(7)).
+_CREDENTIALS = struct.Struct("@iII")
+
+
+class Pages:
     """
-    Something to look at.
-    """
+    What there is to be looked at; the same for the address and the socket.
 
-    isLeaf = True
-
-    def __init__(self, content_type: str, text: Callable[[], Deferred[tuple[int, bytes]]]) -> None:
-        super().__init__()
-        self._content_type = content_type
-        self._text = text
-
-    def render_GET(self, request: Request) -> Any:
-        """
-        Return it.
-        """
-        request.setHeader("Content-Type", self._content_type)
-        request.setHeader("Cache-Control", "no-store")
-        return _answered(request, self._text())
-
-
-class _Root(Resource):
-    """
-    What there is; everything else is not there.
+    ``not_ready`` returns why clients cannot expect answers, "" if they can.
     """
 
-    def getChild(self, path: bytes, request: Request) -> Any:
+    def __init__(
+        self,
+        *,
+        metrics: Callable[[], Deferred[bytes]],
+        not_ready: Callable[[], Deferred[str]],
+        status: Callable[[], Deferred[dict[str, Any]]],
+        clock: IReactorTime,
+    ) -> None:
+        self._metrics = SharedRender(metrics, _METRICS_INTERVAL, clock)
+        self._not_ready = SharedRender(not_ready, _STATUS_INTERVAL, clock)
+        self._status = SharedRender(status, _STATUS_INTERVAL, clock)
+
+    def find(self, path: str) -> Callable[[], Deferred[Response]] | None:
         """
-        Called for what is not there.
+        Return what renders a page, None if there is none.
         """
-        return notFound()
+        return {
+            "/metrics": lambda: self._metrics().addCallback(lambda text: Response(200, text, CONTENT_TYPE)),
+            "/healthz": lambda: maybeDeferred(lambda: Response(200, b"ok\n")),
+            "/readyz": lambda: self._not_ready().addCallback(_readiness),
+            "/status": lambda: self._status().addCallback(lambda status: Response(200, _as_json(status), _JSON)),
+        }.get(path)
 
 
-class _Commands(Resource):
+def _readiness(why: str) -> Response:
+    return Response(503, f"not ready: {printable(why)}\n".encode()) if why else Response(200, b"ready\n")
+
+
+def make_site(
+    pages: Pages, guard: Guard, clock: IReactorTime, commands: dict[str, Command] | None = None
+) -> HttpFactory:
     """
-    Something to do.
+    Return what serves pages and, if there are any, commands, to those whom ``guard`` lets pass.
+    """
+    error = _text_error if commands is None else _json_error
+
+    def respond(request: Request, transport: Any) -> Response | Deferred[Response]:
+        if why := guard(request, transport):
+            return error(421 if commands is None else 403, why)
+        command = (commands or {}).get(request.path[1:])
+        page = pages.find(request.path)
+        if page is None and command is None:
+            return error(404, "there is no such page")
+        allowed = ("GET", "HEAD") if page else ("POST",)
+        if request.method not in allowed:
+            return error(405, f"only {' and '.join(allowed)} here")._replace(headers=(("Allow", ", ".join(allowed)),))
+        return page() if page else _do(command, request)
+
+    return HttpFactory(respond, clock=clock, error=error, max_body=0 if commands is None else MAX_BODY)
+
+
+def _do(command: Any, request: Request) -> Deferred[Response]:
+    """
+    Do what is asked for; what cannot be done is told.
     """
 
-    isLeaf = True
+    def cannot(failure: Failure) -> Response:
+        failure.trap(ValueError)
+        return _json_error(400, failure.getErrorMessage())
 
-    def __init__(self, command: Command) -> None:
-        super().__init__()
-        self._command = command
+    done: Deferred[Any] = maybeDeferred(lambda: command(arguments_of(request)))
+    return done.addCallbacks(lambda result: Response(200, _as_json(result), _JSON), cannot)
 
-    def render_POST(self, request: Any) -> Any:
-        """
-        Do it.
-        """
-        request.setHeader("Content-Type", "application/json")
-        given = {key.decode(): values[-1].decode("utf-8", "replace") for key, values in request.args.items()}
 
-        def cannot(failure: Failure) -> tuple[int, bytes]:
-            failure.trap(ValueError)
-            return 400, _as_json({"error": failure.getErrorMessage()})
+def arguments_of(request: Request) -> dict[str, str]:
+    """
+    Return the arguments of a command; of several with one name the last counts.
 
-        done: Deferred[Any] = maybeDeferred(self._command, given)
-        return _answered(request, done.addCallbacks(lambda result: (200, _as_json(result)), cannot))
+    :raises ValueError: if they are not UTF-8, or too many.
+    """
+    found: dict[str, str] = {}
+    for text in (request.query.encode("ascii"), request.body):
+        try:
+            pairs = parse_qsl(
+                text.decode("utf-8"),
+                keep_blank_values=True,
+                encoding="utf-8",
+                errors="strict",
+                max_num_fields=_MAX_ARGUMENTS,
+            )
+        except UnicodeDecodeError:
+            raise ValueError("the arguments are not UTF-8") from None
+        found |= dict(pairs)
+    return found
+
+
+def _text_error(code: int, reason: str) -> Response:
+    return Response(code, f"{printable(reason)}\n".encode())
+
+
+def _json_error(code: int, reason: str) -> Response:
+    return Response(code, _as_json({"error": reason}), _JSON)
 
 
 def _as_json(result: Any) -> bytes:
     return json.dumps(result).encode() + b"\n"
 
 
-def _answered(request: Any, answer: Deferred[tuple[int, bytes]]) -> Any:
+def peer_guard(request: Request, transport: Any) -> str:
     """
-    Answer a request, now or later.
+    Let root and this process's own user pass, where the system tells who has connected a socket (Linux).
+
+    The socket's mode says the same.  An operator who opens it further lets others look, who may not change anything.
     """
-    gone: list[Failure] = []
-    request.notifyFinish().addErrback(gone.append)
-
-    def write(result: tuple[int, bytes]) -> None:
-        if not gone:
-            code, text = result
-            request.setResponseCode(code)
-            request.setHeader("Content-Length", str(len(text)))
-            request.write(text)
-            request.finish()
-
-    def failed(failure: Failure) -> None:
-        log.failure("while answering the operator", failure)
-        write((500, b"something is wrong; the log says what\n"))
-
-    answer.addCallbacks(write, failed)
-    return NOT_DONE_YET
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None or request.method in ("GET", "HEAD"):
+        return ""
+    octets = transport.getHandle().getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    uid = _CREDENTIALS.unpack(octets)[1]
+    return "" if uid in (0, os.geteuid()) else f"only root and user {os.geteuid()} may change anything"
 
 
 class AdminService(Service):
@@ -125,7 +176,7 @@ class AdminService(Service):
     Serves the operator at an endpoint; ``path`` is its socket's, if it has one, to be cleared away first.
     """
 
-    def __init__(self, endpoint: IStreamServerEndpoint, site: Site, where: str, path: str = "") -> None:
+    def __init__(self, endpoint: IStreamServerEndpoint, site: HttpFactory, where: str, path: str = "") -> None:
         self._endpoint = endpoint
         self._site = site
         self._where = where
@@ -137,8 +188,6 @@ class AdminService(Service):
         Serve; if that cannot be, say so, and serve clients all the same.
         """
         super().startService()
-        if self._path:
-            clear_away(self._path)
 
         def listening(port: Any) -> None:
             self._port = port
@@ -147,7 +196,19 @@ class AdminService(Service):
         def cannot(failure: Failure) -> None:
             log.error("no admin on {where}: {reason}", where=self._where, reason=_why(failure))
 
-        self._endpoint.listen(self._site).addCallbacks(listening, cannot)
+        listen = self._listen_at_path if self._path else self._endpoint.listen
+        maybeDeferred(listen, self._site).addCallbacks(listening, cannot)
+
+    def _listen_at_path(self, site: HttpFactory) -> Deferred[Any]:
+        """
+        Make the socket with its mode: between its making and a chmod others could connect.
+        """
+        clear_away(self._path)
+        before = os.umask(0o177)
+        try:
+            return self._endpoint.listen(site)
+        finally:
+            os.umask(before)
 
     def stopService(self) -> Any:
         """
@@ -168,44 +229,21 @@ def _why(failure: Failure) -> str:
 
 def clear_away(path: str) -> None:
     """
-    Remove a socket that nobody listens on any more.
+    Remove a socket of this user's that nobody listens on any more.
+
+    :raises OSError: if something else is there, which stays; but not if there is nothing.
     """
-    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        if stat.S_ISSOCK(Path(path).stat().st_mode):
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                Path(path).unlink()
-
-
-def make_site(
-    *,
-    metrics: Callable[[], Deferred[bytes]],
-    not_ready: Callable[[], Deferred[str]],
-    status: Callable[[], Deferred[dict[str, Any]]],
-    commands: dict[str, Command] | None = None,
-) -> Site:
-    """
-    Return what is served.
-
-    ``not_ready`` returns why clients cannot expect answers, "" if they can.
-    """
-
-    def ready(why: str) -> tuple[int, bytes]:
-        return (503, f"not ready: {why}\n".encode()) if why else (200, b"ready\n")
-
-    def shown(state: dict[str, Any]) -> tuple[int, bytes]:
-        return 200, _as_json(state)
-
-    root = _Root()
-    root.putChild(b"metrics", _Page(CONTENT_TYPE, lambda: metrics().addCallback(lambda text: (200, text))))
-    root.putChild(b"healthz", _Page("text/plain", lambda: succeed((200, b"ok\n"))))
-    root.putChild(b"readyz", _Page("text/plain", lambda: not_ready().addCallback(ready)))
-    root.putChild(b"status", _Page("application/json", lambda: status().addCallback(shown)))
-    for name, command in (commands or {}).items():
-        root.putChild(name.encode(), _Commands(command))
-    site = Site(root)
-    site.displayTracebacks = False
-    site.noisy = False
-    site.log = lambda request: None  # type: ignore[method-assign]  # no client in any log
-    return site
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(errno.EEXIST, "what is there is not a socket")
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"the socket there belongs to user {found.st_uid}")
+    with socket.socket(socket.AF_UNIX) as probe, suppress(BlockingIOError):  # that many wait for whoever listens
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()

@@ -13,7 +13,7 @@ from ipaddress import IPv6Address
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import DatagramProtocol
 from twisted.names import dns
 from twisted.names.error import (
@@ -37,6 +37,9 @@ FRESH = (60.0, 86400.0)
 
 #: How long a name may take, in seconds; it is part of a dial.
 PATIENCE = 1.5
+
+#: So many datagrams from the server's address that answer something else are guesses at the ID (RFC 5452 section 9.2).
+MAX_MISMATCHES = 32
 
 #: What twisted.names raises for each rcode that is no answer, and if there was none.
 _REASONS = {
@@ -175,17 +178,21 @@ class PlainAsker:
             query = self._random_octets(2) + octets[2:]
             self._counters.bootstrap += 1
             question = _PlainQuestion(self._reactor, (self._host, self._port), query, listener, client)
-            question.port = self._reactor.listenUDP(0, question, interface="::" if ":" in self._host else "")
+            # Port 0: the kernel chooses a random one for each question (RFC 5452 section 9.2).
+            self._reactor.listenUDP(0, question, interface="::" if ":" in self._host else "")
         return 0
 
 
 class _PlainQuestion(DatagramProtocol):
     """
-    One question and its socket.  Ends with an answer, or when it has taken too long.
+    One question and its connected socket: datagrams from elsewhere never arrive.
+
+    Ends with the response, after ``PATIENCE``, or after ``MAX_MISMATCHES`` datagrams that do not match; a port may
+    deliver what it has read already after that, which is ignored.
     """
 
     noisy = False
-    port: IListeningPort
+    transport: Any
 
     def __init__(self, reactor: Any, server: tuple[str, int], query: bytes, listener: Any, client: Any) -> None:
         self._reactor = reactor
@@ -194,27 +201,50 @@ class _PlainQuestion(DatagramProtocol):
         self._listener = listener
         self._client = client
         self._timer: Any = None
+        self._mismatches = 0
+        self._is_over = False
 
     def startProtocol(self) -> None:
         """
         Ask.
+
+        :raises OSError: if there is no route to the server.
         """
+        try:
+            self.transport.connect(*self._server)
+            self.transport.write(self._query)
+        except OSError:
+            self._end()
+            raise
         self._timer = self._reactor.callLater(PATIENCE, self._end)
-        assert self.transport is not None
-        self.transport.write(self._query, self._server)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """
-        Take the answer, if it is one.
+        Take the response, if it is one.
         """
-        end = question_of(self._query)
-        is_answer = addr[:2] == self._server and datagram[:2] == self._query[:2] and datagram[2:3] >= b"\x80"
-        if is_answer and datagram[12:end].lower() == self._query[12:end].lower():
+        if self._is_over:
+            return
+        if addr[:2] == self._server and self._is_response(datagram):
             self._end()
             self._listener.send_answers([(datagram, self._client)])
+            return
+        self._mismatches += 1
+        if self._mismatches >= MAX_MISMATCHES:
+            self._end()
+
+    def _is_response(self, datagram: bytes) -> bool:
+        """
+        Whether a datagram has our ID, QR set, and our question, in any case.
+        """
+        end = question_of(self._query)
+        has_id = datagram[:2] == self._query[:2] and datagram[2:3] >= b"\x80"
+        return has_id and question_of(datagram) == end and datagram[12:end].lower() == self._query[12:end].lower()
 
     def _end(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        self.port.stopListening()
+        self.transport.stopListening()

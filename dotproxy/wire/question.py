@@ -15,7 +15,7 @@ from dotproxy.wire.rrtypes import ANY
 IN = 1
 
 #: RFC 6895 §3.1: from here on types are not of data, but for ANY.
-_META_TYPES = 128
+META_TYPES = 128
 
 _ECS_CODE = ECS.to_bytes(2, "big")
 
@@ -44,7 +44,7 @@ def key_of(query: bytes, seen: Peek) -> bytes:
         return b""
     end, qtype, opt_at, _, flags, _, _, _, passed = seen
     mark = _MARKS.get((cd, flags))
-    if mark is None or (query[11] and not opt_at) or (_META_TYPES <= qtype < ANY):
+    if mark is None or (query[11] and not opt_at) or (META_TYPES <= qtype < ANY):
         return b""
     if passed and not (passed[:2] == _ECS_CODE and len(passed) == 4 + int.from_bytes(passed[2:4], "big")):
         return b""
@@ -61,7 +61,7 @@ def is_unusual(query: bytes, seen: Peek) -> bool:
     """
     end = seen.question_end
     is_ordinary = query[2] & 0x79 == 1 and not seen.is_signed and query[end - 2] << 8 | query[end - 1] == IN
-    return not is_ordinary or _META_TYPES <= seen.qtype < ANY
+    return not is_ordinary or META_TYPES <= seen.qtype < ANY
 
 
 def name_in(key: bytes) -> bytes:

@@ -22,6 +22,7 @@ from dotproxy.config.load import load_text
 from dotproxy.errors import ConfigError
 from dotproxy.network import clock_with_sleep
 from dotproxy.proxy import Proxy, Share
+from dotproxy.telemetry.log_limit import LogLimit
 from dotproxy.telemetry.report import as_data
 from dotproxy.workers.channel import CHANNEL, SOCKETS, Channel
 from dotproxy.workers.findings import ToldEvents, learn
@@ -121,7 +122,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
         reactor.callWhenRunning(signal.signal, number, signal.SIG_IGN)
     reactor.callWhenRunning(signal.signal, signal.SIGTERM, lambda *_: reactor.callFromThread(worker.stop))
-    observer: Any = worker.log
+    observer: Any = LogLimit(worker.log)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
     factory: Any = Factory.forProtocol(lambda: worker.channel)
     factory.noisy = False

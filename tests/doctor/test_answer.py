@@ -178,7 +178,7 @@ class MessageTests(SynchronousTestCase):
         for part in (
             "status: BADCOOKIE",
             "; EDNS: version: 0, flags:; MBZ: 0x4000; udp: 512\n",
-            '; NSID: 61 1b ("a\ufffd")\n',
+            '; NSID: 61 1b ("a\\x1b")\n',
             "; CLIENT-SUBNET: 00010000\n",
             "; COOKIE: 3132333435363738\n",
             "; TCP-KEEPALIVE: 10.0 secs\n",

@@ -5,8 +5,9 @@ What is said of an upstream that was probed.
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.config.load import load
-from dotproxy.doctor.look import Seen
+from dotproxy.doctor.look import Seen, _names
 from dotproxy.doctor.probe import Prober, Report, shown
+from dotproxy.testing.certificates import Authority
 from dotproxy.wire.edns import ExtendedError, ede_option, opt_record
 from dotproxy.wire.message import HEADER
 
@@ -61,3 +62,25 @@ class VerdictTests(SynchronousTestCase):
         """
         self.assertTrue(self.judged(reply(2), reply(0)).is_good)
         self.assertFalse(self.judged(reply(0), reply(2)).is_good)
+
+    def test_no_controls_reach_the_terminal(self) -> None:
+        """
+        Neither from a certificate nor from an Extended DNS Error nor from what went wrong.
+        """
+        ugly = "x\n\x1b[2J\x9b\u202e"
+        for report in (
+            self.judged(reply(2, ede_option(ExtendedError(22, ugly)))),
+            Report("u", "a", Seen(names=(ugly,), issuer=ugly, alpn=ugly, error=ugly), problem=ugly, notes=[ugly]),
+        ):
+            report.upstream = "u"
+            text = shown(report)
+            self.assertIn("x\\n\\x1b[2J", text)
+            self.assertTrue(text.replace("\n", "").isprintable(), text)
+
+    def test_a_certificate_with_many_names(self) -> None:
+        """
+        Twenty are shown, and how many more there are.
+        """
+        certificate = Authority().issue([f"n{number}.test" for number in range(500)]).certificate
+        names = _names(certificate)
+        self.assertEqual((21, "480 more"), (len(names), names[-1]))

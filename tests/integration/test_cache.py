@@ -106,5 +106,7 @@ def test_a_restart(serve, proxy, tmp_path):
     program.stop()
     file.write_bytes(file.read_bytes()[:-1])
     program.start()
-    wait_until(lambda: f"its checksum is wrong; it is now {file.name}.damaged" in program.said(), "it is set aside")
+    wait_until(
+        lambda: f"its authentication code is wrong; it is now {file.name}.damaged" in program.said(), "it is set aside"
+    )
     assert ask(program)[0] == dns.rcode.SERVFAIL

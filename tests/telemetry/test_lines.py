@@ -23,7 +23,7 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import Timeout
+from dotproxy.errors import Timeout, Untrusted
 from dotproxy.telemetry import querylog
 from dotproxy.telemetry.counters import UDP
 from dotproxy.telemetry.lines import CHOICES, FORMATS, as_json, as_text, auto, for_journal, suited_to
@@ -103,6 +103,30 @@ class LinesTests(SynchronousTestCase):
         event = {**EVENT, "log_failure": Failure(ValueError("some reason"))}
         for maker in (as_json, for_journal):
             self.assertIn("some reason", self.written(maker, event))
+
+    def test_lines_cannot_be_forged(self) -> None:
+        """
+        An event is one line, and nothing in it commands a terminal, whatever a certificate or an upstream says.
+        """
+        forged = "x\n<0>2026-01-01T00:00:00 [dotproxy#critical] forged\r\x1b[2J\x9b2J\u2028\u202e"
+        event = {**EVENT, "upstream": forged, "where": Untrusted("verify", forged)}
+        for maker in (as_text, as_json, for_journal):
+            written = self.written(maker, event)
+            self.assertEqual(1, len(written.splitlines()), maker)
+            self.assertTrue(written.removesuffix("\n").isprintable(), maker)
+            self.assertIn("x\\n<0>2026", written.replace("\\\\", "\\"))
+        whole = json.loads(self.written(as_json, event))
+        self.assertTrue(all(value.isprintable() for value in whole.values()), whole)
+
+    def test_tracebacks_cannot_forge_lines(self) -> None:
+        """
+        Their lines are indented, and without control characters.
+        """
+        event = {**EVENT, "log_failure": Failure(ValueError("x\n<0>forged\x1b[2J"))}
+        for maker in (as_text, for_journal):
+            written = self.written(maker, event)
+            self.assertEqual([], [line for line in written.splitlines() if line.startswith(("<0>", "forged"))])
+            self.assertEqual("", "".join(one for one in written if not one.isprintable() and one not in "\n\t"))
 
     def test_what_suits(self) -> None:
         """

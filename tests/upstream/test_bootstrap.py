@@ -27,7 +27,7 @@ from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.testing.zone import A, Zone, address_rdata
-from dotproxy.upstream.bootstrap import FRESH, PATIENCE, NamedEndpoint, PlainAsker, addresses_of
+from dotproxy.upstream.bootstrap import FRESH, MAX_MISMATCHES, PATIENCE, NamedEndpoint, PlainAsker, addresses_of
 from dotproxy.upstream.gate import VerifiedEndpoint
 from tests.upstream.scenes import GOOD, ZONE, make_trust
 
@@ -252,18 +252,26 @@ class Port:
     def __init__(self, protocol: Any) -> None:
         self.protocol = protocol
         self.sent: list[tuple[bytes, Any]] = []
+        self.connected_to: tuple[str, int] | None = None
         self.is_open = True
 
-    def write(self, octets: bytes, address: Any) -> None:
+    def connect(self, host: str, port: int) -> None:
         """
         Called by the protocol.
         """
-        self.sent.append((octets, address))
+        self.connected_to = (host, port)
+
+    def write(self, octets: bytes) -> None:
+        """
+        Called by the protocol.
+        """
+        self.sent.append((octets, self.connected_to))
 
     def stopListening(self) -> None:
         """
-        Called by the protocol.
+        Called by the protocol; Twisted's port fails when it is called again.
         """
+        assert self.is_open
         self.is_open = False
 
 
@@ -275,12 +283,14 @@ class Reactor(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.ports: list[Port] = []
+        self.numbers: list[int] = []
 
     def listenUDP(self, number: int, protocol: Any, interface: str = "") -> Port:
         """
         Called by the asker.
         """
         port = Port(protocol)
+        self.numbers.append(number)
         self.ports.append(port)
         protocol.transport = port
         protocol.startProtocol()
@@ -325,6 +335,63 @@ class PlainTests(SynchronousTestCase):
         self.assertEqual(
             (False, []), (self.port.is_open, [call for call in self.reactor.getDelayedCalls() if call.active()])
         )
+
+    def test_a_second_response_is_ignored(self) -> None:
+        """
+        What the port still reads after the question has ended goes nowhere: a doubled response.
+        """
+        right = Zone({("dot.test.", A): [address_rdata("192.0.2.1")]})(self.query) or b""
+        for _ in range(21):
+            self.port.protocol.datagramReceived(right, self.server)
+        self.assertEqual(1, len(self.successResultOf(self.result)[0]))
+        self.reactor.advance(PATIENCE)
+        self.assertFalse(self.port.is_open)
+
+    def test_a_late_response_is_ignored(self) -> None:
+        """
+        So is a response after the time a question has.
+        """
+        right = Zone({("dot.test.", A): [address_rdata("192.0.2.1")]})(self.query) or b""
+        self.reactor.advance(PATIENCE)
+        self.port.protocol.datagramReceived(right, self.server)
+        self.failureResultOf(self.result)
+
+    def test_the_port_is_the_kernels_choice(self) -> None:
+        """
+        Each question has a socket of its own at a random port, connected, so that others' datagrams never arrive.
+        """
+        asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
+        ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [PATIENCE]).addErrback(lambda _: None)
+        self.assertEqual([0, 0], self.reactor.numbers)
+        self.assertIsNot(self.reactor.ports[0], self.reactor.ports[1])
+        self.assertEqual([("192.0.2.53", 53)] * 2, [port.connected_to for port in self.reactor.ports])
+
+    def test_guesses_are_bounded(self) -> None:
+        """
+        After so many responses that do not match, somebody is guessing: the question is given up (RFC 5452 section 9.2).
+        """
+        right = Zone({("dot.test.", A): [address_rdata("192.0.2.1")]})(self.query) or b""
+        for ident in range(MAX_MISMATCHES):
+            self.assertTrue(self.port.is_open)
+            self.port.protocol.datagramReceived(ident.to_bytes(2, "big") + right[2:], self.server)
+        self.assertFalse(self.port.is_open)
+        self.port.protocol.datagramReceived(right, self.server)
+        self.assertNoResult(self.result)
+        self.reactor.advance(PATIENCE)
+        self.failureResultOf(self.result)
+
+    def test_no_route(self) -> None:
+        """
+        The error is the caller's; nothing is left open.
+        """
+
+        def connect(port: Port, host: str, number: int) -> None:
+            raise OSError(101, "Network is unreachable")
+
+        self.patch(Port, "connect", connect)
+        asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
+        self.assertRaises(OSError, asker.questions_received, None, [(make_query("dot.test.", A), None)])
+        self.assertFalse(self.reactor.ports[1].is_open)
 
     def test_no_answer(self) -> None:
         """
