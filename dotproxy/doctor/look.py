@@ -78,7 +78,7 @@ def _described(tls: ssl.SSLSocket, tcp: float, took: float) -> Seen:
         seen = replace(seen, alpn=tls.selected_alpn_protocol() or "")
         certificate = x509.load_der_x509_certificate(octets)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        issuer = short_printable(certificate.issuer.rfc4514_string())
+        issuer = certificate.issuer.rfc4514_string()
         return replace(
             seen,
             names=_names(certificate),
