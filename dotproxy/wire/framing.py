@@ -2,10 +2,15 @@
 DNS over a stream: each message after its length in two octets (RFC 1035 §4.2.2, RFC 7766 §8).
 
 Decides where one message ends and the next begins, however the stream was cut.  Costs time linear in
-what it is fed, and memory bounded by one message.
+what it is fed, and memory bounded by one message; of a query, by ``MAX_QUERY`` octets and what was read at once.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+#: Octets of a query.  One that is longer is answered with FORMERR, for which its first octets are enough.
+MAX_QUERY: Final = 4096
 
 
 def frame(message: bytes) -> bytes:
@@ -61,3 +66,85 @@ class Deframer:
         if self._have:
             self._pieces.append(data[start:])
         return messages
+
+
+class QueryDeframer:
+    """
+    Turns pieces of a stream from a client into queries, a few at a time.
+
+    A message longer than ``MAX_QUERY`` is given as its first ``MAX_QUERY + 1`` octets, once its last octet has come;
+    the rest of it is not kept.  Pieces are kept until they are taken: do not feed while ``has_query``, which says that
+    there is a whole message to take.
+    """
+
+    __slots__ = ("_at", "_data", "_head", "_skip", "has_query")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._at = 0
+        self._head = b""  # of a message whose other octets, so many, are still to come
+        self._skip = 0
+        self.has_query = False
+
+    @property
+    def kept(self) -> int:
+        """
+        How many octets are kept.
+        """
+        return len(self._data) + len(self._head)
+
+    def feed(self, data: bytes) -> None:
+        """
+        Add the next piece of the stream.
+        """
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            data = data[skipped:]
+        if self._at < len(self._data):
+            data = self._data[self._at :] + data
+        self._data = data
+        self._at = 0
+        self._look()
+
+    def take(self, most: int) -> list[bytes]:
+        """
+        Return the next queries, at most so many, in order.
+        """
+        queries: list[bytes] = []
+        if self._head and not self._skip and most > 0:
+            queries.append(self._head)
+            self._head = b""
+        data, at, size = self._data, self._at, len(self._data)
+        while len(queries) < most and size - at >= 2:
+            start = at + 2
+            end = start + (data[at] << 8 | data[at + 1])
+            if end > size:
+                break
+            queries.append(data[start : min(end, start + MAX_QUERY + 1)])
+            at = end
+        self._at = at
+        if at < size or self._head:
+            self._look()
+        else:
+            self._data = b""
+            self._at = 0
+            self.has_query = False
+        return queries
+
+    def _look(self) -> None:
+        """
+        See whether there is a whole message.  Of one that is too long and is not whole keep only the first octets.
+        """
+        if self._head:
+            self.has_query = not self._skip
+            return
+        data, start = self._data, self._at + 2
+        have = len(data) - start
+        length = (data[start - 2] << 8 | data[start - 1]) if have >= 0 else 0
+        self.has_query = 0 <= length <= have
+        if MAX_QUERY < have < length:
+            self._head = data[start : start + MAX_QUERY + 1]
+            self._skip = length - have
+            self._data = b""
+            self._at = 0
