@@ -60,6 +60,7 @@ class StreamListener(DNSProtocol):
         super().__init__(factory)
         self.is_waiting = False
         self._factory = factory
+        self._turns = factory.turns
         self._deframer = QueryDeframer()
         self._batch = FIRST_BATCH
         self._outstanding = 0
@@ -121,25 +122,25 @@ class StreamListener(DNSProtocol):
         self._deframer.feed(data)
         if self._deframer.has_query:
             self.last_used = self._factory.now()
-            self._go_on()
+            self._go_on(self.last_used)
 
     def take_turn(self) -> bool:
         """
         Hand on a batch of queries; return whether there are more that could be handed on now.
         """
-        self._octets_at_once = 0
-        room = min(self._batch, self._factory.max_outstanding - self._outstanding)
-        if room > 0 and self._is_open and not self._is_blocked:
-            batch = self._addressed(self._deframer.take(room))
+        room = self._factory.max_outstanding - self._outstanding
+        if room > 0 and not self._is_blocked and self._is_open and not self._is_closing:
+            batch = self._addressed(self._deframer.take(min(self._batch, room)))
             self._outstanding += len(batch)
+            self._octets_at_once = 0
             self._is_handing_on = True
             # In two steps: answers may come before the call returns, and change the count.
             silent = self._factory.questions_received(self, batch)
             self._outstanding -= silent
             self._is_handing_on = False
             self._batch = next_batch(self._batch, self._octets_at_once)
-        if self._can_hand_on():
-            return True
+            if self._deframer.has_query and self._can_hand_on():
+                return True
         self._settle()
         return False
 
@@ -155,7 +156,7 @@ class StreamListener(DNSProtocol):
         self._octets_at_once += len(octets)
         self._write(octets)
         if not self._is_handing_on:
-            self._go_on()
+            self._go_on(self.last_used)
 
     def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
         """
@@ -227,7 +228,7 @@ class StreamListener(DNSProtocol):
             self._factory.unread.note(self, 0)
             for source in tuple(self._sources):
                 source.resume()
-            self._go_on()
+            self._go_on(self._factory.now())
 
     def stopProducing(self) -> None:
         """
@@ -269,7 +270,7 @@ class StreamListener(DNSProtocol):
         self._unsent.clear()
         self._octets_written = self._octets_unsent = 0
         self._factory.unread.note(self, 0)
-        self._factory.turns.leave(self)
+        self._turns.leave(self)
         self._factory.connections.remove(self)
 
     def _addressed(self, queries: Sequence[bytes]) -> list[tuple[bytes, Any]]:
@@ -281,19 +282,18 @@ class StreamListener(DNSProtocol):
 
     def _can_hand_on(self) -> bool:
         return (
-            self._deframer.has_query
-            and self._is_open
+            self._is_open
             and not self._is_blocked
             and not self._is_closing
             and self._outstanding < self._factory.max_outstanding
         )
 
-    def _go_on(self) -> None:
+    def _go_on(self, now: float) -> None:
         """
         Hand on queries that wait, in turn; read more, or not; end, if all is done.
         """
-        if self._can_hand_on() and not (self.is_waiting or self._is_handing_on):
-            self._factory.turns.begin(self)
+        if self._deframer.has_query and not (self.is_waiting or self._is_handing_on):
+            self._turns.begin(self, now)
             if not self.is_waiting:  # it has taken its turn, and settled
                 return
         self._settle()
@@ -303,7 +303,7 @@ class StreamListener(DNSProtocol):
         Read more, or not; end, if all is done.
         """
         should = not (
-            self._is_blocked or self._deframer.has_query or self._outstanding >= self._factory.max_outstanding
+            self._deframer.has_query or self._is_blocked or self._outstanding >= self._factory.max_outstanding
         )
         if should != self._is_reading and self._is_open and not self._has_asked_all:
             self._is_reading = should
@@ -311,7 +311,8 @@ class StreamListener(DNSProtocol):
                 self.transport.resumeProducing()
             else:
                 self.transport.pauseProducing()
-        self._end_if_done()
+        if self._has_asked_all:
+            self._end_if_done()
 
     def _write(self, octets: bytes) -> None:
         """

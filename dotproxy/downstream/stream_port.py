@@ -1,13 +1,14 @@
 """
 A TCP port that accepts a few connections at a time.
 
-Decides how many.  Twisted's own port accepts more each time that more are waiting, in the end all there are: in a flood
-of connections everything else would wait for them.
+Decides how many, and what the kernel keeps for a client that does not read.  Twisted's own port accepts more each time
+that more are waiting, in the end all there are: in a flood of connections everything else would wait for them.
 """
 
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet import tcp
@@ -15,6 +16,10 @@ from twisted.internet.interfaces import IProtocolFactory
 
 #: Connections accepted in one iteration of the reactor.
 ACCEPTS: Final = 16
+
+#: Octets that the kernel takes of a connection beyond those on their way.  Without a limit it takes megabytes, and shows
+#: late whether a client reads.
+_UNSENT: Final = 128 << 10
 
 
 class StreamPort(tcp.Port):
@@ -27,7 +32,11 @@ class StreamPort(tcp.Port):
     def __init__(self, listening: socket.socket, factory: IProtocolFactory, reactor: Any) -> None:
         host, port = listening.getsockname()[:2]
         super().__init__(port, factory, interface=host, reactor=reactor)
-        self._preexistingSocket = listening.dup()
+        self._preexistingSocket = own = listening.dup()
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with suppress(OSError):
+                # Connections that are accepted have it, too.
+                own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
     def doRead(self) -> None:
         """

@@ -61,14 +61,14 @@ class Turns:
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def begin(self, connection: TurnTaker) -> None:
+    def begin(self, connection: TurnTaker, begun: float) -> None:
         """
-        A connection that does not wait has queries to hand on: hand them on at once, as long as there is time.
+        A connection that does not wait has queries to hand on, since ``begun``, which is now: hand them on at once, as
+        long as there is time.
         """
         if self._call is not None:  # the time is up, or others were here first
             self._wait(connection)
             return
-        begun = self._now()
         more = connection.take_turn()
         spent = self._spent + self._now() - begun
         while more and spent < self._budget:

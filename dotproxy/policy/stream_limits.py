@@ -19,7 +19,7 @@ MAX_BATCH: Final = 32
 _LARGE: Final = 32 << 10
 
 #: Octets of responses that a client has not read: of one connection, and of all.
-MAX_UNREAD: Final = 1 << 20
+MAX_UNREAD: Final = 2 << 20
 MAX_UNREAD_IN_ALL: Final = 32 << 20
 
 #: When they are too many in all, connections are ended until there are no more than this.
@@ -32,7 +32,9 @@ def next_batch(size: int, octets: int) -> int:
     """
     Return how many queries to hand on at once after so many were, and so many octets of responses came at once.
     """
-    return 1 if octets > _LARGE else min(size * 2, MAX_BATCH)
+    if octets > _LARGE:
+        return 1
+    return size * 2 if size < MAX_BATCH else MAX_BATCH
 
 
 def most_unread(unread: Iterable[tuple[_Connection, str, int]], limit: int = _UNREAD_AFTERWARDS) -> list[_Connection]:

@@ -43,7 +43,7 @@ _CLIENT_ENDS = {
     ClientEnd.IDLE: "no query came for `tcp_idle_timeout`",
     ClientEnd.NOT_READ: "the client read nothing for `tcp_idle_timeout` though there were responses",
     ClientEnd.REFUSED: "it was refused: there were `tcp_max_connections`, and none to be ended for it",
-    ClientEnd.UNREAD: "1 MiB of responses on it was not read",
+    ClientEnd.UNREAD: "2 MiB of responses on it was not read",
     ClientEnd.UNREAD_IN_ALL: "32 MiB of responses to all clients was not read, and its client had most of that",
 }
 

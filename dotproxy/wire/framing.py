@@ -11,6 +11,7 @@ from typing import Final
 
 #: Octets of a query.  One that is longer is answered with FORMERR, for which its first octets are enough.
 MAX_QUERY: Final = 4096
+_MAX_FRAME: Final = 2 + MAX_QUERY
 
 
 def frame(message: bytes) -> bytes:
@@ -101,10 +102,10 @@ class QueryDeframer:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
             data = data[skipped:]
-        if self._at < len(self._data):
+        if self._data:
             data = self._data[self._at :] + data
+            self._at = 0
         self._data = data
-        self._at = 0
         self._look()
 
     def take(self, most: int) -> list[bytes]:
@@ -115,21 +116,23 @@ class QueryDeframer:
         if self._head and not self._skip and most > 0:
             queries.append(self._head)
             self._head = b""
+            most -= 1
         data, at, size = self._data, self._at, len(self._data)
-        while len(queries) < most and size - at >= 2:
-            start = at + 2
-            end = start + (data[at] << 8 | data[at + 1])
-            if end > size:
+        for _ in range(most):
+            if size - at < 2:
                 break
-            queries.append(data[start : min(end, start + MAX_QUERY + 1)])
-            at = end
+            need = 2 + (data[at] << 8 | data[at + 1])
+            if size - at < need:
+                break
+            queries.append(data[at + 2 : at + need] if need <= _MAX_FRAME else data[at + 2 : at + 1 + _MAX_FRAME])
+            at += need
         self._at = at
-        if at < size or self._head:
-            self._look()
-        else:
+        if at == size and not self._head:
             self._data = b""
             self._at = 0
             self.has_query = False
+        else:
+            self._look()
         return queries
 
     def _look(self) -> None:
@@ -139,12 +142,12 @@ class QueryDeframer:
         if self._head:
             self.has_query = not self._skip
             return
-        data, start = self._data, self._at + 2
-        have = len(data) - start
-        length = (data[start - 2] << 8 | data[start - 1]) if have >= 0 else 0
-        self.has_query = 0 <= length <= have
-        if MAX_QUERY < have < length:
-            self._head = data[start : start + MAX_QUERY + 1]
-            self._skip = length - have
+        data, at = self._data, self._at
+        have = len(data) - at
+        need = 2 + (data[at] << 8 | data[at + 1]) if have >= 2 else 2
+        self.has_query = need <= have
+        if _MAX_FRAME < have < need:
+            self._head = data[at + 2 : at + 1 + _MAX_FRAME]
+            self._skip = need - have
             self._data = b""
             self._at = 0

@@ -64,6 +64,12 @@ class TurnsTests(SynchronousTestCase):
         self.order: list[Connection] = []
         self.turns = Turns(self.clock, lambda: self.time, 0.0045)
 
+    def begin(self, connection: Connection) -> None:
+        """
+        A connection has queries to hand on.
+        """
+        self.turns.begin(connection, self.time)
+
     def iteration(self) -> list[Connection]:
         """
         Let the reactor go on; return who had a turn.
@@ -77,8 +83,8 @@ class TurnsTests(SynchronousTestCase):
         As long as there is time queries are handed on when they come, and the reactor is not asked for anything.
         """
         one, other = Connection(self, "a", 2), Connection(self, "b", 2)
-        self.turns.begin(one)
-        self.turns.begin(other)
+        self.begin(one)
+        self.begin(other)
         self.assertEqual([one, one, other, other], self.order)
         self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.turns)))
 
@@ -88,7 +94,7 @@ class TurnsTests(SynchronousTestCase):
         """
         connections = [Connection(self, f"h{number}", 4) for number in range(50)]
         for connection in connections:
-            self.turns.begin(connection)
+            self.begin(connection)
         self.assertEqual(5, len(self.order))
         had = list(self.order)
         while self.clock.getDelayedCalls():
@@ -104,25 +110,25 @@ class TurnsTests(SynchronousTestCase):
         When the time is up and nobody waits, one call of the reactor's says that there is time again; then there is
         none.
         """
-        self.turns.begin(Connection(self, "a", 5))
+        self.begin(Connection(self, "a", 5))
         self.assertEqual((1, 0), (len(self.clock.getDelayedCalls()), len(self.turns)))
         late = Connection(self, "a", 1)
-        self.turns.begin(late)
+        self.begin(late)
         self.assertTrue(late.is_waiting)
         self.assertEqual([late], self.iteration())
         self.assertEqual([], self.clock.getDelayedCalls())
-        self.turns.begin(Connection(self, "a", 4))
+        self.begin(Connection(self, "a", 4))
         self.assertEqual(5, len(self.order))
 
     def test_clients_take_turns(self) -> None:
         """
         One connection of a client is not kept waiting by twenty of another's, and of those each has its turn.
         """
-        self.turns.begin(Connection(self, "spent", 5))
+        self.begin(Connection(self, "spent", 5))
         crowd = [Connection(self, "many", 2) for _ in range(20)]
         alone = Connection(self, "alone", 3)
         for connection in (*crowd, alone):
-            self.turns.begin(connection)
+            self.begin(connection)
         self.assertEqual([crowd[0], alone, crowd[1], alone, crowd[2]], self.iteration())
         self.assertEqual([alone, *crowd[3:7]], self.iteration())
 
@@ -130,10 +136,10 @@ class TurnsTests(SynchronousTestCase):
         """
         A connection that ends while it waits has no turn, and nothing is left of it.
         """
-        self.turns.begin(Connection(self, "spent", 5))
+        self.begin(Connection(self, "spent", 5))
         gone, stays = Connection(self, "a", 1), Connection(self, "b", 1)
-        self.turns.begin(gone)
-        self.turns.begin(stays)
+        self.begin(gone)
+        self.begin(stays)
         self.turns.leave(gone)
         self.turns.leave(gone)
         self.assertEqual(1, len(self.turns))
@@ -144,11 +150,11 @@ class TurnsTests(SynchronousTestCase):
         """
         Others have their turns.
         """
-        self.turns.begin(Connection(self, "spent", 5))
+        self.begin(Connection(self, "spent", 5))
         broken, fine = Connection(self, "a", 9), Connection(self, "b", 1)
         broken.error = ZeroDivisionError()
-        self.turns.begin(broken)
-        self.turns.begin(fine)
+        self.begin(broken)
+        self.begin(fine)
         self.assertEqual([broken, fine], self.iteration())
         self.assertTrue(broken.is_aborted)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
