@@ -17,8 +17,8 @@ from twisted.internet.interfaces import IProtocolFactory
 #: Connections accepted in one iteration of the reactor.
 ACCEPTS: Final = 16
 
-#: Octets that the kernel takes of a connection beyond those on their way.  Without a limit it takes megabytes, and shows
-#: late whether a client reads.
+#: Octets that the kernel takes of a connection beyond those on their way.  Without a limit it takes megabytes, and
+#: shows late whether a client reads.
 _UNSENT: Final = 128 << 10
 
 

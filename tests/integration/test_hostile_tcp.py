@@ -197,7 +197,7 @@ def test_half_frames(serve, proxy):
 def test_many_that_pipeline(serve, proxy, tmp_path):
     """
     While 250 connections have 64 queries outstanding each, UDP is read in its turn: whoever asks over UDP waits for 20
-    ms of work and less.
+    ms of work and less, and never for long.
     """
     started = proxy(serve().upstream)
     names = tmp_path / "names"
@@ -207,7 +207,8 @@ def test_many_that_pipeline(serve, proxy, tmp_path):
     with subprocess.Popen([which("dnsperf"), *line], stdout=subprocess.DEVNULL) as load:
         begun = cpu_seconds(started.pid)
         wait_until(lambda: cpu_seconds(started.pid) - begun > 0.2, "the load has begun")
-        took = asked_over_udp(started, 30)
+        took = asked_over_udp(started, 100)
         assert load.poll() is None
         load.terminate()
     assert statistics.median(took) < 0.02
+    assert max(took) < 0.1
