@@ -15,6 +15,19 @@ from dotproxy.plain_text import short_printable
 PHASES = ("resolve", "connect", "tls", "verify", "read")
 
 
+class ClientEnd(StrEnum):
+    """
+    Why a client's TCP connection was ended or refused, as a metric's label has it.
+    """
+
+    EVICTED = "evicted"
+    IDLE = "idle"
+    NOT_READ = "not_read"
+    REFUSED = "refused"
+    UNREAD = "unread"
+    UNREAD_IN_ALL = "unread_in_all"
+
+
 class ConnectionEnd(StrEnum):
     """
     Why a connection to an upstream ended, as a metric's label has it; ``UpstreamError.reason`` says it in a sentence.

@@ -22,9 +22,12 @@ from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.sockets import bind_every, has_address
+from dotproxy.downstream.stream_port import StreamPort
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
+from dotproxy.network import clock_with_sleep
 from dotproxy.parts import build_response_limit
+from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.cookies import Cookies
 from dotproxy.readiness import Readiness
 from dotproxy.resolver import ForwarderResolver
@@ -102,6 +105,8 @@ class Proxy(MultiService):
             idle_timeout=config.tcp_idle_timeout,
             max_connections=config.tcp_max_connections,
             max_outstanding=config.tcp_max_outstanding,
+            share_of=self._share_of,
+            ended=forwarder.counters.tcp_ended,
             tells_idle_timeout=not config.transparent,
         )
         self._limit_responses = build_response_limit(config, forwarder.counters)
@@ -222,8 +227,18 @@ class Proxy(MultiService):
                 self._spare_ports[name] = [self._open(datagrams) for datagrams in sockets]
                 self.stand_back(name)
         for streams in self._streams:
-            port = self._reactor.adoptStreamPort(streams.fileno(), streams.family, self.factory)
+            port = StreamPort(streams, self.factory, self._reactor)
+            port.startListening()
             self._stream_ports.append(port)
+
+    def _share_of(self, host: str) -> ClientShare:
+        """
+        Return the share of a client whose address is not forged: it has completed TCP's handshake.
+        """
+        shares = self.forwarder.shares
+        share = shares.of(host, clock_with_sleep())
+        shares.verify(share)
+        return share
 
     def _open(self, datagrams: Any) -> BatchPort:
         listener = DatagramListener(self.factory, self._reactor, self._cookie_for)

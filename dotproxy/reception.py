@@ -12,6 +12,7 @@ from dotproxy.neighbours import Client, Hop, Listener
 from dotproxy.policy.special import Kind, SpecialNames
 from dotproxy.wire.edit import ask_over_tcp, refusal
 from dotproxy.wire.edns import EDE_PROHIBITED, OPT_SIZE, ExtendedError
+from dotproxy.wire.framing import MAX_QUERY
 from dotproxy.wire.local import loopback, minimal_any, negative
 from dotproxy.wire.message import FORMERR, HEADER_SIZE, NOERROR, NXDOMAIN, REFUSED, Peek, peek
 from dotproxy.wire.rrtypes import ANY, AXFR, IXFR
@@ -19,9 +20,6 @@ from dotproxy.wire.rrtypes import ANY, AXFR, IXFR
 _NO_TRANSFER = ExtendedError(EDE_PROHIBITED, "zone transfers are not forwarded here")
 
 TRANSFERS = (IXFR, AXFR)
-
-#: A longer query is none that a resolver would send, and would take memory while it is in flight.
-MAX_QUERY = 4096
 
 
 class Reception:

@@ -261,7 +261,8 @@ SETTINGS: tuple[Setting, ...] = (
         256,
         number(1, 65535, "", whole=True),
         "N",
-        "How many clients may be connected over TCP; the one longest idle makes room for a new one.",
+        "How many clients may be connected over TCP. When there are so many, the client prefix with most connections"
+        " makes room for others, with the one longest idle first.",
     ),
     Setting(
         "tcp_max_outstanding",

@@ -1,8 +1,8 @@
 """
 The server factory: what all listeners of a proxy share.
 
-Decides how many stream clients there may be, and which of them makes room for a new one.  Everything
-else about a question is decided by whoever it hands questions to.
+Decides nothing but how they are made: who may connect is ``ConnectionTable``'s, whose queries are next ``Turns``'s, and
+everything else about a query is decided by whoever it hands queries to.
 
 It is twisted.names' own factory, with the octets taken off before twisted.names would decode them (its
 decoder loses flags, EDNS, classes and compression, and a hostile name costs it seconds).
@@ -10,13 +10,22 @@ decoder loses flags, EDNS, classes and compression, and a hostile name costs it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.interfaces import IAddress, IReactorTime, IResolver
 from twisted.names.server import DNSServerFactory
 
+from dotproxy.downstream.connection_table import ConnectionTable
 from dotproxy.downstream.stream import StreamListener
+from dotproxy.downstream.turns import Turns
+from dotproxy.downstream.unread import Unread
+from dotproxy.errors import ClientEnd
+from dotproxy.policy.client_shares import ClientShare
+
+#: What serves a stream client, by TCP or TLS.
+Listening = TypeVar("Listening", bound=StreamListener)
 
 
 class Asker(Protocol):
@@ -35,11 +44,14 @@ class ListenerFactory(DNSServerFactory):
     Told by: Twisted (``buildProtocol``), its listeners.
     Tells: ``asker``.
 
-    ``resolver`` serves whatever reaches the factory the way of twisted.names, as decoded messages.
+    ``resolver`` serves whatever reaches the factory the way of twisted.names, as decoded messages.  ``share_of``
+    returns the share of a client that is connected from an address.  ``ended`` counts the TCP connections that were
+    ended or refused here, by ``ClientEnd``.
     """
 
     noisy = False
     protocol = StreamListener  # type: ignore[assignment]  # Twisted's own comment calls its type wrong
+    connections: ConnectionTable  # type: ignore[assignment]  # a list costs time by its length when one ends
 
     def __init__(
         self,
@@ -51,9 +63,16 @@ class ListenerFactory(DNSServerFactory):
         idle_timeout: float,
         max_connections: int,
         max_outstanding: int,
+        share_of: Callable[[str], ClientShare],
+        ended: Counter[str] | None = None,
         tells_idle_timeout: bool = True,
     ) -> None:
         super().__init__(clients=[resolver])
+        self.connections = ConnectionTable()
+        self.turns = Turns(clock, now)
+        self.unread = Unread()
+        self.share_of = share_of
+        self.ended: Counter[str] = Counter() if ended is None else ended
         self.questions_received = asker.questions_received
         self.clock = clock
         self.now = now
@@ -64,12 +83,38 @@ class ListenerFactory(DNSServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> StreamListener | None:
         """
-        Take a stream client; the one that was idle longest makes room for it (RFC 9210 §4.2).
+        Take a client over TCP.
         """
-        if len(self.connections) >= self.max_connections:
-            idle = [connection for connection in self.connections if connection.is_idle]
-            if not idle:
-                return None
-            min(idle, key=lambda connection: connection.last_used).abort()
-        listener: StreamListener = super().buildProtocol(addr)
+        return self.build_listener(addr, StreamListener)
+
+    def build_listener(self, addr: IAddress | None, kind: type[Listening]) -> Listening | None:
+        """
+        Take a stream client, unless there is no room for it.
+        """
+        share = self.share_of(getattr(addr, "host", ""))
+        if not self.connections.make_room(share, self.max_connections):
+            self.note_end(ClientEnd.REFUSED)
+            return None
+        listener = kind(self)
+        listener.factory = self
+        listener.share = share
         return listener
+
+    def connectionMade(self, protocol: StreamListener) -> None:
+        """
+        A stream client is connected.
+        """
+        self.connections.add(protocol)
+
+    def connectionLost(self, protocol: StreamListener) -> None:
+        """
+        A stream client is connected no more.
+        """
+        self.connections.remove(protocol)
+
+    def note_end(self, reason: ClientEnd | None) -> None:
+        """
+        A connection is ended or refused here, if there is a reason: for one that is worth counting.
+        """
+        if reason is not None:
+            self.ended[reason] += 1

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
 
-from dotproxy.errors import ConnectionEnd, ShedReason
+from dotproxy.errors import ClientEnd, ConnectionEnd, ShedReason
 from dotproxy.wire import rrtypes as rr
 
 #: How a query came: its listener's ``kind``.
@@ -68,12 +68,13 @@ class Counters:
 
     ``answers`` by ``group_of``; ``silent`` are those that get none; ``here`` is how long it took to answer without
     asking, ``asked`` how long where somebody had to be asked; ``shed`` are queries that were not processed, by
-    ``ShedReason``; the others are numbers of queries.
+    ``ShedReason``; ``tcp_ended`` are clients' connections that were ended or refused here, by ``ClientEnd``; the others
+    are numbers of queries.
     """
 
     FIELDS: ClassVar = (
         *("answers", "asked", "failed_before", "fresh", "here", "joined", "memo", "missed", "overloaded"),
-        *("prefetched", "shed", "silent", "stale"),
+        *("prefetched", "shed", "silent", "stale", "tcp_ended"),
     )
     __slots__ = FIELDS
 
@@ -84,6 +85,7 @@ class Counters:
         self.silent = self.overloaded = 0
         self.memo = self.fresh = self.stale = self.failed_before = self.joined = self.missed = self.prefetched = 0
         self.shed: Counter[str] = Counter(dict.fromkeys(ShedReason, 0))
+        self.tcp_ended: Counter[str] = Counter(dict.fromkeys(ClientEnd, 0))
 
 
 class PlaintextCounters:

@@ -8,7 +8,7 @@ becomes one.
 
 from __future__ import annotations
 
-from dotproxy.errors import ConnectionEnd, ShedReason
+from dotproxy.errors import ClientEnd, ConnectionEnd, ShedReason
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS
 
 _ENDS = {
@@ -37,6 +37,16 @@ _SHED = {
     ShedReason.RESPONSE_RATE: "its response was over response_rate_limit: dropped, or sent truncated",
 }
 
+_CLIENT_ENDS = {
+    ClientEnd.EVICTED: "it made room for another client's; its own client had more connections than others, or it was"
+    " idle",
+    ClientEnd.IDLE: "no query came for `tcp_idle_timeout`",
+    ClientEnd.NOT_READ: "the client read nothing for `tcp_idle_timeout` though there were responses",
+    ClientEnd.REFUSED: "it was refused: there were `tcp_max_connections`, and none to be ended for it",
+    ClientEnd.UNREAD: "2 MiB of responses on it was not read",
+    ClientEnd.UNREAD_IN_ALL: "32 MiB of responses to all clients was not read, and its client had most of that",
+}
+
 #: Labels with a fixed set of values: what each value says.
 FIXED: dict[str, dict[str, str]] = {
     "transport": dict(
@@ -46,6 +56,7 @@ FIXED: dict[str, dict[str, str]] = {
         name: {"DNSSEC": "DS, RRSIG, DNSKEY, …", "other": "all others"}.get(name, "QTYPE") for name in TYPE_GROUPS
     },
     "rcode": dict.fromkeys(RCODES, "the response code without its extension by EDNS"),
+    "end": {str(end): text for end, text in _CLIENT_ENDS.items()},
     "cause": {str(reason): text for reason, text in _SHED.items()},
     "where": {"here": "answered without asking an upstream", "asked": "after an upstream was asked"},
     "result": {

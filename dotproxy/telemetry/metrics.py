@@ -115,6 +115,9 @@ METRICS = {
             "Queries that left without TLS: upstream (must be 0), or bootstrap (0 unless bootstrap has udp://).",
         ),
         Described("tcp_clients", "gauge", (), "Clients connected over TCP."),
+        Described(
+            "tcp_connections_ended", "counter", ("end",), "Connections of clients that dotproxy ended or refused."
+        ),
         Described("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
         Described("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
         Described("workers", "gauge", (), "Processes that serve."),
@@ -177,6 +180,10 @@ class DotproxyCollector(Collector):
         yield _single("cache_bytes", report.octets)
         yield from self._upstreams()
         yield _single("tcp_clients", report.tcp_clients)
+        ended = _family("tcp_connections_ended")
+        for end, count in sorted(counters.tcp_ended.items()):
+            ended.add_metric([end], count)
+        yield ended
         yield _single("udp_errors", report.udp_errors)
         yield _single("udp_drops", report.udp_drops)
         yield from self._processes()

@@ -2,7 +2,7 @@
 One TCP client.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import dns.edns
@@ -16,7 +16,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.stream import StreamListener
-from dotproxy.wire.framing import Deframer, frame
+from dotproxy.errors import ClientEnd
+from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.stream_limits import MAX_UNREAD, MAX_UNREAD_IN_ALL
+from dotproxy.wire.framing import MAX_QUERY, Deframer, frame
 from dotproxy.wire.message import peek
 
 
@@ -25,8 +28,8 @@ class Transport(StringTransport):
     A TCP transport that notes what is done to it.
     """
 
-    def __init__(self) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", "127.0.0.9", 4711))
+    def __init__(self, host: str = "127.0.0.9") -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", host, 4711))
         self.writes: list[bytes] = []
 
     def setTcpNoDelay(self, enabled: bool) -> None:
@@ -50,6 +53,8 @@ class Asker:
         self.batches: list[list[tuple[bytes, Any]]] = []
         self.silent = 0
         self.at_once = False
+        self.answer: bytes | None = None
+        self.takes: Callable[[], object] = lambda: None
 
     def questions_received(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
         """
@@ -57,7 +62,10 @@ class Asker:
         """
         questions = list(batch)
         self.batches.append(questions)
-        if self.at_once:
+        self.takes()
+        if self.answer is not None:
+            listener.send_answers([(self.answer, client) for _, client in questions])
+        elif self.at_once:
             listener.send_answers(questions)
         return self.silent
 
@@ -89,9 +97,9 @@ class Source:
         self.told.append("gone")
 
 
-class StreamTests(SynchronousTestCase):
+class StreamScene(SynchronousTestCase):
     """
-    The life of a connection.
+    A client that is connected, and whoever connects besides.
     """
 
     def setUp(self) -> None:
@@ -100,6 +108,7 @@ class StreamTests(SynchronousTestCase):
         """
         self.clock = Clock()
         self.asker = Asker()
+        self.shares = ClientShares(lambda host: not host.startswith("198."), max_in_flight=100)
         self.factory = ListenerFactory(
             self.asker,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),
@@ -108,16 +117,17 @@ class StreamTests(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=3,
             max_outstanding=4,
+            share_of=lambda host: self.shares.of(host, self.clock.seconds()),
         )
         self.listener, self.transport = self.connect()
 
-    def connect(self) -> tuple[StreamListener, Transport]:
+    def connect(self, host: str = "127.0.0.9") -> tuple[StreamListener, Transport]:
         """
         A client connects.
         """
-        listener = self.factory.buildProtocol(None)
+        listener = self.factory.buildProtocol(IPv4Address("TCP", host, 4711))
         assert listener is not None
-        transport = Transport()
+        transport = Transport(host)
         transport.protocol = listener
         listener.makeConnection(transport)
         return listener, transport
@@ -127,6 +137,12 @@ class StreamTests(SynchronousTestCase):
         What was handed on so far.
         """
         return [octets for batch in self.asker.batches for octets, _ in batch]
+
+
+class StreamTests(StreamScene):
+    """
+    The life of a connection.
+    """
 
     def test_questions_are_handed_on(self) -> None:
         """
@@ -291,7 +307,7 @@ class StreamTests(SynchronousTestCase):
         self.listener.connectionLost()
         self.listener.send_answers([(b"x", None)] * 4)
         self.assertEqual(([], 4), (self.transport.writes, len(self.asked())))
-        self.assertEqual(([], []), (self.clock.getDelayedCalls(), self.factory.connections))
+        self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.factory.connections)))
         self.listener.stopProducing()
         self.listener.close()
         self.listener.abort()
@@ -346,10 +362,274 @@ class StreamTests(SynchronousTestCase):
         self.clock.advance(1)
         second, second_transport = self.connect()
         self.clock.advance(1)
-        third, _ = self.connect()
+        third, third_transport = self.connect()
         self.listener.dataReceived(frame(b"busy"))
-        self.assertIsNotNone(self.factory.buildProtocol(None))
-        self.assertEqual((False, True), (self.transport.disconnected, second_transport.disconnected))
-        second.dataReceived(frame(b"busy"))
+        fourth, _ = self.connect()
+        self.assertEqual(
+            (False, True, False),
+            (self.transport.disconnected, second_transport.disconnected, third_transport.disconnected),
+        )
         third.dataReceived(frame(b"busy"))
-        self.assertIsNone(self.factory.buildProtocol(None))
+        fourth.dataReceived(frame(b"busy"))
+        self.assertIsNone(self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.9", 1)))
+        self.assertEqual(
+            {ClientEnd.EVICTED: 1, ClientEnd.REFUSED: 1},
+            {end: count for end, count in self.factory.ended.items() if count},
+        )
+        second.connectionLost()
+        self.assertEqual(3, len(self.factory.connections))
+
+    def test_who_has_most_connections_makes_room(self) -> None:
+        """
+        A client that has all connections, each owed something, does not keep others out.
+        """
+        for listener in (self.listener, *(self.connect()[0] for _ in range(2))):
+            listener.dataReceived(frame(b"owed"))
+        other, _ = self.connect("127.0.0.10")
+        self.assertTrue(self.transport.disconnected)
+        other.dataReceived(frame(b"asked"))
+        self.assertEqual(b"asked", self.asked()[-1])
+
+    def test_a_partly_received_frame_is_no_reason_to_stay(self) -> None:
+        """
+        A connection over which a query never becomes whole is idle: it makes room for others.
+        """
+        self.connect()
+        self.connect()
+        self.listener.dataReceived(b"\0\x20" + b"x" * 31)
+        self.assertTrue(self.listener.is_idle)
+        self.connect()
+        self.assertTrue(self.transport.disconnected)
+
+
+LARGE = b"L" * 60_000
+
+
+class FullBuffers:
+    """
+    A transport that takes as much as it is told, and is not read from: as a TCP connection whose client does not read.
+    """
+
+    def __init__(self, transport: Transport, room: int) -> None:
+        self.transport = transport
+        self.room = room
+        self.written = 0
+        self.producer: Any = None
+        transport.registerProducer = self.register  # type: ignore[method-assign]
+        transport.unregisterProducer = lambda: None  # type: ignore[method-assign]
+        transport.write = self.write  # type: ignore[method-assign]
+
+    def register(self, producer: Any, streaming: bool) -> None:
+        """
+        Called by the listener.
+        """
+        self.producer = producer
+
+    def write(self, data: bytes) -> None:
+        """
+        Called by the listener; says that it is full, as often as it is.
+        """
+        self.transport.writes.append(data)
+        self.written += len(data)
+        if self.written > self.room:
+            self.producer.pauseProducing()
+
+    def read(self) -> None:
+        """
+        The client reads all there is.
+        """
+        self.written = 0
+        self.producer.resumeProducing()
+
+
+class UnreadTests(StreamScene):
+    """
+    Clients that do not read.
+    """
+
+    def setUp(self) -> None:
+        """
+        As many queries may be outstanding as is usual, and many connections be open.
+        """
+        super().setUp()
+        self.factory.max_outstanding = 128
+        self.factory.max_connections = 1000
+
+    def connect_full(self, room: int = 100_000, host: str = "127.0.0.9") -> tuple[StreamListener, FullBuffers]:
+        """
+        A client connects that reads when it is told, beyond what buffers take.
+        """
+        listener = self.factory.buildProtocol(IPv4Address("TCP", host, 4711))
+        assert listener is not None
+        transport = Transport(host)
+        transport.protocol = listener
+        buffers = FullBuffers(transport, room)
+        listener.makeConnection(transport)
+        return listener, buffers
+
+    def test_few_queries_at_once(self) -> None:
+        """
+        Queries are handed on a few at a time, more as long as responses are small.
+        """
+        self.asker.at_once = True
+        self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
+        self.assertEqual([4, 8, 16, 32, 32, 32, 4], [len(batch) for batch in self.asker.batches])
+
+    def test_large_responses_that_are_not_read(self) -> None:
+        """
+        Of 128 queries for 60 KB each, those are handed on of which the responses find room, and a few more.
+        """
+        self.asker.answer = LARGE
+        listener, buffers = self.connect_full(room=300_000)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
+        self.assertEqual([4, 1], [len(batch) for batch in self.asker.batches])
+        self.assertLess(buffers.written, 400_000)
+        self.assertEqual("paused", buffers.transport.producerState)
+        buffers.read()
+        self.assertEqual([4, 1, 1, 1, 1, 1, 1], [len(batch) for batch in self.asker.batches])
+
+    def test_responses_wait_until_the_client_reads(self) -> None:
+        """
+        Responses that come while the client does not read go to it in their order, once it reads; it is read from when
+        all of them have gone.
+        """
+        listener, buffers = self.connect_full(room=10)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(4)))
+        for number in range(4):
+            listener.send_answers([(b"%d" % number * 40_000, None)])
+        self.assertEqual(1, len(buffers.transport.writes))
+        self.assertEqual(4 * 40_002, self.factory.unread.total)
+        self.assertEqual(4 * 40_002, self.shares.of("127.0.0.9", 0).unread)
+        buffers.read()
+        self.assertEqual((2, "paused"), (len(buffers.transport.writes), buffers.transport.producerState))
+        buffers.room = 1 << 20
+        buffers.read()
+        self.assertEqual("producing", buffers.transport.producerState)
+        sent = Deframer().feed(b"".join(buffers.transport.writes))
+        self.assertEqual([b"%d" % number * 40_000 for number in range(4)], sent)
+        self.assertEqual((0, 0), (self.factory.unread.total, self.shares.of("127.0.0.9", 0).unread))
+
+    def test_too_much_is_unread(self) -> None:
+        """
+        Responses of upstreams to a client that does not read are kept up to a limit; then the connection is aborted, and
+        nothing is left of them.
+        """
+        listener, buffers = self.connect_full(room=10)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
+        kept = 0
+        while not buffers.transport.disconnected:
+            self.assertLess(kept, 40)
+            listener.send_answers([(LARGE, None)])
+            kept += 1
+        self.assertEqual(MAX_UNREAD // len(LARGE) + 1, kept)
+        self.assertEqual((0, 1), (self.factory.unread.total, self.factory.ended[ClientEnd.UNREAD]))
+        self.assertEqual(1, len(buffers.transport.writes))
+        listener.send_answers([(LARGE, None)])
+        self.assertEqual((0, 1), (self.factory.unread.total, len(buffers.transport.writes)))
+
+    def test_too_much_is_unread_in_all(self) -> None:
+        """
+        When clients together do not read too much, the client with most loses connections, those with most first.
+        """
+        other, other_buffers = self.connect_full(room=10, host="127.0.0.10")
+        other.dataReceived(frame(b"asked") * 8)
+        other.send_answers([(LARGE, None)] * 8)
+        hostile = [self.connect_full(room=10) for _ in range(200)]
+        for listener, _ in hostile:
+            listener.dataReceived(frame(b"asked") * 4)
+            listener.send_answers([(LARGE, None)] * 4)
+            self.assertLessEqual(self.factory.unread.total, MAX_UNREAD_IN_ALL)
+        ended = [buffers.transport.disconnected for _, buffers in hostile]
+        self.assertEqual(self.factory.ended[ClientEnd.UNREAD_IN_ALL], sum(ended))
+        self.assertTrue(60 < sum(ended) < 120, sum(ended))
+        self.assertFalse(other_buffers.transport.disconnected)
+        for listener, _ in (*hostile, (other, other_buffers)):
+            listener.connectionLost()
+        self.assertEqual((0, 0), (self.factory.unread.total, self.shares.of("127.0.0.9", 0).unread))
+
+    def test_a_buffer_that_is_full_for_a_moment(self) -> None:
+        """
+        A response larger than the transport's buffer that goes out at once holds nothing up.
+        """
+        listener = self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.9", 4711))
+        assert listener is not None
+        transport = Transport()
+        buffers = FullBuffers(transport, 10)
+        transport.doWrite = buffers.read  # type: ignore[attr-defined]
+        source = Source()
+        self.asker.answer = LARGE
+        listener.makeConnection(transport)
+        listener.begin_parts(source)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(20)))
+        self.assertEqual(20, len(self.asked()))
+        self.assertEqual(20 * len(frame(LARGE)), sum(map(len, transport.writes)))
+        self.assertEqual(([], 0), (source.told, self.factory.unread.total))
+
+    def test_closed_while_the_client_does_not_read(self) -> None:
+        """
+        What was kept for it is written before the connection is closed.
+        """
+        listener, buffers = self.connect_full(room=10)
+        listener.dataReceived(frame(b"asked") * 3)
+        for octet in (b"1", b"2", b"3"):
+            listener.send_answers([(octet * 100, None)])
+        listener.close()
+        self.assertTrue(buffers.transport.disconnecting)
+        sent = Deframer().feed(b"".join(buffers.transport.writes))
+        self.assertEqual([b"1" * 100, b"2" * 100, b"3" * 100], sent)
+
+    def test_parts_wait_until_the_client_reads(self) -> None:
+        """
+        What comes of a zone after its source was held up is kept, and counted.
+        """
+        listener, buffers = self.connect_full(room=10)
+        source = Source()
+        listener.dataReceived(frame(b"zone"))
+        listener.begin_parts(source)
+        listener.send_parts([b"one" * 10], source)
+        listener.send_parts([b"two", b"three"], source)
+        self.assertEqual((["pause"], [frame(b"one" * 10)]), (source.told, buffers.transport.writes))
+        self.assertEqual(32 + 5 + 7, self.factory.unread.total)
+        buffers.room = 1000
+        buffers.read()
+        self.assertEqual(["pause", "resume"], source.told)
+        self.assertEqual(frame(b"two") + frame(b"three"), buffers.transport.writes[-1])
+
+    def test_messages_that_are_too_long(self) -> None:
+        """
+        Of a message of 60,000 octets only so much is kept as shows that it is too long; that is handed on.
+        """
+        stream = frame(LARGE) * 2 + frame(b"next")
+        for at in range(0, len(stream), 16_384):
+            self.listener.dataReceived(stream[at : at + 16_384])
+            self.assertLess(self.listener._deframer.kept, 16_384 + MAX_QUERY)
+        self.assertEqual([LARGE[: MAX_QUERY + 1]] * 2 + [b"next"], self.asked())
+
+    def test_turns(self) -> None:
+        """
+        Connections that have had their time wait for the next iteration, and are not read from.
+        """
+        self.asker.at_once = True
+        self.asker.takes = lambda: self.clock.advance(0.002)
+        other, other_transport = self.connect("127.0.0.10")
+        self.listener.dataReceived(frame(b"a") * 12)
+        other.dataReceived(frame(b"b") * 12)
+        self.assertEqual([b"a"] * 12, self.asked())
+        self.assertEqual("paused", other_transport.producerState)
+        self.assertFalse(other.is_idle)
+        self.clock.advance(0)
+        self.assertEqual([b"b"] * 12, self.asked()[12:])
+        self.assertEqual("producing", other_transport.producerState)
+
+    def test_gone_while_it_waits_for_its_turn(self) -> None:
+        """
+        Nothing of it is handed on, and the reactor is not kept busy.
+        """
+        self.asker.takes = lambda: self.clock.advance(0.004)
+        other, _ = self.connect("127.0.0.10")
+        self.listener.dataReceived(frame(b"a"))
+        other.dataReceived(frame(b"b"))
+        other.connectionLost()
+        self.listener.connectionLost()
+        self.clock.advance(0)
+        self.assertEqual(([b"a"], []), (self.asked(), self.clock.getDelayedCalls()))

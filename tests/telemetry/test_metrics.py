@@ -6,7 +6,7 @@ import OpenSSL
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import ShedReason
+from dotproxy.errors import ClientEnd, ShedReason
 from dotproxy.telemetry.counters import (
     BOUNDS,
     TRANSPORTS,
@@ -67,6 +67,7 @@ class MetricsTests(SynchronousTestCase):
         counters.memo, counters.stale = 7, 2
         counters.here.add(0.0002, 3)
         counters.shed[ShedReason.TOO_OLD] = 12
+        counters.tcp_ended[ClientEnd.EVICTED] = 13
         upstream = UpstreamCounters()
         upstream.answers[2] = 4
         upstream.closed["peer", "peer_closed"] = 2
@@ -99,6 +100,8 @@ class MetricsTests(SynchronousTestCase):
             'dotproxy_cache_lookups_total{result="memo"} 7.0',
             'dotproxy_cache_lookups_total{result="stale"} 2.0',
             'dotproxy_shed_queries_total{cause="too_old"} 12.0',
+            'dotproxy_tcp_connections_ended_total{end="evicted"} 13.0',
+            'dotproxy_tcp_connections_ended_total{end="unread"} 0.0',
             "dotproxy_outstanding_queries 11.0",
             "dotproxy_cache_entries 1.0",
             "dotproxy_cache_bytes 2.0",

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import ShedReason
+from dotproxy.errors import ClientEnd, ShedReason
 from dotproxy.telemetry.counters import Counters, PlaintextCounters, UpstreamCounters
 from dotproxy.telemetry.report import (
     NOBODY,
@@ -32,6 +32,7 @@ def report(scale: int, label: str = "u") -> Report:
     counters.memo, counters.missed = 2 * scale, 3 * scale
     counters.here.add(0.0002, 4 * scale)
     counters.shed[ShedReason.TOO_OLD] = 22 * scale
+    counters.tcp_ended[ClientEnd.UNREAD] = 23 * scale
     upstream.answers[0] = 5 * scale
     upstream.wire.add(0.02, 6 * scale)
     upstream.closed["peer", "peer_closed"] = 7 * scale

@@ -1,0 +1,57 @@
+"""
+Octets of responses that TCP clients have not read.
+
+Decides when a connection is ended because there are too many: of one connection, or of all; ``policy.stream_limits``
+has the numbers, and says which ones then go.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from dotproxy.errors import ClientEnd
+from dotproxy.policy.client_shares import ClientShare
+from dotproxy.policy.stream_limits import MAX_UNREAD, MAX_UNREAD_IN_ALL, most_unread
+
+
+class Reader(Protocol):
+    """
+    A connection whose client does or does not read.
+    """
+
+    share: ClientShare
+
+    def abort(self, reason: ClientEnd | None = None) -> None:
+        """
+        End the connection now; it then has nothing unread.
+        """
+
+
+class Unread:
+    """
+    Owns: how many octets are unread of each connection that cannot be written to, and of all, ``total``.
+    Told by: connections (``note``).
+
+    A connection with little unread is not known here: the transport takes it and says nothing.  So there are never more
+    entries than ``MAX_UNREAD_IN_ALL`` divided by what a transport takes.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._of: dict[Reader, int] = {}
+
+    def note(self, connection: Reader, octets: int) -> None:
+        """
+        So many are unread of a connection now.  Ends connections, if they are too many.
+        """
+        more = octets - self._of.pop(connection, 0)
+        if octets:
+            self._of[connection] = octets
+        self.total += more
+        connection.share.unread += more
+        if octets > MAX_UNREAD:
+            connection.abort(ClientEnd.UNREAD)
+        elif self.total > MAX_UNREAD_IN_ALL:
+            unread = [(one, one.share.prefix, count) for one, count in self._of.items()]
+            for ended in most_unread(unread):
+                ended.abort(ClientEnd.UNREAD_IN_ALL)

@@ -1,0 +1,66 @@
+"""
+What a TCP client may have others wait for, or keep in memory.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.policy.stream_limits import FIRST_BATCH, MAX_BATCH, most_unread, next_batch
+
+
+class BatchTests(SynchronousTestCase):
+    """
+    Queries handed on at once.
+    """
+
+    def test_small_responses(self) -> None:
+        """
+        After small responses twice as many queries are handed on at once, up to a limit.
+        """
+        sizes = [FIRST_BATCH]
+        while sizes[-1] < MAX_BATCH:
+            sizes.append(next_batch(sizes[-1], 500))
+        self.assertEqual([4, 8, 16, 32], sizes)
+        self.assertEqual(MAX_BATCH, next_batch(MAX_BATCH, 0))
+
+    def test_large_responses(self) -> None:
+        """
+        After large ones queries are handed on one by one, until responses are small again.
+        """
+        self.assertEqual(1, next_batch(MAX_BATCH, 60_000))
+        self.assertEqual(1, next_batch(1, 60_000))
+        self.assertEqual(2, next_batch(1, 100))
+
+
+class UnreadTests(SynchronousTestCase):
+    """
+    Connections that are ended when too much is unread.
+    """
+
+    def test_nothing_too_much(self) -> None:
+        """
+        Up to the limit all stay.
+        """
+        self.assertEqual([], most_unread([("a", "1", 50), ("b", "2", 50)], 100))
+
+    def test_the_prefix_with_most_loses(self) -> None:
+        """
+        One connection with much of a client with little stays; of the client with most, those with most go first.
+        """
+        unread = [("alone", "1", 60), ("x", "2", 30), ("y", "2", 50), ("z", "2", 40)]
+        self.assertEqual(["y"], most_unread(unread, 140))
+        self.assertEqual(["y", "z"], most_unread(unread, 120)[:2])
+
+    def test_prefixes_that_hold_as_much_take_turns(self) -> None:
+        """
+        Each time the prefix that has most then.
+        """
+        unread = [(f"{prefix}{number}", prefix, 10) for prefix in "ab" for number in range(3)]
+        ended = most_unread(unread, 20)
+        self.assertEqual(2, sum(connection.startswith("a") for connection in ended))
+        self.assertEqual(4, len(ended))
+
+    def test_all(self) -> None:
+        """
+        All of them, if nothing may be unread.
+        """
+        self.assertEqual({"a", "b"}, set(most_unread([("a", "1", 5), ("b", "2", 6)], 0)))
