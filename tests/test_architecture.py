@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "telemetry.status",
         "upstream",
     },
-    "downstream": {"neighbours", "wire", "telemetry.counters", "downstream"},
+    "downstream": {"errors", "neighbours", "wire", "telemetry.counters", "downstream"},
     "neighbours": {"policy", "telemetry.counters", "wire"},
     "network": set(),
     "live": {"errors", "neighbours", "policy", "wire"},

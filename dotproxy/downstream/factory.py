@@ -17,12 +17,19 @@ from twisted.internet.interfaces import IAddress, IReactorTime, IResolver
 from twisted.names.server import DNSServerFactory
 
 from dotproxy.downstream.stream import StreamListener
+from dotproxy.telemetry.counters import Counters
 
 
 class Asker(Protocol):
     """
     Who takes questions: the forwarder.
     """
+
+    @property
+    def counters(self) -> Counters:
+        """
+        Where queries that listeners drop are counted.
+        """
 
     def questions_received(self, listener: Any, batch: Sequence[tuple[bytes, Any]]) -> int:
         """
@@ -55,12 +62,20 @@ class ListenerFactory(DNSServerFactory):
     ) -> None:
         super().__init__(clients=[resolver])
         self.questions_received = asker.questions_received
+        self._asker = asker
         self.clock = clock
         self.now = now
         self.idle_timeout = idle_timeout
         self.max_connections = max_connections
         self.max_outstanding = max_outstanding
         self.tells_idle_timeout = tells_idle_timeout
+
+    @property
+    def counters(self) -> Counters:
+        """
+        Where queries that are dropped before they are processed are counted.
+        """
+        return self._asker.counters
 
     def buildProtocol(self, addr: IAddress | None) -> StreamListener | None:
         """
