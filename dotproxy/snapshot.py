@@ -24,7 +24,7 @@ from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 
 from dotproxy.policy.answers import AnswerCache, Entry
-from dotproxy.wire.answer import Answer
+from dotproxy.wire.answer import answer_of
 
 #: How often the file is written while dotproxy runs, in seconds.
 INTERVAL = 900.0
@@ -57,7 +57,8 @@ def encoded(entries: Iterable[tuple[bytes, Entry]], shift: float) -> bytes:
     """
     parts: list[bytes] = []
     for key, (stored, expires, answer) in entries:
-        head, additionals, body, ttls, extended, options, end = answer
+        head, additionals, body, _, extended, options, end, _ = answer
+        ttls = answer.offsets()
         sizes = (len(key), len(options), len(body), len(ttls))
         parts.append(_RECORD.pack(stored + shift, expires + shift, head, additionals, extended, end, *sizes))
         parts += (key, options, body, struct.Struct(f"!{len(ttls)}H").pack(*ttls))
@@ -94,7 +95,7 @@ def _records(content: bytes, shift: float) -> Iterator[tuple[bytes, Entry]]:
             ttls = struct.Struct(f"!{sizes[3]}H").unpack(places)
             if ttls and max(ttls) + 4 > len(body):
                 raise Damaged("a TTL stands outside its answer")
-            answer = Answer(head, additionals, body, ttls, extended, options, end)
+            answer = answer_of(head, additionals, body, ttls, extended, options, end)
             yield key, (stored - shift, expires - shift, answer)
     except struct.error as error:  # the checksum was right, so that is a mistake of ours
         raise Damaged(str(error)) from None

@@ -101,7 +101,7 @@ class AnswerCache:
         entry = self._store.get(key)
         if entry is None or now >= entry[1] + self._stale_for:
             return None
-        answer = entry[2].with_ttls([STALE_TTL] * len(entry[2].ttls))
+        answer = entry[2].with_ttl(STALE_TTL)
         mark = ede_option(_EXTENDED_ERRORS[answer.rcode == NXDOMAIN])
         return answer._replace(options=answer.options + mark)
 
@@ -168,5 +168,5 @@ def _is_in(name: bytes, zone: bytes) -> bool:
 
 
 def _size_of(key: bytes, entry: Entry) -> int:
-    _, _, body, ttls, _, options, _ = entry[2]
-    return OVERHEAD + len(key) + len(body) + len(options) + 8 * len(ttls)
+    _, _, body, ttls, _, options, _, marks = entry[2]
+    return OVERHEAD + len(key) + len(body) + len(options) + 8 * len(ttls) + len(marks)
