@@ -26,19 +26,8 @@ class Store(Generic[Value]):
     """
 
     __slots__ = (
-        *(
-            "_entries",
-            "_ghosts",
-            "_main",
-            "_max_entries",
-            "_max_octets",
-            "_note_size",
-            "_octets",
-            "_size_of",
-            "_small",
-            "_used",
-        ),
-        "evicted",
+        *("_entries", "_ghosts", "_main", "_max_entries", "_max_octets", "_note_size", "_octets", "_size_of"),
+        *("_small", "_used", "evicted"),
     )
 
     def __init__(
@@ -153,9 +142,8 @@ class Store(Generic[Value]):
 
     def _make_room(self) -> None:
         entries, small, main, used, ghosts = self._entries, self._small, self._main, self._used, self._ghosts
-        while entries and (
-            len(entries) > self._max_entries or self._octets + self._note_size * len(used) > self._max_octets
-        ):
+        note_size = self._note_size
+        while entries and (len(entries) > self._max_entries or self._octets + note_size * len(used) > self._max_octets):
             is_small = len(small) > max(1, self._max_entries * _SMALL) or not main
             key = (small if is_small else main).popleft()
             place = hash(key)
