@@ -10,9 +10,9 @@ from typing import Any
 
 from dotproxy.live import ClientRequest
 from dotproxy.neighbours import Hop
-from dotproxy.wire.edit import refusal, truncated
+from dotproxy.wire.edit import refusal
 from dotproxy.wire.edns import EDE_CACHED_ERROR, ExtendedError, ede_option
-from dotproxy.wire.message import MIN_UDP_SIZE, SERVFAIL
+from dotproxy.wire.message import SERVFAIL
 
 _AGAIN = ede_option(ExtendedError(EDE_CACHED_ERROR, ""))
 
@@ -32,13 +32,11 @@ class Answering:
         """
         listener, _, query, seen, _ = request
         if isinstance(said, ExtendedError):
-            octets = refusal(query, SERVFAIL, seen, said)
-        else:
-            octets = self._written(query, seen, said, age)
-        if len(octets) <= MIN_UDP_SIZE or listener.is_stream:
-            return octets
-        limit = min(seen.udp_size, self._udp_max_size)
-        return octets if len(octets) <= limit else truncated(octets, query, seen, limit)
+            return refusal(query, SERVFAIL, seen, said)  # which has 512 octets at most
+        if listener.is_stream:
+            return self._written(query, seen, said, age)
+        size, limit = seen.udp_size, self._udp_max_size
+        return self._written(query, seen, said, age, size if size < limit else limit)  # noqa: FURB136 (a call takes longer)
 
 
 def as_cached(failure: Any) -> Any:

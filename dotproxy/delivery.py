@@ -7,14 +7,28 @@ Refuses to know where they come from; who has them delivered says so.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
+
+from twisted.logger import Logger
 
 from dotproxy.answering import Answering
 from dotproxy.live import ClientRequest, Query
 from dotproxy.neighbours import Answers, Listener, Origin, QueryLog
 from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.rate_limit import RateLimit
 from dotproxy.telemetry.counters import Counters, group_of
+from dotproxy.wire.edns import EDE_OTHER, ExtendedError
+
+#: A defect is logged so often, in times a second: it may be met again and again.
+_LOGGED = 1.0
+
+_DEFECT = ExtendedError(EDE_OTHER, "internal error")
+
+log = Logger("dotproxy")
 
 
 class Delivery:
@@ -37,6 +51,7 @@ class Delivery:
         self._counters = counters
         self._now = now
         self._elapsed = elapsed
+        self._logged = RateLimit(_LOGGED, now())
 
     def at_once(self, request: ClientRequest, said: Any, origin: Origin) -> bytes:
         """
@@ -91,7 +106,11 @@ class Delivery:
         self._counters.asked.add(took, len(everybody))
         for request in everybody:
             listener, client, asked, seen, account = request
-            octets = written(request, said)
+            try:
+                octets = written(request, said)
+            except Exception:
+                self.log_defect(asked)
+                octets = written(request, _DEFECT)
             shares.release(account, len(asked))
             counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
             if listener in outgoing:
@@ -100,6 +119,23 @@ class Delivery:
                 outgoing[listener] = [(octets, client)]
             if log is not None:
                 log.note_waited(asked, octets, origin, said, upstream, took)
+
+    def log_defect(self, query: bytes) -> None:
+        """
+        Log the exception that is being handled, which kept a query from being processed, by its type and place: its
+        text may have the name that was asked for.
+        """
+        error = sys.exc_info()[1]
+        if error is None or not self._logged.available(self._now()):
+            return
+        self._logged.take()
+        places = extract_tb(error.__traceback__)
+        log.error(
+            "a defect in dotproxy: no response to a query of {size} octets ({error} in {places})",
+            size=len(query),
+            error=type(error).__name__,
+            places=", ".join(f"{Path(place.filename).name}:{place.lineno}" for place in reversed(places)),
+        )
 
     def send(self, outgoing: dict[Listener, Answers], since: float) -> None:
         """

@@ -79,11 +79,10 @@ class Forwarder:
         self._now = now
         self._elapsed = elapsed
         self._date = date
-        self._answering = Answering(hop, udp_max_size)
         self.shares = shares
         self.counters = Counters()
         self._filter = ShareFilter(shares, self.counters, actions)
-        self.delivery = Delivery(self._answering, shares, self.counters, now, elapsed)
+        self.delivery = Delivery(Answering(hop, udp_max_size), shares, self.counters, now, elapsed)
         self._memo = Memo(self.counters.answers)
         self.failures = Failures() if failures is None else failures
         self._joined: dict[bytes, Query] = {}
@@ -103,24 +102,27 @@ class Forwarder:
         Take queries; the listener gets an answer to each, now or later, but for those that must have none.  Return how
         many of those there were.
         """
-        elapsed = self._elapsed()
+        elapsed, by_host = self._elapsed(), self.shares.by_host
         memo = self._memo.at(elapsed, listener.kind)
-        by_host = self.shares.by_host
         answers: Answers = []
         queries: list[Query] = []
         silent = 0
         for octets, client in batch:
             share = by_host.get(client[0])
-            if share is not None and share.credit > 0 and client[1] not in NEVER_ANSWERED:
-                share.credit -= 1
-                known = memo.get(octets[2:])
-                if known is not None:
-                    known[1] += 1
-                    answers.append((octets[:2] + known[0], client))
-                    continue
-                answer = self._respond(listener, octets, client, share, queries, elapsed)
-            else:
-                answer = self._check(listener, octets, client, queries, elapsed)
+            try:
+                if share is not None and share.credit > 0 and client[1] not in NEVER_ANSWERED:
+                    share.credit -= 1
+                    known = memo.get(octets[2:])
+                    if known is not None:
+                        known[1] += 1
+                        answers.append((octets[:2] + known[0], client))
+                        continue
+                    answer = self._respond(listener, octets, client, share, queries, elapsed)
+                else:
+                    answer = self._check(listener, octets, client, queries, elapsed)
+            except Exception:  # a defect costs this client its response, and nobody else
+                self.delivery.log_defect(octets)
+                answer = None
             if answer:
                 answers.append((answer, client))
             elif answer is None:
@@ -149,8 +151,7 @@ class Forwarder:
         known = self._memo.at(elapsed, listener.kind).get(octets[2:])
         if known is not None:
             known[1] += 1
-            answer: bytes = octets[:2] + known[0]
-            return answer
+            return octets[:2] + bytes(known[0])
         return self._respond(listener, octets, client, checked, queries, elapsed)
 
     def _respond(
@@ -191,10 +192,7 @@ class Forwarder:
         """
         outgoing: dict[Listener, Answers] = {}
         elapsed = self._elapsed()
-        date = int(self._date())
-        give = self.delivery.give
         for query, answer in answers:
-            said = answer
             if query.key:
                 self._joined.pop(query.key, None)
                 if self._cache is None:
@@ -205,8 +203,8 @@ class Forwarder:
                     continue
                 else:
                     self.failures.remove(query.key)
-                    said = self._cache.add(query.key, answer, query.seen.qtype, elapsed, date)
-            give(query, said, outgoing, upstream)
+                    answer = self._cache.add(query.key, answer, query.seen.qtype, elapsed, int(self._date()))  # noqa: PLW2901
+            self.delivery.give(query, answer, outgoing, upstream)
         self._send(outgoing, elapsed)
 
     def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
@@ -237,7 +235,7 @@ class Forwarder:
         Do as these say from now on.
         """
         self._ordering, self._reception, self._hop = ordering, reception, hop
-        self._answering = self.delivery.answering = Answering(hop, udp_max_size)
+        self.delivery.answering = Answering(hop, udp_max_size)
         self._filter.actions = actions
         self._memo.clear()
 
@@ -290,7 +288,7 @@ class Forwarder:
         listener, _, octets, seen, _ = request
         stored, expires, kept = entry
         second_ends = int(elapsed) + 1
-        answer = self._answering.written(request, kept, second_ends - int(stored // 1))
+        answer = self.delivery.answering.written(request, kept, second_ends - int(stored // 1))
         place = group_of(listener.kind, seen.qtype, answer[3] & 15)
         self.counters.answers[place] += 1
         if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
@@ -318,10 +316,8 @@ class Forwarder:
                 self._refresh(key, request, queries)
         if stale is None:
             self.counters.failed_before += 1
-        else:
-            self.counters.stale += 1
-        if stale is None:
             return self.delivery.at_once(request, as_cached(failure.what), Origin.FAILURE_CACHE)
+        self.counters.stale += 1
         return self.delivery.at_once(request, stale, Origin.STALE)
 
     def _ask(self, key: bytes, request: ClientRequest, queries: list[Query], *, has_stale: bool) -> bytes:
@@ -333,10 +329,14 @@ class Forwarder:
         if key and (joined := self._joined.get(key)) is not None:
             return self._join(request, joined)
         self.counters.missed += 1
-        query = self._refresh(key, request, queries)
-        query.waiting.append(request)
+        try:
+            query = self._refresh(key, request, queries)
+        except Exception:
+            self.shares.release(request.account, len(request.octets))
+            raise
         if has_stale:
             self._stale_timer.add(query)
+        query.waiting.append(request)
         return b""
 
     def _refresh(self, key: bytes, request: ClientRequest, queries: list[Query]) -> Query:

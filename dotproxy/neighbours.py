@@ -175,9 +175,10 @@ class Hop(Protocol):
         Return what an upstream's reply says, or raise ``WireError`` if nothing can be made of it.
         """
 
-    def written(self, query: bytes, seen: Peek, answer: Any, age: int = 0) -> bytes:
+    def written(self, query: bytes, seen: Peek, answer: Any, age: int = 0, limit: int = ...) -> bytes:
         """
-        Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it.
+        Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it: truncated if it
+        is longer than ``limit`` octets.
         """
 
     def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:

@@ -285,7 +285,10 @@ def build_hop(config: Config) -> Hop:
     """
     Return what messages look like on the other side.
     """
-    return Verbatim(config.padding) if config.transparent else Rebuilt(config.padding, Subnet(config.client_subnet))
+    truncates_all = config.udp_truncation == "empty"
+    if config.transparent:
+        return Verbatim(config.padding, truncates_all=truncates_all)
+    return Rebuilt(config.padding, Subnet(config.client_subnet), truncates_all=truncates_all)
 
 
 def _build_upstream(

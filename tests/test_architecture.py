@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reception": {"errors", "neighbours", "wire", "policy"},
     "roster": {"live", "neighbours", "policy"},
     "asking": {"errors", "live", "neighbours", "roster", "wire", "policy"},
-    "delivery": {"answering", "live", "neighbours", "policy", "telemetry.counters"},
+    "delivery": {"answering", "live", "neighbours", "policy", "telemetry.counters", "wire"},
     "share_filter": {"errors", "live", "neighbours", "policy", "telemetry.counters", "wire"},
     "stale_timer": {"live"},
     "answering": {"live", "neighbours", "wire"},

@@ -47,6 +47,7 @@ class Config:
     tcp_max_connections: int
     tcp_max_outstanding: int
     udp_max_size: int
+    udp_truncation: str
     workers: int | str
     udp_batched: bool
     forward_special: tuple[str, ...]

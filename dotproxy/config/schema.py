@@ -279,6 +279,15 @@ SETTINGS: tuple[Setting, ...] = (
         "The longest answer sent over UDP, whatever the client says it takes.",
     ),
     Setting(
+        "udp_truncation",
+        "partial",
+        one_of("partial", "empty"),
+        "HOW",
+        "What a client gets over UDP that asks for more than fits: partial, as many records as fit, for stubs that do"
+        " not ask again over TCP; or empty, no records: then nobody gets more octets by a truncated answer than it"
+        " sent, but for a cookie.",
+    ),
+    Setting(
         "workers",
         1,
         parse_workers,

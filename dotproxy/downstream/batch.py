@@ -7,6 +7,7 @@ be felt by every client:
 * an error from the kernel (ENOMEM, ENETDOWN, …) is one lost datagram, not the end of the port;
 * what is read in one turn of the reactor is bounded in datagrams, so that empty ones, which cost nothing
   to send, cannot starve everything else;
+* what has waited for longer than its client does is dropped (``receive_queue``), so that a flood is over when it ends;
 * on a wildcard address, on Linux, an answer leaves from the address its question came to (RFC 2181 §4).
 
 There are two of them: one that any system has, and one that takes and gives many datagrams with one system call.
@@ -22,12 +23,16 @@ from twisted.internet import udp
 from twisted.logger import Logger
 
 from dotproxy.downstream.mmsg import SLOTS, Client, Messages, NotHere
+from dotproxy.downstream.receive_queue import ReceiveQueue
 from dotproxy.downstream.sockets import drops_of
 
 log = Logger("dotproxy")
 
 #: Datagrams read in one turn of the reactor, and handed on together.
 BATCH = 64
+
+#: Batches that may be dropped in one turn of the reactor, unread: together they take less than a millisecond.
+_DROPPED_BATCHES = 16
 
 #: No query is longer, and what is cut off could not be a whole message.
 MAX_DATAGRAM = 4096
@@ -52,6 +57,11 @@ class DatagramReceiver(Protocol):
         These came, in this order.
         """
 
+    def datagrams_too_old(self, count: int) -> None:
+        """
+        So many came that nobody waits for any more, and were dropped.
+        """
+
 
 class BatchPort(udp.Port):
     """
@@ -73,6 +83,15 @@ class BatchPort(udp.Port):
         elif self._is_wildcard:
             bound.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         self.errors = 0
+        self._queue = ReceiveQueue(bound)
+
+    @property
+    def queue_delay(self) -> float:
+        """
+        How many seconds the last datagram of the last batch had waited in the receive buffer; 0.0 if the batch was not
+        full, and where the system does not say.
+        """
+        return self._queue.delay
 
     @property
     def drops(self) -> int:
@@ -83,9 +102,9 @@ class BatchPort(udp.Port):
 
     def doRead(self) -> None:
         """
-        Read what there is, at most a batch, and hand it on.
+        Read what there is, at most a batch, and hand it on; drop batches before it that are too old.
         """
-        batch = self._read_batch()
+        batch = self._read_fresh_batch()
         if not batch:
             return
         try:
@@ -93,6 +112,17 @@ class BatchPort(udp.Port):
         except Exception:
             # The reactor would take the port for broken, and close it.
             log.failure("while handling {count} datagrams", count=len(batch))
+
+    def _read_fresh_batch(self) -> list[Datagram]:
+        for _ in range(_DROPPED_BATCHES):
+            batch = self._read_batch()
+            if len(batch) < BATCH:
+                self._queue.was_emptied()
+                return batch
+            if not self._queue.is_too_old():
+                return batch
+            self.protocol.datagrams_too_old(len(batch))
+        return []
 
     def _read_batch(self) -> list[Datagram]:
         receive = self._receive_noting_address if self._is_wildcard else self.socket.recvfrom

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.names.dns import DNSDatagramProtocol
 
 from dotproxy.downstream.batch import Datagram
+from dotproxy.errors import ShedReason
 from dotproxy.telemetry.counters import UDP
 from dotproxy.wire.message import Peek
 
@@ -41,6 +42,13 @@ class DatagramListener(DNSDatagramProtocol):
         self._cookie_for = cookie_for
         self.limit_responses: LimitResponses | None = None
 
+    @property
+    def queue_delay(self) -> float:
+        """
+        How many seconds what was read last had waited to be read, as ``BatchPort.queue_delay``.
+        """
+        return float(getattr(self.transport, "queue_delay", 0.0))
+
     def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
         """
         Return a cookie for a client that sent one, if cookies are on.
@@ -52,6 +60,12 @@ class DatagramListener(DNSDatagramProtocol):
         Called by the port.
         """
         self._questions_received(self, batch)
+
+    def datagrams_too_old(self, count: int) -> None:
+        """
+        Called by the port.
+        """
+        self.controller.counters.shed[ShedReason.TOO_OLD] += count
 
     def datagramReceived(self, data: bytes, addr: tuple[str, int]) -> None:
         """

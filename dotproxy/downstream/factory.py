@@ -23,6 +23,7 @@ from dotproxy.downstream.turns import Turns
 from dotproxy.downstream.unread import Unread
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShare
+from dotproxy.telemetry.counters import Counters
 
 #: What serves a stream client, by TCP or TLS.
 Listening = TypeVar("Listening", bound=StreamListener)
@@ -32,6 +33,12 @@ class Asker(Protocol):
     """
     Who takes questions: the forwarder.
     """
+
+    @property
+    def counters(self) -> Counters:
+        """
+        Where queries that listeners drop are counted.
+        """
 
     def questions_received(self, listener: Any, batch: Sequence[tuple[bytes, Any]]) -> int:
         """
@@ -74,12 +81,20 @@ class ListenerFactory(DNSServerFactory):
         self.share_of = share_of
         self.ended: Counter[str] = Counter() if ended is None else ended
         self.questions_received = asker.questions_received
+        self._asker = asker
         self.clock = clock
         self.now = now
         self.idle_timeout = idle_timeout
         self.max_connections = max_connections
         self.max_outstanding = max_outstanding
         self.tells_idle_timeout = tells_idle_timeout
+
+    @property
+    def counters(self) -> Counters:
+        """
+        Where queries that are dropped before they are processed are counted.
+        """
+        return self._asker.counters
 
     def buildProtocol(self, addr: IAddress | None) -> StreamListener | None:
         """

@@ -27,13 +27,20 @@ _SHORT = 10.0
 #: Of what clients ask, as much again may be asked to refresh what is popular.
 _REFRESHED = 0.1
 
-#: What an entry takes beside its octets: two tuples, two floats, a place in the dictionary, one in a queue.
-OVERHEAD = 420
+#: What an entry takes beside its octets: two tuples, two floats, places in a dictionary and a queue, the heads
+#: of the objects that hold octets, and what the allocator rounds up; as measured.
+OVERHEAD = 445
+
+#: What it takes to remember that an entry was asked for: a number, and its places in a set, as measured.
+NOTE_SIZE = 90
+
+#: A place in a tuple, and the number there if it is not one of those that Python has once for all.
+_PLACE, _NUMBER, _LARGEST_SHARED = 8, 32, 256
 
 _EXTENDED_ERRORS = {False: ExtendedError(EDE_STALE_ANSWER, ""), True: ExtendedError(EDE_STALE_NXDOMAIN, "")}
 
 
-#: From when to when an answer is fresh, and the answer.
+#: From when to when an answer is fresh, and the answer; the same time twice says that its TTLs are ``STALE_TTL``.
 Entry = tuple[float, float, Answer]
 
 
@@ -45,7 +52,7 @@ class AnswerCache:
     def __init__(self, *, entries: int, octets: int, limits: Limits, stale_for: float, prefetches: bool = True) -> None:
         self._limits = limits
         self._stale_for = stale_for
-        self._store: Store[Entry] = Store(entries, octets, _size_of)
+        self._store: Store[Entry] = Store(entries, octets, _size_of, NOTE_SIZE)
         self._refreshes = Budget(_REFRESHED if prefetches else 0.0)
 
     def change(self, *, limits: Limits, stale_for: float, prefetches: bool) -> None:
@@ -101,7 +108,11 @@ class AnswerCache:
         entry = self._store.get(key)
         if entry is None or now >= entry[1] + self._stale_for:
             return None
-        answer = entry[2].with_ttls([STALE_TTL] * len(entry[2].ttls))
+        stored, expires, answer = entry
+        if stored < expires:
+            answer = answer.with_ttl(STALE_TTL)
+            if expires <= now:  # it is never fresh again: the next client gets what is made now
+                self._store.replace(key, (expires, expires, answer))
         mark = ede_option(_EXTENDED_ERRORS[answer.rcode == NXDOMAIN])
         return answer._replace(options=answer.options + mark)
 
@@ -168,5 +179,6 @@ def _is_in(name: bytes, zone: bytes) -> bool:
 
 
 def _size_of(key: bytes, entry: Entry) -> int:
-    _, _, body, ttls, _, options, _ = entry[2]
-    return OVERHEAD + len(key) + len(body) + len(options) + 8 * len(ttls)
+    _, _, body, ttls, _, options, _, marks = entry[2]
+    of_each = _PLACE + _NUMBER if ttls and ttls[-1] > _LARGEST_SHARED else _PLACE
+    return OVERHEAD + len(key) + len(body) + len(options) + of_each * len(ttls) + len(marks)

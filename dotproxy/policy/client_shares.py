@@ -246,9 +246,9 @@ class ClientShares:
         Charge a query of ``size`` octets that is to be in flight; return False if there is no place for it, and do not.
         """
         free, room = self.max_in_flight - self.in_flight, MAX_OCTETS - self.octets - size
-        if account.in_flight >= free or account.octets > room:
-            if not account.is_exempt or free <= 0 or room < 0:
-                return False
+        is_over = account.in_flight >= free or account.octets > room
+        if is_over and (not account.is_exempt or free <= 0 or room < 0):
+            return False
         self.in_flight += 1
         self.octets += size
         account.in_flight += 1

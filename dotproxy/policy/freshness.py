@@ -37,7 +37,7 @@ def freshness(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int
 
     ``now`` is in seconds since 1970.
     """
-    head, _, body, places, extended, _, _ = answer
+    head, _, body, places, extended, _, _, marks = answer
     rcode = head[1] & 15
     if extended or rcode not in (NOERROR, NXDOMAIN):
         return 0, answer
@@ -46,7 +46,7 @@ def freshness(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int
     lowest = most
     is_plain = not rcode
     has_answer = False
-    for at in places:
+    for at in answer.offsets() if marks else places:
         rtype, _, ttl = _FIXED.unpack_from(body, at - 4)
         if ttl < lowest:  # noqa: PLR1730 (a call of min takes longer than all the rest)
             lowest = ttl

@@ -22,29 +22,40 @@ _SMALL = 0.1
 
 class Store(Generic[Value]):
     """
-    At most so many entries and octets, as ``size_of`` counts them.
+    At most so many entries and octets, as ``size_of`` counts them, and ``note_size`` for each that was asked for.
     """
 
     __slots__ = (
-        *("_entries", "_ghosts", "_main", "_max_entries", "_max_octets", "_size_of", "_small", "_used"),
-        *("evicted", "octets"),
+        *("_entries", "_ghosts", "_main", "_max_entries", "_max_octets", "_note_size", "_octets", "_size_of"),
+        *("_small", "_used", "evicted"),
     )
 
-    def __init__(self, max_entries: int, max_octets: int, size_of: Callable[[bytes, Value], int]) -> None:
+    def __init__(
+        self, max_entries: int, max_octets: int, size_of: Callable[[bytes, Value], int], note_size: int = 0
+    ) -> None:
         self._max_entries = max_entries
         self._max_octets = max_octets
         self._size_of = size_of
+        self._note_size = note_size
         self._entries: dict[bytes, Value] = {}
-        self._used: set[bytes] = set()
+        # Hashes of the keys that were asked for: the keys that come with queries are other objects, of any size.
+        self._used: set[int] = set()
         self._small: deque[bytes] = deque()
         self._main: deque[bytes] = deque()
         # Hashes of what was thrown out, each in the place its value says: one in a store's worth is forgotten early.
         self._ghosts = array("q", bytes(8 * max(1, max_entries)))
-        self.octets = 0
+        self._octets = 0
         self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def octets(self) -> int:
+        """
+        How much memory it takes.
+        """
+        return self._octets + self._note_size * len(self._used)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._entries
@@ -61,14 +72,14 @@ class Store(Generic[Value]):
         """
         value = self._entries.get(key)
         if value is not None:
-            self._used.add(key)
+            self._used.add(hash(key))
         return value
 
     def use(self, key: bytes) -> None:
         """
         Note that what is kept under a key was asked for.
         """
-        self._used.add(key)
+        self._used.add(hash(key))
 
     def peek(self, key: bytes) -> Value | None:
         """
@@ -80,26 +91,32 @@ class Store(Generic[Value]):
         """
         Whether what is kept under a key was asked for since it was put there, or was spared for it.
         """
-        return key in self._used
+        return hash(key) in self._used
 
     def put(self, key: bytes, value: Value) -> None:
         """
         Keep a value, in place of what was under its key; throw out what there is no room for.
         """
         entries = self._entries
-        self.octets += self._size_of(key, value)
+        self._octets += self._size_of(key, value)
         before = len(entries)
         old = entries.setdefault(key, value)
         if len(entries) == before:
             entries[key] = value
-            self.octets -= self._size_of(key, old)
-            self._used.discard(key)
+            self._octets -= self._size_of(key, old)
+            self._used.discard(hash(key))
         else:
             place = hash(key)
             is_known = self._ghosts[place % len(self._ghosts)] == place
             (self._main if is_known else self._small).append(key)
-        if len(entries) > self._max_entries or self.octets > self._max_octets:
+        if len(entries) > self._max_entries or self._octets + self._note_size * len(self._used) > self._max_octets:
             self._make_room()
+
+    def replace(self, key: bytes, value: Value) -> None:
+        """
+        Keep a value of the same size in the place of what is kept under a key.
+        """
+        self._entries[key] = value
 
     def remove(self, keys: Iterable[bytes]) -> int:
         """
@@ -110,8 +127,8 @@ class Store(Generic[Value]):
             value = self._entries.pop(key, None)
             if value is not None:
                 removed += 1
-                self.octets -= self._size_of(key, value)
-                self._used.discard(key)
+                self._octets -= self._size_of(key, value)
+                self._used.discard(hash(key))
         if removed:
             self._small = deque(key for key in self._small if key in self._entries)
             self._main = deque(key for key in self._main if key in self._entries)
@@ -125,15 +142,16 @@ class Store(Generic[Value]):
 
     def _make_room(self) -> None:
         entries, small, main, used, ghosts = self._entries, self._small, self._main, self._used, self._ghosts
-        while entries and (len(entries) > self._max_entries or self.octets > self._max_octets):
+        note_size = self._note_size
+        while entries and (len(entries) > self._max_entries or self._octets + note_size * len(used) > self._max_octets):
             is_small = len(small) > max(1, self._max_entries * _SMALL) or not main
             key = (small if is_small else main).popleft()
-            if key in used:
-                used.discard(key)
+            place = hash(key)
+            if place in used:
+                used.discard(place)
                 main.append(key)
                 continue
             if is_small:
-                place = hash(key)
                 ghosts[place % len(ghosts)] = place
-            self.octets -= self._size_of(key, entries.pop(key))
+            self._octets -= self._size_of(key, entries.pop(key))
             self.evicted += 1

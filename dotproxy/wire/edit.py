@@ -6,7 +6,11 @@ Decides how octets change on their way back.  What is answered, and to whom, is 
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
+
 from dotproxy.errors import WireError
+from dotproxy.wire.answer import Answer
 from dotproxy.wire.edns import DO, EDE_OPTION, OPT, OPT_SIZE, PADDING, ExtendedError, ede_option, opt_record, options_of
 from dotproxy.wire.message import (
     CD,
@@ -21,13 +25,15 @@ from dotproxy.wire.message import (
     edns_flags_of,
     question_of,
 )
-from dotproxy.wire.records import walk
+from dotproxy.wire.names import skip_name
 
 #: What we say we take over UDP: the size that survives every path (RFC 9715 R3, DNS flag day 2020).
 OUR_UDP_SIZE = 1232
 
 #: One question, no records, with and without an OPT.
 _WITH_OPT, _BARE = b"\0\1\0\0\0\0\0\1", b"\0\1\0\0\0\0\0\0"
+
+_FIXED = struct.Struct("!HHIH")
 
 #: Options that no record of a truncated answer makes room for.
 _LEAST = frozenset((EDE_OPTION, PADDING))
@@ -81,7 +87,7 @@ def ask_over_tcp(query: bytes, seen: Peek) -> bytes:
     return answer[:2] + bytes((answer[2] | TC >> 8,)) + answer[3:]
 
 
-def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
+def truncated(reply: bytes, query: bytes, seen: Peek, limit: int, *, is_empty: bool = False) -> bytes:
     """
     Return ``reply`` with TC set and no longer than ``limit`` octets: its question as in ``query``, of its
     records as many whole ones as fit, from the first (RFC 2181 §9; a stub that does not ask again over TCP can
@@ -90,30 +96,73 @@ def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
     There is an OPT if and only if ``query`` has one (RFC 6891 §7).  In it are the reply's extended rcode and its
     options, which records make room for, but for padding, which is for encrypted transports (RFC 7830 §6), and
     Extended DNS Errors, which get what room the records leave (RFC 8914 §3).
+
+    One that ``is_empty`` has no records and no options but the listener's own: it is hardly longer than ``query``.
     """
     _, flags, _, *counts = HEADER.unpack_from(reply)
-    end = cut = seen.question_end
+    end = seen.question_end
     records, opt_at, opt_end = _records_and_opt(reply, end, limit, counts)
-    extended, options, errors = 0, seen.ours, b""
-    room = limit - end - OPT_SIZE
-    if opt_at:
-        extended = reply[opt_at + 5]
-        options = _as_many_as_fit(reply, opt_at, opt_end, room, dropped=_LEAST)
+
+    def first_records(room: int) -> tuple[list[int], bytes]:
+        kept, cut = [0, 0, 0], end
+        for section, record_end in records:
+            if record_end > end + room:
+                break
+            cut = record_end
+            kept[section] += 1
+        return kept, reply[end:cut]
+
+    return _cut(query, seen, flags, reply[opt_at:opt_end], limit, None if is_empty else first_records)
+
+
+def truncated_answer(
+    answer: Answer, query: bytes, seen: Peek, limit: int, *, age: int = 0, is_empty: bool = False
+) -> bytes:
+    """
+    Return the same as ``truncated`` of an answer that was taken apart, so many seconds later.
+
+    It is cut first: how much there is to do depends on ``limit``, not on the answer.
+    """
+    head, _, _, _, extended, options, _, _ = answer
+    answers, authorities = head[4] << 8 | head[5], head[6] << 8 | head[7]
+
+    def first_records(room: int) -> tuple[list[int], bytes]:
+        count, cut = answer.first_records(room)
+        before = min(count, answers + authorities)
+        kept = [min(count, answers), before - min(count, answers), count - before]
+        return kept, cut.aged(age) if age else cut.body
+
+    opt = opt_record(0, extended << 4, 0, options + seen.ours)
+    return _cut(query, seen, head[0] << 8 | head[1], opt, limit, None if is_empty else first_records)
+
+
+def _cut(
+    query: bytes,
+    seen: Peek,
+    flags: int,
+    opt: bytes,
+    limit: int,
+    first_records: Callable[[int], tuple[list[int], bytes]] | None,
+) -> bytes:
+    """
+    Return a truncated answer with these flags and what fits of the OPT ``opt``, if there is one.
+
+    ``first_records`` returns how many records of each section fit into so many octets, and those; without it there are
+    none.
+    """
+    end, kept, records = seen.question_end, [0, 0, 0], b""
+    extended = opt[5] if opt else 0
+    options = seen.ours
+    if opt and first_records is not None:
+        options = _as_many_as_fit(opt, limit - end - OPT_SIZE, dropped=_LEAST)
     opt_size = OPT_SIZE + len(options) if seen.opt_at else 0
-    kept = [0, 0, 0]
-    for section, record_end in records:
-        if record_end + opt_size > limit:
-            break
-        cut = record_end
-        kept[section] += 1
-    opt = b""
-    if seen.opt_at:
-        if opt_at:
-            errors = _as_many_as_fit(reply, opt_at, opt_end, limit - cut - opt_size, only=EDE_OPTION)
-        opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options + errors)
-        kept[2] += 1
-    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, *kept)
-    return header + query[HEADER_SIZE:end] + reply[end:cut] + opt
+    if first_records is not None:
+        kept, records = first_records(limit - end - opt_size)
+        if opt:
+            options += _as_many_as_fit(opt, limit - end - len(records) - opt_size, only=EDE_OPTION)
+    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, kept[0], kept[1], kept[2] + bool(seen.opt_at))
+    cut = header + query[HEADER_SIZE:end] + records
+    return cut + opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options) if seen.opt_at else cut
 
 
 def _records_and_opt(reply: bytes, end: int, limit: int, counts: list[int]) -> tuple[list[tuple[int, int]], int, int]:
@@ -123,31 +172,36 @@ def _records_and_opt(reply: bytes, end: int, limit: int, counts: list[int]) -> t
     """
     records: list[tuple[int, int]] = []
     opt_at = opt_end = 0
-    last = end
-    sections = [section for section, count in enumerate(counts) for _ in range(count)]
+    offset, last, size = end, end, len(reply)
     try:
-        for section, record in zip(sections, walk(reply, end, len(sections)), strict=True):
-            if record.type == OPT:
-                opt_at, opt_end = record.start, record.end
-            elif record.start == last and record.end <= limit:
-                last = record.end
-                records.append((section, last))
-    except WireError:
+        for section, count in enumerate(counts):
+            for _ in range(count):
+                start = offset
+                # The usual owner is a pointer; anything else is walked.
+                offset = offset + 2 if offset < size and reply[offset] >= 0xC0 else skip_name(reply, offset)
+                rtype, _, _, rdlength = _FIXED.unpack_from(reply, offset)
+                offset += 10 + rdlength
+                if offset > size:
+                    return records, opt_at, opt_end
+                if rtype == OPT:
+                    opt_at, opt_end = start, offset
+                elif start == last and offset <= limit:
+                    last = offset
+                    records.append((section, last))
+    except (WireError, struct.error):
         pass
     return records, opt_at, opt_end
 
 
-def _as_many_as_fit(
-    reply: bytes, opt_at: int, opt_end: int, room: int, *, dropped: frozenset[int] = frozenset(), only: int = -1
-) -> bytes:
+def _as_many_as_fit(opt: bytes, room: int, *, dropped: frozenset[int] = frozenset(), only: int = -1) -> bytes:
     """
     Return the options of an OPT that fit into so many octets, the first before others, as far as they can be read.
     """
     kept: list[bytes] = []
     try:
-        for code, start, stop in options_of(reply, opt_at, opt_end):
+        for code, start, stop in options_of(opt, 0, len(opt)):
             if code not in dropped and only in (code, -1) and stop - start <= room:
-                kept.append(reply[start:stop])
+                kept.append(opt[start:stop])
                 room -= stop - start
     except WireError:
         pass

@@ -15,7 +15,7 @@ from struct import Struct
 
 from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.wire.answer import Answer, error_alone, options_without, take_apart
-from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to
+from dotproxy.wire.edit import OUR_UDP_SIZE, refusal, reply_to, truncated, truncated_answer
 from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option
 from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, MAX_MESSAGE, RD, SERVFAIL, TC, Peek, peek, sections_of
 
@@ -57,14 +57,16 @@ class Verbatim:
     Passes everything on as it is, options and all, but for padding, which is of the encrypted hop alone, and TC of
     queries: what ``transparent`` means.
 
-    ``block`` is the size questions that have an OPT are padded to a multiple of, 0 for none but the client's padding.
+    ``block`` is the size questions that have an OPT are padded to a multiple of, 0 for none but the client's padding;
+    ``truncates_all``: answers too long for a datagram have no records at all.
     """
 
     #: Answers are for who asked, and for nobody else.
     is_shared = False
 
-    def __init__(self, block: int = 0) -> None:
+    def __init__(self, block: int = 0, *, truncates_all: bool = False) -> None:
         self._block = block
+        self._truncates_all = truncates_all
 
     def passing(self, query: bytes, seen: Peek) -> bytes:
         """
@@ -88,11 +90,12 @@ class Verbatim:
         """
         return reply if seen.is_signed or not seen.opt_at else _unpadded(reply, seen)
 
-    def written(self, query: bytes, seen: Peek, answer: bytes, age: int = 0) -> bytes:
+    def written(self, query: bytes, seen: Peek, answer: bytes, age: int = 0, limit: int = MAX_MESSAGE) -> bytes:
         """
-        Return ``answer`` with the query's ID.
+        Return ``answer`` with the query's ID, truncated if it is longer than ``limit`` octets.
         """
-        return reply_to(query, seen, answer)
+        reply = reply_to(query, seen, answer)
+        return reply if len(reply) <= limit else truncated(reply, query, seen, limit, is_empty=self._truncates_all)
 
     def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """
@@ -107,13 +110,15 @@ class Rebuilt:
     """
     An OPT of our own on each hop.
 
-    ``block`` is the size questions are padded to a multiple of, 0 for no padding.
+    ``block`` is the size questions are padded to a multiple of, 0 for no padding; ``truncates_all``: answers too long
+    for a datagram have no records at all.
     """
 
     is_shared = True
 
-    def __init__(self, block: int = 128, subnet: Subnet = Subnet.PRIVATE) -> None:
+    def __init__(self, block: int = 128, subnet: Subnet = Subnet.PRIVATE, *, truncates_all: bool = False) -> None:
         self._block = block
+        self._truncates_all = truncates_all
         self._subnet = subnet
         self._dropped = _BETWEEN_NEIGHBOURS | (frozenset() if subnet is Subnet.PASS else {ECS})
         self._added = option(KEEPALIVE, b"") + (_PRIVATE if subnet is Subnet.PRIVATE else b"")
@@ -170,29 +175,38 @@ class Rebuilt:
             raise TruncatedReply
         return take_apart(reply, seen.question_end, self._dropped)
 
-    def written(self, query: bytes, seen: Peek, answer: Answer | bytes, age: int = 0) -> bytes:
+    def written(
+        self, query: bytes, seen: Peek, answer: Answer | bytes, age: int = 0, limit: int = MAX_MESSAGE
+    ) -> bytes:
         """
-        Return the answer to ``query``, so many seconds later: with an OPT if and only if the query has one.
+        Return the answer to ``query``, so many seconds later: with an OPT if and only if the query has one, truncated
+        if it is longer than ``limit`` octets.
         """
         if isinstance(answer, bytes):
-            return reply_to(query, seen, answer)
-        head, additionals, rest, _, extended, options, end = answer
-        if age:
-            rest = answer.aged(age)
+            reply = reply_to(query, seen, answer)
+            return reply if len(reply) <= limit else truncated(reply, query, seen, limit, is_empty=self._truncates_all)
+        head, additionals, rest, _, extended, options, end, _ = answer
+        opt = b""
         if seen.opt_at:
             options += seen.ours
             if options or extended:
                 opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options)
             else:
                 opt = _PLAIN_OPT[seen.edns_flags & DO]
-            if end + len(rest) + len(opt) <= MAX_MESSAGE:  # the longest answers have no room for it
-                rest += opt
-                additionals += 1
         elif extended:
             return refusal(query, SERVFAIL, seen)  # an rcode that cannot be told without EDNS
         if head[1] & AD and not (query[3] & AD or seen.edns_flags & DO):
             head = bytes((head[0], head[1] & ~AD)) + head[2:]
-        return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest
+        if end + len(rest) + len(opt) > limit:
+            if limit < MAX_MESSAGE:
+                answer = answer._replace(head=head)
+                return truncated_answer(answer, query, seen, limit, age=age, is_empty=self._truncates_all)
+            opt = b""  # the longest answers have no room for it
+        if age:
+            rest = answer.aged(age)
+        if opt:
+            additionals += 1
+        return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest + opt
 
     def part(self, query: bytes, seen: Peek, reply: bytes) -> bytes:
         """

@@ -28,11 +28,11 @@ _QR, _QR_OPCODE_TC = 0x80, 0xFA
 
 def check_stored(key: bytes, answer: Answer) -> None:
     """
-    Check an answer that was found under a key.
+    Check an answer that was found under a key, with all the offsets of its TTLs in ``ttls``.
 
     :raises WireError: if it must not be given to anybody.
     """
-    head, additionals, body, ttls, extended, options, end = answer
+    head, additionals, body, ttls, extended, options, end, _ = answer
     if end != HEADER_SIZE + _question_size(key):
         raise WireError("the question is not that of its key")
     if len(head) != 8 or head[0] & _QR_OPCODE_TC != _QR or head[1] & 15 not in (0, NXDOMAIN) or extended:

@@ -5,7 +5,10 @@ UDP in batches, on real sockets, and from a kernel that fails.
 import socket
 import struct
 import sys
+import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from fcntl import ioctl
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +22,27 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.downstream import mmsg, mmsg_abi
 from dotproxy.downstream.batch import BATCH, BatchPort, MultiPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
+from dotproxy.downstream.receive_queue import ReceiveQueue
 from dotproxy.downstream.sockets import CannotBind, bind_both
+from dotproxy.errors import ShedReason
+from dotproxy.telemetry.counters import Counters
+
+
+def wait_for_timestamps() -> None:
+    """
+    Return when the kernel stamps datagrams as they arrive, which it begins to do a moment after it was told to.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            bound.sendto(b"x", bound.getsockname())
+            sent = time.time()
+            bound.recv(1)
+            seconds, nanoseconds = struct.unpack("@ll", ioctl(bound, 0x8907, bytes(16)))
+            if seconds + nanoseconds / 1e9 <= sent:
+                return
+        raise AssertionError("no timestamps")
 
 
 class Reactor(Clock):
@@ -47,6 +70,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.counters = Counters()
 
     def questions_received(self, listener: Any, batch: list[tuple[bytes, Any]]) -> int:
         """
@@ -177,6 +201,84 @@ class BatchPortTests(SynchronousTestCase):
         port.doRead()
         self.assertEqual([BATCH, 10], echo.batches)
 
+    def later(self, port: BatchPort) -> Callable[[float], None]:
+        """
+        Have a port's clock go by what is given to the returned function, in seconds from now.
+        """
+        ahead = [0.0]
+        port._queue = ReceiveQueue(port._queue._bound, lambda: time.time() + ahead[0])
+        port._queue.was_emptied()
+
+        def advance(seconds: float) -> None:
+            ahead[0] += seconds
+
+        return advance
+
+    def fill(self, port: BatchPort, host: str, count: int) -> socket.socket:
+        """
+        Have a client send so many datagrams, after a first batch that turns timestamps on.
+        """
+        client = self.client(host)
+        for _ in range(BATCH):
+            client.send(b"first")
+        port.doRead()
+        port.doRead()
+        if sys.platform == "linux":
+            wait_for_timestamps()
+        for _ in range(count):
+            client.send(b"query")
+        return client
+
+    def test_what_waited_too_long_is_dropped(self) -> None:
+        """
+        Full batches whose last datagram waited for more than 2 s are dropped and counted; what came later is handed on,
+        as is what does not fill a batch.  On any address.
+        """
+        if sys.platform != "linux":
+            raise SkipTest("this system does not tell when a datagram came")
+        for wildcard, host in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("::", "::1")):
+            port, echo = self.listen(wildcard)
+            advance = self.later(port)
+            client = self.fill(port, host, 3 * BATCH + 5)
+            advance(2.1)
+            client.send(b"fresh")
+            port.doRead()
+            self.assertEqual([BATCH, 6], echo.batches, wildcard)
+            self.assertEqual(3 * BATCH, echo.counters.shed[ShedReason.TOO_OLD])
+            self.assertEqual(0.0, port.queue_delay)
+
+    def test_what_waited_a_little_is_handed_on(self) -> None:
+        """
+        Clients still wait for it after a stall of less than 2 s; the delay can be read.
+        """
+        port, echo = self.listen("127.0.0.1")
+        advance = self.later(port)
+        self.fill(port, "127.0.0.1", 2 * BATCH)
+        advance(1.5)
+        port.doRead()
+        self.assertEqual([BATCH, BATCH], echo.batches)
+        self.assertEqual(0, echo.counters.shed[ShedReason.TOO_OLD])
+        if sys.platform == "linux":
+            self.assertTrue(1.5 <= port.protocol.queue_delay < 1.9, port.protocol.queue_delay)
+        port.doRead()
+        port.doRead()
+        self.assertEqual(([BATCH] * 3, 0.0), (echo.batches, port.protocol.queue_delay))
+
+    def test_a_turn_drops_a_bounded_number(self) -> None:
+        """
+        However much is too old, other descriptors get their turn.
+        """
+        if sys.platform != "linux":
+            raise SkipTest("this system does not tell when a datagram came")
+        port, echo = self.listen("127.0.0.1")
+        advance = self.later(port)
+        self.fill(port, "127.0.0.1", 17 * BATCH + 1)
+        advance(9.0)
+        port.doRead()
+        self.assertEqual(([BATCH], 16 * BATCH), (echo.batches, echo.counters.shed[ShedReason.TOO_OLD]))
+        port.doRead()
+        self.assertEqual(([BATCH, 1], 17 * BATCH), (echo.batches, echo.counters.shed[ShedReason.TOO_OLD]))
+
     def test_an_error_is_not_the_end(self) -> None:
         """
         Whatever the kernel says, the port stays open and the next question is answered.
@@ -253,6 +355,7 @@ class BatchPortTests(SynchronousTestCase):
         echo = Echo()
         listener = DatagramListener(echo, None)
         self.assertFalse(listener.is_stream)
+        self.assertEqual(0.0, listener.queue_delay)
         listener.datagramReceived(b"x", ("127.0.0.1", 9))
         self.assertEqual([1], echo.batches)
 

@@ -114,3 +114,26 @@ def test_no_room_for_dnssec(bind, program):
     assert message.rcode() == dns.rcode.SERVFAIL
     (option,) = message.options
     assert "truncated, over a stream" in option.text
+
+
+@pytest.mark.parametrize("options", [(), ("--transparent", "yes")], ids=["rebuilt", "transparent"])
+def test_truncated_answers_are_empty_by_choice(options, bind, ca_file, tmp_path):
+    """
+    With ``udp_truncation = "empty"`` nobody gets more octets over UDP than it sent when an answer does not fit; over
+    TCP everything comes.
+    """
+    options = ("--udp-truncation", "empty", *options)
+    program = Proxy(tmp_path / "proxy.log", ca_file, (bind.upstream,), options, cache=True)
+    program.start()
+    try:
+        for edns in (0, -1):
+            query = dns.message.make_query("s65500.lab.example.", "TXT", use_edns=edns).to_wire()
+            for _ in range(2):
+                cut = program.ask(query)
+                message = dns.message.from_wire(cut, raise_on_truncation=False)
+                assert len(cut) == len(query)
+                assert message.flags & dns.flags.TC
+                assert message.edns == edns
+            assert len(program.ask(query, tcp=True)) >= 65500
+    finally:
+        program.stop()

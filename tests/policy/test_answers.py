@@ -306,6 +306,23 @@ class MoreTests(SynchronousTestCase):
             self.assertEqual(b"\0\x0f\0\2\0" + bytes((code,)), stale.options)
             self.assertIsNone(self.cache.stale(key, 160.0))
 
+    def test_what_is_stale_is_made_once(self) -> None:
+        """
+        All clients get the same octets, which are not written again for each; what is fresh stays as it is.
+        """
+        key = self.add()
+        fresh_one = self.cache.look(key)
+        self.assertIsNotNone(self.cache.stale(key, 50.0))
+        self.assertIs(fresh_one, self.cache.look(key))
+        octets = self.cache.octets
+        first, second = self.cache.stale(key, 100.0), self.cache.stale(key, 120.0)
+        assert first is not None
+        assert second is not None
+        self.assertEqual([STALE_TTL], [ttl for _, _, ttl, _, _ in first.records()])
+        self.assertIs(first.body, second.body)
+        self.assertEqual((first, octets), (second, self.cache.octets))
+        self.assertIsNone(self.cache.stale(key, 160.0))
+
     def test_no_stale_answers(self) -> None:
         """
         They can be switched off.

@@ -102,6 +102,20 @@ class StoreTests(SynchronousTestCase):
         store.put(b"small", b"x" * 200)
         self.assertLessEqual(store.octets, 100)
 
+    def test_notes_are_counted(self) -> None:
+        """
+        To remember what was asked for takes room, too.
+        """
+        store: Store[bytes] = Store(10, 100, lambda key, value: len(key) + len(value), 30)
+        for number in range(3):
+            store.put(key_of(number), b"")
+            store.get(key_of(number))
+        self.assertEqual(sum(len(key_of(number)) for number in range(3)) + 90, store.octets)
+        store.put(key_of(3), b"x" * 10)
+        self.assertLessEqual(store.octets, 100)
+        store.clear()
+        self.assertEqual(0, store.octets)
+
     def test_a_store_of_one(self) -> None:
         """
         The latest.
