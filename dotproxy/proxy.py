@@ -21,14 +21,17 @@ from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
-from dotproxy.downstream.sockets import bind_every, has_address
+from dotproxy.downstream.sockets import bind_with_tls, has_address
+from dotproxy.downstream.tls_listener import TlsListenerFactory
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
 from dotproxy.parts import build_response_limit
 from dotproxy.policy.cookies import Cookies
 from dotproxy.readiness import Readiness
 from dotproxy.resolver import ForwarderResolver
+from dotproxy.served_tls import ServedTls
 from dotproxy.systemd import Manager
+from dotproxy.telemetry.counters import ListenerCounters
 from dotproxy.telemetry.words import counted
 from dotproxy.upstream.address import endpoint_text
 
@@ -52,6 +55,7 @@ class Share:
     datagrams: Sequence[Any]
     streams: Sequence[Any]
     spare: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    tls_streams: Sequence[Any] = ()
 
 
 class Proxy(MultiService):
@@ -59,8 +63,9 @@ class Proxy(MultiService):
     The running proxy, or a share of it.
 
     ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.  ``addresses`` holds
-    where it listens, once it does.  ``reread`` returns the configuration as it is now, ``rebuilt`` makes another one
-    hold, in ``config`` too, and returns what changed; ``sockets`` are those that somebody has opened for it.
+    where it listens, once it does, ``tls_addresses`` where over TLS.  ``reread`` returns the configuration as it is
+    now, ``rebuilt`` makes another one hold, in ``config`` too, and returns what changed; ``sockets`` are those that
+    somebody has opened for it, ``tls_sockets`` those for TLS; ``served_tls`` has the certificate.
     ``origin`` says where the configuration came from.
     ``check_upstreams`` has each upstream tried; ``readiness`` tells how many work, unless another process does.
     """
@@ -77,6 +82,8 @@ class Proxy(MultiService):
         secret: bytes,
         manager: Manager,
         sockets: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
+        tls_sockets: Sequence[Any] = (),
+        served_tls: ServedTls | None = None,
         share: Share | None = None,
     ) -> None:
         super().__init__()
@@ -94,6 +101,10 @@ class Proxy(MultiService):
         self._datagrams, self._streams = (
             (list(share.datagrams), list(share.streams)) if share else (list(sockets[0]), list(sockets[1]))
         )
+        self._tls_streams = list(share.tls_streams if share else tls_sockets)
+        self.served_tls = served_tls
+        self.tls_addresses: list[str] = []
+        self.listener_counters = ListenerCounters()
         self.factory = ListenerFactory(
             forwarder,
             ForwarderResolver(forwarder, reactor),
@@ -111,6 +122,8 @@ class Proxy(MultiService):
         self._cookie_for = Cookies(secret).option_for if config.udp_cookies and not config.transparent else None
         for service in (manager, *services):
             service.setServiceParent(self)
+        if served_tls is not None:
+            served_tls.setServiceParent(self)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -133,8 +146,14 @@ class Proxy(MultiService):
         :raises CannotBind: naming every one that could not be.
         """
         super().privilegedStartService()
-        if not (self._datagrams or self._streams):
-            (self._datagrams,), self._streams = bind_every((one.host, one.port) for one in self.config.listen)
+        plain = () if self._datagrams or self._streams else self.config.listen
+        tls = () if self._tls_streams else self.config.listen_tls
+        (datagrams,), streams, tls_streams = bind_with_tls(
+            [(one.host, one.port) for one in plain], [(one.host, one.port) for one in tls]
+        )
+        self._datagrams += datagrams
+        self._streams += streams
+        self._tls_streams += tls_streams
 
     def startService(self) -> None:
         """
@@ -147,11 +166,11 @@ class Proxy(MultiService):
             log.info("dotproxy {version}, configuration: {origin}", version=__version__, origin=self.origin or "given")
         self._listen()
         if self._share is None:
-            log_listening(self._datagrams, self._streams)
+            log_listening(self._datagrams, self._streams, self._tls_streams)
             if self.config.log_level == "debug":
                 log.debug("datagrams are read and written {manner}", manner=self.manner)
             log_upstreams(self.config)
-        for streams in self._streams:  # the reactor has its own
+        for streams in (*self._streams, *self._tls_streams):  # the reactor has its own
             streams.close()
         self._check_upstreams()
         if self.readiness is not None:
@@ -222,8 +241,16 @@ class Proxy(MultiService):
                 self._spare_ports[name] = [self._open(datagrams) for datagrams in sockets]
                 self.stand_back(name)
         for streams in self._streams:
-            port = self._reactor.adoptStreamPort(streams.fileno(), streams.family, self.factory)
-            self._stream_ports.append(port)
+            self._accept(streams, self.factory)
+        if self.served_tls is not None:
+            factory = TlsListenerFactory(self.factory, self.served_tls.current, self.listener_counters)
+            for streams in self._tls_streams:
+                self._accept(streams, factory)
+            self.tls_addresses = addresses_of(self._tls_streams)
+
+    def _accept(self, streams: Any, factory: Any) -> None:
+        port = self._reactor.adoptStreamPort(streams.fileno(), streams.family, factory)
+        self._stream_ports.append(port)
 
     def _open(self, datagrams: Any) -> BatchPort:
         listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
@@ -255,7 +282,7 @@ class Proxy(MultiService):
         for connection in tuple(self.factory.connections):
             connection.close()
         await super().stopService()
-        self._datagrams, self._streams = [], []
+        self._datagrams, self._streams, self._tls_streams = [], [], []
         log.info("stopped")
 
 
@@ -279,12 +306,19 @@ def log_upstreams(config: Config) -> None:
     log.info("upstreams: {upstreams}; verified against {roots}", upstreams=", ".join(each), roots=roots)
 
 
-def log_listening(datagrams: Sequence[Any], streams: Sequence[Any]) -> None:
+def addresses_of(sockets: Sequence[Any]) -> list[str]:
+    """
+    Return the address and port of each socket that is open, as text.
+    """
+    return [endpoint_text(*bound.getsockname()[:2]) for bound in sockets if bound.fileno() >= 0]
+
+
+def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], tls_streams: Sequence[Any] = ()) -> None:
     """
     Say where clients are listened to, and where that is of no use yet.
     """
     over: dict[tuple[str, int], list[str]] = {}
-    for transport, sockets in (("UDP", datagrams), ("TCP", streams)):
+    for transport, sockets in (("UDP", datagrams), ("TCP", streams), ("TLS", tls_streams)):
         for bound in sockets:
             over.setdefault(bound.getsockname()[:2], []).append(transport)
     for (host, port), transports in over.items():

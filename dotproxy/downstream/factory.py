@@ -11,12 +11,15 @@ decoder loses flags, EDNS, classes and compression, and a hostile name costs it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.interfaces import IAddress, IReactorTime, IResolver
 from twisted.names.server import DNSServerFactory
 
 from dotproxy.downstream.stream import StreamListener
+
+#: What serves a stream client, by TCP or TLS.
+Listening = TypeVar("Listening", bound=StreamListener)
 
 
 class Asker(Protocol):
@@ -64,6 +67,12 @@ class ListenerFactory(DNSServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> StreamListener | None:
         """
+        Take a client over TCP.
+        """
+        return self.build_listener(addr, StreamListener)
+
+    def build_listener(self, addr: IAddress | None, kind: type[Listening]) -> Listening | None:
+        """
         Take a stream client; the one that was idle longest makes room for it (RFC 9210 §4.2).
         """
         if len(self.connections) >= self.max_connections:
@@ -71,5 +80,6 @@ class ListenerFactory(DNSServerFactory):
             if not idle:
                 return None
             min(idle, key=lambda connection: connection.last_used).abort()
-        listener: StreamListener = super().buildProtocol(addr)
+        listener = kind(self)
+        listener.factory = self
         return listener

@@ -13,7 +13,7 @@ write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
@@ -218,13 +218,19 @@ class StreamListener(DNSProtocol):
                 break
             batch, self._backlog = self._backlog[:room], self._backlog[room:]
             self._outstanding += len(batch)
-            client = self._client
             # In two steps: answers may come before the call returns, and change the count.
-            silent = self._factory.questions_received(self, [(octets, client) for octets in batch])
+            silent = self._factory.questions_received(self, self._addressed(batch))
             self._outstanding -= silent
         self._is_handing_on = False
         self._read_or_not()
         self._end_if_done()
+
+    def _addressed(self, queries: Sequence[bytes]) -> list[tuple[bytes, Any]]:
+        """
+        Return queries with what finds their client again.
+        """
+        client = self._client
+        return [(octets, client) for octets in queries]
 
     def _read_or_not(self) -> None:
         should = not (self._is_blocked or self._backlog or self._outstanding >= self._factory.max_outstanding)

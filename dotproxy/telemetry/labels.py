@@ -40,7 +40,7 @@ _SHED = {
 #: Labels with a fixed set of values: what each value says.
 FIXED: dict[str, dict[str, str]] = {
     "transport": dict(
-        zip(TRANSPORTS, ("over UDP", "over TCP", "asked by the program itself, as a library"), strict=True)
+        zip(TRANSPORTS, ("over UDP", "over TCP", "asked by the program itself, as a library", "over TLS"), strict=True)
     ),
     "type": {
         name: {"DNSSEC": "DS, RRSIG, DNSKEY, …", "other": "all others"}.get(name, "QTYPE") for name in TYPE_GROUPS
@@ -68,6 +68,11 @@ FIXED: dict[str, dict[str, str]] = {
     "purpose": {
         "upstream": "of clients, to an upstream: a defect",
         "bootstrap": "for upstreams' names, to a `bootstrap` server given as `udp://ADDRESS`",
+    },
+    "outcome": {
+        "completed": "the client can ask",
+        "failed": "the client and dotproxy did not agree, or it left",
+        "timed_out": "it took longer than 5 s",
     },
     "resumed": {"yes": "a TLS session was resumed", "no": "a full handshake"},
 }

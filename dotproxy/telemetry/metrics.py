@@ -115,6 +115,14 @@ METRICS = {
             "Queries that left without TLS: upstream (must be 0), or bootstrap (0 unless bootstrap has udp://).",
         ),
         Described("tcp_clients", "gauge", (), "Clients connected over TCP."),
+        Described("tls_clients", "gauge", (), "Clients connected over TLS, handshakes under way included."),
+        Described("tls_handshakes", "counter", ("outcome",), "TLS handshakes of clients."),
+        Described(
+            "tls_certificate_expiry_timestamp_seconds",
+            "gauge",
+            (),
+            "When the certificate that clients are shown expires, in seconds since 1970.",
+        ),
         Described("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
         Described("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
         Described("workers", "gauge", (), "Processes that serve."),
@@ -177,6 +185,7 @@ class DotproxyCollector(Collector):
         yield _single("cache_bytes", report.octets)
         yield from self._upstreams()
         yield _single("tcp_clients", report.tcp_clients)
+        yield from self._listeners()
         yield _single("udp_errors", report.udp_errors)
         yield _single("udp_drops", report.udp_drops)
         yield from self._processes()
@@ -184,6 +193,18 @@ class DotproxyCollector(Collector):
         info = _family("build_info")
         info.add_metric([self._versions.get(label, "") for label in METRICS["build_info"].labels], 1)
         yield info
+
+    def _listeners(self) -> Iterator[Any]:
+        report = self._report
+        yield _single("tls_clients", report.tls_clients)
+        handshakes = _family("tls_handshakes")
+        for outcome in FIXED["outcome"]:
+            handshakes.add_metric([outcome], report.listeners.handshakes[outcome])
+        yield handshakes
+        expiry = _family("tls_certificate_expiry_timestamp_seconds")
+        if report.tls_not_after is not None:
+            expiry.add_metric([], report.tls_not_after)
+        yield expiry
 
     def _processes(self) -> Iterator[Any]:
         cpu, resident = _family("worker_cpu_seconds"), _family("worker_resident_bytes")
