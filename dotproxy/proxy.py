@@ -21,11 +21,13 @@ from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
+from dotproxy.downstream.proxy_protocol import ProxiedDatagramListener, behind_balancers, behind_balancers_over_tls
 from dotproxy.downstream.sockets import bind_with_tls, has_address
-from dotproxy.downstream.tls_listener import TlsListenerFactory
+from dotproxy.downstream.tls_listener import TlsClients, TlsListenerFactory
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
 from dotproxy.parts import build_response_limit
+from dotproxy.policy.admission import Admission
 from dotproxy.policy.cookies import Cookies
 from dotproxy.readiness import Readiness
 from dotproxy.resolver import ForwarderResolver
@@ -120,6 +122,8 @@ class Proxy(MultiService):
         self._spare_ports: dict[str, list[BatchPort]] = {}
         self._stream_ports: list[Any] = []
         self._cookie_for = Cookies(secret).option_for if config.udp_cookies and not config.transparent else None
+        balancers = config.proxy_protocol_from
+        self._is_balancer = Admission(balancers).admits if balancers else None
         for service in (manager, *services):
             service.setServiceParent(self)
         if served_tls is not None:
@@ -240,20 +244,32 @@ class Proxy(MultiService):
             for name, sockets in self._share.spare.items():
                 self._spare_ports[name] = [self._open(datagrams) for datagrams in sockets]
                 self.stand_back(name)
-        for streams in self._streams:
-            self._accept(streams, self.factory)
-        if self.served_tls is not None:
-            factory = TlsListenerFactory(self.factory, self.served_tls.current, self.listener_counters)
-            for streams in self._tls_streams:
-                self._accept(streams, factory)
+        over_tcp, over_tls = self._stream_factories()
+        self._accept(self._streams, over_tcp)
+        if over_tls is not None:
+            self._accept(self._tls_streams, over_tls)
             self.tls_addresses = addresses_of(self._tls_streams)
 
-    def _accept(self, streams: Any, factory: Any) -> None:
-        port = self._reactor.adoptStreamPort(streams.fileno(), streams.family, factory)
-        self._stream_ports.append(port)
+    def _stream_factories(self) -> tuple[Any, Any]:
+        counters, is_balancer = self.listener_counters, self._is_balancer
+        context = None if self.served_tls is None else self.served_tls.current
+        if is_balancer is not None:
+            over_tls = context and behind_balancers_over_tls(self.factory, context, is_balancer, counters)
+            return behind_balancers(self.factory, is_balancer, counters), over_tls
+        clients = TlsClients(self.factory, counters)
+        return self.factory, context and TlsListenerFactory(clients, context, self._reactor)
+
+    def _accept(self, sockets: Sequence[Any], factory: Any) -> None:
+        for streams in sockets:
+            port = self._reactor.adoptStreamPort(streams.fileno(), streams.family, factory)
+            self._stream_ports.append(port)
 
     def _open(self, datagrams: Any) -> BatchPort:
         listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
+        if self._is_balancer is not None:
+            listener = ProxiedDatagramListener(
+                self.factory, self._reactor, self._cookie_for, self._is_balancer, self.listener_counters
+            )
         listener.limit_responses = self._limit_responses
         port = make_port(datagrams, listener, self._reactor, batched=self.config.udp_batched)
         port.startListening()

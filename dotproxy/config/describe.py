@@ -93,6 +93,7 @@ AT_START = frozenset(
     (
         "listen",
         "listen_tls",
+        "proxy_protocol_from",
         "workers",
         "udp_batched",
         "udp_cookies",

@@ -25,6 +25,7 @@ class Config:
     tls_certificate: Path | None
     tls_key: Path | None
     tls_client_ca: Path | None
+    proxy_protocol_from: tuple[Network, ...]
     upstream: tuple[UpstreamAddress, ...]
     bootstrap: tuple[BootstrapServer, ...]
     ca_file: Path | None

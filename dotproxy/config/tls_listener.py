@@ -1,11 +1,11 @@
 """
-The settings of listeners for DNS over TLS, as data; see ``schema``.
+The settings of listeners for DNS over TLS and behind balancers, as data; see ``schema``.
 """
 
 from __future__ import annotations
 
 from dotproxy.config.setting import Setting
-from dotproxy.config.values import parse_certificates, parse_key, parse_listen_tls
+from dotproxy.config.values import parse_certificates, parse_key, parse_listen_tls, parse_network
 
 TLS_LISTENER: tuple[Setting, ...] = (
     Setting(
@@ -37,6 +37,16 @@ TLS_LISTENER: tuple[Setting, ...] = (
         parse_certificates,
         "PEM",
         "Serve only those clients over TLS that show a certificate of one of these CAs (mutual TLS).",
+        is_guarded=True,
+    ),
+    Setting(
+        "proxy_protocol_from",
+        (),
+        parse_network,
+        "NETWORK",
+        "Balancers (dnsdist, haproxy, nginx, Kubernetes) that tell the client's address by the PROXY protocol, version"
+        " 2: each datagram and connection from there must begin with a header. May be repeated.",
+        is_list=True,
         is_guarded=True,
     ),
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -107,25 +107,42 @@ class TlsTransport(TLSMemoryBIOProtocol):
     """
 
 
-class TlsListenerFactory(TLSMemoryBIOFactory):
+class TlsClients(ServerFactory):
     """
-    Told by: Twisted.
-    Tells: ``factory``, which has the clients over TCP, too, and counts all of them together.
+    What makes listeners for clients over TLS, handshakes not included, in the table of ``factory``: that has the
+    clients over TCP, too, and counts all of them together.
     """
 
-    protocol = TlsTransport
+    noisy = False
 
-    def __init__(self, factory: ListenerFactory, context: CurrentContext, counters: ListenerCounters) -> None:
-        super().__init__(context, isClient=False, wrappedFactory=factory, clock=factory.clock)
+    def __init__(self, factory: ListenerFactory, counters: ListenerCounters) -> None:
         self._listeners = factory
         self._counters = counters
 
-    def buildProtocol(self, addr: IAddress | None) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> TlsStreamListener | None:
         """
         Take a client, or None if there is no room.
         """
         listener = self._listeners.build_listener(addr, TlsStreamListener)
-        if listener is None:
-            return None
-        listener.counters = self._counters
-        return self.protocol(self, listener)
+        if listener is not None:
+            listener.counters = self._counters
+        return listener
+
+
+class TlsListenerFactory(TLSMemoryBIOFactory):
+    """
+    Told by: Twisted.
+    Tells: ``behind``, the factory of those that have a handshake before them.
+    """
+
+    protocol = TlsTransport
+
+    def __init__(self, behind: IProtocolFactory, context: CurrentContext, clock: IReactorTime) -> None:
+        super().__init__(context, isClient=False, wrappedFactory=behind, clock=clock)
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """
+        Take a connection, or None if there is no room.
+        """
+        behind = self.wrappedFactory.buildProtocol(addr)
+        return None if behind is None else self.protocol(self, behind)

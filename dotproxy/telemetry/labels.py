@@ -69,6 +69,7 @@ FIXED: dict[str, dict[str, str]] = {
         "upstream": "of clients, to an upstream: a defect",
         "bootstrap": "for upstreams' names, to a `bootstrap` server given as `udp://ADDRESS`",
     },
+    "over": {"udp": "datagrams", "tcp": "connections", "tls": "connections for TLS"},
     "outcome": {
         "completed": "the client can ask",
         "failed": "the client and dotproxy did not agree, or it left",

@@ -123,6 +123,12 @@ METRICS = {
             (),
             "When the certificate that clients are shown expires, in seconds since 1970.",
         ),
+        Described(
+            "proxy_protocol_errors",
+            "counter",
+            ("over",),
+            "Datagrams and connections from proxy_protocol_from without a valid PROXY header; they are dropped.",
+        ),
         Described("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
         Described("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
         Described("workers", "gauge", (), "Processes that serve."),
@@ -201,6 +207,10 @@ class DotproxyCollector(Collector):
         for outcome in FIXED["outcome"]:
             handshakes.add_metric([outcome], report.listeners.handshakes[outcome])
         yield handshakes
+        errors = _family("proxy_protocol_errors")
+        for over in FIXED["over"]:
+            errors.add_metric([over], report.listeners.proxy_errors[over])
+        yield errors
         expiry = _family("tls_certificate_expiry_timestamp_seconds")
         if report.tls_not_after is not None:
             expiry.add_metric([], report.tls_not_after)

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
-from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsListenerFactory
+from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsClients, TlsListenerFactory
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.edns import KEEPALIVE
@@ -87,7 +87,7 @@ class TlsListenerCase(SynchronousTestCase):
         Serve with another certificate.
         """
         self.current = CurrentContext(tls.context())
-        self.factory = TlsListenerFactory(self.plain, self.current, self.counters)
+        self.factory = TlsListenerFactory(TlsClients(self.plain, self.counters), self.current, self.clock)
 
     def connect(self, context: SSL.Context | None = None, **changes: Any) -> TlsClient:
         """
