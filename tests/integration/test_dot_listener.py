@@ -94,6 +94,34 @@ def test_forwarders(kind, listening, serve, proxy, tmp_path):
     assert len(set(logged)) == 1 and logged[0] == "tls" and len(logged) >= 100
 
 
+def test_dotproxy_in_front_of_dotproxy(listening, serve, proxy, ca_file):
+    """
+    dotproxy can be the upstream of dotproxy, which verifies it, pads its queries and resumes sessions.
+    """
+    behind = proxy(serve(Nsd).upstream, options=listening.options("--query-log", "clear"))
+    front = proxy(f"tls://127.0.0.1:{listening.port}#dot.test", options=("--upstream-idle-timeout", "0.3"))
+    for _ in range(3):
+        assert rcode_of(front.ask(WWW)) == 0
+        long = dns.message.from_wire(front.ask(dns.message.make_query("long.lab.example", "TXT").to_wire(), tcp=True))
+        assert len(long.answer[0][0].strings) == 17
+        time.sleep(0.5)
+    said = front.said()
+    assert f"127.0.0.1:{listening.port}" in said and "TLSv1.3" in said and "verified as dot.test" in said
+    logged = re.findall(r"tls 127\.0\.0\.1 www\.lab\.example\. A NOERROR (\d+)", behind.said())
+    assert len(logged) == 3
+
+
+def test_zone_transfer(listening, serve, proxy):
+    """
+    A zone comes over TLS, too (RFC 9103): the SOA first and last, and every record between.
+    """
+    proxy(serve(Nsd).upstream, options=listening.options())
+    command = ("kdig", "@127.0.0.1", "-p", str(listening.port), f"+tls-ca={listening.ca}", "+tls-hostname=dot.test")
+    said = run(*command, "lab.example", "AXFR")
+    assert len(re.findall(r"^lab\.example\.\s+\d+\s+IN\s+SOA", said, re.MULTILINE)) == 2, said[-2000:]
+    assert len(re.findall(r"^huge\.lab\.example\.", said, re.MULTILINE)) == 95
+
+
 def test_a_stub_that_checks_another_name(listening, serve, proxy, tmp_path):
     """
     A forwarder that expects another name, or another CA, asks nothing.
