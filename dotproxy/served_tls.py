@@ -28,6 +28,7 @@ from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.errors import ConfigError
 from dotproxy.systemd import inherited_for_tls
 from dotproxy.tls_files import TlsFileWatch, problem_with_certificates
+from dotproxy.upstream.records import new_connection
 
 #: How often it is looked at when the certificate expires, in seconds.
 LOOK = 3600.0
@@ -92,7 +93,7 @@ class ServedTls(MultiService):
         )
         watch.setServiceParent(self)
         self._served = read_served_tls(config)
-        self.current = CurrentContext(self._served.tls.context())
+        self.current = CurrentContext(self._served.tls.context(), new_connection)
         self._looking = LoopingCall(self._look)
         self._looking.clock = clock
         self._looks = 0

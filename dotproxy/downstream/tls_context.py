@@ -12,6 +12,7 @@ when there is another, is ``served_tls``'s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -90,16 +91,21 @@ class ServerTls:
 class CurrentContext:
     """
     The context that new handshakes begin with; replacing it changes nothing of connections that stand.
+
+    ``new_connection`` makes a connection in a context.
     """
 
-    def __init__(self, context: SSL.Context) -> None:
+    def __init__(
+        self, context: SSL.Context, new_connection: Callable[[SSL.Context], SSL.Connection] = SSL.Connection
+    ) -> None:
         self.context = context
+        self._new_connection = new_connection
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         """
         Called by Twisted for each connection.
         """
-        return SSL.Connection(self.context, None)
+        return self._new_connection(self.context)
 
 
 def _require_certificate(context: SSL.Context, ca: bytes) -> None:

@@ -20,6 +20,7 @@ from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsClients, TlsListenerFactory
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
+from dotproxy.upstream.records import new_connection
 from dotproxy.wire.edns import KEEPALIVE
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import peek
@@ -86,7 +87,7 @@ class TlsListenerCase(SynchronousTestCase):
         """
         Serve with another certificate.
         """
-        self.current = CurrentContext(tls.context())
+        self.current = CurrentContext(tls.context(), new_connection)
         self.factory = TlsListenerFactory(TlsClients(self.plain, self.counters), self.current, self.clock)
 
     def connect(self, context: SSL.Context | None = None, **changes: Any) -> TlsClient:
