@@ -251,7 +251,8 @@ def test_certificate_replaced_under_load(workers, how, listening, serve, proxy, 
         listening.write(new)
         if how == "reload":
             said = run(sys.executable, "-m", "dotproxy", "reload", "--socket", str(admin))
-            assert "tls_certificate: new contents" in said, said
+            # On a slow machine the watch may have been first.
+            assert "tls_certificate: new contents" in said + program.said(), said
         elif how == "SIGHUP":
             assert program.process is not None
             program.process.send_signal(signal.SIGHUP)
