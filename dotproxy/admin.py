@@ -17,7 +17,7 @@ from dotproxy.config.model import Config
 from dotproxy.errors import ConfigError, WireError
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.proxy import Proxy
-from dotproxy.telemetry.counters import PlaintextCounters
+from dotproxy.telemetry.counters import TCP, TLS, PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.report import Report, UpstreamReport, verified_in_words
@@ -39,13 +39,17 @@ def report_of(proxy: Proxy, cache: AnswerCache | None, plaintext: PlaintextCount
         entries=0 if cache is None else len(cache),
         octets=0 if cache is None else cache.octets,
         evicted=0 if cache is None else cache.evicted,
-        tcp_clients=len(proxy.factory.connections),
+        tcp_clients=sum(one.kind == TCP for one in proxy.factory.connections),
+        tls_clients=sum(one.kind == TLS for one in proxy.factory.connections),
         udp_errors=sum(port.errors for port in proxy.datagram_ports),
         udp_drops=sum(port.drops for port in proxy.datagram_ports),
         not_ready=_not_ready(proxy, upstreams),
         upstreams=upstreams,
         processes=[(name, *_spent())],
         plaintext=plaintext,
+        listeners=proxy.listener_counters,
+        tls_addresses=proxy.tls_addresses,
+        tls_not_after=proxy.served_tls.not_after if proxy.served_tls is not None else None,
     )
 
 

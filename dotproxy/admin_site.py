@@ -132,6 +132,8 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
         "ready": not report.not_ready,
         "not_ready": report.not_ready,
         "listening": [endpoint_text(host, port) for host, port in listening],
+        "listening_tls": report.tls_addresses,
+        "tls_certificate_expires": None if report.tls_not_after is None else _moment(report.tls_not_after),
         "outstanding": report.outstanding,
         "answers": sum(counters.answers),
         "plaintext_queries": plaintext_by_purpose(report),

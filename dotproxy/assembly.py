@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThread
 
 from dotproxy.admin import Commands, build_admin, report_of
 from dotproxy.cache_format import MAX_RECORD
-from dotproxy.config.describe import AT_START, describe_changes
+from dotproxy.config.describe import as_started, describe_changes
 from dotproxy.config.model import Config
 from dotproxy.network import NetworkWatch, clock_with_sleep
 from dotproxy.parts import (
@@ -42,6 +42,7 @@ from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.failures import Failures
 from dotproxy.proxy import Proxy, Share
 from dotproxy.readiness import Readiness
+from dotproxy.served_tls import ServedTls, read_served_tls, sockets_for_tls
 from dotproxy.snapshot import Snapshot
 from dotproxy.systemd import Manager, inherited, initial_environment
 from dotproxy.telemetry.counters import PlaintextCounters
@@ -93,6 +94,9 @@ class Assembly:
             services.append(_build_snapshot(self.cache, config.cache_file, config, reactor))
         self.forwarder.delivery.query_log = _build_query_log(config, self._secret)
         self._watch = self._build_watch(config)
+        self._served_tls = (
+            ServedTls(config, clock=reactor, date=time.time, is_quiet=share is not None) if config.listen_tls else None
+        )
         manager = Manager({} if share else os.environ, reactor)
         self.proxy = Proxy(
             config,
@@ -104,6 +108,8 @@ class Assembly:
             secret=self._secret,
             manager=manager,
             sockets=([], []) if share else inherited(initial_environment()),
+            tls_sockets=[] if share else sockets_for_tls(config, initial_environment()),
+            served_tls=self._served_tls,
             share=share,
         )
         self.commands = Commands(self.proxy, self.cache, events, lambda: reactor.callLater(0, reactor.stop))
@@ -136,7 +142,8 @@ class Assembly:
         before = self._config
         files = read_usable_tls_files(config)
         changes = describe_changes(before, config) + files.changes_since(self._files)
-        config = replace(config, **{key: getattr(before, key) for key in AT_START})
+        config = as_started(before, config)
+        served = None if self._served_tls is None else read_served_tls(config)
         services: list[IService] = []
         known = (
             {}
@@ -190,6 +197,8 @@ class Assembly:
         self._watch.setServiceParent(self.proxy)
         if files != self._files or _differ(before, config, _OF_TLS):
             self._renew(files)
+        if self._served_tls is not None and served is not None:
+            changes += self._served_tls.take(config, served)
         self._check_upstreams()
         # What they were asked they may still answer.
         self._reactor.callLater(before.query_timeout, _stop_all, gone)

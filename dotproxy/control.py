@@ -111,6 +111,9 @@ def _status(given: Any) -> int:
     rate = status["queries_per_second"]
     answers = counted(status["answers"], "answer") + ("" if rate is None else f" ({rate:g}/s)")
     print(f"listening on {where}; {answers}, {status['outstanding']} outstanding")
+    if status["listening_tls"]:
+        where = ", ".join(status["listening_tls"])
+        print(f"listening for TLS on {where}; the certificate expires on {status['tls_certificate_expires']}")
     plaintext = {purpose: count for purpose, count in status["plaintext_queries"].items() if count}
     if plaintext:
         told = (f"{counted(count, 'query', 'queries')} for {purpose}" for purpose, count in plaintext.items())

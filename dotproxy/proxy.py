@@ -21,17 +21,22 @@ from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
 from dotproxy.downstream.factory import ListenerFactory
-from dotproxy.downstream.sockets import bind_every, has_address
+from dotproxy.downstream.proxy_protocol import ProxiedDatagramListener, behind_balancers, behind_balancers_over_tls
+from dotproxy.downstream.sockets import bind_with_tls, has_address
 from dotproxy.downstream.stream_port import StreamPort
+from dotproxy.downstream.tls_listener import TlsClients, TlsListenerFactory
 from dotproxy.errors import ConfigError
 from dotproxy.forwarder import Forwarder
 from dotproxy.network import clock_with_sleep
 from dotproxy.parts import build_response_limit
+from dotproxy.policy.admission import Admission
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.cookies import Cookies
 from dotproxy.readiness import Readiness
 from dotproxy.resolver import ForwarderResolver
+from dotproxy.served_tls import ServedTls
 from dotproxy.systemd import Manager
+from dotproxy.telemetry.counters import ListenerCounters
 from dotproxy.telemetry.words import counted
 from dotproxy.upstream.address import endpoint_text
 
@@ -55,6 +60,7 @@ class Share:
     datagrams: Sequence[Any]
     streams: Sequence[Any]
     spare: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    tls_streams: Sequence[Any] = ()
 
 
 class Proxy(MultiService):
@@ -62,8 +68,9 @@ class Proxy(MultiService):
     The running proxy, or a share of it.
 
     ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.  ``addresses`` holds
-    where it listens, once it does.  ``reread`` returns the configuration as it is now, ``rebuilt`` makes another one
-    hold, in ``config`` too, and returns what changed; ``sockets`` are those that somebody has opened for it.
+    where it listens, once it does, ``tls_addresses`` where over TLS.  ``reread`` returns the configuration as it is
+    now, ``rebuilt`` makes another one hold, in ``config`` too, and returns what changed; ``sockets`` are those that
+    somebody has opened for it, ``tls_sockets`` those for TLS; ``served_tls`` has the certificate.
     ``origin`` says where the configuration came from.
     ``check_upstreams`` has each upstream tried; ``readiness`` tells how many work, unless another process does.
     """
@@ -80,6 +87,8 @@ class Proxy(MultiService):
         secret: bytes,
         manager: Manager,
         sockets: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
+        tls_sockets: Sequence[Any] = (),
+        served_tls: ServedTls | None = None,
         share: Share | None = None,
     ) -> None:
         super().__init__()
@@ -97,6 +106,10 @@ class Proxy(MultiService):
         self._datagrams, self._streams = (
             (list(share.datagrams), list(share.streams)) if share else (list(sockets[0]), list(sockets[1]))
         )
+        self._tls_streams = list(share.tls_streams if share else tls_sockets)
+        self.served_tls = served_tls
+        self.tls_addresses: list[str] = []
+        self.listener_counters = ListenerCounters()
         self.factory = ListenerFactory(
             forwarder,
             ForwarderResolver(forwarder, reactor),
@@ -114,8 +127,12 @@ class Proxy(MultiService):
         self._spare_ports: dict[str, list[BatchPort]] = {}
         self._stream_ports: list[Any] = []
         self._cookie_for = Cookies(secret).option_for if config.udp_cookies and not config.transparent else None
+        balancers = config.proxy_protocol_from
+        self._is_balancer = Admission(balancers).admits if balancers else None
         for service in (manager, *services):
             service.setServiceParent(self)
+        if served_tls is not None:
+            served_tls.setServiceParent(self)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -138,8 +155,14 @@ class Proxy(MultiService):
         :raises CannotBind: naming every one that could not be.
         """
         super().privilegedStartService()
-        if not (self._datagrams or self._streams):
-            (self._datagrams,), self._streams = bind_every((one.host, one.port) for one in self.config.listen)
+        plain = () if self._datagrams or self._streams else self.config.listen
+        tls = () if self._tls_streams else self.config.listen_tls
+        (datagrams,), streams, tls_streams = bind_with_tls(
+            [(one.host, one.port) for one in plain], [(one.host, one.port) for one in tls]
+        )
+        self._datagrams += datagrams
+        self._streams += streams
+        self._tls_streams += tls_streams
 
     def startService(self) -> None:
         """
@@ -152,11 +175,11 @@ class Proxy(MultiService):
             log.info("dotproxy {version}, configuration: {origin}", version=__version__, origin=self.origin or "given")
         self._listen()
         if self._share is None:
-            log_listening(self._datagrams, self._streams)
+            log_listening(self._datagrams, self._streams, self._tls_streams)
             if self.config.log_level == "debug":
                 log.debug("datagrams are read and written {manner}", manner=self.manner)
             log_upstreams(self.config)
-        for streams in self._streams:  # the reactor has its own
+        for streams in (*self._streams, *self._tls_streams):  # the reactor has its own
             streams.close()
         self._check_upstreams()
         if self.readiness is not None:
@@ -226,8 +249,24 @@ class Proxy(MultiService):
             for name, sockets in self._share.spare.items():
                 self._spare_ports[name] = [self._open(datagrams) for datagrams in sockets]
                 self.stand_back(name)
-        for streams in self._streams:
-            port = StreamPort(streams, self.factory, self._reactor)
+        over_tcp, over_tls = self._stream_factories()
+        self._accept(self._streams, over_tcp)
+        if over_tls is not None:
+            self._accept(self._tls_streams, over_tls)
+            self.tls_addresses = addresses_of(self._tls_streams)
+
+    def _stream_factories(self) -> tuple[Any, Any]:
+        counters, is_balancer = self.listener_counters, self._is_balancer
+        context = None if self.served_tls is None else self.served_tls.current
+        if is_balancer is not None:
+            over_tls = context and behind_balancers_over_tls(self.factory, context, is_balancer, counters)
+            return behind_balancers(self.factory, is_balancer, counters), over_tls
+        clients = TlsClients(self.factory, counters)
+        return self.factory, context and TlsListenerFactory(clients, context, self._reactor)
+
+    def _accept(self, sockets: Sequence[Any], factory: Any) -> None:
+        for streams in sockets:
+            port = StreamPort(streams, factory, self._reactor)
             port.startListening()
             self._stream_ports.append(port)
 
@@ -242,6 +281,10 @@ class Proxy(MultiService):
 
     def _open(self, datagrams: Any) -> BatchPort:
         listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
+        if self._is_balancer is not None:
+            listener = ProxiedDatagramListener(
+                self.factory, self._reactor, self._cookie_for, self._is_balancer, self.listener_counters
+            )
         listener.limit_responses = self._limit_responses
         port = make_port(datagrams, listener, self._reactor, batched=self.config.udp_batched)
         port.startListening()
@@ -270,7 +313,7 @@ class Proxy(MultiService):
         for connection in tuple(self.factory.connections):
             connection.close()
         await super().stopService()
-        self._datagrams, self._streams = [], []
+        self._datagrams, self._streams, self._tls_streams = [], [], []
         log.info("stopped")
 
 
@@ -294,12 +337,19 @@ def log_upstreams(config: Config) -> None:
     log.info("upstreams: {upstreams}; verified against {roots}", upstreams=", ".join(each), roots=roots)
 
 
-def log_listening(datagrams: Sequence[Any], streams: Sequence[Any]) -> None:
+def addresses_of(sockets: Sequence[Any]) -> list[str]:
+    """
+    Return the address and port of each socket that is open, as text.
+    """
+    return [endpoint_text(*bound.getsockname()[:2]) for bound in sockets if bound.fileno() >= 0]
+
+
+def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], tls_streams: Sequence[Any] = ()) -> None:
     """
     Say where clients are listened to, and where that is of no use yet.
     """
     over: dict[tuple[str, int], list[str]] = {}
-    for transport, sockets in (("UDP", datagrams), ("TCP", streams)):
+    for transport, sockets in (("UDP", datagrams), ("TCP", streams), ("TLS", tls_streams)):
         for bound in sockets:
             over.setdefault(bound.getsockname()[:2], []).append(transport)
     for (host, port), transports in over.items():

@@ -18,6 +18,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 _FIRST_DESCRIPTOR = 3
 
+#: What sockets for DNS over TLS are called (systemd.socket(5), FileDescriptorName=).
+_NAME_OF_TLS = "tls"
+
 
 class Manager(Service):
     """
@@ -98,21 +101,36 @@ def initial_environment() -> dict[str, str]:
 
 def inherited(environ: Mapping[str, str]) -> tuple[list[socket.socket], list[socket.socket]]:
     """
-    Return the UDP and the TCP sockets that systemd has opened for this process, non-blocking.
+    Return the UDP and the TCP sockets for plain DNS that systemd has opened for this process, non-blocking.
     """
+    passed = _passed(environ, are_for_tls=False)
+    return (
+        [one for one in passed if one.type == socket.SOCK_DGRAM],
+        [one for one in passed if one.type != socket.SOCK_DGRAM],
+    )
+
+
+def inherited_for_tls(environ: Mapping[str, str]) -> list[socket.socket]:
+    """
+    Return the TCP sockets for DNS over TLS: those that a unit has named so (``FileDescriptorName=tls``).
+    """
+    return [one for one in _passed(environ, are_for_tls=True) if one.type != socket.SOCK_DGRAM]
+
+
+def _passed(environ: Mapping[str, str], *, are_for_tls: bool) -> list[socket.socket]:
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(os.getpid()) or not count.isdigit():
-        return [], []
-    datagrams: list[socket.socket] = []
-    streams: list[socket.socket] = []
-    for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
-        os.set_inheritable(descriptor, False)
-        passed = socket.socket(fileno=descriptor)
-        passed.setblocking(False)
-        if passed.family not in (socket.AF_INET, socket.AF_INET6):
-            passed.close()
-        elif passed.type == socket.SOCK_DGRAM:
-            datagrams.append(passed)
+        return []
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    passed: list[socket.socket] = []
+    for number in range(int(count)):
+        if (number < len(names) and names[number] == _NAME_OF_TLS) != are_for_tls:
+            continue
+        os.set_inheritable(_FIRST_DESCRIPTOR + number, False)
+        one = socket.socket(fileno=_FIRST_DESCRIPTOR + number)
+        one.setblocking(False)
+        if one.family in (socket.AF_INET, socket.AF_INET6):
+            passed.append(one)
         else:
-            streams.append(passed)
-    return datagrams, streams
+            one.close()
+    return passed

@@ -25,7 +25,8 @@ from dotproxy.collector import settle
 from dotproxy.config.describe import origin
 from dotproxy.config.load import CONFIG_VARIABLE, Loaded, load
 from dotproxy.config.model import Config
-from dotproxy.config.schema import SETTINGS, Setting
+from dotproxy.config.schema import SETTINGS
+from dotproxy.config.setting import Setting
 from dotproxy.errors import ConfigError
 from dotproxy.systemd import notify
 from dotproxy.telemetry.lines import suited_to
@@ -181,11 +182,14 @@ def _build(config: Config, reactor: Any) -> Any:
         from dotproxy.assembly import build
 
         return build(config, reactor)
+    from dotproxy.served_tls import sockets_for_tls
     from dotproxy.systemd import Manager, inherited, initial_environment
     from dotproxy.workers.supervisor import Supervisor
 
     manager = Manager(os.environ, reactor)
-    return Supervisor(config, reactor, count, manager=manager, sockets=inherited(initial_environment()))
+    environment = initial_environment()
+    sockets, tls_sockets = inherited(environment), sockets_for_tls(config, environment)
+    return Supervisor(config, reactor, count, manager=manager, sockets=sockets, tls_sockets=tls_sockets)
 
 
 def makeService(options: Options) -> IService:

@@ -117,12 +117,12 @@ def _read(key: str, path: Path | None, problems: list[str]) -> bytes | None:
     except OSError as error:
         problems.append(f"{key}: '{path}' cannot be read: {(error.strerror or str(error)).lower()}")
         return None
-    if key != "client_key" and (problem := _problem_with_certificates(pem)):
+    if key != "client_key" and (problem := problem_with_certificates(pem)):
         problems.append(f"{key}: '{path}' {problem}")
     return pem
 
 
-def _problem_with_certificates(pem: bytes) -> str:
+def problem_with_certificates(pem: bytes) -> str:
     """
     Return what is wrong with a file of certificates, "" if nothing is.
 
@@ -209,7 +209,8 @@ class TlsFileWatch(Service):
     Tells: ``take``, when files have changed: it reads them and returns what has new contents, or raises
     ``ConfigError``.
 
-    ``paths`` returns what is to be looked at.  With ``is_quiet`` nothing is logged: another process does.
+    ``paths`` returns what is to be looked at; ``effect`` says what becomes of changes.  With ``is_quiet`` nothing is
+    logged: another process does.
     """
 
     def __init__(
@@ -219,11 +220,13 @@ class TlsFileWatch(Service):
         *,
         clock: IReactorTime,
         is_quiet: bool = False,
+        effect: str = "connections to upstreams are made anew",
     ) -> None:
         self._paths = paths
         self._take = take
         self._clock = clock
         self._is_quiet = is_quiet
+        self._effect = effect
         self._known = self._latest = _signature(paths())
         self._problems: list[str] = []
         self._timer: IDelayedCall | None = None
@@ -258,7 +261,7 @@ class TlsFileWatch(Service):
                 if problem not in self._problems:
                     log.error("{problem}; what it held before still counts", problem=problem)
             if changes:
-                log.info("{changes}: connections to upstreams are made anew", changes="; ".join(changes))
+                log.info("{changes}: {effect}", changes="; ".join(changes), effect=self._effect)
         self._problems = problems
 
 

@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "systemd": set(),
     "readiness": {"systemd", "telemetry"},
+    "served_tls": {"config", "downstream.tls_context", "errors", "systemd", "tls_files", "upstream.records"},
     "tls_files": {"config", "errors", "upstream.trust"},
     "collector": set(),
     "private_files": set(),

@@ -275,7 +275,7 @@ class RecordTests(SynchronousTestCase):
         """
         Header, counts, records, options and sizes agree.
         """
-        head, additionals, body, ttls, _, options, end = self.answer
+        head, additionals, body, ttls, _, options, end, _ = self.answer
         for changes in (
             {"end": end - 1},
             {"end": end + 1},

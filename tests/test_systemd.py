@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.systemd import Manager, inherited, initial_environment
+from dotproxy.systemd import Manager, inherited, inherited_for_tls, initial_environment
 from tests.config.test_schema import folder
 
 
@@ -105,6 +105,7 @@ class InheritedTests(SynchronousTestCase):
             {"LISTEN_FDS": "x", "LISTEN_PID": str(os.getpid())},
         ):
             self.assertEqual(([], []), inherited(environ))
+            self.assertEqual([], inherited_for_tls(environ))
 
     def test_sorted_by_what_they_are(self) -> None:
         """
@@ -124,6 +125,27 @@ for one in made: one.detach()
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         self.assertEqual("[4] [3] [False]\n", done.stdout)
+
+    def test_named(self) -> None:
+        """
+        TCP sockets that are named "tls" are for TLS, and for nothing else.
+        """
+        program = """
+import os, socket, sys
+made = [socket.socket(), socket.socket(), socket.socket(type=socket.SOCK_DGRAM)]
+for number, one in enumerate(made):
+    os.dup2(one.fileno(), 50 + number)
+for number in range(3):
+    os.dup2(50 + number, 3 + number)
+from dotproxy.systemd import inherited, inherited_for_tls
+environ = {"LISTEN_FDS": "3", "LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "tls:dotproxy.socket:tls"}
+datagrams, streams = inherited(environ)
+tls = inherited_for_tls(environ)
+print([one.fileno() for one in datagrams], [one.fileno() for one in streams], [one.fileno() for one in tls])
+for one in made: one.detach()
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        self.assertEqual("[] [4] [3]\n", done.stdout)
 
     def test_the_environment_it_was_started_with(self) -> None:
         """

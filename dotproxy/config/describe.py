@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
-from dotproxy.config.schema import SETTINGS, Setting
+from dotproxy.config.schema import SETTINGS
+from dotproxy.config.setting import Setting
 from dotproxy.config.units import plain, show_octets, show_seconds
 
 
@@ -90,6 +92,8 @@ def _toml(value: Any) -> str:
 AT_START = frozenset(
     (
         "listen",
+        "listen_tls",
+        "proxy_protocol_from",
         "workers",
         "udp_batched",
         "udp_cookies",
@@ -103,6 +107,20 @@ AT_START = frozenset(
         "log_format",
     )
 )
+
+
+#: Of no use without ``listen_tls``, and needed with it.
+_OF_LISTEN_TLS = ("tls_certificate", "tls_key", "tls_client_ca")
+
+
+def as_started(before: Config, fresh: Config) -> Config:
+    """
+    Return ``fresh`` as far as it can hold without a restart: what takes one is as ``before``.
+    """
+    kept = {key: getattr(before, key) for key in AT_START}
+    if bool(before.listen_tls) != bool(fresh.listen_tls):
+        kept |= {key: getattr(before, key) for key in _OF_LISTEN_TLS}
+    return replace(fresh, **kept)
 
 
 def describe_changes(before: Config, after: Config) -> list[str]:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dotproxy.config.model import Config
-from dotproxy.config.schema import BY_KEY, SETTINGS, Setting
+from dotproxy.config.schema import BY_KEY, SETTINGS
+from dotproxy.config.served_tls import warnings_of_tls
 from dotproxy.config.service_links import is_service_link
+from dotproxy.config.setting import Setting
 from dotproxy.config.together import disagreements
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.address import endpoint_text
@@ -114,7 +116,7 @@ def _checked(given: Mapping[str, _Given], problems: list[str], warnings: Sequenc
     problems += disagreements(config, sources, unusable)
     if problems:
         raise ConfigError([*problems, *warnings])
-    return Loaded(config, sources, tuple(warnings))
+    return Loaded(config, sources, (*warnings, *warnings_of_tls(config, sources)))
 
 
 def _parse(setting: Setting, raw: _Given, problems: list[str]) -> Any:

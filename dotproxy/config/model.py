@@ -21,6 +21,11 @@ class Config:
     """
 
     listen: tuple[ListenAddress, ...]
+    listen_tls: tuple[ListenAddress, ...]
+    tls_certificate: Path | None
+    tls_key: Path | None
+    tls_client_ca: Path | None
+    proxy_protocol_from: tuple[Network, ...]
     upstream: tuple[UpstreamAddress, ...]
     bootstrap: tuple[BootstrapServer, ...]
     ca_file: Path | None

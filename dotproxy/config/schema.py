@@ -7,10 +7,8 @@ documentation and the example file all come from here.  Imports no Twisted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
+from dotproxy.config.setting import Setting
+from dotproxy.config.tls_listener import TLS_LISTENER
 from dotproxy.config.values import (
     DEFAULT_LISTEN_PORT,
     number,
@@ -48,38 +46,6 @@ PRIVATE_NETWORKS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """
-    One setting.
-
-    ``parse`` takes one value as TOML or a string has it and raises ``ValueError`` that says what would be
-    right.  ``is_list``: it takes any number of values; as a string they are split at commas and spaces.
-    """
-
-    key: str
-    default: Any
-    parse: Callable[[Any], Any]
-    metavar: str
-    help: str
-    short: str | None = None
-    is_list: bool = False
-
-    @property
-    def option(self) -> str:
-        """
-        The long command-line option, without dashes.
-        """
-        return self.key.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """
-        The environment variable.
-        """
-        return "DOTPROXY_" + self.key.upper()
-
-
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "listen",
@@ -90,6 +56,7 @@ SETTINGS: tuple[Setting, ...] = (
         short="l",
         is_list=True,
     ),
+    *TLS_LISTENER,
     Setting(
         "upstream",
         ("cloudflare", "quad9"),
@@ -261,8 +228,8 @@ SETTINGS: tuple[Setting, ...] = (
         256,
         number(1, 65535, "", whole=True),
         "N",
-        "How many clients may be connected over TCP. When there are so many, the client prefix with most connections"
-        " makes room for others, with the one longest idle first.",
+        "How many clients may be connected over TCP and TLS. When there are so many, the client prefix with most"
+        " connections makes room for others, with the one longest idle first.",
     ),
     Setting(
         "tcp_max_outstanding",

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dotproxy.config.model import Config
+from dotproxy.config.served_tls import disagreements_of_tls
 from dotproxy.config.units import show_seconds
 from dotproxy.config.values import ListenAddress
 
@@ -83,6 +84,22 @@ def _admin_port(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
             )
 
 
+def _tls_port(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
+    admin = config.admin_listen
+    for served in config.listen_tls:
+        for address in config.listen:
+            if _overlap(served, address):
+                yield (
+                    f"listen_tls ({sources['listen_tls']}): {served} is taken by listen, {address}"
+                    f" ({sources['listen']}), for DNS over TCP; give another port"
+                )
+        if admin is not None and _overlap(admin, served):
+            yield (
+                f"admin_listen ({sources['admin_listen']}): {admin} is taken by listen_tls, {served}"
+                f" ({sources['listen_tls']}); give another port"
+            )
+
+
 def _overlap(admin: ListenAddress, dns: ListenAddress) -> bool:
     """
     Whether both cannot be bound over TCP.  DNS on ``::`` is IPv6 only; HTTP there takes IPv4, too.
@@ -103,4 +120,6 @@ _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("query_timeout", "attempt_timeout"), _timeouts),
     (("cache_min_ttl", "cache_max_ttl"), _cache_ttls),
     (("listen", "admin_listen"), _admin_port),
+    (("listen_tls", "listen", "admin_listen"), _tls_port),
+    (("listen_tls", "tls_certificate", "tls_key", "tls_client_ca"), disagreements_of_tls),
 )

@@ -32,7 +32,7 @@ DEFAULT_LISTEN_PORT = 5300
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
     """
-    Where to listen, over UDP and TCP.
+    Where to listen.
     """
 
     host: str
@@ -67,6 +67,13 @@ def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenA
     if not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
         raise ValueError(f"{text!r}: port {port!r} is not a number from 0 to 65535")
     return ListenAddress(address, int(port))
+
+
+def parse_listen_tls(value: Any) -> ListenAddress:
+    """
+    Return where to listen for DNS over TLS; as ``parse_listen``, but that the port is 853 unless it is given.
+    """
+    return parse_listen(value, 853)
 
 
 def _refuse_ambiguous(text: str, default_port: int) -> None:

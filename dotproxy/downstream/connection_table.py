@@ -25,9 +25,10 @@ _LOOKED_AT: Final = 32
 
 class Held(Protocol):
     """
-    A connection; ``last_used`` is when a query came or a response went last.
+    A connection; ``last_used`` is when a query came or a response went last, ``kind`` how queries come over it.
     """
 
+    kind: int
     share: ClientShare
     last_used: float
 

@@ -108,6 +108,33 @@ def bind_every(
     return datagrams, streams
 
 
+def bind_with_tls(
+    addresses: Iterable[tuple[str, int]], tls_addresses: Iterable[tuple[str, int]], count: int = 1
+) -> tuple[list[list[socket.socket]], list[socket.socket], list[socket.socket]]:
+    """
+    Return what ``bind_every`` does, and a list of listening TCP sockets on ``tls_addresses``.  All are bound or none.
+
+    :raises CannotBind: naming every address that cannot be.
+    """
+    tls_streams: list[socket.socket] = []
+    problems: list[str] = []
+    try:
+        datagrams, streams = bind_every(addresses, count)
+    except CannotBind as problem:
+        datagrams, streams = [], []
+        problems.append(str(problem))
+    for host, port in tls_addresses:
+        try:
+            tls_streams.append(bind_stream(host, port))
+        except CannotBind as problem:
+            problems.append(str(problem))
+    if problems:
+        for bound in (*streams, *tls_streams, *(one for several in datagrams for one in several)):
+            bound.close()
+        raise CannotBind("\n".join(problems))
+    return datagrams, streams, tls_streams
+
+
 def bind_stream(host: str, port: int) -> socket.socket:
     """
     Return a listening TCP socket; see ``bind_both``.

@@ -18,7 +18,7 @@ LONGEST = 1500
 
 class Memo:
     """
-    Goes from a query to its answer, for datagrams and for streams.
+    Goes from a query to its answer, for each kind of listener.
 
     ``counts`` is where answers are counted, ``hits`` how many were given from here, both as of the last ``settle``.
     """
@@ -27,7 +27,7 @@ class Memo:
 
     def __init__(self, counts: list[int]) -> None:
         self._second = -1
-        self._memos: tuple[dict[bytes, list[Any]], ...] = ({}, {}, {})
+        self._memos: tuple[dict[bytes, list[Any]], ...] = ({}, {}, {}, {})
         self.counts = counts
         self.hits = 0
 

@@ -16,8 +16,8 @@ from dotproxy.errors import ClientEnd, ConnectionEnd, ShedReason
 from dotproxy.wire import rrtypes as rr
 
 #: How a query came: its listener's ``kind``.
-UDP, TCP, INSIDE = range(3)
-TRANSPORTS = ("udp", "tcp", "inside")
+UDP, TCP, INSIDE, TLS = range(4)
+TRANSPORTS = ("udp", "tcp", "inside", "tls")
 
 #: Types that are asked for a lot, each a group; all others are one.
 _TYPES = (rr.A, rr.AAAA, rr.HTTPS, rr.PTR, rr.CNAME, rr.MX, rr.NS, rr.SOA, rr.TXT, rr.SRV)
@@ -86,6 +86,23 @@ class Counters:
         self.memo = self.fresh = self.stale = self.failed_before = self.joined = self.missed = self.prefetched = 0
         self.shed: Counter[str] = Counter(dict.fromkeys(ShedReason, 0))
         self.tcp_ended: Counter[str] = Counter(dict.fromkeys(ClientEnd, 0))
+
+
+class ListenerCounters:
+    """
+    What is counted of connections from clients, and of what stands before their queries.
+
+    ``handshakes`` counts TLS handshakes by how they ended: ``completed``, ``failed`` or ``timed_out``;
+    ``proxy_errors`` counts datagrams and connections from ``proxy_protocol_from`` without a valid PROXY header, by
+    transport.
+    """
+
+    FIELDS: ClassVar = ("handshakes", "proxy_errors")
+    __slots__ = FIELDS
+
+    def __init__(self) -> None:
+        self.handshakes: Counter[str] = Counter()
+        self.proxy_errors: Counter[str] = Counter()
 
 
 class PlaintextCounters:

@@ -50,7 +50,7 @@ _CLIENT_ENDS = {
 #: Labels with a fixed set of values: what each value says.
 FIXED: dict[str, dict[str, str]] = {
     "transport": dict(
-        zip(TRANSPORTS, ("over UDP", "over TCP", "asked by the program itself, as a library"), strict=True)
+        zip(TRANSPORTS, ("over UDP", "over TCP", "asked by the program itself, as a library", "over TLS"), strict=True)
     ),
     "type": {
         name: {"DNSSEC": "DS, RRSIG, DNSKEY, …", "other": "all others"}.get(name, "QTYPE") for name in TYPE_GROUPS
@@ -79,6 +79,12 @@ FIXED: dict[str, dict[str, str]] = {
     "purpose": {
         "upstream": "of clients, to an upstream: a defect",
         "bootstrap": "for upstreams' names, to a `bootstrap` server given as `udp://ADDRESS`",
+    },
+    "over": {"udp": "datagrams", "tcp": "connections", "tls": "connections for TLS"},
+    "outcome": {
+        "completed": "the client can ask",
+        "failed": "the client and dotproxy did not agree, or it left",
+        "timed_out": "it took longer than 5 s",
     },
     "resumed": {"yes": "a TLS session was resumed", "no": "a full handshake"},
 }

@@ -118,6 +118,20 @@ METRICS = {
         Described(
             "tcp_connections_ended", "counter", ("end",), "Connections of clients that dotproxy ended or refused."
         ),
+        Described("tls_clients", "gauge", (), "Clients connected over TLS, handshakes under way included."),
+        Described("tls_handshakes", "counter", ("outcome",), "TLS handshakes of clients."),
+        Described(
+            "tls_certificate_expiry_timestamp_seconds",
+            "gauge",
+            (),
+            "When the certificate that clients are shown expires, in seconds since 1970.",
+        ),
+        Described(
+            "proxy_protocol_errors",
+            "counter",
+            ("over",),
+            "Datagrams and connections from proxy_protocol_from without a valid PROXY header; they are dropped.",
+        ),
         Described("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
         Described("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
         Described("workers", "gauge", (), "Processes that serve."),
@@ -184,6 +198,7 @@ class DotproxyCollector(Collector):
         for end, count in sorted(counters.tcp_ended.items()):
             ended.add_metric([end], count)
         yield ended
+        yield from self._listeners()
         yield _single("udp_errors", report.udp_errors)
         yield _single("udp_drops", report.udp_drops)
         yield from self._processes()
@@ -191,6 +206,22 @@ class DotproxyCollector(Collector):
         info = _family("build_info")
         info.add_metric([self._versions.get(label, "") for label in METRICS["build_info"].labels], 1)
         yield info
+
+    def _listeners(self) -> Iterator[Any]:
+        report = self._report
+        yield _single("tls_clients", report.tls_clients)
+        handshakes = _family("tls_handshakes")
+        for outcome in FIXED["outcome"]:
+            handshakes.add_metric([outcome], report.listeners.handshakes[outcome])
+        yield handshakes
+        errors = _family("proxy_protocol_errors")
+        for over in FIXED["over"]:
+            errors.add_metric([over], report.listeners.proxy_errors[over])
+        yield errors
+        expiry = _family("tls_certificate_expiry_timestamp_seconds")
+        if report.tls_not_after is not None:
+            expiry.add_metric([], report.tls_not_after)
+        yield expiry
 
     def _processes(self) -> Iterator[Any]:
         cpu, resident = _family("worker_cpu_seconds"), _family("worker_resident_bytes")

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from dotproxy.telemetry.counters import Counters, Histogram, PlaintextCounters, UpstreamCounters
+from dotproxy.telemetry.counters import Counters, Histogram, ListenerCounters, PlaintextCounters, UpstreamCounters
 from dotproxy.telemetry.status import State, UpstreamStatus, best_of
+
+#: What is added up of several.
+_SUMS = ("outstanding", "entries", "octets", "evicted", "tcp_clients", "tls_clients", "udp_errors", "udp_drops")
 
 #: Why a proxy is not ready that has no process.
 NOBODY = "nobody serves yet"
@@ -41,6 +44,8 @@ class Report:
     ``not_ready`` says why clients cannot expect answers, "" if they can; ``processes`` holds for each process that
     serves its name, CPU seconds and octets resident; ``restarts`` counts such as ended and were started again;
     ``plaintext`` counts queries that left without TLS and are no upstream's (``plaintext_by_purpose`` has all).
+    ``tls_clients`` are not among ``tcp_clients``; ``tls_addresses`` is where clients over TLS are listened to,
+    ``tls_not_after`` when the certificate they are shown expires, in seconds since 1970, None if there is none.
     ``rate`` is how many queries were answered a second of late, None if that is not known.
     """
 
@@ -50,6 +55,7 @@ class Report:
     octets: int = 0
     evicted: int = 0
     tcp_clients: int = 0
+    tls_clients: int = 0
     udp_errors: int = 0
     udp_drops: int = 0
     not_ready: str = ""
@@ -58,6 +64,9 @@ class Report:
     restarts: int = 0
     plaintext: PlaintextCounters = field(default_factory=PlaintextCounters)
     rate: float | None = None
+    listeners: ListenerCounters = field(default_factory=ListenerCounters)
+    tls_addresses: list[str] = field(default_factory=list)
+    tls_not_after: float | None = None
 
 
 def verified_in_words(upstreams: Sequence[UpstreamReport]) -> str:
@@ -84,9 +93,13 @@ def added(reports: Sequence[Report]) -> Report:
     for report in reports:
         _add_counters(whole.counters, report.counters)
         _add_counters(whole.plaintext, report.plaintext)
-        for name in ("outstanding", "entries", "octets", "evicted", "tcp_clients", "udp_errors", "udp_drops"):
+        _add_counters(whole.listeners, report.listeners)
+        for name in _SUMS:
             setattr(whole, name, getattr(whole, name) + getattr(report, name))
         whole.restarts += report.restarts
+        whole.tls_addresses = whole.tls_addresses or report.tls_addresses
+        if report.tls_not_after is not None:
+            whole.tls_not_after = min(report.tls_not_after, whole.tls_not_after or report.tls_not_after)
         whole.processes += report.processes
     for label in dict.fromkeys(upstream.label for report in reports for upstream in report.upstreams):
         whole.upstreams.append(
@@ -108,6 +121,7 @@ def ended(report: Report) -> Report:
             UpstreamReport(one.label, one.counters, UpstreamStatus(State.UNSERVED), 0) for one in report.upstreams
         ],
         plaintext=report.plaintext,
+        listeners=report.listeners,
     )
 
 
@@ -168,6 +182,7 @@ def as_data(report: Report) -> dict[str, Any]:
     data = {part.name: getattr(report, part.name) for part in fields(report)}
     data["counters"] = _counters_as_data(report.counters)
     data["plaintext"] = _counters_as_data(report.plaintext)
+    data["listeners"] = _counters_as_data(report.listeners)
     data["upstreams"] = [
         {part.name: getattr(one, part.name) for part in fields(one)}
         | {"counters": _counters_as_data(one.counters), "status": asdict(one.status)}
@@ -195,6 +210,7 @@ def from_data(data: dict[str, Any]) -> Report:
             **data,
             "counters": _counters_from_data(Counters(), data["counters"]),
             "plaintext": _counters_from_data(PlaintextCounters(), data["plaintext"]),
+            "listeners": _counters_from_data(ListenerCounters(), data["listeners"]),
             "upstreams": upstreams,
             "processes": [(name, cpu, resident) for name, cpu, resident in data["processes"]],
         }

@@ -122,12 +122,13 @@ class Authority:
         ends: timedelta = timedelta(days=30),
         san: bytes | None = None,
         self_signed: bool = False,
+        is_client: bool = False,
     ) -> Issued:
         """
         Return a certificate for ``names``, host names and IP addresses, in subjectAltName.
 
         Without names there is no subjectAltName at all, unless ``san`` gives its DER, well formed or not.
-        ``starts`` and ``ends`` bound its validity, counted from now.
+        ``starts`` and ``ends`` bound its validity, counted from now.  ``is_client``: it is a TLS client's.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(common_name)
@@ -135,7 +136,8 @@ class Authority:
         builder = _builder(subject, issuer, key, self._now + starts, self._now + ends)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_key_usage(is_ca=False), critical=True)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if is_client else ExtendedKeyUsageOID.SERVER_AUTH
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         if not self_signed:
             identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
             builder = builder.add_extension(identifier, critical=False)

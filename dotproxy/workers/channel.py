@@ -24,6 +24,9 @@ Command = Callable[[dict[str, Any]], Any]
 #: The descriptors a worker is started with: its end of the channel, and the first of the sockets it serves.
 CHANNEL, SOCKETS = 3, 4
 
+#: In place of the name of the worker that reads a socket: all accept connections for TLS from it.
+FOR_TLS = "tls"
+
 
 class Gone(Exception):
     """

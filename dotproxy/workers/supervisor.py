@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,20 +24,21 @@ from twisted.python.failure import Failure
 
 from dotproxy import __version__
 from dotproxy.admin import build_admin
-from dotproxy.config.describe import AT_START, describe_changes, effective
+from dotproxy.config.describe import as_started, describe_changes, effective
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
-from dotproxy.downstream.sockets import bind_every, drops_of
+from dotproxy.downstream.sockets import bind_with_tls, drops_of
 from dotproxy.downstream.steering import steer
 from dotproxy.errors import ConfigError
-from dotproxy.proxy import DRAIN, log_listening, log_problems, log_upstreams
+from dotproxy.proxy import DRAIN, addresses_of, log_listening, log_problems, log_upstreams
 from dotproxy.readiness import Readiness
+from dotproxy.served_tls import ServedTls, read_served_tls
 from dotproxy.systemd import Manager
 from dotproxy.telemetry.report import Report, added
 from dotproxy.telemetry.web import Command
 from dotproxy.tls_files import TlsFileWatch, read_tls_files, read_usable_tls_files, watched_paths
-from dotproxy.workers.channel import Gone
+from dotproxy.workers.channel import FOR_TLS, Gone
 from dotproxy.workers.place import Place
 
 #: How often workers are looked at, in seconds.
@@ -59,7 +60,8 @@ class Supervisor(MultiService):
     """
     To be used as ``Proxy``, of which it is several.
 
-    ``sockets`` are those that somebody has opened for it, over UDP and over TCP: each worker uses all of them.
+    ``sockets`` are those that somebody has opened for it, over UDP and over TCP: each worker uses all of them; so they
+    do ``tls_sockets``.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Supervisor(MultiService):
         *,
         manager: Manager,
         sockets: tuple[list[socket.socket], list[socket.socket]] = ([], []),
+        tls_sockets: Sequence[socket.socket] = (),
     ) -> None:
         super().__init__()
         self.config = config
@@ -82,6 +85,7 @@ class Supervisor(MultiService):
         # By the name of the worker that reads them.
         self._datagrams: dict[str, list[socket.socket]] = {_EVERYBODY: sockets[0]} if sockets[0] else {}
         self._streams = sockets[1]
+        self._tls_streams = list(tls_sockets)
         self.places: dict[str, Place] = {}
         self._standing_in: dict[str, str] = {}
         self._looking = LoopingCall(self._look)
@@ -93,9 +97,12 @@ class Supervisor(MultiService):
         # Each worker reads the files by itself; here it is told what became of them.
         watched = TlsFileWatch(lambda: watched_paths(self.config), self._take_files, clock=reactor)
         self._files = read_tls_files(config)
+        self._served_tls = ServedTls(config, clock=reactor, date=time.time) if config.listen_tls else None
         self._readiness = Readiness(self._added, manager, clock=reactor, date=time.time, refresh=self._update)
         manager.setServiceParent(self)
         watched.setServiceParent(self)
+        if self._served_tls is not None:
+            self._served_tls.setServiceParent(self)
         commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
         commands["drain"] = self.drain
         for admin in build_admin(config, reactor, self.report, lambda: self.addresses, commands):
@@ -116,9 +123,14 @@ class Supervisor(MultiService):
         :raises CannotBind: naming every one that could not be.
         """
         super().privilegedStartService()
-        if not (self._datagrams or self._streams):
-            addresses = ((one.host, one.port) for one in self.config.listen)
-            datagrams, self._streams = bind_every(addresses, self._count)
+        plain = () if self._datagrams or self._streams else self.config.listen
+        tls = () if self._tls_streams else self.config.listen_tls
+        datagrams, streams, tls_streams = bind_with_tls(
+            [(one.host, one.port) for one in plain], [(one.host, one.port) for one in tls], self._count
+        )
+        self._tls_streams += tls_streams
+        if plain:
+            self._streams = streams
             self._datagrams = dict(zip(self._names, datagrams, strict=True))
             steered = [steer(several) for several in zip(*datagrams, strict=True)]  # by address
             self._is_by_name = all(steered)
@@ -194,6 +206,8 @@ class Supervisor(MultiService):
                 raise ConfigError(["there is nothing to read a configuration from"])
             fresh = self.reread()
             files = read_usable_tls_files(fresh)
+            config = as_started(before, fresh)
+            served = None if self._served_tls is None else read_served_tls(config)
         except ConfigError as error:
             log_problems(error)
             raise
@@ -201,11 +215,13 @@ class Supervisor(MultiService):
             self._manager.ready(self._readiness.text)
         if fresh.log_level != before.log_level:
             self._log_level = fresh.log_level
-        self.config = replace(fresh, **{key: getattr(before, key) for key in AT_START})
+        self.config = config
         for place in self.places.values():
             place.ask("become", {"config": self._text(place.name)}).addErrback(self._stays, place.name)
         changes = describe_changes(before, fresh) + files.changes_since(self._files)
         self._files = files
+        if self._served_tls is not None and served is not None:
+            changes += self._served_tls.take(config, served)
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 
@@ -251,6 +267,7 @@ class Supervisor(MultiService):
         whole.upstreams = [one for one in whole.upstreams if one.label in known or not known]
         # A socket's are the same for all that have it.
         whole.udp_drops = sum(drops_of(bound) for several in self._datagrams.values() for bound in several)
+        whole.tls_addresses = addresses_of(self._tls_streams)
         whole.restarts = sum(place.restarts for place in self.places.values())
         if self._is_draining:
             whole.not_ready = "it is stopping"
@@ -285,9 +302,10 @@ class Supervisor(MultiService):
 
     def _owned(self) -> list[tuple[str, socket.socket]]:
         """
-        Every socket, with the name of the worker whose it is; "" for listening ones.
+        Every socket, with the name of the worker whose it is; "" for listening ones, ``FOR_TLS`` for those of TLS.
         """
         owned = [(name, bound) for name, several in self._datagrams.items() for bound in several]
+        owned += [(FOR_TLS, bound) for bound in self._tls_streams]
         return owned + [("", bound) for bound in self._streams]
 
     def _came(self, place: Place) -> None:
@@ -300,7 +318,7 @@ class Supervisor(MultiService):
             self._readiness.begin()
 
     def _log_listening(self, manner: str) -> None:
-        log_listening(next(iter(self._datagrams.values()), []), self._streams)
+        log_listening(next(iter(self._datagrams.values()), []), self._streams, self._tls_streams)
         if self._log_level == "debug":
             log.debug("datagrams are read and written {manner}", manner=manner)
         how = "name" if self._is_by_name else "client"
@@ -361,7 +379,7 @@ class Supervisor(MultiService):
         if limit.active():
             limit.cancel()
         await super().stopService()
-        self._datagrams, self._streams = {}, []
+        self._datagrams, self._streams, self._tls_streams = {}, [], []
         log.info("stopped")
 
     def _kill_all(self) -> None:

@@ -24,7 +24,7 @@ from dotproxy.network import clock_with_sleep
 from dotproxy.proxy import Proxy, Share
 from dotproxy.telemetry.log_limit import LogLimit
 from dotproxy.telemetry.report import as_data
-from dotproxy.workers.channel import CHANNEL, SOCKETS, Channel
+from dotproxy.workers.channel import CHANNEL, FOR_TLS, SOCKETS, Channel
 from dotproxy.workers.findings import ToldEvents, learn
 
 
@@ -41,18 +41,20 @@ class Worker:
     def begin(self, given: dict[str, Any]) -> str:
         """
         Serve: ``config`` is a configuration, ``name`` what it is called, ``secret`` in hexadecimal; ``sockets`` says
-        of each that was handed over whose it is, "" if it is a listening one.  Return how datagrams are read and
-        written.
+        of each that was handed over whose it is, "" if it is a listening one, ``FOR_TLS`` if it is one for TLS.  Return
+        how datagrams are read and written.
         """
         config = load_text(given["config"]).config
-        sockets: dict[str, list[socket.socket]] = {"": [], given["name"]: []}
+        sockets: dict[str, list[socket.socket]] = {"": [], FOR_TLS: [], given["name"]: []}
         for number, owner in enumerate(given["sockets"]):
             passed = socket.socket(fileno=SOCKETS + number)
             passed.setblocking(False)
             os.set_inheritable(passed.fileno(), False)
             sockets.setdefault(owner, []).append(passed)
         secret = bytes.fromhex(given["secret"])
-        share = Share(given["name"], secret, sockets.pop(given["name"]), sockets.pop(""), spare=sockets)
+        tls_streams = sockets.pop(FOR_TLS)
+        own, streams = sockets.pop(given["name"]), sockets.pop("")
+        share = Share(given["name"], secret, own, streams, spare=sockets, tls_streams=tls_streams)
         events = ToldEvents(
             lambda found: self.channel.tell("found", {"findings": found}),
             debug=config.log_level == "debug",

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream import sockets
-from dotproxy.downstream.sockets import CannotBind, bind_both, bind_every, has_address
+from dotproxy.downstream.sockets import CannotBind, bind_both, bind_every, bind_with_tls, has_address
 
 #: Addresses for documentation (RFC 5737, RFC 3849): no machine has them.
 ABSENT = ("192.0.2.1", "2001:db8::1")
@@ -121,3 +121,25 @@ class ReasonTests(SynchronousTestCase):
         self.patch(sockets.socket, "socket", refuse)
         error = self.assertRaises(CannotBind, bind_both, "::1", 5300)
         self.assertEqual("cannot listen on ::1 port 5300 (UDP): this machine has no IPv6", str(error))
+
+
+class TlsTests(SynchronousTestCase):
+    """
+    Sockets for plain DNS and for TLS.
+    """
+
+    def test_all_or_none(self) -> None:
+        """
+        Every address that cannot be bound is named, and then none is.
+        """
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = taken.getsockname()[:2]
+            error = self.assertRaises(CannotBind, bind_with_tls, [address], [address, ("127.0.0.1", 0)])
+            self.assertEqual(2, len(str(error).splitlines()))
+        datagrams, streams, tls_streams = bind_with_tls([("127.0.0.1", 0)], [("127.0.0.1", 0)] * 2, 3)
+        every = [*streams, *tls_streams, *(one for several in datagrams for one in several)]
+        for one in every:
+            self.addCleanup(one.close)
+        self.assertEqual((3, 1, 2), (len(datagrams), len(streams), len(tls_streams)))

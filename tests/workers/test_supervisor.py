@@ -20,8 +20,10 @@ from dotproxy.systemd import Manager
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.report import UpstreamReport
 from dotproxy.telemetry.status import State, UpstreamStatus
+from dotproxy.testing.certificates import Authority
 from dotproxy.workers.channel import Refused
 from dotproxy.workers.supervisor import PATIENCE, Supervisor
+from tests.config.test_schema import folder
 from tests.workers.processes import Process, Processes
 
 
@@ -96,6 +98,24 @@ class SupervisorTests(SynchronousTestCase):
         ports = {bound.getsockname()[1] for _, bound in supervisor._owned()}
         self.assertEqual((1, 4), (len(ports), len(supervisor._owned())))
         self.assertEqual([("127.0.0.1", *ports)], supervisor.addresses)
+
+    def test_sockets_for_tls(self) -> None:
+        """
+        They are everybody's; each reads the certificate by itself, and a reload with another one is told.
+        """
+        authority, where = Authority(), folder(self)
+        authority.issue(["dot.test"]).write(where, "dot")
+        supervisor = self.begin(
+            listen_tls="127.0.0.1:0", tls_certificate=str(where / "dot.pem"), tls_key=str(where / "dot.key")
+        )
+        begun = [process.serve() for process in self.processes.all]
+        self.assertEqual([["1", "2", "tls", ""]] * 2, [each["sockets"] for each in begun])
+        self.assertEqual(1, len(supervisor._added().tls_addresses))
+        authority.issue(["dot.test"]).write(where, "dot")
+        supervisor.reread = lambda: supervisor.config
+        self.assertEqual(["tls_certificate: new contents", "tls_key: new contents"], supervisor.reload())
+        (where / "dot.pem").write_bytes(b"")
+        self.assertRaises(ConfigError, supervisor.reload)
 
     def test_nobody_else_shares(self) -> None:
         """

@@ -1,0 +1,69 @@
+"""
+Padding of responses to clients over TLS (RFC 7830, RFC 8467).
+
+Decides which responses are padded and to what length: those to queries that have a padding option, to a multiple of
+468 octets.  Changes nothing else of a response; a signed one, and one without an OPT at its end, stays as it is.
+"""
+
+from __future__ import annotations
+
+from dotproxy.errors import WireError
+from dotproxy.wire.edns import OPT_SIZE, PADDING, option, options_of
+from dotproxy.wire.message import HEADER, HEADER_SIZE, MAX_MESSAGE, peek, question_of, sections_of
+
+#: Responses are padded to a multiple of this, in octets (RFC 8467 §4.1).
+BLOCK = 468
+
+_PADDING_CODE = PADDING.to_bytes(2, "big")
+_OPTION_SIZE = 4
+
+
+def wants_padding(query: bytes) -> bool:
+    """
+    Return whether ``query`` has an OPT with a padding option: its sender then wants the response padded (RFC 7830 §4).
+
+    A query that cannot be parsed wants nothing.
+    """
+    if _PADDING_CODE not in query:  # costs next to nothing, and says no to nearly every query without the option
+        return False
+    try:
+        seen = peek(query)
+        return any(code == PADDING for code, _, _ in options_of(query, seen.opt_at, seen.opt_end))
+    except WireError:
+        return False
+
+
+def padded(response: bytes, block: int = BLOCK) -> bytes:
+    """
+    Return ``response`` with padding at the end of its OPT, as long as a multiple of ``block`` octets; no longer than a
+    message can be, if that is less.
+
+    It is returned as it is if its last record is no OPT that can be read, if that has padding already, or if there is
+    no room for the option.
+    """
+    opt_at = _last_opt(response)
+    if not opt_at or len(response) + _OPTION_SIZE > MAX_MESSAGE:
+        return response
+    length = len(response) + _OPTION_SIZE
+    length += -length % block
+    padding = option(PADDING, bytes(min(length, MAX_MESSAGE) - len(response) - _OPTION_SIZE))
+    size_at = opt_at + OPT_SIZE - 2
+    size = int.from_bytes(response[size_at : size_at + 2], "big") + len(padding)
+    return response[:size_at] + size.to_bytes(2, "big") + response[size_at + 2 :] + padding
+
+
+def _last_opt(response: bytes) -> int:
+    """
+    Return where the OPT begins that ends a response, 0 if there is none, or it has padding.
+    """
+    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(response)
+    end = question_of(response) if questions else HEADER_SIZE
+    if not end or not additionals:
+        return 0
+    try:
+        opt_at, opt_end, _, _ = sections_of(response, end, answers + authorities, additionals)
+        if opt_end < len(response) or any(code == PADDING for code, _, _ in options_of(response, opt_at, opt_end)):
+            return 0
+    except WireError:
+        return 0
+    return opt_at
