@@ -25,7 +25,8 @@ from dotproxy.collector import settle
 from dotproxy.config.describe import origin
 from dotproxy.config.load import CONFIG_VARIABLE, Loaded, load
 from dotproxy.config.model import Config
-from dotproxy.config.schema import SETTINGS, Setting
+from dotproxy.config.schema import SETTINGS
+from dotproxy.config.setting import Setting
 from dotproxy.errors import ConfigError
 from dotproxy.systemd import notify
 from dotproxy.telemetry.lines import suited_to
@@ -195,14 +196,16 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from dotproxy.downstream.sockets import CannotBind
-    from dotproxy.proxy import log
+    from dotproxy.proxy import log, log_warnings
 
     assert options.loaded is not None
-    for warning in options.loaded.warnings:
-        log.warn("{warning}", warning=warning)
+    warnings = log_warnings(options.loaded)
+    for note in options.loaded.notes:
+        log.info("{note}", note=note)
     proxy = _build(options.loaded.config, reactor)
+    proxy.warnings = warnings
     proxy.origin = origin(options.loaded, options.file)
-    proxy.reread = lambda: load(options.given, os.environ, options.config_file).config
+    proxy.reread = lambda: load(options.given, os.environ, options.config_file)
 
     bind = proxy.privilegedStartService
 

@@ -57,7 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collector": set(),
     "snapshot": {"policy", "wire"},
     "resolver": {"errors", "telemetry.counters", "wire"},
-    "config": {"errors", "policy", "upstream.address", "config"},
+    "config": {"errors", "policy", "telemetry.words", "upstream.address", "config"},
+    "privileges": set(),
     "testing": {"errors", "telemetry.counters", "wire", "policy", "testing"},
 }
 #: Those that put everything together.

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from dotproxy import __version__
 from dotproxy.cli import _USAGE
-from dotproxy.config.schema import SETTINGS, Setting
+from dotproxy.config.schema import SETTINGS
+from dotproxy.config.setting import Setting
 
 HERE = Path(__file__).parent
 

@@ -7,23 +7,18 @@ documentation and the example file all come from here.  Imports no Twisted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
+from dotproxy.config.operation import OPERATION
+from dotproxy.config.setting import Setting
 from dotproxy.config.values import (
     DEFAULT_LISTEN_PORT,
     number,
-    one_of,
     parse_bootstrap,
     parse_certificates,
     parse_ciphers,
     parse_client_subnet,
     parse_key,
     parse_listen,
-    parse_log_level,
     parse_network,
-    parse_new_file,
     parse_policy,
     parse_special_family,
     parse_tls_version,
@@ -47,38 +42,6 @@ PRIVATE_NETWORKS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """
-    One setting.
-
-    ``parse`` takes one value as TOML or a string has it and raises ``ValueError`` that says what would be
-    right.  ``is_list``: it takes any number of values; as a string they are split at commas and spaces.
-    """
-
-    key: str
-    default: Any
-    parse: Callable[[Any], Any]
-    metavar: str
-    help: str
-    short: str | None = None
-    is_list: bool = False
-
-    @property
-    def option(self) -> str:
-        """
-        The long command-line option, without dashes.
-        """
-        return self.key.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """
-        The environment variable.
-        """
-        return "DOTPROXY_" + self.key.upper()
-
-
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "listen",
@@ -98,6 +61,7 @@ SETTINGS: tuple[Setting, ...] = (
         " The certificate must be for NAME, without one for ADDR. May be repeated.",
         short="u",
         is_list=True,
+        is_guarded=True,
     ),
     Setting(
         "bootstrap",
@@ -107,19 +71,35 @@ SETTINGS: tuple[Setting, ...] = (
         "Who looks up the names of upstreams given by name: tls://ADDR#NAME or a preset, or udp://ADDR, which asks in"
         " the clear, for these names and nothing else. By default the upstreams given by address. May be repeated.",
         is_list=True,
+        is_guarded=True,
     ),
-    Setting("ca_file", None, parse_certificates, "PEM", "CAs to trust instead of the system's.", short="c"),
+    Setting(
+        "ca_file", None, parse_certificates, "PEM", "CAs to trust instead of the system's.", short="c", is_guarded=True
+    ),
     Setting(
         "client_certificate",
         None,
         parse_certificates,
         "PEM",
         "A certificate, or chain, to show to upstreams that ask for one; needs client_key.",
+        is_guarded=True,
     ),
     Setting("client_key", None, parse_key, "PEM", "The key of client_certificate, without a passphrase."),
-    Setting("tls_minimum", "1.2", parse_tls_version, "VERSION", "The oldest version of TLS spoken: 1.2 or 1.3."),
     Setting(
-        "tls_ciphers", None, parse_ciphers, "LIST", "Ciphers for TLS 1.2, as OpenSSL spells a list; by default its own."
+        "tls_minimum",
+        "1.2",
+        parse_tls_version,
+        "VERSION",
+        "The oldest version of TLS spoken: 1.2 or 1.3.",
+        is_guarded=True,
+    ),
+    Setting(
+        "tls_ciphers",
+        None,
+        parse_ciphers,
+        "LIST",
+        "Ciphers for TLS 1.2, as OpenSSL spells a list; by default its own.",
+        is_guarded=True,
     ),
     Setting(
         "policy",
@@ -136,6 +116,7 @@ SETTINGS: tuple[Setting, ...] = (
         "NETWORK",
         "Clients to serve; others are refused. May be repeated. Default: loopback and private networks.",
         is_list=True,
+        is_guarded=True,
     ),
     Setting(
         "not_allowed",
@@ -390,56 +371,7 @@ SETTINGS: tuple[Setting, ...] = (
         "BOOL",
         "Ask anew for answers that are asked for often, shortly before they end.",
     ),
-    Setting(
-        "cache_file",
-        None,
-        parse_new_file,
-        "FILE",
-        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts.",
-    ),
-    Setting(
-        "admin_listen",
-        None,
-        parse_listen,
-        "ADDR:PORT",
-        "Where to serve /metrics, /healthz, /readyz and /status over HTTP; nowhere by default.",
-    ),
-    Setting(
-        "admin_socket",
-        None,
-        parse_new_file,
-        "PATH",
-        "A socket for `dotproxy status`, `cache`, `reload`, `drain` and `log`, for its owner alone.",
-    ),
-    Setting(
-        "query_log",
-        "off",
-        one_of("off", "hashed", "clear"),
-        "HOW",
-        "Log a line for each answer: off, hashed (names and clients under a key of this run), or clear.",
-    ),
-    Setting(
-        "query_log_sample",
-        1.0,
-        number(0, 1, ""),
-        "SHARE",
-        "Of all answers, which share is logged, if any.",
-    ),
-    Setting(
-        "log_format",
-        "auto",
-        one_of("auto", "text", "json", "journal"),
-        "FORM",
-        "Lines as text, json, or journal (text with priorities); auto: text on a terminal, journal for journald, else"
-        " json. For `dotproxy run`; twistd has --logger.",
-    ),
-    Setting(
-        "log_level",
-        "info",
-        parse_log_level,
-        "LEVEL",
-        "info: a line for each change of state; debug: one for each connection, too.",
-    ),
+    *OPERATION,
 )
 
 BY_KEY = {setting.key: setting for setting in SETTINGS}

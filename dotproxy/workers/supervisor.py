@@ -25,13 +25,14 @@ from twisted.python.failure import Failure
 from dotproxy import __version__
 from dotproxy.admin import build_admin
 from dotproxy.config.describe import AT_START, describe_changes, effective
+from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import bind_every, drops_of
 from dotproxy.downstream.steering import steer
 from dotproxy.errors import ConfigError
-from dotproxy.proxy import DRAIN, log_listening, log_problems, log_upstreams
+from dotproxy.proxy import DRAIN, log_listening, log_problems, log_upstreams, log_warnings
 from dotproxy.readiness import Readiness
 from dotproxy.systemd import Manager
 from dotproxy.telemetry.report import Report, added
@@ -73,8 +74,9 @@ class Supervisor(MultiService):
     ) -> None:
         super().__init__()
         self.config = config
-        self.reread: Callable[[], Config] | None = None
+        self.reread: Callable[[], Loaded] | None = None
         self.origin = ""
+        self.warnings: tuple[str, ...] = ()
         self._reactor = reactor
         self._count = count
         self._manager = manager
@@ -183,7 +185,7 @@ class Supervisor(MultiService):
 
     def reload(self) -> list[str]:
         """
-        Have the configuration as it is now; return what changed.  What cannot be used changes nothing.
+        Have the configuration as it is now; return what changed.  What cannot be used changes nothing; see ``Proxy``.
 
         :raises ConfigError: with every problem there is with it.
         """
@@ -192,7 +194,8 @@ class Supervisor(MultiService):
         try:
             if self.reread is None:
                 raise ConfigError(["there is nothing to read a configuration from"])
-            fresh = self.reread()
+            loaded = self.reread()
+            fresh = without_fallbacks(before, loaded)
             files = read_usable_tls_files(fresh)
         except ConfigError as error:
             log_problems(error)
@@ -206,6 +209,7 @@ class Supervisor(MultiService):
             place.ask("become", {"config": self._text(place.name)}).addErrback(self._stays, place.name)
         changes = describe_changes(before, fresh) + files.changes_since(self._files)
         self._files = files
+        self.warnings = log_warnings(loaded, self.warnings)
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 
@@ -239,7 +243,7 @@ class Supervisor(MultiService):
         try:
             return {"changes": self.reload()}
         except ConfigError as error:
-            raise ValueError("; ".join(error.problems)) from None
+            raise ValueError("\n".join(error.problems)) from None
 
     def _serving(self) -> list[Place]:
         return [place for place in self.places.values() if place.is_serving]

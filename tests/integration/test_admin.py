@@ -61,7 +61,7 @@ def running(servers, ca_file, tmp_path):
     }
     proxy: Any = build(load(options, {}).config, reactor)
     proxy.options = options
-    proxy.reread = lambda: load(options, {}).config
+    proxy.reread = lambda: load(options, {})
     proxy.startService()
     yield proxy
     pytest_twisted.blockon(proxy.stopService())
