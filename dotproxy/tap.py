@@ -27,6 +27,7 @@ from dotproxy.config.load import CONFIG_VARIABLE, Loaded, load
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.config.setting import Setting
+from dotproxy.confinement import Confinement, choose_user
 from dotproxy.errors import ConfigError
 from dotproxy.systemd import notify
 from dotproxy.telemetry.lines import suited_to
@@ -109,6 +110,8 @@ class Options(usage.Options):
         except ConfigError as error:
             raise usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems])) from None
         twistd = self.parent
+        if twistd is not None:
+            choose_user(self.loaded.config.user, twistd)
         # Whoever it becomes may not delete what root has made; in the foreground nobody needs it.
         if twistd is None or not twistd.get("nodaemon"):  # as `twist`, which knows neither
             return
@@ -207,6 +210,13 @@ def makeService(options: Options) -> IService:
     proxy.origin = origin(options.loaded, options.file)
     proxy.reread = lambda: load(options.given, os.environ, options.config_file)
 
+    confinement: Confinement | None = None
+    if options.parent is not None:  # started by twistd: the process is ours, and nobody else's in it
+        twistd = options.parent
+        confinement = Confinement(options.loaded.config, options.file, twistd.get("uid"), twistd.get("gid"))
+        confinement.announce()
+        reactor.callWhenRunning(confinement.serving)
+
     bind = proxy.privilegedStartService
 
     def bind_or_exit() -> None:
@@ -217,6 +227,8 @@ def makeService(options: Options) -> IService:
                 log.critical("{line}", line=line)
             notify(os.environ.get("NOTIFY_SOCKET", ""), f"STATUS={str(problem).replace(chr(10), '; ')}")
             raise SystemExit(1) from None
+        if confinement is not None:
+            confinement.bound()
 
     proxy.privilegedStartService = bind_or_exit
     reactor.callWhenRunning(settle)

@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "snapshot": {"policy", "wire"},
     "resolver": {"errors", "telemetry.counters", "wire"},
     "config": {"errors", "policy", "telemetry.words", "upstream.address", "config"},
-    "privileges": set(),
+    "privileges": {"config.accounts"},
     "testing": {"errors", "telemetry.counters", "wire", "policy", "testing"},
 }
 #: Those that put everything together.
@@ -69,6 +69,7 @@ ASSEMBLERS = {
     "workers",
     "doctor",
     "assembly",
+    "confinement",
     "parts",
     "proxy",
     "library",
