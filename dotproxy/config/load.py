@@ -160,7 +160,9 @@ def _from_options(options: Mapping[str, Sequence[str]]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for key, texts in options.items():
         setting = BY_KEY[key]
-        values = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
+        values: list[Any] = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
+        if setting.default is None:
+            values = [value or None for value in values]  # none, and said so
         given[key] = _Given(values, f"--{setting.option}")
     return given
 

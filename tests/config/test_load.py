@@ -206,6 +206,8 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual((None, None), (loaded.config.admin_listen, loaded.config.tls_ciphers))
         (problem,) = self.problems({}, {}, self.file('policy = ""'))
         self.assertIn("'' is not a policy", problem)
+        loaded = load({"ca_file": [""]}, {}, self.file('ca_file = "/nowhere"'))
+        self.assertEqual((None, "--ca-file"), (loaded.config.ca_file, loaded.sources["ca_file"]))
 
     def test_times_and_sizes_with_units_from_every_source(self) -> None:
         """
