@@ -20,7 +20,11 @@ import dotproxy
 from dotproxy.config.accounts import Account, parse_account
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
+from dotproxy.errors import ConfigError
 from dotproxy.privileges import FILES, forbid_gains, give_up, unusable
+
+#: What every worker is started from, and modules are imported from when they are needed.
+_PROGRAM = (Path(sys.executable), Path(dotproxy.__file__).parent)
 
 log = Logger("dotproxy")
 
@@ -62,9 +66,11 @@ class Confinement:
         self._kept: frozenset[int] = frozenset()
         self._refused: list[str] = []
 
-    def announce(self) -> None:
+    def announce(self, *, has_workers: bool = False) -> None:
         """
         Say as whom it will serve, if that is not as it should be, and what that user cannot do.
+
+        :raises ConfigError: if it could not start any of the workers it is to have.
         """
         if os.geteuid():
             account = self._config.user
@@ -73,7 +79,10 @@ class Confinement:
         elif not self._uid:
             self._announce_root()
         elif (account := _account(self._uid, self._gid)) is not None:
-            for need in self._unusable(account):
+            unusable = self._unusable(account)
+            if has_workers and (problems := [need.complaint for need in unusable if need.path in _PROGRAM]):
+                raise ConfigError([f"user {account.name}: {problem}, and start no worker" for problem in problems])
+            for need in unusable:
                 log.warn("user {name}: {complaint}", name=account.name, complaint=need.complaint)
 
     def bound(self) -> None:
@@ -123,7 +132,7 @@ def _needs(config: Config, file: str | None) -> Iterator[_Need]:
     Yield what is used after the start: the program itself, since modules are imported when they are needed and workers
     are started anew; files that a reload reads; directories that files are written to.
     """
-    for path in (Path(sys.executable), Path(dotproxy.__file__).parent):
+    for path in _PROGRAM:
         yield _Need(path, os.R_OK | os.X_OK, f"may not use {path}, which is part of the program")
     if file:
         path = Path(file).expanduser()

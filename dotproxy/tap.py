@@ -174,14 +174,20 @@ def _heed(reactor: Any, proxy: Any) -> None:
     reactor.addSystemEventTrigger("before", "shutdown", stop_now)
 
 
+def _count(config: Config) -> int:
+    """
+    How many processes serve.
+    """
+    from dotproxy.workers.processors import available
+
+    return available() if config.workers == "auto" else int(config.workers)
+
+
 def _build(config: Config, reactor: Any) -> Any:
     """
     A proxy in this process, or one that is several.
     """
-    from dotproxy.workers.processors import available
-
-    count = available() if config.workers == "auto" else int(config.workers)
-    if count == 1:
+    if (count := _count(config)) == 1:
         from dotproxy.assembly import build
 
         return build(config, reactor)
@@ -214,7 +220,11 @@ def makeService(options: Options) -> IService:
     if options.parent is not None:  # started by twistd: the process is ours, and nobody else's in it
         twistd = options.parent
         confinement = Confinement(options.loaded.config, options.file, twistd.get("uid"), twistd.get("gid"))
-        confinement.announce()
+        try:
+            confinement.announce(has_workers=_count(options.loaded.config) > 1)
+        except ConfigError as error:
+            told = usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems]))
+            raise SystemExit(refuse("dotproxy", told)) from None
         reactor.callWhenRunning(confinement.serving)
 
     bind = proxy.privilegedStartService

@@ -21,6 +21,7 @@ from dotproxy.assembly import build
 from dotproxy.config.accounts import Account, parse_account
 from dotproxy.config.load import load
 from dotproxy.confinement import Confinement, choose_user
+from dotproxy.errors import ConfigError
 from dotproxy.privileges import FILES, unusable
 from tests.config.test_schema import folder
 
@@ -153,6 +154,18 @@ class ConfinementTests(SynchronousTestCase):
         )
         self.assertEqual({("bound", frozenset()), ("serving", frozenset())}, set(self.calls))
         self.assertEqual({65534}, {account.uid for account in self.asked_as if account})
+
+    def test_a_user_that_cannot_start_workers(self) -> None:
+        """
+        Is refused: each of them would end at once, for ever.
+        """
+        self.lost = [Path(sys.executable)]
+        begun = Confinement(load({}, {}).config, None, 65534, 65534)
+        error = self.assertRaises(ConfigError, begun.announce, has_workers=True)
+        told = f"user nobody: may not use {sys.executable}, which is part of the program, and start no worker"
+        self.assertEqual(([told], []), (error.problems, self.logged))
+        begun.announce(has_workers=False)
+        self.assertEqual(1, len(self.logged))
 
     def test_what_is_refused(self) -> None:
         """

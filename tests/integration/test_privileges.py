@@ -240,6 +240,25 @@ def test_what_the_user_may_not_use(served):
     assert dns.message.from_wire(program.ask(WWW.to_wire())).answer
 
 
+def test_a_python_that_the_user_may_not_execute(served):
+    """
+    With workers it is refused, with the exit code of a configuration that cannot be used; one process serves.
+    """
+    program = served("--user", "nobody", "--workers", "2")
+    hidden = program.folder / "hidden"
+    hidden.mkdir(mode=0o700)
+    (hidden / "python").symlink_to(program.python)
+    program.python = str(hidden / "python")
+    done = subprocess.run(
+        program.command(), env=program.environment(), capture_output=True, text=True, check=False, timeout=60
+    )
+    told = f"user nobody: may not use {program.python}, which is part of the program, and start no worker"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (os.EX_CONFIG, told)
+    program.arguments[program.arguments.index("--workers") + 1] = "1"
+    program.start()
+    assert dns.message.from_wire(program.ask(WWW.to_wire())).answer
+
+
 def test_a_user_that_only_root_can_become(served):
     """
     Somebody else stays who he is, and that is told.
