@@ -130,7 +130,7 @@ class Commands:
         try:
             return {"changes": self._proxy.reload()}
         except ConfigError as error:
-            raise ValueError("; ".join(error.problems)) from None
+            raise ValueError("\n".join(error.problems)) from None
 
     def log(self, given: dict[str, str]) -> dict[str, Any]:
         """

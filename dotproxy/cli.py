@@ -105,8 +105,8 @@ def _check(arguments: list[str]) -> int:
         print(f"dotproxy check: {error}", file=sys.stderr)
         return 1
     assert options.loaded is not None
-    for warning in options.loaded.warnings:
-        print(f"dotproxy check: {warning}", file=sys.stderr)
+    for line in (*options.loaded.warnings, *options.loaded.notes):
+        print(f"dotproxy check: {line}", file=sys.stderr)
     print(effective(options.loaded), end="")
     return 0
 

@@ -17,6 +17,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger, LogLevel
 
 from dotproxy import __version__
+from dotproxy.config.fallback import without_fallbacks
+from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.downstream.batch import BatchPort, make_port
 from dotproxy.downstream.datagram import DatagramListener
@@ -68,10 +70,10 @@ class Proxy(MultiService):
     The running proxy, or a share of it.
 
     ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.  ``addresses`` holds
-    where it listens, once it does, ``tls_addresses`` where over TLS.  ``reread`` returns the configuration as it is
-    now, ``rebuilt`` makes another one hold, in ``config`` too, and returns what changed; ``sockets`` are those that
-    somebody has opened for it, ``tls_sockets`` those for TLS; ``served_tls`` has the certificate.
-    ``origin`` says where the configuration came from.
+    where it listens, once it does, ``tls_addresses`` where over TLS.  ``reread`` loads the configuration as it is now,
+    ``rebuilt`` makes another one hold, in ``config`` too, and returns what changed; ``sockets`` are those that somebody
+    has opened for it, ``tls_sockets`` those for TLS; ``served_tls`` has the certificate.
+    ``origin`` says where the configuration came from, ``warnings`` which of those about it were logged.
     ``check_upstreams`` has each upstream tried; ``readiness`` tells how many work, unless another process does.
     """
 
@@ -95,8 +97,9 @@ class Proxy(MultiService):
         self.config = config
         self.forwarder = forwarder
         self.is_draining = False
-        self.reread: Callable[[], Config] | None = None
+        self.reread: Callable[[], Loaded] | None = None
         self.origin = ""
+        self.warnings: tuple[str, ...] = ()
         self.readiness: Readiness | None = None
         self._check_upstreams = check_upstreams
         self._reactor = reactor
@@ -199,7 +202,8 @@ class Proxy(MultiService):
 
     def reload(self) -> list[str]:
         """
-        Have the configuration as it is now; return what changed.  What cannot be used changes nothing.
+        Have the configuration as it is now; return what changed.  What cannot be used changes nothing; neither does
+        one that only lacks what was given before about who is asked, believed and served (``config.fallback``).
 
         :raises ConfigError: with every problem there is with it.
         """
@@ -207,12 +211,14 @@ class Proxy(MultiService):
         try:
             if self.reread is None:
                 raise ConfigError(["there is nothing to read a configuration from"])
-            changes = self.become(self.reread())
+            fresh = self.reread()
+            changes = self.become(without_fallbacks(self.config, fresh))
         except ConfigError as error:
             log_problems(error)
             raise
         finally:
             self._manager.ready(self.readiness.text if self.readiness is not None else "")
+        self.warnings = log_warnings(fresh, self.warnings)
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 
@@ -323,6 +329,16 @@ def log_problems(error: ConfigError) -> None:
     """
     for problem in error.problems:
         log.error("the configuration stays as it was: {problem}", problem=problem)
+
+
+def log_warnings(loaded: Loaded, known: Sequence[str] = ()) -> tuple[str, ...]:
+    """
+    Say what was passed over in a configuration, and what it opens, but for what is ``known``; return all of it.
+    """
+    for warning in loaded.warnings:
+        if warning not in known:
+            log.warn("{warning}", warning=warning)
+    return loaded.warnings
 
 
 def log_upstreams(config: Config) -> None:

@@ -27,6 +27,7 @@ from dotproxy.config.load import CONFIG_VARIABLE, Loaded, load
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.config.setting import Setting
+from dotproxy.confinement import Confinement, choose_user
 from dotproxy.errors import ConfigError
 from dotproxy.systemd import notify
 from dotproxy.telemetry.lines import suited_to
@@ -109,6 +110,8 @@ class Options(usage.Options):
         except ConfigError as error:
             raise usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems])) from None
         twistd = self.parent
+        if twistd is not None:
+            choose_user(self.loaded.config.user, twistd)
         # Whoever it becomes may not delete what root has made; in the foreground nobody needs it.
         if twistd is None or not twistd.get("nodaemon"):  # as `twist`, which knows neither
             return
@@ -171,14 +174,20 @@ def _heed(reactor: Any, proxy: Any) -> None:
     reactor.addSystemEventTrigger("before", "shutdown", stop_now)
 
 
+def _count(config: Config) -> int:
+    """
+    How many processes serve.
+    """
+    from dotproxy.workers.processors import available
+
+    return available() if config.workers == "auto" else int(config.workers)
+
+
 def _build(config: Config, reactor: Any) -> Any:
     """
     A proxy in this process, or one that is several.
     """
-    from dotproxy.workers.processors import available
-
-    count = available() if config.workers == "auto" else int(config.workers)
-    if count == 1:
+    if (count := _count(config)) == 1:
         from dotproxy.assembly import build
 
         return build(config, reactor)
@@ -199,14 +208,27 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from dotproxy.downstream.sockets import CannotBind
-    from dotproxy.proxy import log
+    from dotproxy.proxy import log, log_warnings
 
     assert options.loaded is not None
-    for warning in options.loaded.warnings:
-        log.warn("{warning}", warning=warning)
+    warnings = log_warnings(options.loaded)
+    for note in options.loaded.notes:
+        log.info("{note}", note=note)
     proxy = _build(options.loaded.config, reactor)
+    proxy.warnings = warnings
     proxy.origin = origin(options.loaded, options.file)
-    proxy.reread = lambda: load(options.given, os.environ, options.config_file).config
+    proxy.reread = lambda: load(options.given, os.environ, options.config_file)
+
+    confinement: Confinement | None = None
+    if options.parent is not None:  # started by twistd: the process is ours, and nobody else's in it
+        twistd = options.parent
+        confinement = Confinement(options.loaded.config, options.file, twistd.get("uid"), twistd.get("gid"))
+        try:
+            confinement.announce(has_workers=_count(options.loaded.config) > 1)
+        except ConfigError as error:
+            told = usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems]))
+            raise SystemExit(refuse("dotproxy", told)) from None
+        reactor.callWhenRunning(confinement.serving)
 
     bind = proxy.privilegedStartService
 
@@ -218,6 +240,8 @@ def makeService(options: Options) -> IService:
                 log.critical("{line}", line=line)
             notify(os.environ.get("NOTIFY_SOCKET", ""), f"STATUS={str(problem).replace(chr(10), '; ')}")
             raise SystemExit(1) from None
+        if confinement is not None:
+            confinement.bound()
 
     proxy.privilegedStartService = bind_or_exit
     reactor.callWhenRunning(settle)

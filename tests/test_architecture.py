@@ -63,7 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cache_format": {"errors", "policy", "private_files", "wire"},
     "snapshot": {"cache_format", "policy", "private_files"},
     "resolver": {"errors", "telemetry.counters", "wire"},
-    "config": {"errors", "policy", "upstream.address", "config"},
+    "config": {"errors", "policy", "telemetry.words", "upstream.address", "config"},
+    "privileges": {"config.accounts"},
     "testing": {"errors", "telemetry.counters", "wire", "policy", "testing"},
 }
 #: Those that put everything together.
@@ -74,6 +75,7 @@ ASSEMBLERS = {
     "workers",
     "doctor",
     "assembly",
+    "confinement",
     "parts",
     "proxy",
     "library",

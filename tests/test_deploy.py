@@ -106,6 +106,39 @@ def reaches(path: str) -> bool:
     return result
 
 
+class MemoryTests(SynchronousTestCase):
+    """
+    What the service may take, wherever it runs.
+    """
+
+    def test_one_limit_that_fits_the_defaults(self) -> None:
+        """
+        The unit, Compose and Kubernetes have the same, which is what docs/deploy.md says of the defaults.
+        """
+        unit = (TOP / "deploy" / "systemd" / "dotproxy.service").read_text("utf-8")
+        compose = yaml.safe_load((TOP / "docker-compose.yml").read_text("utf-8"))["services"]["dotproxy"]
+        pods = (TOP / "deploy" / "kubernetes" / "dotproxy.yaml").read_text("utf-8")
+        (deployment,) = [one for one in yaml.safe_load_all(pods) if one["kind"] == "Deployment"]
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        limits = (re.findall("^MemoryMax=(.*)$", unit, re.MULTILINE), compose["mem_limit"])
+        self.assertEqual((["512M"], "512m"), limits)
+        self.assertEqual("512Mi", container["resources"]["limits"]["memory"])
+        config = load({}, {}).config
+        self.assertEqual(512 << 20, (256 << 20) + 2 * config.cache_memory)
+        self.assertEqual(1, config.workers)
+        self.assertIn("`MemoryMax=512M`", (TOP / "docs" / "deploy.md").read_text("utf-8"))
+
+    def test_what_the_unit_leaves_out(self) -> None:
+        """
+        MemoryDenyWriteExecute would end every handshake (cffi), and MemoryHigh would stop the service where there is
+        nothing to reclaim.
+        """
+        unit = (TOP / "deploy" / "systemd" / "dotproxy.service").read_text("utf-8")
+        settings = dict(re.findall("^([A-Za-z]+)=(.*)$", unit, re.MULTILINE))
+        self.assertTrue({"MemoryDenyWriteExecute", "MemoryHigh"}.isdisjoint(settings))
+        self.assertEqual(("continue", "yes"), (settings["OOMPolicy"], settings["NoNewPrivileges"]))
+
+
 class KubernetesTests(SynchronousTestCase):
     """
     The manifest in deploy/kubernetes.

@@ -31,6 +31,15 @@ class DocumentationTests(SynchronousTestCase):
         """
         self.assertIn(options_table(), (TOP / "docs" / "configuration.md").read_text("utf-8"))
 
+    def test_the_configuration_page_names_what_a_reload_does_not_take_back(self) -> None:
+        """
+        All settings that are guarded, in the order of the schema.
+        """
+        page = (TOP / "docs" / "configuration.md").read_text("utf-8")
+        listed = page.split("because nothing sets it any more:")[1].partition(". It is refused")[0]
+        guarded = [setting.key for setting in SETTINGS if setting.is_guarded]
+        self.assertEqual(guarded, re.findall(r"`(\w+)`", listed))
+
     def test_the_example_file_has_the_schema(self) -> None:
         """
         deploy/dotproxy.toml is what `dotproxy example` prints.

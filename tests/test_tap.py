@@ -184,7 +184,7 @@ class ServiceTests(CleanEnvironment):
 
         self.patch(proxy_module.log, "observer", lambda event: lines.append(str(event.get("warning"))))
         service: Any = makeService(self.options("-l", "127.0.0.1:0"))
-        self.assertEqual("failover", service.reread().policy)
+        self.assertEqual("failover", service.reread().config.policy)
         warning = "DOTPROXY_POLICI (environment): no such setting, ignored; did you mean DOTPROXY_POLICY?"
         self.assertEqual([warning], lines)
 
@@ -444,8 +444,8 @@ class ReloadTests(CleanEnvironment):
         """
         The process is sent SIGHUP; without --pid nobody is reached.
         """
-        self.assertEqual((0, [(4711, signal.SIGHUP)]), self.reload("", "--pid", "4711"))
-        self.assertEqual((1, []), self.reload(""))
+        self.assertEqual((0, [(4711, signal.SIGHUP)]), self.reload("padding = 64", "--pid", "4711"))
+        self.assertEqual((1, []), self.reload("padding = 64"))
 
     def test_an_admin_socket_that_nobody_listens_on(self) -> None:
         """

@@ -38,7 +38,8 @@ def effective(loaded: Loaded) -> str:
 
 
 _EXAMPLE_HEAD = """\
-# dotproxy configuration (TOML).  Everything is optional; what is commented shows the default, "" if there is none.
+# dotproxy configuration (TOML).  A file sets at least one thing; what is commented shows the default, "" if there is
+# none.
 """
 
 
@@ -52,12 +53,13 @@ def origin(loaded: Loaded, file: str | None) -> str:
 
 def example_file() -> str:
     """
-    Return a configuration file in which every setting stands, commented, with its default.
+    Return a configuration file in which every setting stands with its default: commented, but for ``upstream``, since
+    a file that sets nothing is refused.
     """
     parts = [_EXAMPLE_HEAD]
     for setting in SETTINGS:
-        default = '""' if setting.default is None else _toml_default(setting)
-        parts.append(f"# {setting.help}\n#{setting.key} = {default}\n")
+        mark = "" if setting.key == "upstream" else "#"
+        parts.append(f"# {setting.help}\n{mark}{setting.key} = {default_as_toml(setting)}\n")
     return "\n".join(parts)
 
 
@@ -69,14 +71,19 @@ def options_table() -> str:
     for setting in SETTINGS:
         short = f"`-{setting.short}`, " if setting.short else ""
         option = f"{short}`--{setting.option} {setting.metavar}`"
-        default = "–" if setting.default is None else f"`{_toml_default(setting)}`"
+        default = "–" if setting.default is None else f"`{default_as_toml(setting)}`"
         if setting.key == "allow_from":
             default = "loopback and private networks"
         lines.append(f"| `{setting.key}` | {option} | `{setting.variable}` | {default} | {setting.help} |")
     return "\n".join(lines) + "\n"
 
 
-def _toml_default(setting: Setting) -> str:
+def default_as_toml(setting: Setting) -> str:
+    """
+    Return a setting's default as TOML has it: ``""`` if there is none.
+    """
+    if setting.default is None:
+        return '""'
     return "[" + ", ".join(map(_toml, setting.default)) + "]" if setting.is_list else _toml(setting.default)
 
 
@@ -105,6 +112,7 @@ AT_START = frozenset(
         "admin_hosts",
         "admin_socket",
         "log_format",
+        "user",
     )
 )
 
@@ -140,11 +148,14 @@ def describe_changes(before: Config, after: Config) -> list[str]:
         elif setting.key in AT_START:
             changes.append(f"{setting.key} changes with the next start")
         else:
-            changes.append(f"{setting.key} is {_plain(setting, new)}, was {_plain(setting, old)}")
+            changes.append(f"{setting.key} is {value_in_words(setting, new)}, was {value_in_words(setting, old)}")
     return changes
 
 
-def _plain(setting: Setting, value: Any) -> str:
+def value_in_words(setting: Setting, value: Any) -> str:
+    """
+    Return a value as log lines have it: a list's members with spaces between them, times and sizes with units.
+    """
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from dotproxy.config.exposure import exposures
 from dotproxy.config.model import Config
 from dotproxy.config.schema import BY_KEY, SETTINGS
 from dotproxy.config.served_tls import warnings_of_tls
@@ -37,12 +38,14 @@ class Loaded:
     """
     A configuration, and for each key of it where its value came from.
 
-    ``warnings`` are lines for people about what was passed over.
+    ``warnings`` are lines for people about what was passed over, and about what it opens; ``notes`` about what it
+    leaves to a default that matters.
     """
 
     config: Config
     sources: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,23 @@ def load(
     if needed:
         given = {key: given[key] for key in needed if key in given}
         problems = [problem for problem in problems if problem.partition(" (")[0] in {*needed, "config"}]
-    return _checked(given, problems, warnings)
+    loaded = _checked(given, problems, warnings)
+    return replace(loaded, notes=_notes(loaded, path), warnings=(*loaded.warnings, *_exposed(loaded, path)))
+
+
+def _notes(loaded: Loaded, path: str | None) -> tuple[str, ...]:
+    """
+    Whom a file leaves it to the default to ask: it may be half of a file that named somebody else.
+    """
+    if path is None or loaded.sources["upstream"] != "default":
+        return ()
+    asked = " and ".join(upstream.label for upstream in loaded.config.upstream)
+    return (f"no upstream in {path}: asking {asked}, over TLS",)
+
+
+def _exposed(loaded: Loaded, path: str | None) -> list[str]:
+    file = None if path is None else Path(path).expanduser()
+    return exposures(loaded.config, {**loaded.sources, "config": str(path)}, file)
 
 
 def load_text(text: str) -> Loaded:
@@ -142,7 +161,9 @@ def _from_options(options: Mapping[str, Sequence[str]]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for key, texts in options.items():
         setting = BY_KEY[key]
-        values = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
+        values: list[Any] = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
+        if setting.default is None:
+            values = [value or None for value in values]  # none, and said so
         given[key] = _Given(values, f"--{setting.option}")
     return given
 
@@ -214,6 +235,11 @@ def _from_toml(path: str, path_source: str, problems: list[str]) -> dict[str, _G
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"config ({path_source}): {path!r} is not TOML: {error}")
         return {}
+    if not table:  # cut off before the first setting, or an editor's or a template's accident
+        problems.append(
+            f"config ({path_source}): {path!r} sets nothing; write at least upstream = {_default_upstreams()},"
+            " or start without a file"
+        )
     return _from_table(table, path, problems)
 
 
@@ -223,7 +249,7 @@ def _from_table(table: Mapping[str, Any], path: str, problems: list[str]) -> dic
         if key not in BY_KEY:
             problems.append(f"{key} ({path}): no such setting; {_did_you_mean(key, BY_KEY)}")
         elif value == "" and BY_KEY[key].default is None:
-            continue  # not set, as an empty variable: what the example file shows for settings without a default
+            given[key] = _Given([None], path)  # none, and said so: the example file shows it so
         elif not BY_KEY[key].is_list:
             given[key] = _Given([value], path)
         elif isinstance(value, str):
@@ -231,6 +257,10 @@ def _from_table(table: Mapping[str, Any], path: str, problems: list[str]) -> dic
         else:
             given[key] = _Given(value if isinstance(value, list) else [value], path)
     return given
+
+
+def _default_upstreams() -> str:
+    return "[" + ", ".join(f'"{name}"' for name in BY_KEY["upstream"].default) + "]"
 
 
 def split(text: str) -> list[str]:

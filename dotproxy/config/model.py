@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dotproxy.config.accounts import Account
 from dotproxy.config.values import BootstrapServer, ListenAddress
 from dotproxy.policy.admission import Network
 from dotproxy.upstream.address import UpstreamAddress
@@ -74,6 +75,7 @@ class Config:
     admin_listen: ListenAddress | None
     admin_hosts: tuple[str, ...]
     admin_socket: Path | None
+    user: Account | None
     query_log: str
     query_log_sample: float
     log_format: str

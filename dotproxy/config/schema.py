@@ -7,22 +7,21 @@ documentation and the example file all come from here.  Imports no Twisted.
 
 from __future__ import annotations
 
+from dotproxy.config.caching import CACHING
+from dotproxy.config.operation import OPERATION
 from dotproxy.config.setting import Setting
 from dotproxy.config.tls_listener import TLS_LISTENER
 from dotproxy.config.values import (
     DEFAULT_LISTEN_PORT,
     number,
     one_of,
-    parse_admin_host,
     parse_bootstrap,
     parse_certificates,
     parse_ciphers,
     parse_client_subnet,
     parse_key,
     parse_listen,
-    parse_log_level,
     parse_network,
-    parse_new_file,
     parse_policy,
     parse_special_family,
     parse_tls_version,
@@ -66,6 +65,7 @@ SETTINGS: tuple[Setting, ...] = (
         " The certificate must be for NAME, without one for ADDR. May be repeated.",
         short="u",
         is_list=True,
+        is_guarded=True,
     ),
     Setting(
         "bootstrap",
@@ -75,6 +75,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Who looks up the names of upstreams given by name: tls://ADDR#NAME or a preset, or udp://ADDR, which asks in"
         " the clear, for these names and nothing else. By default the upstreams given by address. May be repeated.",
         is_list=True,
+        is_guarded=True,
     ),
     Setting(
         "ca_file",
@@ -83,6 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
         "PEM",
         "CAs to trust instead of the system's: roots, or intermediate CAs without theirs.",
         short="c",
+        is_guarded=True,
     ),
     Setting(
         "client_certificate",
@@ -90,15 +92,24 @@ SETTINGS: tuple[Setting, ...] = (
         parse_certificates,
         "PEM",
         "A certificate, or chain, to show to upstreams that ask for one; needs client_key.",
+        is_guarded=True,
     ),
     Setting("client_key", None, parse_key, "PEM", "The key of client_certificate, without a passphrase."),
-    Setting("tls_minimum", "1.2", parse_tls_version, "VERSION", "The oldest version of TLS spoken: 1.2 or 1.3."),
+    Setting(
+        "tls_minimum",
+        "1.2",
+        parse_tls_version,
+        "VERSION",
+        "The oldest version of TLS spoken: 1.2 or 1.3.",
+        is_guarded=True,
+    ),
     Setting(
         "tls_ciphers",
         None,
         parse_ciphers,
         "LIST",
         "Ciphers for TLS 1.2, as OpenSSL spells a list. Default: ECDHE+AESGCM:ECDHE+CHACHA20.",
+        is_guarded=True,
     ),
     Setting(
         "policy",
@@ -115,6 +126,7 @@ SETTINGS: tuple[Setting, ...] = (
         "NETWORK",
         "Clients to serve; others are refused. May be repeated. Default: loopback and private networks.",
         is_list=True,
+        is_guarded=True,
     ),
     Setting(
         "not_allowed",
@@ -329,117 +341,8 @@ SETTINGS: tuple[Setting, ...] = (
         "N",
         "How many questions may be unanswered in all; beyond that clients get SERVFAIL at once.",
     ),
-    Setting(
-        "cache_size",
-        100000,
-        number(0, 100_000_000, "answers", whole=True),
-        "N",
-        "How many answers are kept for as long as their TTLs say; 0 for none.",
-    ),
-    Setting(
-        "cache_memory",
-        "128MiB",
-        number(1 << 16, 1 << 44, "octets", whole=True),
-        "OCTETS",
-        "About how much memory they may take in all.",
-    ),
-    Setting(
-        "cache_min_ttl",
-        0,
-        number(0, 3600, "seconds", whole=True),
-        "SECONDS",
-        "Answers are kept for at least this long, whatever their TTLs say; names that move often suffer from it.",
-    ),
-    Setting(
-        "cache_max_ttl",
-        "1d",
-        number(1, 604800, "seconds", whole=True),
-        "SECONDS",
-        "Answers are kept for no longer than this; clients are told so.",
-    ),
-    Setting(
-        "cache_max_negative_ttl",
-        "1h",
-        number(0, 86400, "seconds", whole=True),
-        "SECONDS",
-        "The same for answers that say that there is no such name, or nothing of the type.",
-    ),
-    Setting(
-        "serve_stale",
-        "1d",
-        number(0, 604800, "seconds"),
-        "SECONDS",
-        "For how long after its TTL has ended an answer is given, with a TTL of 30 s, if no fresh one is to be had"
-        " (RFC 8767); 0 for never.",
-    ),
-    Setting(
-        "prefetch",
-        True,
-        parse_yes_or_no,
-        "BOOL",
-        "Ask anew for answers that are asked for often, shortly before they end.",
-    ),
-    Setting(
-        "cache_file",
-        None,
-        parse_new_file,
-        "FILE",
-        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts."
-        " FILE.key beside it authenticates it.",
-    ),
-    Setting(
-        "admin_listen",
-        None,
-        parse_listen,
-        "ADDR:PORT",
-        "Where to serve /metrics, /healthz, /readyz and /status over HTTP; nowhere by default.",
-    ),
-    Setting(
-        "admin_hosts",
-        (),
-        parse_admin_host,
-        "NAME",
-        "Names by which admin_listen may be asked (HTTP Host), beside addresses and names that no stranger can own:"
-        " localhost and, unless it listens on loopback, single labels and names below local, internal, home.arpa, test"
-        " and svc; * for any. May be repeated.",
-        is_list=True,
-    ),
-    Setting(
-        "admin_socket",
-        None,
-        parse_new_file,
-        "PATH",
-        "A socket for `dotproxy status`, `cache`, `reload`, `drain` and `log`, for its owner alone.",
-    ),
-    Setting(
-        "query_log",
-        "off",
-        one_of("off", "hashed", "clear"),
-        "HOW",
-        "Log a line for each answer: off, hashed (names and clients under a key of this run), or clear.",
-    ),
-    Setting(
-        "query_log_sample",
-        1.0,
-        number(0, 1, ""),
-        "SHARE",
-        "Of all answers, which share is logged, if any.",
-    ),
-    Setting(
-        "log_format",
-        "auto",
-        one_of("auto", "text", "json", "journal"),
-        "FORM",
-        "Lines as text, json, or journal (text with priorities); auto: text on a terminal, journal for journald, else"
-        " json. For `dotproxy run`; twistd has --logger.",
-    ),
-    Setting(
-        "log_level",
-        "info",
-        parse_log_level,
-        "LEVEL",
-        "info: a line for each change of state; debug: one for each connection, too.",
-    ),
+    *CACHING,
+    *OPERATION,
 )
 
 BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -218,12 +218,15 @@ def parse_ciphers(value: Any) -> str:
     Return a list of ciphers that OpenSSL understands.
     """
     text = string(value)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers(text)
+        context.set_ciphers(text)
     except ssl.SSLError:
         raise ValueError(
             f"{text!r} is not a list of ciphers as OpenSSL spells it, as ECDHE+AESGCM:ECDHE+CHACHA20"
         ) from None
+    if plaintext := next((one["name"] for one in context.get_ciphers() if not one["strength_bits"]), None):
+        raise ValueError(f"{text!r} has {plaintext}, which does not encrypt; add :!eNULL")
     return text
 
 

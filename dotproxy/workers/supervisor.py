@@ -25,13 +25,14 @@ from twisted.python.failure import Failure
 from dotproxy import __version__
 from dotproxy.admin import build_admin
 from dotproxy.config.describe import as_started, describe_changes, effective
+from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import bind_with_tls, drops_of
 from dotproxy.downstream.steering import steer
 from dotproxy.errors import ConfigError
-from dotproxy.proxy import DRAIN, addresses_of, log_listening, log_problems, log_upstreams
+from dotproxy.proxy import DRAIN, addresses_of, log_listening, log_problems, log_upstreams, log_warnings
 from dotproxy.readiness import Readiness
 from dotproxy.served_tls import ServedTls, read_served_tls
 from dotproxy.systemd import Manager
@@ -76,8 +77,9 @@ class Supervisor(MultiService):
     ) -> None:
         super().__init__()
         self.config = config
-        self.reread: Callable[[], Config] | None = None
+        self.reread: Callable[[], Loaded] | None = None
         self.origin = ""
+        self.warnings: tuple[str, ...] = ()
         self._reactor = reactor
         self._count = count
         self._manager = manager
@@ -195,7 +197,7 @@ class Supervisor(MultiService):
 
     def reload(self) -> list[str]:
         """
-        Have the configuration as it is now; return what changed.  What cannot be used changes nothing.
+        Have the configuration as it is now; return what changed.  What cannot be used changes nothing; see ``Proxy``.
 
         :raises ConfigError: with every problem there is with it.
         """
@@ -204,7 +206,8 @@ class Supervisor(MultiService):
         try:
             if self.reread is None:
                 raise ConfigError(["there is nothing to read a configuration from"])
-            fresh = self.reread()
+            loaded = self.reread()
+            fresh = without_fallbacks(before, loaded)
             files = read_usable_tls_files(fresh)
             config = as_started(before, fresh)
             served = None if self._served_tls is None else read_served_tls(config)
@@ -222,6 +225,7 @@ class Supervisor(MultiService):
         self._files = files
         if self._served_tls is not None and served is not None:
             changes += self._served_tls.take(config, served)
+        self.warnings = log_warnings(loaded, self.warnings)
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes
 
@@ -255,7 +259,7 @@ class Supervisor(MultiService):
         try:
             return {"changes": self.reload()}
         except ConfigError as error:
-            raise ValueError("; ".join(error.problems)) from None
+            raise ValueError("\n".join(error.problems)) from None
 
     def _serving(self) -> list[Place]:
         return [place for place in self.places.values() if place.is_serving]

@@ -21,6 +21,7 @@ from dotproxy.collector import settle
 from dotproxy.config.load import load_text
 from dotproxy.errors import ConfigError
 from dotproxy.network import clock_with_sleep
+from dotproxy.privileges import FILES, give_up
 from dotproxy.proxy import Proxy, Share
 from dotproxy.telemetry.log_limit import LogLimit
 from dotproxy.telemetry.report import as_data
@@ -117,6 +118,9 @@ def main() -> None:
     """
     from twisted.internet import reactor as chosen
 
+    # It has what its supervisor had when it was started; all is bound.  Root's access to files is as the supervisor's,
+    # whose bounding set it has.
+    give_up(FILES)
     reactor: Any = chosen
     worker = Worker(reactor)
     # A terminal's Ctrl-C is everybody's; what is to be done about it is the supervisor's business.

@@ -53,10 +53,10 @@ class DescribeTests(SynchronousTestCase):
 
     def test_where_it_came_from(self) -> None:
         """
-        The file first, even if nothing is set there; each variable and option once.
+        The file first, even if nothing of it is in effect; each variable and option once.
         """
         path = folder(self) / "dotproxy.toml"
-        path.write_text("# nothing")
+        path.write_text("padding = 32")
         options = {"listen": ["127.0.0.1:53"], "padding": ["64"]}
         loaded = load(options, {"DOTPROXY_WORKERS": "2"}, str(path))
         self.assertEqual(f"{path}, --listen, --padding, DOTPROXY_WORKERS", origin(loaded, str(path)))
@@ -120,6 +120,7 @@ class DescribeTests(SynchronousTestCase):
     def test_the_example_is_the_default(self) -> None:
         """
         The example file means the defaults, as it is and with its settings uncommented: every line of it is TOML.
+        It names upstreams, since a file that sets nothing is refused.
         """
         text = example_file()
         self.assertEqual(load({}, {}).config, self.read_back(text))
@@ -127,7 +128,8 @@ class DescribeTests(SynchronousTestCase):
         self.assertEqual({s.key for s in SETTINGS}, set(tomllib.loads(uncommented)))
         self.assertEqual(load({}, {}).config, self.read_back(uncommented))
         for setting in SETTINGS:
-            self.assertIn(f"# {setting.help}\n#{setting.key} = ", text)
+            mark = "" if setting.key == "upstream" else "#"
+            self.assertIn(f"# {setting.help}\n{mark}{setting.key} = ", text)
 
     def test_the_table_has_every_setting(self) -> None:
         """

@@ -198,13 +198,16 @@ class LoadTests(SynchronousTestCase):
 
     def test_an_empty_string_in_a_file_is_not_set(self) -> None:
         """
-        As an empty variable, for settings that have no default; for others it is a mistake.
+        As it says, for settings that have no default; for others it is a mistake.
         """
-        loaded = load({}, {}, self.file('ca_file = ""\nadmin_listen = ""\ntls_ciphers = ""\n'))
-        self.assertEqual((None, "default"), (loaded.config.ca_file, loaded.sources["ca_file"]))
+        path = self.file('ca_file = ""\nadmin_listen = ""\ntls_ciphers = ""\n')
+        loaded = load({}, {}, path)
+        self.assertEqual((None, path), (loaded.config.ca_file, loaded.sources["ca_file"]))
         self.assertEqual((None, None), (loaded.config.admin_listen, loaded.config.tls_ciphers))
         (problem,) = self.problems({}, {}, self.file('policy = ""'))
         self.assertIn("'' is not a policy", problem)
+        loaded = load({"ca_file": [""]}, {}, self.file('ca_file = "/nowhere"'))
+        self.assertEqual((None, "--ca-file"), (loaded.config.ca_file, loaded.sources["ca_file"]))
 
     def test_times_and_sizes_with_units_from_every_source(self) -> None:
         """
@@ -279,6 +282,30 @@ class LoadTests(SynchronousTestCase):
         self.assertIn("config (--config): '~nobody-of-that-name/dotproxy.toml' cannot be read", problem)
         (problem,) = self.problems({"ca_file": ["~nobody-of-that-name/ca.pem"]}, {})
         self.assertIn("ca_file (--ca-file): '~nobody-of-that-name/ca.pem' cannot be read", problem)
+
+    def test_a_file_that_sets_nothing(self) -> None:
+        """
+        Is refused, with how to write one and how to do without: it may be what is left of one.
+        """
+        for text in ("", "\n", "  \n\t\n", "# upstream = ['quad9']\n# all of it commented"):
+            path = self.file(text)
+            (problem,) = self.problems({"upstream": ["quad9"]}, {}, path)
+            self.assertEqual(
+                f'config (--config): {path!r} sets nothing; write at least upstream = ["cloudflare", "quad9"],'
+                " or start without a file",
+                problem,
+            )
+
+    def test_a_file_that_names_no_upstream(self) -> None:
+        """
+        A line says whom the default asks; not if anything else names one, nor without a file.
+        """
+        path = self.file("padding = 64")
+        self.assertEqual((f"no upstream in {path}: asking cloudflare and quad9, over TLS",), load({}, {}, path).notes)
+        self.assertEqual((), load({}, {"DOTPROXY_UPSTREAM": "quad9"}, path).notes)
+        self.assertEqual((), load({"upstream": ["quad9"]}, {}, path).notes)
+        self.assertEqual((), load({}, {}, self.file('upstream = ["cloudflare", "quad9"]')).notes)
+        self.assertEqual((), load({}, {}).notes)
 
     def test_an_empty_list(self) -> None:
         """

@@ -61,7 +61,7 @@ def running(servers, ca_file, tmp_path):
     }
     proxy: Any = build(load(options, {}).config, reactor)
     proxy.options = options
-    proxy.reread = lambda: load(options, {}).config
+    proxy.reread = lambda: load(options, {})
     proxy.startService()
     yield proxy
     pytest_twisted.blockon(proxy.stopService())
@@ -218,7 +218,7 @@ async def test_system_store_is_read_again(running, servers, authority, tmp_path,
     store.write_bytes(Authority("another").pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(store))
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
-    del running.options["ca_file"]
+    running.options["ca_file"] = [""]
     running.reload()
     upstream = running.forwarder.asking.roster.asked[0]
     while upstream.standing.status.state != State.DOWN:

@@ -252,6 +252,37 @@ def test_a_mistake_changes_nothing(operated):
     assert "1 dotproxy reload: " in told(operated, "reload")
 
 
+def test_a_half_written_file(operated):
+    """
+    What was given about who is asked and served does not fall back to the default, over the socket and by SIGHUP: one
+    line for each key, exit code 1, and the old configuration serves.  Written out, it is accepted.
+    """
+    whole = f'upstream = ["{operated.server.upstream}"]\nallow_from = ["127.0.0.0/8"]\n'
+    operated.file.write_text(whole)
+    assert "0 allow_from is 127.0.0.0/8, was " in told(operated, "reload")
+    operated.file.write_text("padding = 256\n")
+    operated.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: operated.said().count("the configuration stays as it was: ") == 2, "both keys are told")
+    code, lines = told(operated, "reload").split(" ", 1)
+    assert code == "1"
+    first, second = lines.splitlines()
+    begin = "nothing sets it any more, and it would fall back from"
+    shown = f"tls://127.0.0.1:{operated.server.port}#dot.test"
+    assert first == (
+        f"dotproxy reload: upstream: {begin} {shown} to the default, cloudflare quad9; if that is meant, write"
+        ' upstream = ["cloudflare", "quad9"], or restart'
+    )
+    assert second.startswith(f"allow_from: {begin} 127.0.0.0/8 to the default, 127.0.0.0/8 10.0.0.0/8 ")
+    operated.file.write_text("")
+    assert "sets nothing; write at least upstream = " in told(operated, "reload")
+    assert ask(operated) == 0
+    status = json.loads(told(operated, "status", "--json").partition(" ")[2])
+    assert [one["name"] for one in status["upstreams"]] == [f"dot.test (127.0.0.1:{operated.server.port})"]
+    operated.file.write_text(f'{whole.splitlines()[0]}\nallow_from = ["127.0.0.0/8", "10.0.0.0/8"]\npadding = 64\n')
+    assert told(operated, "reload").startswith("0 allow_from is 127.0.0.0/8 10.0.0.0/8, was 127.0.0.0/8\npadding is 64")
+    assert ask(operated) == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_systemd(workers, serve, ca_file, tmp_path):
     """

@@ -165,6 +165,59 @@ def test_reload(machine):
     assert "up for" in machine.run("dotproxy", "status", "--socket", "/run/dotproxy/admin").stdout
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_left_of_privileges(workers, machine):
+    """
+    Once port 53 is bound no process has a capability, or can gain one; a reload works. The unit's limits are in effect.
+    """
+    configure(machine, f"workers = {workers}", 'cache_file = "/var/lib/dotproxy/cache"', 'log_level = "debug"')
+    mark = len(machine.journal("dotproxy.service").splitlines())
+    machine.run("systemctl", "restart", "dotproxy")
+    wait_until(lambda: ask(machine) and ask(machine, "::1", "tcp"), "it serves")
+    (main,) = shown(machine, "dotproxy", "MainPID")
+    children = machine.run("cat", f"/proc/{main}/task/{main}/children").stdout.split()
+    assert len(children) == (0 if workers == 1 else workers)
+    for pid in (main, *children):
+        text = machine.shell(f"cat /proc/{pid}/task/*/status").stdout
+        found = {name: set(re.findall(rf"^{name}:\s*(\w+)$", text, re.MULTILINE)) for name in ("CapInh", "CapPrm")}
+        found |= {name: set(re.findall(rf"^{name}:\s*(\w+)$", text, re.MULTILINE)) for name in ("CapEff", "CapAmb")}
+        assert set(map(frozenset, found.values())) == {frozenset({"0" * 16})}, text
+        assert set(re.findall(r"^NoNewPrivs:\s*(\d)$", text, re.MULTILINE)) == {"1"}
+    limits = shown(machine, "dotproxy", "MemoryMax", "MemoryHigh", "TasksMax", "OOMPolicy")
+    assert limits == [str(512 << 20), "infinity", "1024", "continue"]
+    configure(machine, f"workers = {workers}", 'cache_file = "/var/lib/dotproxy/cache"', "padding = 256")
+    machine.run("systemctl", "reload", "dotproxy")
+    wait_until(lambda: "padding is 256, was 128" in "\n".join(log_since(machine, mark)), "it was read")
+    assert ask(machine)
+    said = "\n".join(log_since(machine, mark))
+    # What the bounding set has takes a capability to change that the service never had.
+    assert "privileges were given up; the bounding set: operation not permitted" in said
+    machine.run("systemctl", "restart", "dotproxy")
+    file = "cache" if workers == 1 else "cache.1"
+    assert machine.run("test", "-s", f"/var/lib/dotproxy/{file}", check=False).returncode == 0
+    assert "cannot be written" not in said
+
+
+def test_a_half_written_file(machine):
+    """
+    `systemctl reload` fails where the file lacks what it had given, and nothing changes; restart takes it, and a line
+    says whom it asks.
+    """
+    admin = 'admin_socket = "/run/dotproxy/admin"'
+    configure(machine, admin, 'upstream = ["10.255.255.53#dns.corp.example"]', 'allow_from = ["127.0.0.0/8", "::1"]')
+    machine.run("systemctl", "restart", "dotproxy")
+    mark = len(machine.journal("dotproxy.service").splitlines())
+    configure(machine, admin)
+    assert machine.run("systemctl", "reload", "dotproxy", check=False).returncode
+    told = "the configuration stays as it was: upstream: nothing sets it any more, and it would fall back from"
+    wait_until(lambda: told in "\n".join(log_since(machine, mark)), "it is told")
+    assert "the configuration stays as it was: allow_from: " in "\n".join(log_since(machine, mark))
+    machine.run("systemctl", "restart", "dotproxy")
+    said = "\n".join(log_since(machine, mark))
+    assert f"no upstream in {CONFIGURATION}: asking cloudflare and quad9, over TLS" in said
+    assert ask(machine)
+
+
 def test_a_mistake_is_not_tried_again(machine):
     """
     One start, exit code 78, and `systemctl status` says what is wrong.

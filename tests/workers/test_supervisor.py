@@ -10,7 +10,7 @@ from typing import Any
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.config.load import load, load_text
+from dotproxy.config.load import Loaded, load, load_text
 from dotproxy.config.model import Config
 from dotproxy.downstream.sockets import bind_both
 from dotproxy.errors import ConfigError
@@ -257,8 +257,8 @@ class SupervisorTests(SynchronousTestCase):
             process.serve()
         self.assertRaises(ConfigError, supervisor.reload)
 
-        def reread(**settings: str) -> Config:
-            return load({key: [value] for key, value in settings.items()}, {}).config
+        def reread(**settings: str) -> Loaded:
+            return load({key: [value] for key, value in settings.items()}, {})
 
         supervisor.reread = lambda: reread(query_timeout="3", listen="127.0.0.1:1")
         changes = supervisor.reload()
@@ -286,7 +286,7 @@ class SupervisorTests(SynchronousTestCase):
         """
         supervisor = self.begin()
         self.processes.all[0].serve()
-        supervisor.reread = lambda: load({"query_timeout": ["3"]}, {}).config
+        supervisor.reread = lambda: load({"query_timeout": ["3"]}, {})
         supervisor.reload()
         said = [
             (message[2], load_text(message[3]["config"]).config.query_timeout)
@@ -325,9 +325,9 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[0].end(9)
         self.processes.advance(0)
         self.assertEqual("debug", load_text(self.processes.all[2].serve()["config"]).config.log_level)
-        supervisor.reread = lambda: load({"log_level": ["debug"]}, {}).config
+        supervisor.reread = lambda: load({"log_level": ["debug"]}, {})
         supervisor.reload()
-        supervisor.reread = lambda: load({}, {}).config
+        supervisor.reread = lambda: load({}, {})
         self.assertIn("log_level is info, was debug", supervisor.reload())
         config = load_text(self.asked(self.processes.all[2], "become")[3]["config"]).config
         self.assertEqual("info", config.log_level)

@@ -1,0 +1,59 @@
+"""
+The user and group that a service runs as.
+
+Decides how they are written, and that they exist: ``USER``, ``USER:GROUP``, by name or by number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+try:
+    import grp
+    import pwd
+except ImportError:  # not a POSIX system, which has no users of this kind
+    grp = pwd = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """
+    A user of this machine, and the group that is used with it.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    group: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.group}" if self.group else self.name
+
+
+def parse_account(value: Any) -> Account:
+    """
+    Return the user ``USER`` with its own group, or ``USER:GROUP``; a number may stand for either.
+
+    The user has to be in the user database, since its supplementary groups are taken from there.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is not the name of a user")
+    user, colon, group = str(value).strip().partition(":")
+    if pwd is None:
+        raise ValueError(f"{user!r}: this system has no user database")
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise ValueError(f"{user!r} is no user of this machine") from None
+    gid = _group(group) if colon else entry.pw_gid
+    if not entry.pw_uid or not gid:
+        raise ValueError(f"{str(value)!r} is root; name a user and a group without privileges, as nobody")
+    return Account(entry.pw_name, entry.pw_uid, gid, group)
+
+
+def _group(text: str) -> int:
+    try:
+        return int(text) if text.isascii() and text.isdigit() else grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise ValueError(f"{text!r} is no group of this machine") from None
