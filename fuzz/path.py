@@ -41,6 +41,10 @@ GOOD = make_query("good.fuzz.example.", A)
 ZONE = Zone({(f"{name}.fuzz.example.", A): [address_rdata("192.0.2.1")] for name in ("www", "good")})
 CLIENT = ("127.0.0.1", 4000)
 
+#: Made once, since that takes longer than a message.
+HOP = Rebuilt(128, Subnet.PASS)
+_SPECIAL = SpecialNames()
+
 #: No message may cost more CPU time than this, in seconds.
 LIMIT = 0.5
 
@@ -70,11 +74,10 @@ def build_forwarder(
     """
     Return a forwarder whose times are the clock's, with everything switched on that looks into messages.
     """
-    hop = Rebuilt(128, Subnet.PASS)
     now = clock.seconds
     asking = Asking(
         upstreams,
-        read=hop.read,
+        read=HOP.read,
         hedging=Budget(0.03),
         clock=clock,
         now=now,
@@ -84,8 +87,8 @@ def build_forwarder(
     return Forwarder(
         asking,
         ordering=ordering,
-        reception=Reception(SpecialNames(), hop),
-        hop=hop,
+        reception=Reception(_SPECIAL, HOP),
+        hop=HOP,
         transfers=transfers,
         cache=cache,
         clock=clock,
