@@ -109,7 +109,7 @@ class Datagrams:
         self.pending: dict[int, bytes] = {}
         self._checks = checks
         self._cookies = Cookies(b"f" * 32)
-        self._number = 0
+        self._number = 1023  # as a port it is nobody's to whom nothing is answered
 
     def client_of(self, query: bytes) -> Any:
         """

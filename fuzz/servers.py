@@ -121,15 +121,24 @@ class Connection(StringTransport):
 
 class Server:
     """
-    One upstream's server, and the endpoint that leads to it; ``said`` counts its responses.
+    One upstream's server, and the endpoint that leads to it; ``said`` counts its responses.  Of all dials the share
+    ``refused`` fails.
     """
 
-    def __init__(self, clock: IReactorTime, chance: random.Random, replies: dict[bytes, bytes], address: Any) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        chance: random.Random,
+        replies: dict[bytes, bytes],
+        address: Any,
+        refused: float = _REFUSED,
+    ) -> None:
         self.clock = clock
         self.address = address
         self.connections: list[Connection] = []
         self.said = 0
         self._chance = chance
+        self._refused = refused
         self._replies = replies
         self._captured = list(replies.values())
 
@@ -141,7 +150,7 @@ class Server:
 
         def stands() -> None:
             calls.clear()
-            if self._chance.random() < _REFUSED:
+            if self._chance.random() < self._refused:
                 dialling.errback(Unreachable("connect", "connection refused"))
                 return
             protocol = factory.buildProtocol(None)
