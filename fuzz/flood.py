@@ -32,6 +32,7 @@ from twisted.names import dns as twisted_dns
 import dotproxy.wire.message as compiled_or_not
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.policy.answers import AnswerCache
+from dotproxy.policy.client_shares import MAX_HOSTS, MAX_OCTETS, MAX_PREFIXES
 from dotproxy.policy.failures import MOST as MOST_FAILURES
 from dotproxy.policy.freshness import Limits
 from dotproxy.policy.memo import MOST as MOST_REMEMBERED
@@ -153,6 +154,7 @@ class World:
             self.clock.advance(0.1)
         assert not self.failures, f"{len(self.failures)} errors were logged, the first: {self.failures[0]}"
         assert not self.datagrams.pending, f"{len(self.datagrams.pending)} queries over UDP without an answer"
+        assert not self.forwarder.shares.octets, "octets are in flight, and no query"
         assert not self.looked_up, f"{self.looked_up} lookups without an end"
         for stream in self.streams:
             if not stream.is_over and not stream.babbles and not stream.is_held:
@@ -172,6 +174,9 @@ class World:
             "failures": (len(forwarder.failures), MOST_FAILURES),
             "in flight": (len(forwarder.asking), MAX_OUTSTANDING + CACHED + MOST_FAILURES),
             "clients waiting": (forwarder.outstanding, MAX_OUTSTANDING),
+            "client addresses": (len(forwarder.shares.by_host), MAX_HOSTS),
+            "client shares": (len(forwarder.shares), MAX_PREFIXES),
+            "octets in flight": (forwarder.shares.octets, MAX_OCTETS),
             "joined": (len(forwarder._joined), MAX_OUTSTANDING + CACHED + MOST_FAILURES),
             "TCP clients": (len(self.factory.connections), TCP_CONNECTIONS + 1),
             "transfers": (len(self.transfers._under_way), 4),

@@ -21,7 +21,7 @@ from dotproxy.neighbours import Transfers, Upstream
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.budget import Budget
-from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.cookies import Cookies
 from dotproxy.policy.freshness import Limits
 from dotproxy.policy.selection import Ordering
@@ -96,7 +96,8 @@ def build_forwarder(
         elapsed=now,
         date=lambda: 0.0,
         udp_max_size=1232,
-        shares=ClientShares(Admission(networks).admits, max_in_flight=max_outstanding),
+        # Without a rate: over it a client may get silence, and which queries must be answered could not be told.
+        shares=ClientShares(Admission(networks).admits, max_in_flight=max_outstanding, limits=ShareLimits(rate=0.0)),
     )
 
 
