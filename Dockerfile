@@ -12,13 +12,22 @@ FROM ${BASE} AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev
 WORKDIR /src
+# Every package, and what builds the wheel, is of the version and has the hash that the lock files say (`make lock`), and
+# is a wheel: nothing that was downloaded is run to install it.
+COPY deploy/docker/requirements.lock deploy/docker/build-requirements.lock ./
+RUN python -m venv /opt/build \
+ && /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r build-requirements.lock \
+ && python -m venv /opt/dotproxy \
+ && /opt/dotproxy/bin/pip install --no-cache-dir --no-compile --require-hashes --only-binary=:all: -r requirements.lock
 COPY pyproject.toml mypy.ini README.md LICENSE ./
 COPY docs/man docs/man
 COPY dotproxy dotproxy
 COPY twisted twisted
-RUN python -m venv /opt/dotproxy \
- && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 /opt/dotproxy/bin/pip install --no-cache-dir --no-compile . \
+RUN HATCH_BUILD_HOOK_ENABLE_MYPYC=1 /opt/build/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \
+ && /opt/dotproxy/bin/pip install --no-index --no-deps --no-compile dist/*.whl \
+ && /opt/dotproxy/bin/pip check \
  && /opt/dotproxy/bin/pip uninstall --yes pip \
+ && rm -rf /opt/dotproxy/lib/python*/site-packages/setuptools* /opt/dotproxy/lib/python*/site-packages/pkg_resources* \
  && /opt/dotproxy/bin/python -m compileall -q /opt/dotproxy/lib \
  && /opt/dotproxy/bin/twistd --help >/dev/null
 # The last line lets twistd write its cache of plugins, which the user below may not.

@@ -4,9 +4,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 SECONDS ?= 120
+PACKETS ?= 2000000
+SEED ?= 1
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel sdist man image fuzz compiled test-compiled
+.PHONY: help venv demo test run check cover servers unit wheel sdist man image lock audit fuzz flood compiled test-compiled
 .PHONY: bench bench-steps bench-bad-names clean
 .DEFAULT_GOAL := help
 
@@ -46,6 +48,14 @@ wheel: $(VENV)/ready-to-check  ## dist/dotproxy-….whl
 image: $(VENV)/ready         ## the container image, built without an engine and run (needs root on Debian; about four minutes)
 	$(BIN)/python deploy/docker/verify.py $(ARGS)
 
+lock: $(VENV)/ready          ## deploy/docker/*.lock: versions and hashes of what is in the image (ARGS="--upgrade" for the newest)
+	$(BIN)/python -m pip install --quiet --editable '.[audit]'
+	$(BIN)/python deploy/docker/lock.py $(ARGS)
+
+audit: $(VENV)/ready         ## look the lock files up in the database of known vulnerabilities
+	$(BIN)/python -m pip install --quiet --editable '.[audit]'
+	$(BIN)/python deploy/docker/audit.py
+
 sdist: $(VENV)/ready-to-check  ## dist/dotproxy-….tar.gz
 	$(BIN)/python -m build --sdist --outdir dist .
 
@@ -54,8 +64,12 @@ man: $(VENV)/ready           ## docs/man: the manual pages, from the settings an
 
 fuzz: $(VENV)/ready          ## fuzz what clients and upstreams send, SECONDS=120 each (needs CPython 3.11 to 3.13)
 	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
-	$(BIN)/python -m fuzz.queries -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/queries
-	$(BIN)/python -m fuzz.replies -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/replies
+	$(BIN)/python -m fuzz.corpora build/fuzz
+	$(BIN)/python -m fuzz.queries -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/queries build/fuzz/queries
+	$(BIN)/python -m fuzz.replies -max_total_time=$(SECONDS) -max_len=4096 fuzz/corpus/replies build/fuzz/replies
+
+flood: $(VENV)/ready         ## PACKETS=2000000 changed messages through a proxy in memory: no exception, no growth (SEED=1)
+	$(BIN)/python -m fuzz.flood --packets $(PACKETS) --seed $(SEED)
 
 compiled: $(VENV)-compiled/ready  ## dist/compiled/…: a wheel in which what every query passes is compiled (needs a C compiler)
 
@@ -68,6 +82,10 @@ test-compiled: $(VENV)-compiled/ready  ## the unit tests, with what is compiled 
 	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m fuzz.same 1 20000 >../compiled
 	$(BIN)/python -m fuzz.same 1 20000 >build/compiled/interpreted
 	cmp build/compiled/compiled build/compiled/interpreted
+	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m fuzz.flood >../flood-compiled
+	$(BIN)/python -m fuzz.flood >build/compiled/flood-interpreted
+	cat build/compiled/flood-compiled build/compiled/flood-interpreted
+	test "$$(tail -n 1 build/compiled/flood-compiled)" = "$$(tail -n 1 build/compiled/flood-interpreted)"
 
 bench: $(VENV)-compiled/ready servers ## beside Unbound, dnsdist, Knot Resolver and stubby, into docs/performance.md (ARGS="--quick")
 	$(VENV)-compiled/bin/python -m benchmarks --write docs/performance.md $(ARGS)

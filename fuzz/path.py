@@ -8,7 +8,8 @@ Hypothesis tests both use it.
 from __future__ import annotations
 
 import time
-from ipaddress import ip_network
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -16,24 +17,33 @@ from twisted.internet.task import Clock
 from dotproxy.asking import Asking
 from dotproxy.errors import ConnectionGone
 from dotproxy.forwarder import Forwarder
+from dotproxy.neighbours import Transfers, Upstream
 from dotproxy.policy.admission import Admission
 from dotproxy.policy.answers import AnswerCache
 from dotproxy.policy.budget import Budget
-from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.cookies import Cookies
 from dotproxy.policy.freshness import Limits
+from dotproxy.policy.selection import Ordering
 from dotproxy.policy.special import SpecialNames
 from dotproxy.reception import Reception
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
 from dotproxy.testing.zone import A, Zone, address_rdata
 from dotproxy.wire.conversation import Conversation
+from dotproxy.wire.edit import OUR_UDP_SIZE
+from dotproxy.wire.edns import opt_record
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.hop import Rebuilt, Subnet
+from dotproxy.wire.message import HEADER, HEADER_SIZE, RD, question_of
 
 GOOD = make_query("good.fuzz.example.", A)
 ZONE = Zone({(f"{name}.fuzz.example.", A): [address_rdata("192.0.2.1")] for name in ("www", "good")})
 CLIENT = ("127.0.0.1", 4000)
+
+#: Made once, since that takes longer than a message.
+HOP = Rebuilt(128, Subnet.PASS)
+_SPECIAL = SpecialNames()
 
 #: No message may cost more CPU time than this, in seconds.
 LIMIT = 0.5
@@ -51,6 +61,46 @@ class NoTransfers:
         listener.send_answers([(query[:2] + b"\x80\x05" + bytes(8), client)])
 
 
+def build_forwarder(
+    upstreams: Sequence[Upstream],
+    clock: Clock,
+    *,
+    ordering: Ordering,
+    transfers: Transfers,
+    cache: AnswerCache,
+    networks: list[IPv4Network | IPv6Network],
+    max_outstanding: int,
+) -> Forwarder:
+    """
+    Return a forwarder whose times are the clock's, with everything switched on that looks into messages.
+    """
+    now = clock.seconds
+    asking = Asking(
+        upstreams,
+        read=HOP.read,
+        hedging=Budget(0.03),
+        clock=clock,
+        now=now,
+        query_timeout=4.0,
+        attempt_timeout=1.5,
+    )
+    return Forwarder(
+        asking,
+        ordering=ordering,
+        reception=Reception(_SPECIAL, HOP),
+        hop=HOP,
+        transfers=transfers,
+        cache=cache,
+        clock=clock,
+        now=now,
+        elapsed=now,
+        date=lambda: 0.0,
+        udp_max_size=1232,
+        # Without a rate: over it a client may get silence, and which queries must be answered could not be told.
+        shares=ClientShares(Admission(networks).admits, max_in_flight=max_outstanding, limits=ShareLimits(rate=0.0)),
+    )
+
+
 class Path:
     """
     A proxy with one upstream; ``clients`` is the listener.
@@ -59,31 +109,14 @@ class Path:
     def __init__(self, *, is_stream: bool = False) -> None:
         self.clock = Clock()
         self.upstream = ScriptedUpstream()
-        hop = Rebuilt(128, Subnet.PASS)
-        admission = Admission([ip_network("127.0.0.0/8")])
-        now = self.clock.seconds
-        asking = Asking(
+        self.forwarder = build_forwarder(
             [self.upstream],
-            read=hop.read,
-            hedging=Budget(0.03),
-            clock=self.clock,
-            now=now,
-            query_timeout=4.0,
-            attempt_timeout=1.5,
-        )
-        self.forwarder = Forwarder(
-            asking,
+            self.clock,
             ordering=lambda query, seen: (0,),
-            reception=Reception(SpecialNames(), hop),
-            hop=hop,
             transfers=NoTransfers(),
             cache=AnswerCache(entries=10, octets=1 << 20, limits=Limits(), stale_for=10.0),
-            clock=self.clock,
-            now=now,
-            elapsed=now,
-            date=lambda: 0.0,
-            udp_max_size=1232,
-            shares=ClientShares(admission.admits, max_in_flight=100),
+            networks=[ip_network("127.0.0.0/8")],
+            max_outstanding=100,
         )
         self.clients = RecordingListener(is_stream=is_stream)
         cookies = Cookies(b"s" * 32)
@@ -167,17 +200,30 @@ def fuzz_query(octets: bytes) -> None:
     assert time.process_time() - began < LIMIT
 
 
+def _query_for(octets: bytes, *, edns: bool) -> bytes:
+    """
+    Return a query for what a reply without its ID answers, or, if that cannot be told, for a name of ours.
+    """
+    end = question_of(b"\0\0" + octets) - 2
+    if end < 0:
+        return make_query("www.fuzz.example.", A, edns=edns)
+    opt = opt_record(OUR_UDP_SIZE) if edns else b""
+    return HEADER.pack(1, RD, 1, 0, 0, int(edns)) + octets[HEADER_SIZE - 2 : end] + opt
+
+
 def fuzz_reply(octets: bytes) -> None:
     """
     Octets from an upstream: first as what stands in a frame under the right ID, then as the stream itself.
     """
     began = time.process_time()
     for edns in (False, True):
-        query = make_query("www.fuzz.example.", A, edns=edns)
+        query = _query_for(octets, edns=edns)
         for is_stream in (False, True):
             for stream in (frame(b"\xfe\xff" + octets[:65533]), octets):
                 path = Path(is_stream=is_stream)
-                path.ask(query)
+                if (at_once := path.ask(query)) is not None:  # a special name, or a transfer: no upstream is asked
+                    path.check_answer(query, at_once)
+                    continue
                 path.replied(stream)
                 path.clock.pump([0.5] * 10)
                 ((answer, _),) = path.clients.answers

@@ -9,7 +9,6 @@ import hashlib
 import random
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from dotproxy.policy.freshness import Limits, freshness
@@ -20,8 +19,8 @@ from dotproxy.wire.hop import Rebuilt
 from dotproxy.wire.message import HEADER_SIZE, Peek, peek, question_of
 from dotproxy.wire.question import key_of
 from dotproxy.wire.replies import keepalive_of
+from fuzz.corpora import exchanges, singles
 
-CORPUS = Path(__file__).parent / "corpus"
 HOP = Rebuilt()
 
 
@@ -92,7 +91,7 @@ def main(seed: int, count: int) -> None:
     """
     Print the line.
     """
-    corpus = [path.read_bytes() for path in sorted(CORPUS.glob("*/*"))]
+    corpus = singles() + [message for exchange in exchanges() for message in exchange]
     chance = random.Random(seed)  # noqa: S311 (the same each time is what is meant)
     digest = hashlib.sha256()
     for _ in range(count):

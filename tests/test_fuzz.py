@@ -8,6 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.testing.client import make_query
+from dotproxy.testing.zone import A, Zone, address_rdata
+from fuzz import flood
+from fuzz.clients import Checks
+from fuzz.corpora import CAPTURED, exchanges
 from fuzz.path import fuzz_query, fuzz_reply
 from fuzz.seeds import CORPUS, queries, replies
 
@@ -56,3 +61,93 @@ class FuzzTests(SynchronousTestCase):
             self.assertGreater(len(files), 5)
             for file in files:
                 target(file.read_bytes())
+
+    def test_what_was_captured(self) -> None:
+        """
+        What real clients and servers say, whole.
+        """
+        for source in ("nsd", "bind", "unbound", "kresd", "dnsdist"):
+            self.assertTrue((CAPTURED / source).is_file(), source)
+            captured = exchanges(source)
+            self.assertGreater(len(captured), 60)
+            for query, response in captured[::10]:
+                fuzz_query(query)
+                fuzz_reply(response[2:])
+
+
+class FloodTests(SynchronousTestCase):
+    """
+    The flood, and that it can fail.
+    """
+
+    def test_a_small_flood(self) -> None:
+        """
+        Nothing is wrong in it, and it is the same each time.
+        """
+        told = flood.run(2000, 7)
+        self.assertRegex(told[0], r"2\d\d\d packets")
+        self.assertEqual(told[-1], flood.run(2000, 7)[-1])
+        self.assertNotEqual(told[-1], flood.run(2000, 8)[-1])
+
+    def test_one_answer_each(self) -> None:
+        """
+        A second one is noticed, and one that is missing.
+        """
+        world = flood.World(1)
+        query = make_query("localhost.", A)
+        client = world.datagrams.client_of(query)
+        with self.assertRaisesRegex(AssertionError, "1 queries over UDP without an answer"):
+            world.settle()
+        world.forwarder.questions_received(world.datagrams, [(query, client)])
+        world.settle()
+        with self.assertRaisesRegex(AssertionError, "the second one"):
+            world.forwarder.questions_received(world.datagrams, [(query, client)])
+        world.stop()
+
+    def test_errors_that_are_logged(self) -> None:
+        """
+        An exception that nobody sees but the log is one.
+        """
+        world = flood.World(1)
+        world.failures.append("a traceback")
+        self.assertRaisesRegex(AssertionError, "a traceback", world.settle)
+        world.stop()
+
+    def test_tables_that_grow(self) -> None:
+        """
+        A table that is longer than its bound ends it, and so does memory that grows.
+        """
+        world, watch = flood.World(1), flood.Watch()
+        for _ in range(30):
+            world.step()
+        watch.look(world)
+        self.patch(flood, "CACHED", 3)
+        self.assertRaisesRegex(AssertionError, "cache: ", watch.look, world)
+        world.settle()
+        world.stop()
+        weights = iter((50 << 20, 66 << 20, 68 << 20))
+        self.patch(flood, "resident", lambda: next(weights))
+        watch.weigh(1)
+        watch.weigh(2)
+        self.assertRaisesRegex(AssertionError, "68 MiB after 3 tenths, 67 MiB are allowed", watch.weigh, 3)
+
+    def test_what_is_checked_of_an_answer(self) -> None:
+        """
+        Its ID, that it is one, its opcode, question, length and end.
+        """
+        query = make_query("www.fuzz.example.", A)
+        answer = Zone({("www.fuzz.example.", A): [address_rdata("192.0.2.1")]})(query)
+        assert answer is not None
+        checks = Checks()
+        checks.check(query, answer, 1232)
+        for wrong in (
+            b"\xff\xff" + answer[2:],
+            answer[:2] + b"\x01" + answer[3:],
+            answer[:2] + b"\xa1" + answer[3:],
+            answer.replace(b"www", b"xxx"),
+            answer + b"\0",
+            answer[:7] + b"\2" + answer[8:],
+        ):
+            with self.subTest(answer=wrong):
+                self.assertRaises((AssertionError, IndexError), checks.check, query, wrong, 1232)
+        self.assertRaises(AssertionError, checks.check, query, answer, len(answer) - 1)

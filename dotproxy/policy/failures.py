@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+from dotproxy.wire.answer import Answer
+
 FIRST = 5.0
 
 #: RFC 9520 allows five minutes; nobody who mends something should wait for that.
@@ -15,6 +17,9 @@ LONGEST = 40.0
 
 #: So many are remembered.
 MOST = 10000
+
+#: EDNS options of a failure are kept if they are no longer, in octets; an Extended DNS Error has room in that.
+MOST_OPTIONS = 512
 
 
 class Failure(NamedTuple):
@@ -75,6 +80,8 @@ class Failures:
         """
         It failed elsewhere: the observer need not be told.
         """
+        if isinstance(what, Answer) and len(what.options) > MOST_OPTIONS:
+            what = what._replace(options=b"")
         before = self._known.pop(key, None)
         times = 1 + (before.times if before and now < before.until + LONGEST else 0)
         if len(self._known) >= MOST:

@@ -35,6 +35,9 @@ from dotproxy.wire.message import question_of
 #: What was found counts for so long at least, and at most, in seconds, whatever its TTL.
 FRESH = (60.0, 86400.0)
 
+#: So many addresses of a name are used; each has a TLS context, with all CAs, of its own.
+MOST_ADDRESSES = 16
+
 #: How long a name may take, in seconds; it is part of a dial.
 PATIENCE = 1.5
 
@@ -113,7 +116,8 @@ class NamedEndpoint:
 
 async def addresses_of(resolver: Any, name: str) -> Found:
     """
-    Return the addresses of ``name``, IPv4 and IPv6 in turn, by a resolver of twisted.names' interface.
+    Return the addresses of ``name``, IPv4 and IPv6 in turn, ``MOST_ADDRESSES`` at most, by a resolver of
+    twisted.names' interface.
 
     :raises Unreachable: if there are none.
     """
@@ -131,7 +135,7 @@ async def addresses_of(resolver: Any, name: str) -> Found:
     found = [address for pair in _in_turn(families) for address in pair]
     if not found:
         raise Unreachable("resolve", ", ".join(dict.fromkeys(reasons)) or "it has no address")
-    return found, min(ttls)
+    return found[:MOST_ADDRESSES], min(ttls)
 
 
 def in_words(error: BaseException) -> str:

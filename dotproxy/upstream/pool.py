@@ -42,6 +42,9 @@ MAX_AGE = 600.0
 #: Where a server takes few questions over one connection, so many dials may be under way.
 MAX_DIALS = 8
 
+#: So many connections stand at most, dials and those included that were given up and may still answer.
+MAX_STANDING = 128
+
 #: Where another connection was not to be had beside one that works, none is dialled for so long, in seconds.
 CONTENT = 60.0
 
@@ -160,8 +163,8 @@ class Pool:
         """
         Dial, unless that is under way; more than once where so many questions take more than one connection.
         """
-        limit = self.quota.limit
-        self._dials.dial(1 if limit is None else min(MAX_DIALS, -(-waiting // limit) or 1))
+        wanted = 1 if self.quota.limit is None else min(MAX_DIALS, -(-waiting // self.quota.limit) or 1)
+        self._dials.dial(min(wanted, MAX_STANDING - len(self._standing)))
 
     def share(self, took: float) -> None:
         """

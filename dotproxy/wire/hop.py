@@ -148,7 +148,10 @@ class Rebuilt:
         head = query[HEADER_SIZE : seen.question_end]
         additionals = query[10] << 8 | query[11]
         if additionals - bool(seen.opt_at) or query[6:10] != b"\0\0\0\0":
-            head = query[HEADER_SIZE : seen.opt_at or len(query)] + (query[seen.opt_end :] if seen.opt_at else b"")
+            before = (query[6] << 8 | query[7]) + (query[8] << 8 | query[9])
+            # What stands after the last record would be read as one, with our OPT behind it.
+            end = sections_of(query, seen.question_end, before, additionals)[3]
+            head = query[HEADER_SIZE : seen.opt_at or end] + (query[seen.opt_end : end] if seen.opt_at else b"")
         additionals += not seen.opt_at
         flags = _WITHOUT_TC[query[2]] + (_WITH_AD[query[3]] if for_others else query[3:4])
         message = query[:2] + flags + query[4:10] + _COUNT.pack(additionals) + head

@@ -29,6 +29,9 @@ _PLAIN = {
     for additionals in (0, 1)
 }
 
+#: A client subnet option with a whole IPv6 address (RFC 7871 §6), in octets; none is longer.
+_LONGEST_ECS = 24
+
 #: By CD and EDNS flags.
 _MARKS = {(0, 0): b"\0", (CD, 0): b"\1", (0, DO): b"\2", (CD, DO): b"\3"}
 
@@ -46,7 +49,9 @@ def key_of(query: bytes, seen: Peek) -> bytes:
     mark = _MARKS.get((cd, flags))
     if mark is None or (query[11] and not opt_at) or (META_TYPES <= qtype < ANY):
         return b""
-    if passed and not (passed[:2] == _ECS_CODE and len(passed) == 4 + int.from_bytes(passed[2:4], "big")):
+    if passed and not (
+        passed[:2] == _ECS_CODE and len(passed) == 4 + int.from_bytes(passed[2:4], "big") <= _LONGEST_ECS
+    ):
         return b""
     at = end - 4
     return query[HEADER_SIZE:at].lower() + query[at:end] + mark + passed

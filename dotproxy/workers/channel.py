@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 log = Logger("dotproxy")
 
@@ -40,6 +42,33 @@ class Refused(ValueError):
     """
 
 
+@implementer(IPushProducer)
+class _Backlog:
+    """
+    Whether the transport holds more than it wants to.
+    """
+
+    def __init__(self) -> None:
+        self.is_long = False
+
+    def pauseProducing(self) -> None:
+        """
+        The other side does not read.
+        """
+        self.is_long = True
+
+    def resumeProducing(self) -> None:
+        """
+        It has read.
+        """
+        self.is_long = False
+
+    def stopProducing(self) -> None:
+        """
+        The transport is gone; ``connectionLost`` says the rest.
+        """
+
+
 class Channel(Int32StringReceiver):
     """
     One side of it.
@@ -57,6 +86,7 @@ class Channel(Int32StringReceiver):
         self._asked: dict[int, Deferred[Any]] = {}
         self._number = 0
         self._is_lost = False
+        self._backlog = _Backlog()
 
     def ask(self, name: str, given: dict[str, Any] | None = None) -> Deferred[Any]:
         """
@@ -78,6 +108,30 @@ class Channel(Int32StringReceiver):
         if not self._is_lost:
             self._send(["ask", 0, name, given or {}])
 
+    @property
+    def has_room(self) -> bool:
+        """
+        Whether the other side has read nearly all that was said.
+        """
+        return not self._backlog.is_long
+
+    def tell_if_room(self, name: str, given: dict[str, Any]) -> bool:
+        """
+        Say something that may be lost, unless the other side has not read what was said before; return whether it was
+        said.
+        """
+        if not self.has_room:
+            return False
+        self.tell(name, given)
+        return True
+
+    def connectionMade(self) -> None:
+        """
+        Called when there is the other side.
+        """
+        super().connectionMade()
+        self.transport.registerProducer(self._backlog, True)
+
     def stringReceived(self, string: bytes) -> None:
         """
         Called with a message.
@@ -97,6 +151,7 @@ class Channel(Int32StringReceiver):
         Called before a message that could not be ours.
         """
         log.error("a message of {length} octets between processes", length=length)
+        self.transport.unregisterProducer()  # it would hold up the end until all is written
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:

@@ -65,7 +65,7 @@ class ToldEvents(LoggedEvents):
     Events that are logged, and told to the other workers as far as these can use them.
     """
 
-    def __init__(self, tell: Callable[[list[Finding]], None], *, debug: bool, clock: IReactorTime) -> None:
+    def __init__(self, tell: Callable[[list[Finding]], object], *, debug: bool, clock: IReactorTime) -> None:
         super().__init__(debug=debug, clock=clock)
         self._tell = tell
         self._reactor = clock

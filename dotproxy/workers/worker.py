@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from twisted.internet.protocol import Factory
-from twisted.logger import LogEvent, LogLevel, eventAsJSON, globalLogBeginner
+from twisted.logger import LogEvent, Logger, LogLevel, eventAsJSON, globalLogBeginner
 
 from dotproxy.assembly import Assembly
 from dotproxy.collector import settle
@@ -38,6 +38,9 @@ class Worker:
         self._reactor = reactor
         self.channel = Channel({"begin": self.begin, "stop": lambda given: self.stop()}, self.stop)
         self._is_stopping = False
+        self._dropped = 0
+        observer: Any = self.log
+        self._log = Logger("dotproxy", observer=observer)
 
     def begin(self, given: dict[str, Any]) -> str:
         """
@@ -57,7 +60,7 @@ class Worker:
         own, streams = sockets.pop(given["name"]), sockets.pop("")
         share = Share(given["name"], secret, own, streams, spare=sockets, tls_streams=tls_streams)
         events = ToldEvents(
-            lambda found: self.channel.tell("found", {"findings": found}),
+            lambda found: self.channel.tell_if_room("found", {"findings": found}),
             debug=config.log_level == "debug",
             clock=self._reactor,
         )
@@ -86,10 +89,17 @@ class Worker:
     def log(self, event: LogEvent) -> None:
         """
         Have its supervisor log something, unless it is Twisted telling what the supervisor tells once for all.
+
+        While the supervisor does not keep up, lines are dropped and counted.
         """
         if not str(event.get("log_namespace", "")).startswith("dotproxy") and event.get("log_level") == LogLevel.info:
             return
-        self.channel.tell("log", {"event": eventAsJSON(event)})
+        dropped, self._dropped = self._dropped, 0
+        if dropped and self.channel.has_room:
+            self._log.warn("{count} log lines were dropped: the supervisor did not take them in time", count=dropped)
+            dropped = 0
+        if not self.channel.tell_if_room("log", {"event": eventAsJSON(event)}):
+            self._dropped = dropped + 1
 
     def stop(self) -> None:
         """

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,23 @@ def test_it_has_everything(sdist):
     tracked = {name for name in listed.stdout.split("\0") if name and (TOP / name).is_file()}
     assert tracked - found == set()
     assert not [name for name in found if name.startswith((".venv", "dist/", "build/")) or "__pycache__" in name]
+
+
+def test_the_wheel_holds_what_it_should(tmp_path):
+    """
+    The package, twistd's plugin, two manual pages, its metadata; no test, no cache of twistd's, nothing compiled.
+    """
+    python("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=TOP)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        found = set(archive.namelist())
+    sources = {str(one.relative_to(TOP)) for one in TOP.glob("dotproxy/**/*") if one.is_file()}
+    sources = {name for name in sources if "__pycache__" not in name and not name.endswith(".so")}
+    version = path.name.split("-")[1]
+    info, data = (f"dotproxy-{version}.{kind}" for kind in ("dist-info", "data"))
+    meta = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
+    pages = {f"{data}/data/share/man/{page}" for page in ("man1/dotproxy.1", "man5/dotproxy.toml.5")}
+    assert found == sources | {"twisted/plugins/dotproxy_plugin.py"} | meta | pages
 
 
 def test_it_installs(sdist, tmp_path):

@@ -4,7 +4,8 @@ How long a failure lasts.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.failures import FIRST, LONGEST, MOST, Failures
+from dotproxy.policy.failures import FIRST, LONGEST, MOST, MOST_OPTIONS, Failures
+from dotproxy.wire.answer import Answer
 
 
 class FailuresTests(SynchronousTestCase):
@@ -61,3 +62,14 @@ class FailuresTests(SynchronousTestCase):
         self.assertEqual(MOST, len(failures))
         self.assertIsNone(failures.get(b"4"))
         self.assertIsNotNone(failures.get(b"5"))
+
+    def test_long_options_are_not_kept(self) -> None:
+        """
+        What an upstream says about a failure is kept unless it is long: it is the upstream that says how long it is.
+        """
+        failures = Failures()
+        for number, size in enumerate((MOST_OPTIONS, MOST_OPTIONS + 1, 65000)):
+            failures.add(b"%d" % number, Answer(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 1, bytes(size), 21), 0.0)
+        kept = [failure.what for number in range(3) if (failure := failures.get(b"%d" % number))]
+        self.assertEqual([MOST_OPTIONS, 0, 0], [len(answer.options) for answer in kept])
+        self.assertEqual([18, 18, 18], [answer.rcode for answer in kept])

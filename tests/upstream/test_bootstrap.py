@@ -27,7 +27,15 @@ from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.testing.zone import A, Zone, address_rdata
-from dotproxy.upstream.bootstrap import FRESH, MAX_MISMATCHES, PATIENCE, NamedEndpoint, PlainAsker, addresses_of
+from dotproxy.upstream.bootstrap import (
+    FRESH,
+    MAX_MISMATCHES,
+    MOST_ADDRESSES,
+    PATIENCE,
+    NamedEndpoint,
+    PlainAsker,
+    addresses_of,
+)
 from dotproxy.upstream.gate import VerifiedEndpoint
 from tests.upstream.scenes import GOOD, ZONE, make_trust
 
@@ -196,6 +204,16 @@ class AddressesTests(SynchronousTestCase):
         alias = names.RRHeader("dot.test", names.CNAME, names.IN, 5, names.Record_CNAME("x.test", 5))
         resolver = Resolver([alias, four("192.0.2.1", 60), four("192.0.2.2", 90)], [six("2001:db8::1", 70)])
         self.assertEqual((["192.0.2.1", "2001:db8::1", "192.0.2.2"], 60.0), self.successResultOf(self.found(resolver)))
+
+    def test_more_addresses_than_an_upstream_has(self) -> None:
+        """
+        So many are used, of either family, and no more: each costs a TLS context of its own.
+        """
+        many = [four(f"192.0.2.{number}", 60) for number in range(200)]
+        others = [six(f"2001:db8::{number:x}", 60) for number in range(200)]
+        found, _ = self.successResultOf(self.found(Resolver(many, others)))
+        self.assertEqual(MOST_ADDRESSES, len(found))
+        self.assertEqual(MOST_ADDRESSES // 2, len([address for address in found if ":" in address]))
 
     def test_one_family(self) -> None:
         """

@@ -3,17 +3,22 @@ Connections to one upstream: how many, how old, and what is learned of how they 
 """
 
 import itertools
+from random import Random
 
 import dns.edns
 import dns.flags
 import dns.message
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.policy.health import Tier
-from dotproxy.upstream.pool import MAX_AGE, RETIREMENT
+from dotproxy.upstream.exchange import Upstream
+from dotproxy.upstream.pool import MAX_AGE, MAX_STANDING, RETIREMENT
 from dotproxy.upstream.protocol import FINISH_TIMEOUT
-from tests.upstream.scenes import ZONE, Scene
+from fuzz.servers import Connection, Server
+from tests.upstream.scenes import ZONE, Heard, Scene, Told, make_question
 from tests.upstream.test_exchange_ends import IS_PROBE, names
 
 
@@ -454,3 +459,53 @@ class KeepaliveTests(SynchronousTestCase):
         scene.network.advance(FINISH_TIMEOUT)
         self.assertEqual(["c"], scene.told.failed_tokens)
         self.assertEqual([], scene.server.connections)
+
+
+class SilentServer(Server):
+    """
+    One that takes every connection, and answers nothing.
+    """
+
+    def asked(self, connection: Connection, query: bytes) -> None:
+        """
+        Say nothing.
+        """
+
+
+class ManyConnectionsTests(SynchronousTestCase):
+    """
+    An upstream that answered one query over each connection, and then answers none.
+    """
+
+    def test_so_many_connections_stand(self) -> None:
+        """
+        Each query would have a connection of its own, and each of them stands for four seconds: so many and no more.
+        When they have ended, others are dialled.
+        """
+        clock, random = Clock(), Random(1)
+        server = SilentServer(clock, random, {}, IPv4Address("TCP", "192.0.2.1", 853), refused=0)
+        upstream = Upstream(
+            "the upstream",
+            server,
+            clock=clock,
+            now=clock.seconds,
+            random_octets=random.randbytes,
+            jitter=lambda: 0.0,
+            idle_timeout=30.0,
+            events=Heard(),
+        )
+        upstream.outcomes = Told()
+        upstream.startService()
+        upstream.quota.learn(1)
+        most = 0
+        for number in range(600):
+            upstream.ask([make_question(number)])
+            clock.advance(0.005)
+            most = max(most, len(server.connections))
+        self.assertEqual(MAX_STANDING, most)
+        stood = tuple(server.connections)
+        clock.pump([0.5] * 12)
+        self.assertTrue(all(connection.is_over for connection in stood))
+        upstream.ask([make_question("one more")])
+        clock.advance(0.005)
+        self.assertTrue(server.connections)

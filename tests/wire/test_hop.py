@@ -17,7 +17,7 @@ from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import opt_record, options_of
 from dotproxy.wire.hop import Rebuilt, Subnet, Verbatim, with_least_opt
-from dotproxy.wire.message import FORMERR, HEADER, Peek, peek
+from dotproxy.wire.message import FORMERR, HEADER, Peek, peek, sections_of
 from tests.wire.test_message import queries
 
 A_RECORD = dns.rrset.from_text("www.test.", 60, "IN", "A", "192.0.2.1")
@@ -239,6 +239,22 @@ class OutgoingTests(SynchronousTestCase):
             wire = make_query("www.test.", 1, edns=edns)
             hop = Rebuilt()
             self.assertEqual(hop.outgoing(wire, peek(wire)), hop.outgoing(wire + b"junk", peek(wire + b"junk")))
+
+    def test_octets_after_other_records(self) -> None:
+        """
+        What stands after the last record is not passed on either: with an OPT behind it, it would be read as a record.
+        """
+        other = b"\0\0\x0f\0\1" + bytes(4) + b"\0\4text"
+        opt = opt_record(1232)
+        head = b"\x12\x34\1\0\0\1\0\0\0\0"
+        question = b"\3www\4test\0\0\1\0\1"
+        for count, records in ((1, other), (2, opt + other), (2, other + opt)):
+            query = head + bytes((0, count)) + question + records + b"\xc0"
+            with self.subTest(query=query):
+                sent = Rebuilt().outgoing(query, peek(query))
+                self.assertIn(other, sent)
+                self.assertEqual(len(sent), sections_of(sent, 12 + len(question), 0, 2)[3])
+                self.assertEqual(query[:10], with_least_opt(sent)[:10])
 
     def test_malformed_options(self) -> None:
         """

@@ -115,6 +115,15 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(b"", key(make(use_edns=0, options=[subnets[0], NSID]), Subnet.PASS))
         self.assertEqual(b"", key(make(use_edns=0, options=[NSID, subnets[0]]), Subnet.PASS))
 
+    def test_a_client_subnet_that_is_none(self) -> None:
+        """
+        Longer than any address: for one alone, since keys are kept, and a key has no octets to spare.
+        """
+        long = make(use_edns=0, options=[dns.edns.GenericOption(8, bytes(21))])
+        longest = make(use_edns=0, options=[dns.edns.ECSOption("2001:db8::1", 128)])
+        self.assertEqual(b"", key(long, Subnet.PASS))
+        self.assertNotEqual(b"", key(longest, Subnet.PASS))
+
     def test_names_in_keys(self) -> None:
         """
         A key begins with its name.

@@ -80,6 +80,22 @@ class ChannelTests(SynchronousTestCase):
         self.pump()
         self.assertEqual(([{"a": "ä"}], b""), (self.told, self.other.transport.value()))
 
+    def test_what_may_be_lost(self) -> None:
+        """
+        While the other side does not read, what may be lost is not kept for it; what may not, is.
+        """
+        transport = self.one.transport
+        self.assertTrue(self.one.tell_if_room("tell", {"number": 1}))
+        transport.producer.pauseProducing()
+        before = len(transport.value())
+        self.assertEqual([False] * 1000, [self.one.tell_if_room("tell", {"number": 2}) for _ in range(1000)])
+        self.assertEqual(before, len(transport.value()))
+        self.one.tell("tell", {"number": 3})
+        transport.producer.resumeProducing()
+        self.assertTrue(self.one.tell_if_room("tell", {"number": 4}))
+        self.pump()
+        self.assertEqual([1, 3, 4], [given["number"] for given in self.told])
+
     def test_the_end_of_the_other(self) -> None:
         """
         What was asked fails, and what is asked then; what is told is told to nobody.
