@@ -3,8 +3,8 @@ What one hostile client costs others: forwarders under attack, beside a client t
 
     python -m benchmarks.attack [--quick] [--only tiny noread …] [--source LABEL=PATH …] [--markdown PAGE]
 
-Decides the order: each attack is tried on one forwarder after the other, each started for it, in front of an upstream of
-its own.  The attacker is at 127.0.0.66, the good client at 127.0.0.77; everything is on loopback and ends by itself.
+Decides the order: each attack is tried on one forwarder after the other, each started for it, in front of an upstream
+of its own.  The attacker is at 127.0.0.66, the good client at 127.0.0.77; everything is on loopback and ends by itself.
 """
 
 from __future__ import annotations
@@ -179,10 +179,10 @@ def _head(given: argparse.Namespace, seconds: float) -> str:
     programs = ", ".join(
         f"{kind.name} {kind.version()}" for kind in (AttackedUnbound, AttackedDnsdist) if kind.executable()
     )
+    how = f"attacks of {given.seconds:g} s, one forwarder after the other; {seconds / 60:.1f} minutes"
     return "\n".join(
         [
-            f"Measured on {datetime.now(UTC):%d %B %Y}, attacks of {given.seconds:g} s, one forwarder after the other;"
-            f" {seconds / 60:.1f} minutes.",
+            f"Measured on {datetime.now(UTC):%d %B %Y}, {how}.",
             "",
             f"- Machine: {os.cpu_count()} cores, Linux {platform.release()}; load average {os.getloadavg()[1]:.1f}",
             f"- Programs: {programs}; Python {platform.python_version()}",

@@ -11,7 +11,7 @@ import enum
 import functools
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import opt_record
@@ -112,7 +112,7 @@ def _junk() -> Packets:
     Random octets, half of them behind a header that is a query's; and queries that end too soon.
     """
     chance = random.Random(1)
-    kinds = itertools.cycle(
+    kinds: Iterator[Callable[[], bytes]] = itertools.cycle(
         (
             lambda: chance.randbytes(chance.randrange(1, 200)),
             lambda: chance.randbytes(2) + b"\1\0\0\1\0\0\0\0\0\1" + chance.randbytes(chance.randrange(1, 200)),

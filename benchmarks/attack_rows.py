@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.attack_queries import Zone
-from benchmarks.attack_run import Attack, AttackUpstream
+from benchmarks.attack_run import Attack, AttackUpstream, SlowUpstream
 from benchmarks.bad_upstreams import Upstream
 from benchmarks.load import is_right
 from dotproxy.testing.certificates import Issued
@@ -70,11 +70,19 @@ MAIN = (
     ),
     Attack(
         "bigq",
-        "5,000 queries of 60 KB, an unknown EDNS option, over 50 TCP connections as fast as they are taken",
+        "5,000 queries of 60 KB, an unknown EDNS option, over 50 TCP connections; an upstream behind 80 Mbit/s",
         _streams("total", "large", 50, 5000),
         ("udp", "tcp"),
         zone=Zone.SOME,
         is_quick=True,
+        upstreams=(SlowUpstream,),
+    ),
+    Attack(
+        "bigq-fast",
+        "The same in front of an upstream that reads as fast as it can",
+        _streams("total", "large", 50, 5000),
+        ("udp", "tcp"),
+        zone=Zone.SOME,
     ),
     Attack(
         "owed",

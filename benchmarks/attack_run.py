@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attack_good import ADDRESS, RATE, TRANSPORTS, Books, GoodClient, cached_names, normal_after
-from benchmarks.attack_queries import PARENT, Zone, fixed_name
+from benchmarks.attack_queries import Zone, fixed_name
 from benchmarks.attack_sender import Sent
 from benchmarks.bad_upstreams import MakeUpstream, Upstream
 from benchmarks.bench import Bench
@@ -48,15 +48,17 @@ _MORE = 20.0
 
 class AttackUpstream(Upstream):
     """
-    The upstream of which anything may be asked.
+    The upstream of which anything may be asked; it reads ``intake`` octets a second, or 0 for any number.
     """
+
+    intake = 0
 
     def command(self) -> list[str]:
         """
         In the foreground, from this checkout.
         """
         line = [sys.executable, "-m", "benchmarks.attack_upstream", str(self.certificate), str(self.key)]
-        return [*line, "--port", str(self.port)]
+        return [*line, "--port", str(self.port), "--intake", str(self.intake)]
 
     def environment(self) -> dict[str, str]:
         """
@@ -76,6 +78,14 @@ class AttackUpstream(Upstream):
         """
         lines = [line for line in self.said().splitlines() if line.startswith("{")]
         return json.loads(lines[-1]) if lines else {}
+
+
+class SlowUpstream(AttackUpstream):
+    """
+    The same behind a link of 80 Mbit/s.
+    """
+
+    intake = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class Attacker:
     def __init__(self, arguments: Sequence[str], port: int, seconds: float) -> None:
         self._begin = time.monotonic()
         self._seconds = seconds
+        self._sent: Sent | None = None
         self._process: subprocess.Popen[bytes] | None = None
         if arguments:
             line = [sys.executable, "-m", "benchmarks.attack_sender", *arguments]
@@ -131,10 +142,16 @@ class Attacker:
             with contextlib.suppress(PermissionError):
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)  # it inherits ours
 
-    def ended(self) -> Sent | None:
+    @property
+    def sent(self) -> Sent | None:
         """
-        Return what it did, if it has ended.
+        What it did, if it has ended.
         """
+        if self._sent is None:
+            self._sent = self._look()
+        return self._sent
+
+    def _look(self) -> Sent | None:
         now = time.monotonic()
         if self._process is None:
             return Sent(self._begin, now) if now - self._begin >= self._seconds else None
@@ -187,7 +204,7 @@ def measure(bench: Bench, forwarder: Forwarder, attack: Attack, seconds: float, 
     upstreams = bench.make_upstreams(attack.upstreams)
     with bench.running(upstreams):
         peer = bench.make_peer(forwarder, upstreams)
-        is_answering = attack.upstreams == (AttackUpstream,)
+        is_answering = len(upstreams) == 1
         with bench.running([peer], is_answering=is_answering), _important():
             _prime(peer.port, attack)
             clients = [TRANSPORTS[via](peer.port, attack.domain, attack.is_good) for via in attack.via]
@@ -246,9 +263,9 @@ def _attacked(peer: Peer, clients: Sequence[GoodClient], attack: Attack, seconds
         cpu, begun = cpu_seconds(peer.pid), time.monotonic()
         attacker = Attacker(attack.sender, peer.port, seconds)
         stack.callback(attacker.stop)
-        ended: list[Sent] = []
-        _ask(selector, clients, watch, lambda: ended.extend(filter(None, [attacker.ended()])) or ended)
-        measured.sent = sent = ended[0]
+        _ask(selector, clients, watch, lambda: attacker.sent)
+        assert attacker.sent is not None
+        measured.sent = sent = attacker.sent
         measured.cpu = (cpu_seconds(peer.pid) - cpu) / (time.monotonic() - begun)
 
         abnormal = list(clients)

@@ -19,6 +19,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from benchmarks.attack_queries import KINDS, Packets, packets
@@ -67,7 +68,7 @@ def flood(port: int, make: Packets, rate: float, seconds: float, *, is_spoofed: 
         return _paced(lambda number: send(make(number)), rate, seconds)
 
 
-def _spoofing(client, port, make):
+def _spoofing(client: socket.socket, port: int, make: Packets) -> Callable[[int], object]:
     """
     Each packet from another address below 127, of which Linux has all.
     """
@@ -82,7 +83,7 @@ def _spoofing(client, port, make):
     return send
 
 
-def _paced(send, rate: float, seconds: float) -> Sent:
+def _paced(send: Callable[[int], object], rate: float, seconds: float) -> Sent:
     clock = time.monotonic
     sent, number = Sent(), 0
     sent.begin = due_since = clock()

@@ -3,8 +3,9 @@ A DNS-over-TLS upstream of which an attacker may ask anything: cheap, and with a
 
     python -m benchmarks.attack_upstream CERTIFICATE KEY --port 8853
 
-Decides what is answered, by the zone of ``attack_queries``; every other name has one address.  It counts queries by zone,
-and prints the counts as a line of JSON when they change.  A connection whose answers are not read is read no further.
+Decides what is answered, by the zone of ``attack_queries``; every other name has one address.  It counts queries by
+zone, and prints the counts as a line of JSON when they change.  A connection whose answers are not read is read no
+further; with ``--intake`` all connections together are read at that rate, as over a link that has no more.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ _OPT = opt_record(1232)
 
 #: From how many unsent octets on a connection is read no further.
 _MOST_UNSENT = 1 << 20
+
+#: How long to wait until more may be read, in seconds.
+_PAUSE = 0.005
+
+#: What the kernel may hold of a connection that is read slowly: little, so that who sends notices.
+_SMALL_BUFFER = 65_536
 
 #: How often counts are printed, in seconds, if they changed.
 _REPORT = 0.2
@@ -79,6 +86,7 @@ class Connection:
         self.tls = context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         self._upstream = upstream
         self._is_shaken = False
+        self.is_held = False
         self._read = bytearray()
         self._unsent = bytearray()
 
@@ -87,8 +95,8 @@ class Connection:
         """
         What to wait for.
         """
-        reads = selectors.EVENT_READ if len(self._unsent) < _MOST_UNSENT else 0
-        return reads | (selectors.EVENT_WRITE if self._unsent else 0)
+        reads = len(self._unsent) < _MOST_UNSENT and not self.is_held
+        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if self._unsent else 0)
 
     def turn(self) -> bool:
         """
@@ -99,15 +107,24 @@ class Connection:
                 self.tls.do_handshake()
                 self._is_shaken = True
             self._send()
-            while len(self._unsent) < _MOST_UNSENT and (octets := self.tls.recv(65536)):
+            while len(self._unsent) < _MOST_UNSENT and not self._is_to_wait():
+                if not (octets := self.tls.recv(65536)):
+                    return False
+                self._upstream.intake.take(len(octets))
                 self._read += octets
                 self._answer()
                 self._send()
-            return len(self._unsent) >= _MOST_UNSENT
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return True
         except OSError:
             return False
+        return True
+
+    def _is_to_wait(self) -> bool:
+        self.is_held = not self._upstream.intake.may_read()
+        if self.is_held:
+            self._upstream.held.add(self)
+        return self.is_held
 
     def _send(self) -> None:
         with memoryview(self._unsent) as view:
@@ -132,12 +149,41 @@ class Connection:
         self._unsent += b"".join(answers)
 
 
-class Upstream:
+class Intake:
     """
-    What all connections share: what is answered, and the counts.
+    How much may be read: ``rate`` octets a second, a tenth of a second's worth at once; 0 for any amount.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._left = rate / 10
+        self._at = time.monotonic()
+
+    def may_read(self) -> bool:
+        """
+        Whether anything may be read now.
+        """
+        if self._rate:
+            now = time.monotonic()
+            self._left = min(self._rate / 10, self._left + (now - self._at) * self._rate)
+            self._at = now
+        return not self._rate or self._left > 0
+
+    def take(self, octets: int) -> None:
+        """
+        So much was read.
+        """
+        self._left -= octets
+
+
+class Upstream:
+    """
+    What all connections share: what is answered, the counts, and which of them wait until they may be read.
+    """
+
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
+        self.held: set[Connection] = set()
         self._counts: Counter[Zone | None] = Counter()
         self._printed = 0
         self._due = 0.0
@@ -168,25 +214,38 @@ class Upstream:
             sys.stdout.flush()
 
 
-def serve(listener: socket.socket, context: ssl.SSLContext) -> None:
+def serve(listener: socket.socket, context: ssl.SSLContext, upstream: Upstream) -> None:
     """
     Serve until the process is stopped.
     """
-    upstream = Upstream()
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select(_REPORT):
-                if key.data is None:
-                    connection = Connection(listener.accept()[0], context, upstream)
-                    selector.register(connection.tls, selectors.EVENT_READ, connection)
-                elif not key.data.turn():
-                    selector.unregister(key.fileobj)
-                    with contextlib.suppress(OSError):
-                        key.data.tls.close()
-                elif key.events != key.data.wanted:
-                    selector.modify(key.fileobj, key.data.wanted, key.data)
+            ready = selector.select(_PAUSE if upstream.held else _REPORT)
+            turned = {key.data for key, _ in ready} | upstream.held
+            upstream.held = set()
+            for connection in turned:
+                if connection is None:
+                    connected = Connection(listener.accept()[0], context, upstream)
+                    selector.register(connected.tls, connected.wanted, connected)
+                else:
+                    _turn(selector, connection)
             upstream.report()
+
+
+def _turn(selector: selectors.BaseSelector, connection: Connection) -> None:
+    wanted = connection.wanted
+    if not connection.turn():
+        if wanted:
+            selector.unregister(connection.tls)
+        with contextlib.suppress(OSError):
+            connection.tls.close()
+    elif not connection.wanted:  # no selector takes that
+        selector.unregister(connection.tls)
+    elif not wanted:
+        selector.register(connection.tls, connection.wanted, connection)
+    elif connection.wanted != wanted:
+        selector.modify(connection.tls, connection.wanted, connection)
 
 
 def main() -> None:
@@ -199,14 +258,17 @@ def main() -> None:
     parser.add_argument("certificate", type=Path)
     parser.add_argument("key", type=Path)
     parser.add_argument("--port", type=int, default=8853)
+    parser.add_argument("--intake", type=float, default=0.0, metavar="OCTETS", help="read a second; 0 for any number")
     given = parser.parse_args()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(given.certificate, given.key)
     context.set_alpn_protocols(["dot"])
     with socket.create_server(("127.0.0.1", given.port), backlog=512) as listener:
+        if given.intake:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL_BUFFER)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        serve(listener, context)
+        serve(listener, context, Upstream(Intake(given.intake)))
 
 
 if __name__ == "__main__":
