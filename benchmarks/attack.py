@@ -24,6 +24,7 @@ from benchmarks.attack_rows import chosen
 from benchmarks.attack_run import Attack, Measured, measure
 from benchmarks.bench import Bench
 from benchmarks.forwarders import Forwarder, Source
+from benchmarks.open_loop import LATE
 from benchmarks.report import markdown
 
 HEAD = (
@@ -126,17 +127,20 @@ def _table(
     bench: Bench, attack: Attack, forwarders: Sequence[Forwarder], given: argparse.Namespace, begun: float
 ) -> str:
     rows: list[Sequence[str]] = [HEAD]
+    late = 0
     for forwarder in forwarders:
         if time.monotonic() - begun > given.minutes * 60:
             return "\n".join([*markdown(rows), "", "No time was left for the others."])
         try:
-            rows += lines(
-                forwarder.name, measure(bench, forwarder, attack, given.seconds, given.recovery), given.recovery
-            )
+            measured = measure(bench, forwarder, attack, given.seconds, given.recovery)
         except AssertionError as error:  # it did not start, or ended
             rows.append([forwarder.name, "not measured", *[""] * (len(HEAD) - 2)])
             print(f"{forwarder.name}: {str(error)[:300]}", flush=True)
-    return "\n".join(markdown(rows))
+            continue
+        rows += lines(forwarder.name, measured, given.recovery)
+        late += measured.late
+    note = ["", f"{late} queries of the good client left more than {LATE * 1e3:g} ms late."] if late else []
+    return "\n".join([*markdown(rows), *note])
 
 
 def lines(name: str, measured: Measured, recovery: float) -> list[list[str]]:
@@ -145,7 +149,7 @@ def lines(name: str, measured: Measured, recovery: float) -> list[list[str]]:
     """
     sent = measured.sent
     cells = [
-        name,
+        f"{name} (ended)" if measured.has_ended else name,
         f"{sent.sent:,}",
         f"{sent.sent / (sent.end - sent.begin):,.0f}",
         "–" if measured.upstream is None else f"{measured.upstream:,}",

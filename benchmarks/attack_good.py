@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.load import is_right
-from benchmarks.open_loop import SO_TIMESTAMPNS, received_at
+from benchmarks.open_loop import LATE, SO_TIMESTAMPNS, received_at
 from dotproxy.testing.client import make_query
 from dotproxy.wire.framing import frame
 from dotproxy.wire.message import question_of
@@ -87,13 +87,15 @@ def cached_names(domain: str) -> list[str]:
 
 class GoodClient:
     """
-    What its transports have in common: the plan, and the books.
+    What its transports have in common: the plan, and the books.  ``late`` counts queries that left more than ``LATE``
+    after they were due.
     """
 
     via = ""
 
     def __init__(self, port: int, domain: str, is_good: Callable[[bytes], bool] = is_right) -> None:
         self.asked: list[Asked] = []
+        self.late = 0
         self.server = ("127.0.0.1", port)
         self.is_good = is_good
         self._domain = domain
@@ -126,7 +128,9 @@ class GoodClient:
         """
         number = len(self.asked)
         name = self._cached[number // 2 % CACHED] if number % 2 else f"{self.via}{number:06}.{self._domain}"
+        due = self.due
         asked = Asked(make_query(name.replace(" ", "-"), 1, ident=number & 0xFFFF), time.monotonic())
+        self.late += asked.sent - due > LATE
         asked.wall = time.time_ns()
         self.asked.append(asked)
         self._waiting.append(asked)

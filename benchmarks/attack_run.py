@@ -112,7 +112,7 @@ class Attack:
 class Measured:
     """
     What came of it: ``books`` by the good client's transport with the queries that were sent during the attack; memory
-    in octets; ``normal`` in seconds after the attack's end, None for never.
+        in octets; ``has_ended`` if the forwarder did; ``normal`` in seconds after the attack's end, None for never.
     """
 
     sent: Sent
@@ -120,6 +120,8 @@ class Measured:
     peak: int = 0
     cpu: float = 0.0
     upstream: int | None = None
+    has_ended: bool = False
+    late: int = 0
     books: dict[str, Books] = field(default_factory=dict)
     normal: dict[str, float | None] = field(default_factory=dict)
 
@@ -210,6 +212,12 @@ def measure(bench: Bench, forwarder: Forwarder, attack: Attack, seconds: float, 
             clients = [TRANSPORTS[via](peer.port, attack.domain, attack.is_good) for via in attack.via]
             measured = _attacked(peer, clients, attack, seconds * attack.share, recovery)
             first = upstreams[0]
+            for upstream in upstreams:
+                assert upstream.process is not None
+                if upstream.process.poll() is not None:
+                    raise AssertionError(f"the upstream ended: {upstream.said()[-500:]}")
+            assert peer.process is not None
+            measured.has_ended = peer.process.poll() is not None
             if attack.zone is not None and isinstance(first, AttackUpstream):
                 time.sleep(0.5)  # its counts are printed now and then
                 measured.upstream = first.counts().get(attack.zone.value, 0)
@@ -282,6 +290,7 @@ def _attacked(peer: Peer, clients: Sequence[GoodClient], attack: Attack, seconds
             selector, clients, watch, lambda: not any(client.expire(time.monotonic()) for client in clients), more=False
         )
     measured.peak = watch.peak
+    measured.late = sum(client.late for client in clients)
     for client in clients:
         if len(client.asked) != asked[client.via]:
             raise RuntimeError("queries were sent after the end")

@@ -38,8 +38,8 @@ _MOST_UNSENT = 1 << 20
 #: How long to wait until more may be read, in seconds.
 _PAUSE = 0.005
 
-#: What the kernel may hold of a connection that is read slowly: little, so that who sends notices.
-_SMALL_BUFFER = 65_536
+#: What the kernel may hold of a connection that is read slowly: little, but more than a segment of loopback has.
+_SMALL_BUFFER = 524_288
 
 #: How often counts are printed, in seconds, if they changed.
 _REPORT = 0.2
@@ -234,18 +234,18 @@ def serve(listener: socket.socket, context: ssl.SSLContext, upstream: Upstream) 
 
 
 def _turn(selector: selectors.BaseSelector, connection: Connection) -> None:
-    wanted = connection.wanted
-    if not connection.turn():
-        if wanted:
-            selector.unregister(connection.tls)
+    before = connection.wanted
+    stands = connection.turn()
+    wanted = connection.wanted if stands else 0
+    if before and not wanted:  # no selector takes that one waits for nothing
+        selector.unregister(connection.tls)
+    elif wanted and not before:
+        selector.register(connection.tls, wanted, connection)
+    elif wanted != before:
+        selector.modify(connection.tls, wanted, connection)
+    if not stands:
         with contextlib.suppress(OSError):
             connection.tls.close()
-    elif not connection.wanted:  # no selector takes that
-        selector.unregister(connection.tls)
-    elif not wanted:
-        selector.register(connection.tls, connection.wanted, connection)
-    elif connection.wanted != wanted:
-        selector.modify(connection.tls, connection.wanted, connection)
 
 
 def main() -> None:
