@@ -129,6 +129,8 @@ def _table(
     rows: list[Sequence[str]] = [HEAD]
     late = 0
     for forwarder in forwarders:
+        if not (attack.is_general or given.forwarders or (forwarder.is_dotproxy and forwarder.workers == 1)):
+            continue
         if time.monotonic() - begun > given.minutes * 60:
             return "\n".join([*markdown(rows), "", "No time was left for the others."])
         try:

@@ -208,7 +208,7 @@ def _hostile(mode: str) -> Attack:
     what = (MODES[mode].__doc__ or "").strip().rstrip(".")
     title = f"Two upstreams, of which the first is hostile: {what[0].lower()}{what[1:]}"
     upstreams = (make, AttackUpstream)
-    return Attack(f"hostile-{mode}", title, share=_SHORT, upstreams=upstreams, is_good=_is_good)
+    return Attack(f"hostile-{mode}", title, share=_SHORT, is_general=False, upstreams=upstreams, is_good=_is_good)
 
 
 def every_attack() -> list[Attack]:

@@ -8,6 +8,7 @@ attacker begins and ends, and the good client asks on until it is served as befo
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -92,7 +93,8 @@ class SlowUpstream(AttackUpstream):
 class Attack:
     """
     A row: ``sender`` are the arguments of the attacker; ``primed`` the names asked before, over TCP, with their types;
-    ``zone`` that whose queries are counted at the upstream; ``share`` how much of the usual time it takes.
+    ``zone`` that whose queries are counted at the upstream; ``share`` how much of the usual time it takes; others
+    than one worker of dotproxy are attacked if it ``is_general``.
     """
 
     key: str
@@ -103,6 +105,7 @@ class Attack:
     zone: Zone | None = None
     share: float = 1.0
     is_quick: bool = False
+    is_general: bool = True
     upstreams: tuple[MakeUpstream, ...] = (AttackUpstream,)
     domain: str = "lab.example"
     is_good: Callable[[bytes], bool] = is_right
@@ -131,7 +134,7 @@ class Attacker:
     The process that attacks; without arguments nobody does, for as long.
     """
 
-    def __init__(self, arguments: Sequence[str], port: int, seconds: float) -> None:
+    def __init__(self, arguments: Sequence[str], port: int, seconds: float, priority: int) -> None:
         self._begin = time.monotonic()
         self._seconds = seconds
         self._sent: Sent | None = None
@@ -142,7 +145,7 @@ class Attacker:
             root = str(Path(__file__).parent.parent)
             self._process = subprocess.Popen(line, stdout=subprocess.PIPE, cwd=root)
             with contextlib.suppress(PermissionError):
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, 0)  # it inherits ours
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, priority)  # it inherits ours
 
     @property
     def sent(self) -> Sent | None:
@@ -183,6 +186,7 @@ class Watch:
     """
 
     def __init__(self, peer: Peer) -> None:
+        self.pid = peer.pid
         self._files = [Path(f"/proc/{pid}/statm") for pid in processes(peer.pid)]
         self._due = 0.0
         self.now = self.peak = 0
@@ -207,10 +211,12 @@ def measure(bench: Bench, forwarder: Forwarder, attack: Attack, seconds: float, 
     with bench.running(upstreams):
         peer = bench.make_peer(forwarder, upstreams)
         is_answering = len(upstreams) == 1
-        with bench.running([peer], is_answering=is_answering), _important():
+        with bench.running([peer], is_answering=is_answering), _important() as usual:
             _prime(peer.port, attack)
             clients = [TRANSPORTS[via](peer.port, attack.domain, attack.is_good) for via in attack.via]
-            measured = _attacked(peer, clients, attack, seconds * attack.share, recovery)
+            watch = Watch(peer)
+            attacker = functools.partial(Attacker, attack.sender, peer.port, seconds * attack.share, usual)
+            measured = _attacked(clients, watch, attacker, recovery)
             first = upstreams[0]
             for upstream in upstreams:
                 assert upstream.process is not None
@@ -225,17 +231,18 @@ def measure(bench: Bench, forwarder: Forwarder, attack: Attack, seconds: float, 
 
 
 @contextlib.contextmanager
-def _important() -> Iterator[None]:
+def _important() -> Iterator[int]:
     """
-    The good client's process comes before all others, so that its times are the forwarder's; needs root.
+    The good client's process comes before all others, so that its times are the forwarder's; needs root.  Yields the
+    priority of all others.
     """
     before = os.getpriority(os.PRIO_PROCESS, 0)
     with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -10)
+        os.setpriority(os.PRIO_PROCESS, 0, before - 10)
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        yield
+        yield before
     finally:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, before)
@@ -258,8 +265,7 @@ def _prime(port: int, attack: Attack) -> None:
             read_message(client)
 
 
-def _attacked(peer: Peer, clients: Sequence[GoodClient], attack: Attack, seconds: float, recovery: float) -> Measured:
-    watch = Watch(peer)
+def _attacked(clients: Sequence[GoodClient], watch: Watch, begin: Callable[[], Attacker], recovery: float) -> Measured:
     with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
         for client in clients:
             client.open(selector)
@@ -268,13 +274,13 @@ def _attacked(peer: Peer, clients: Sequence[GoodClient], attack: Attack, seconds
         _ask(selector, clients, watch, lambda: time.monotonic() >= before)
         measured = Measured(Sent(), memory=watch.now)
         watch.peak = watch.now
-        cpu, begun = cpu_seconds(peer.pid), time.monotonic()
-        attacker = Attacker(attack.sender, peer.port, seconds)
+        cpu, begun = cpu_seconds(watch.pid), time.monotonic()
+        attacker = begin()
         stack.callback(attacker.stop)
         _ask(selector, clients, watch, lambda: attacker.sent)
         assert attacker.sent is not None
         measured.sent = sent = attacker.sent
-        measured.cpu = (cpu_seconds(peer.pid) - cpu) / (time.monotonic() - begun)
+        measured.cpu = (cpu_seconds(watch.pid) - cpu) / (time.monotonic() - begun)
 
         abnormal = list(clients)
 
