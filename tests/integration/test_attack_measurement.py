@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import dns.message
@@ -136,17 +136,18 @@ def test_half_of_the_names_are_asked_again_and_again() -> None:
     assert len({each.query[:2] for each in good.asked}) == 200
 
 
-def asked(outcomes: dict[int, Outcome] | None = None, slow: int = -1) -> list[Asked]:
+def asked(outcomes: dict[int, Outcome] | None = None, slow: Sequence[int] = ()) -> list[Asked]:
     made = []
     for number in range(200):
         outcome = (outcomes or {}).get(number, Outcome.NOERROR)
-        made.append(Asked(b"", number / 50, outcome, 0.06 if number == slow else 0.001))
+        made.append(Asked(b"", number / 50, outcome, 0.06 if number in slow else 0.001))
     return made
 
 
 def test_all_is_normal_from_the_second_in_which_everything_is_answered() -> None:
     assert normal_after(asked(), 1.0) == 0.0
     assert normal_after(asked({50: Outcome.LOST}), 1.0) == pytest.approx(0.02)
+    assert normal_after(asked(slow=(70, 71)), 1.0) == pytest.approx(0.42)  # one of fifty may be slow, two may not
     assert normal_after(asked({60: Outcome.SERVFAIL, 99: Outcome.PENDING}), 1.0) == pytest.approx(1.0)
     assert normal_after(asked(dict.fromkeys(range(50, 200, 49), Outcome.LOST)), 1.0) is None
     assert normal_after(asked({10: Outcome.LOST}), 1.0) == 0.0
