@@ -8,8 +8,13 @@ PACKETS ?= 2000000
 SEED ?= 1
 BIN = $(VENV)/bin
 
+<<<<<<< HEAD
 .PHONY: help venv demo test run check cover servers unit wheel sdist man image lock audit fuzz flood compiled test-compiled
 .PHONY: bench bench-steps bench-bad-names clean
+=======
+.PHONY: help venv demo test run check cover servers unit wheel sdist man image fuzz compiled test-compiled
+.PHONY: bench bench-steps bench-bad-names attack clean
+>>>>>>> w/attack
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -96,6 +101,9 @@ bench-steps: $(VENV)/ready   ## what each step of a query's way takes
 
 bench-bad-names: $(VENV)/ready servers ## what queries at which an upstream hangs up cost others, beside peers (ARGS="--quick")
 	$(BIN)/python -m benchmarks.bad_names $(ARGS)
+
+attack: $(VENV)/ready servers ## what one hostile client costs others, beside Unbound and dnsdist (ARGS="--quick")
+	$(BIN)/python -m benchmarks.attack $(ARGS)
 
 clean:                       ## remove what was made here
 	rm -rf $(VENV) .venv-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
