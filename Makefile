@@ -8,13 +8,8 @@ PACKETS ?= 2000000
 SEED ?= 1
 BIN = $(VENV)/bin
 
-<<<<<<< HEAD
 .PHONY: help venv demo test run check cover servers unit wheel sdist man image lock audit fuzz flood compiled test-compiled
-.PHONY: bench bench-steps bench-bad-names clean
-=======
-.PHONY: help venv demo test run check cover servers unit wheel sdist man image fuzz compiled test-compiled
 .PHONY: bench bench-steps bench-bad-names attack clean
->>>>>>> w/attack
 .DEFAULT_GOAL := help
 
 help:                        ## this list

@@ -177,8 +177,8 @@ class ClientShares:
         """
         Take note that a client's address is not forged: it has completed a handshake.
         """
-        if share is not self.refused:
-            share.account = share
+        if share.account is self.strangers:
+            self._know(share)
 
     def note_batch(self, count: int, now: float) -> None:
         """
@@ -206,7 +206,7 @@ class ClientShares:
         if share.account is not share:
             share.granted += 1
             share.account.granted += 1
-            return not is_limited or self._spend(share.account, now)
+            return not (is_limited and self._is_contended(now)) or self._spend(share.account, now)
         if is_limited and share.tokens < 1 and self._is_contended(now):
             self.busy_until = now + _BUSY_FOR
             return False
@@ -222,7 +222,7 @@ class ClientShares:
         seen before are held to the rate of one together.
         """
         rate = self._limits.rate
-        if not rate or now >= self.busy_until or host in self._by_prefix:
+        if not rate or now >= self.busy_until or host in self._by_prefix or not self._is_contended(now):
             return True
         self._fill(self.strangers, now)
         if self.strangers.tokens < 1:
@@ -329,8 +329,15 @@ class ClientShares:
         rate = self._limits.rate
         share.tokens = min(rate, share.tokens + (now - share.filled_at) * rate)
         share.filled_at = now
-        if share.account is not share and now - share.since >= _KNOWN_AFTER:
-            share.account = share
+        if share.account is self.strangers and share is not self.strangers and now - share.since >= _KNOWN_AFTER:
+            self._know(share)
+
+    def _know(self, share: ClientShare) -> None:
+        """
+        Give a client an account of its own; what it has sent is not what strangers sent, then.
+        """
+        share.account = share
+        self.strangers.granted -= share.granted
 
     def _spend(self, account: ClientShare, now: float) -> bool:
         self._fill(account, now)
@@ -358,9 +365,8 @@ class ClientShares:
         active = 0
         for share in (self.strangers, *self._by_prefix.values()):
             used = share.granted - share.credit
-            if used != share.used:
-                share.used = used
-                active += 1
+            active += used > share.used and share.account is share  # strangers are counted together
+            share.used = used
         return active
 
 

@@ -266,6 +266,17 @@ class RateTests(SynchronousTestCase):
         scene.meet("192.0.2.1")
         self.assertEqual((80_000, 0), self.flood(scene, others=0))
 
+    def test_only_client_that_is_new_is_not_held_back(self) -> None:
+        """
+        Nor is one that begins with more than can be done, and was not seen before.
+        """
+        scene = Scene()
+        scene.overload()
+        for _ in range(30):
+            scene.shares.note_batch(FULL_BATCH, scene.now)
+            self.assertEqual(2000, scene.ask("192.0.2.1", 2000))
+            scene.now += 0.05
+
     def test_exempt_client_is_not_held_back(self) -> None:
         """
         Nor is one that is exempt.
