@@ -14,7 +14,7 @@ from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quarantine import Quarantine
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.wire.message import Peek
+from dotproxy.wire.message import MAX_MESSAGE, Peek
 
 #: Whatever a listener needs to find its client again; its first item is the client's IP address.
 Client = Any
@@ -175,7 +175,7 @@ class Hop(Protocol):
         Return what an upstream's reply says, or raise ``WireError`` if nothing can be made of it.
         """
 
-    def written(self, query: bytes, seen: Peek, answer: Any, age: int = 0, limit: int = ...) -> bytes:
+    def written(self, query: bytes, seen: Peek, answer: Any, age: int = 0, limit: int = MAX_MESSAGE) -> bytes:
         """
         Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it: truncated if it
         is longer than ``limit`` octets.
