@@ -19,7 +19,7 @@ ACCEPTS: Final = 16
 
 #: Octets that the kernel takes of a connection beyond those on their way.  Without a limit it takes megabytes, and
 #: shows late whether a client reads.
-_UNSENT: Final = 128 << 10
+_UNSENT: Final = 512 << 10
 
 
 class StreamPort(tcp.Port):

@@ -98,4 +98,4 @@ class StreamPortTests(SynchronousTestCase):
         port = StreamPort(listening, Full(), MemoryReactor())  # type: ignore[arg-type]
         port.startListening()
         self.assertEqual((1, 53), (listening.dups, port.getHost().port))
-        self.assertEqual({socket.TCP_NOTSENT_LOWAT: 131_072}, listening.options)
+        self.assertEqual({socket.TCP_NOTSENT_LOWAT: 524_288}, listening.options)
