@@ -27,7 +27,7 @@ RUN HATCH_BUILD_HOOK_ENABLE_MYPYC=1 /opt/build/bin/pip wheel --no-index --no-dep
  && /opt/dotproxy/bin/pip install --no-index --no-deps --no-compile dist/*.whl \
  && /opt/dotproxy/bin/pip check \
  && /opt/dotproxy/bin/pip uninstall --yes pip \
- && rm -rf /opt/dotproxy/lib/python*/site-packages/setuptools* /opt/dotproxy/lib/python*/site-packages/pkg_resources* \
+ && (cd /opt/dotproxy/lib/python*/site-packages && rm -rf setuptools* pkg_resources* _distutils_hack distutils-precedence.pth) \
  && /opt/dotproxy/bin/python -m compileall -q /opt/dotproxy/lib \
  && /opt/dotproxy/bin/twistd --help >/dev/null
 # The last line lets twistd write its cache of plugins, which the user below may not.
