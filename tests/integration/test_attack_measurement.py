@@ -298,27 +298,28 @@ def test_peers_have_all_upstreams(kind, tmp_path: Path) -> None:
     assert text.count("1111") == text.count("2222") == 1
 
 
-def test_a_quick_row_keeps_exact_books(bench: Bench) -> None:
+def test_a_quick_row_keeps_exact_books(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attack_good, "PATIENCE", 1.0)
     (attack,) = chosen(["tiny-3000"], is_quick=True)
     forwarder = attacked_dotproxies([Source()], [])[0]
-    measured = measure(bench, forwarder, attack, seconds=2.0, recovery=1.0)
+    measured = measure(bench, forwarder, attack, seconds=1.0, recovery=0.5)
     assert not measured.has_ended
-    assert 0 < measured.sent.sent <= 3000 * 2.1
-    assert 1.9 < measured.sent.end - measured.sent.begin < 12
+    assert 0 < measured.sent.sent <= 3000 * 1.1
+    assert 0.9 < measured.sent.end - measured.sent.begin < 12
     assert measured.peak >= measured.memory > 1e7
     assert measured.cpu > 0
     assert measured.upstream is not None
     assert measured.upstream >= 1
     books = measured.books["udp"]
-    assert len(books.asked) >= 80
+    assert len(books.asked) >= 40
     assert Outcome.PENDING not in books.outcomes
     assert all(measured.sent.begin <= each.sent < measured.sent.end for each in books.asked)
-    assert [len(each) for each in lines(forwarder.name, measured, 1.0)] == [len(HEAD)]
+    assert [len(each) for each in lines(forwarder.name, measured, 0.5)] == [len(HEAD)]
 
 
 def test_the_command_prints_a_table_in_which_each_query_ended_once(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "benchmarks.attack", "--quick", "--only", "owed", "--forwarders", "dotproxy, 2"]
-    line += ["--seconds", "2", "--recovery", "1", "--markdown", str(tmp_path / "page")]
+    line += ["--seconds", "1", "--recovery", "1", "--markdown", str(tmp_path / "page")]
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(line, cwd=root, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
@@ -331,5 +332,5 @@ def test_the_command_prints_a_table_in_which_each_query_ended_once(tmp_path: Pat
     assert [row["client"] for row in told] == ["udp", "tcp", "tcp kept"]
     for row in told:
         good, sent = map(int, row["NOERROR"].split(" of "))
-        assert sent >= 80
+        assert sent >= 40
         assert good + sum(int(row[each]) for each in ("SERVFAIL", "other", "lost")) == sent
