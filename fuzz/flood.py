@@ -103,6 +103,7 @@ class World:
             idle_timeout=10.0,
             max_connections=TCP_CONNECTIONS,
             max_outstanding=128,
+            share_of=lambda host: self.forwarder.shares.of(host, clock.seconds()),
         )
         self.streams: list[Stream] = []
         self.looked_up = 0

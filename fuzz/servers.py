@@ -9,6 +9,7 @@ end, or bring what answers nothing.
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime
 from typing import Any
 from zlib import crc32
 
@@ -19,7 +20,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from dotproxy.errors import Unreachable
-from dotproxy.upstream.trust import Identity
+from dotproxy.upstream.trust import Identity, VerifiedChain
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import question_of
 from fuzz.mutate import mutated
@@ -43,6 +44,17 @@ def is_honest(question: bytes) -> bool:
     Return whether a question gets well-formed answers only.
     """
     return not crc32(question) & 1
+
+
+_BEGINS, _ENDS = datetime(2020, 1, 1, tzinfo=UTC), datetime(2040, 1, 1, tzinfo=UTC)
+IDENTITY = Identity(
+    "dot.fuzz.example",
+    "TLSv1.3",
+    "TLS_AES_128_GCM_SHA256",
+    resumed=False,
+    chain=VerifiedChain((), _BEGINS, _ENDS, "CN=fuzz", is_root=True, verified_at=_BEGINS),
+    not_after=_ENDS,
+)
 
 
 class Connection(StringTransport):
@@ -154,7 +166,7 @@ class Server:
                 dialling.errback(Unreachable("connect", "connection refused"))
                 return
             protocol = factory.buildProtocol(None)
-            protocol.identity = Identity("dot.fuzz.example", "TLSv1.3", "TLS_AES_128_GCM_SHA256", False, ())
+            protocol.identity = IDENTITY
             connection = Connection(self, protocol)
             self.connections.append(connection)
             protocol.makeConnection(connection)

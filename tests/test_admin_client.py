@@ -152,7 +152,15 @@ class CommandTests(SynchronousTestCase):
         ) | dict.fromkeys(("answers", "failures", "outstanding", "connections_opened", "failed_connections"), 0)
         one |= {"retries": 0, "failed_attempts": 1, "down_seconds": 1.0, "down_since": "2026", "error": _UGLY}
         one |= {"name": "u", "state": "down"}
-        status = {"version": "1", "seconds": 1, "ready": False, "not_ready": _UGLY, "listening": [], "answers": 0}
+        status = {
+            "version": "1",
+            "seconds": 1,
+            "ready": False,
+            "not_ready": _UGLY,
+            "listening": [],
+            "listening_tls": [],
+            "answers": 0,
+        }
         status |= {"queries_per_second": None, "outstanding": 0, "plaintext_queries": {}, "workers": []}
         cache = dict.fromkeys(("entries", "octets", "evicted", "memo", "fresh", "stale", "joined", "missed"), 0)
         status |= {"worker_restarts": 0, "cache": {**cache, "hit_rate": None}, "upstreams": [one]}

@@ -50,7 +50,7 @@ def readable(entry: tuple[bytes, Entry]) -> dns.message.Message:
     """
     key, (_, _, answer) = entry
     question = key[: answer.end - HEADER_SIZE]
-    head, _, _, ttls, _, _, _ = answer
+    head, _, _, ttls, _, _, _, _ = answer
     message = b"\0\0" + head + answer.additionals.to_bytes(2, "big") + question + answer.aged(7)
     assert question_of(message) == answer.end
     assert len(ttls) == len(list(answer.records()))

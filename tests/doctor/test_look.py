@@ -66,7 +66,7 @@ class LookTests(SynchronousTestCase):
         self.assertEqual("CN=a\\x1b[2J\\nverdict verified", found.issuer)
         found = seen(AUTHORITY.issue([], san=alt_names((DNS, b"a\x1b[2J\nb"), *[(DNS, b"l" * 300)] * 200)))
         self.assertEqual("a\\x1b[2J\\nb", found.names[0])
-        self.assertEqual((100, 83), (len(found.names), max(map(len, found.names))))
+        self.assertEqual((21, "181 more"), (len(found.names), found.names[-1]))
 
     def test_names_that_cannot_be_read(self) -> None:
         """

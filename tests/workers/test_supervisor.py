@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.config.load import Loaded, load, load_text
 from dotproxy.config.model import Config
+from dotproxy.config.schema import BY_KEY
 from dotproxy.downstream.sockets import bind_both
 from dotproxy.errors import ConfigError
 from dotproxy.proxy import DRAIN
@@ -112,7 +113,7 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual([["1", "2", "tls", ""]] * 2, [each["sockets"] for each in begun])
         self.assertEqual(1, len(supervisor._added().tls_addresses))
         authority.issue(["dot.test"]).write(where, "dot")
-        supervisor.reread = lambda: supervisor.config
+        supervisor.reread = lambda: Loaded(supervisor.config, dict.fromkeys(BY_KEY, "DOTPROXY"))
         self.assertEqual(["tls_certificate: new contents", "tls_key: new contents"], supervisor.reload())
         (where / "dot.pem").write_bytes(b"")
         self.assertRaises(ConfigError, supervisor.reload)
