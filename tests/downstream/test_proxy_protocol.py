@@ -26,6 +26,7 @@ from dotproxy.downstream.proxy_protocol import (
 from dotproxy.downstream.stream import StreamListener
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.policy.admission import Admission
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.cookies import Cookies
 from dotproxy.telemetry.counters import TCP, TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
@@ -97,6 +98,7 @@ class ProxiedCase(SynchronousTestCase):
         self.asker = Asker()
         self.counters = ListenerCounters()
         self.is_balancer = Admission([ip_network("10.0.0.0/8")]).admits
+        shares = ClientShares(lambda host: True, max_in_flight=100)
         self.listeners = ListenerFactory(
             self.asker,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),
@@ -105,6 +107,7 @@ class ProxiedCase(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=2,
             max_outstanding=16,
+            share_of=lambda host: shares.of(host, self.clock.seconds()),
         )
 
 
@@ -244,7 +247,7 @@ class StreamTests(ProxiedCase):
             self.asker.answer()
             self.assertEqual([QUERY, QUERY], Deframer().feed(transport.value()))
             self.lose(protocol)
-        self.assertEqual([], self.listeners.connections)
+        self.assertEqual(0, len(self.listeners.connections))
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual({}, dict(self.counters.proxy_errors))
 
@@ -271,7 +274,7 @@ class StreamTests(ProxiedCase):
         client.exchange()
         self.assertEqual([QUERY], Deframer().feed(client.read))
         self.lose(protocol)
-        self.assertEqual([], self.listeners.connections)
+        self.assertEqual(0, len(self.listeners.connections))
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_inside_tls(self) -> None:

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsClients, TlsListenerFactory
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.upstream.records import new_connection
@@ -72,6 +73,7 @@ class TlsListenerCase(SynchronousTestCase):
         self.clock = Clock()
         self.asker = Asker()
         self.counters = ListenerCounters()
+        shares = ClientShares(lambda host: True, max_in_flight=100)
         self.plain = ListenerFactory(
             self.asker,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),
@@ -80,6 +82,7 @@ class TlsListenerCase(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=2,
             max_outstanding=16,
+            share_of=lambda host: shares.of(host, self.clock.seconds()),
         )
         self.serve(ServerTls(ISSUED.certificate_pem, ISSUED.key_pem))
 
@@ -257,7 +260,7 @@ class HandshakeTests(TlsListenerCase):
         self.assertEqual({"timed_out": 2}, dict(self.counters.handshakes))
         for client in (silent, slow):
             self.lose(client)
-        self.assertEqual([], self.plain.connections)
+        self.assertEqual(0, len(self.plain.connections))
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_counted(self) -> None:
