@@ -27,7 +27,7 @@ from zope.interface import implementer
 from dotproxy.errors import ClientEnd
 from dotproxy.neighbours import Source
 from dotproxy.policy.client_shares import ClientShare
-from dotproxy.policy.stream_limits import FIRST_BATCH, next_batch
+from dotproxy.policy.stream_limits import FIRST_BATCH, FIRST_WINDOW, first_window, next_batch
 from dotproxy.telemetry.counters import TCP
 from dotproxy.wire.edns import KEEPALIVE, option, options_of
 from dotproxy.wire.framing import QueryDeframer, frame
@@ -63,6 +63,7 @@ class StreamListener(DNSProtocol):
         self._turns = factory.turns
         self._deframer = QueryDeframer()
         self._batch = FIRST_BATCH
+        self._window = FIRST_WINDOW
         self._outstanding = 0
         self._client: tuple[str, int] = ("", 0)
         self._is_open = False
@@ -99,6 +100,7 @@ class StreamListener(DNSProtocol):
         self._client = (peer.host, peer.port)
         self.transport.setTcpNoDelay(True)
         self.transport.bufferSize = _BUFFER_SIZE
+        self._window = first_window(does_not_read=self._factory.now() < self.share.does_not_read_until)
         self.transport.registerProducer(self, True)
         # Else what is written waits for the reactor to find that it can be.
         self._write_now = getattr(self.transport, "doWrite", _nothing)
@@ -128,7 +130,7 @@ class StreamListener(DNSProtocol):
         """
         Hand on a batch of queries; return whether there are more that could be handed on now.
         """
-        room = self._factory.max_outstanding - self._outstanding
+        room = self._room()
         if room > 0 and not self._is_blocked and self._is_open and not self._is_closing:
             batch = self._addressed(self._deframer.take(min(self._batch, room)))
             self._outstanding += len(batch)
@@ -155,6 +157,8 @@ class StreamListener(DNSProtocol):
         octets = b"".join([frame(octets) for octets, _ in answers])
         self._octets_at_once += len(octets)
         self._write(octets)
+        if not self._is_blocked:
+            self._window += len(answers)
         if not self._is_handing_on:
             self._go_on(self.last_used)
 
@@ -281,12 +285,14 @@ class StreamListener(DNSProtocol):
         return [(octets, client) for octets in queries]
 
     def _can_hand_on(self) -> bool:
-        return (
-            self._is_open
-            and not self._is_blocked
-            and not self._is_closing
-            and self._outstanding < self._factory.max_outstanding
-        )
+        return self._is_open and not self._is_blocked and not self._is_closing and self._room() > 0
+
+    def _room(self) -> int:
+        """
+        Return how many more queries may be in flight.
+        """
+        window: int = min(self._window, self._factory.max_outstanding)
+        return window - self._outstanding
 
     def _go_on(self, now: float) -> None:
         """
@@ -302,9 +308,7 @@ class StreamListener(DNSProtocol):
         """
         Read more, or not; end, if all is done.
         """
-        should = not (
-            self._deframer.has_query or self._is_blocked or self._outstanding >= self._factory.max_outstanding
-        )
+        should = not (self._deframer.has_query or self._is_blocked or self._room() <= 0)
         if should != self._is_reading and self._is_open and not self._has_asked_all:
             self._is_reading = should
             if should:
@@ -341,7 +345,7 @@ class StreamListener(DNSProtocol):
         self._note_unread()
 
     def _note_unread(self) -> None:
-        self._factory.unread.note(self, self._octets_written + self._octets_unsent)
+        self._factory.unread.note(self, self._octets_written + self._octets_unsent, self._factory.now())
 
     def _next_piece(self) -> bytes:
         """

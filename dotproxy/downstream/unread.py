@@ -11,7 +11,7 @@ from typing import Protocol
 
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShare
-from dotproxy.policy.stream_limits import MAX_UNREAD, MAX_UNREAD_IN_ALL, most_unread
+from dotproxy.policy.stream_limits import DOES_NOT_READ_FOR, MAX_UNREAD, MAX_UNREAD_IN_ALL, most_unread
 
 
 class Reader(Protocol):
@@ -40,7 +40,7 @@ class Unread:
         self.total = 0
         self._of: dict[Reader, int] = {}
 
-    def note(self, connection: Reader, octets: int) -> None:
+    def note(self, connection: Reader, octets: int, now: float = 0.0) -> None:
         """
         So many are unread of a connection now.  Ends connections, if they are too many.
         """
@@ -50,8 +50,12 @@ class Unread:
         self.total += more
         connection.share.unread += more
         if octets > MAX_UNREAD:
-            connection.abort(ClientEnd.UNREAD)
+            self._end(connection, ClientEnd.UNREAD, now)
         elif self.total > MAX_UNREAD_IN_ALL:
             unread = [(one, one.share.prefix, count) for one, count in self._of.items()]
             for ended in most_unread(unread):
-                ended.abort(ClientEnd.UNREAD_IN_ALL)
+                self._end(ended, ClientEnd.UNREAD_IN_ALL, now)
+
+    def _end(self, connection: Reader, reason: ClientEnd, now: float) -> None:
+        connection.share.does_not_read_until = now + DOES_NOT_READ_FOR
+        connection.abort(reason)

@@ -56,6 +56,7 @@ _SHED_ANSWERS: Final = 2000.0
 
 #: How often it is found out who is active while there is too much to do, and how long that is believed.
 _SCAN_INTERVAL: Final = 0.1
+_SCAN_INTERVAL_CONTENDED: Final = 2.0
 _CONTENDED_FOR: Final = 60.0
 
 _BITS_V4: Final = 32
@@ -79,14 +80,15 @@ class ClientShare:
     What a client holds and may still do.
 
     ``credit``: how many queries it may send before the bucket is looked at.  ``account``: whom its queries in flight
-    are charged to, itself or an account that it shares.  ``connections`` and ``unread`` (octets) are kept by who
-    accepts connections.
+    are charged to, itself or an account that it shares.  ``connections``, ``unread`` (octets) and
+    ``does_not_read_until`` are kept by who accepts connections.
     """
 
     __slots__ = (
         "account",
         "connections",
         "credit",
+        "does_not_read_until",
         "filled_at",
         "granted",
         "in_flight",
@@ -108,6 +110,7 @@ class ClientShare:
         self.tokens = tokens
         self.filled_at = self.since = now
         self.used = 0
+        self.does_not_read_until = 0.0
         self.in_flight = self.octets = self.connections = self.unread = 0
         self.account: ClientShare = self
 
@@ -351,7 +354,8 @@ class ClientShares:
         """
         Whether more than one client is active.
         """
-        if now >= self._scanned_at + _SCAN_INTERVAL or self._scanned_at < 0:
+        interval = _SCAN_INTERVAL if now >= self._contended_until else _SCAN_INTERVAL_CONTENDED
+        if now >= self._scanned_at + interval or self._scanned_at < 0:
             active = self._count_active()
             if self._scanned_at >= 0 and active > 1:
                 self._contended_until = now + _CONTENDED_FOR

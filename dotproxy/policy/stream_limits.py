@@ -15,6 +15,14 @@ from typing import Final, TypeVar
 FIRST_BATCH: Final = 4
 MAX_BATCH: Final = 32
 
+#: Queries in flight of a connection that is new, and of one whose client has others that do not read.  With each
+#: response that the client takes there may be one more.
+FIRST_WINDOW: Final = 4
+_WINDOW_OF_OTHERS: Final = 1
+
+#: For so long, in seconds, a client is one that does not read after a connection was ended for that.
+DOES_NOT_READ_FOR: Final = 30.0
+
 #: Octets of responses to one batch that are many: then queries are handed on one by one.
 _LARGE: Final = 32 << 10
 
@@ -26,6 +34,13 @@ MAX_UNREAD_IN_ALL: Final = 32 << 20
 _UNREAD_AFTERWARDS: Final = MAX_UNREAD_IN_ALL - (MAX_UNREAD_IN_ALL >> 3)
 
 _Connection = TypeVar("_Connection")
+
+
+def first_window(*, does_not_read: bool) -> int:
+    """
+    Return how many queries a new connection may have in flight, by whether its client has others that do not read.
+    """
+    return _WINDOW_OF_OTHERS if does_not_read else FIRST_WINDOW
 
 
 def next_batch(size: int, octets: int) -> int:
