@@ -18,7 +18,7 @@ from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.stream import StreamListener
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShares
-from dotproxy.policy.stream_limits import MAX_UNREAD, MAX_UNREAD_IN_ALL
+from dotproxy.policy.stream_limits import FIRST_WINDOW, MAX_UNREAD, MAX_UNREAD_IN_ALL
 from dotproxy.wire.framing import MAX_QUERY, Deframer, frame
 from dotproxy.wire.message import peek
 
@@ -440,6 +440,65 @@ class FullBuffers:
         """
         self.written = 0
         self.producer.resumeProducing()
+
+
+class WindowTests(StreamScene):
+    """
+    How many queries of a connection are in flight.
+    """
+
+    def setUp(self) -> None:
+        """
+        Forty may be.
+        """
+        super().setUp()
+        self.factory.max_outstanding = 40
+
+    def in_flight(self, listener: StreamListener) -> int:
+        """
+        How many are, if as many as possible are asked.
+        """
+        before = len(self.asked())
+        listener.dataReceived(frame(b"query") * 100)
+        return len(self.asked()) - before
+
+    def test_it_grows_with_what_is_taken(self) -> None:
+        """
+        Four at first; with each response that the client takes one more, up to the limit.
+        """
+        self.assertEqual(FIRST_WINDOW, self.in_flight(self.listener))
+        self.listener.send_answers([(b"response", None)] * 4)
+        self.assertEqual(4 + 8, len(self.asked()))
+        for _ in range(3):
+            self.listener.send_answers([(b"response", None)] * self.listener._outstanding)
+        self.assertEqual(40, self.listener._outstanding)
+
+    def test_it_does_not_grow_with_what_is_not(self) -> None:
+        """
+        Responses that wait for the client change nothing.
+        """
+        self.in_flight(self.listener)
+        self.listener.pauseProducing()
+        self.listener.send_answers([(b"response", None)] * 4)
+        self.listener.resumeProducing()
+        self.assertEqual(4 + 4, len(self.asked()))
+
+    def test_client_that_does_not_read(self) -> None:
+        """
+        After a connection was ended since too much was unread, others of the client begin with one query, and those of
+        another client with four; half a minute later all is as before.
+        """
+        self.in_flight(self.listener)
+        self.listener.pauseProducing()
+        self.listener.send_answers([(bytes(60_000), None)] * 40)
+        self.assertTrue(self.transport.aborting)
+        listener, _ = self.connect()
+        self.assertEqual(1, self.in_flight(listener))
+        other, _ = self.connect("127.0.0.10")
+        self.assertEqual(4, self.in_flight(other))
+        self.clock.advance(31)
+        late, _ = self.connect()
+        self.assertEqual(4, self.in_flight(late))
 
 
 class UnreadTests(StreamScene):
