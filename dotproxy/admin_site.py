@@ -23,7 +23,7 @@ from dotproxy.config.model import Config
 from dotproxy.downstream.sockets import bind_stream, has_address
 from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.hosts import is_loopback, is_own_host
-from dotproxy.telemetry.http_request import Request
+from dotproxy.telemetry.http import Request
 from dotproxy.telemetry.metrics import Metrics, build_info
 from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
 from dotproxy.telemetry.status import State

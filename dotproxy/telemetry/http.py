@@ -1,31 +1,33 @@
 """
-HTTP/1.1 for the operator's address: one request at a time, small ones only.
+HTTP/1.1 for the admin address: twisted.web with bounds.
 
-Decides how long a request may take, how many connections there are and how many requests a second, so that whoever can
-open the port cannot cost others much.  What a request may be is ``http_request``'s; which paths there are, and who may
-ask, is ``web``'s.  No client and nothing a client sent is logged.
+Decides how large a request may be, how long it may take, how many connections there are and how many requests a second,
+so that a client of the open port costs others little.  twisted.web parses; which paths there are, and who may ask, is
+``web``'s.  No client and nothing a client sent is logged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from email.utils import formatdate
 from enum import Enum
-from functools import partial
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-
-from dotproxy.telemetry.http_request import MAX_HEAD, BadRequest, Head, Request, parse_head
+from twisted.web import http
 
 log = Logger("dotproxy")
 
 MAX_CONNECTIONS = 64
+
+#: Octets of a request line and its headers, how many headers, and octets of a body where there may be one.
+MAX_HEAD = 8192
+MAX_HEADERS = 64
+MAX_BODY = 4096
 
 #: Requests a second over all connections; so many more are answered at once after a quiet time.
 RATE = 100.0
@@ -36,11 +38,23 @@ IDLE_TIMEOUT = 60.0
 REQUEST_TIMEOUT = 10.0
 WRITE_TIMEOUT = 10.0
 
-_ALWAYS = (
-    ("Cache-Control", "no-store"),
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("X-Content-Type-Options", "nosniff"),
-)
+_ALWAYS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Request(NamedTuple):
+    """
+    What was asked; ``host`` is None if an HTTP/1.0 client sent no Host.
+    """
+
+    method: str
+    path: str
+    query: str
+    host: str | None
+    body: bytes = b""
 
 
 class Response(NamedTuple):
@@ -65,32 +79,103 @@ class State(Enum):
     CLOSING = "closing"
 
 
-class HttpConnection(Protocol):
+class HttpRequest(http.Request):
     """
-    One client.
+    One request; twisted.web's without cookies, form fields and multipart bodies.
+    """
 
-    Owns: its unread octets (one request's at most), one timer.  Told by: the transport, which says when it has written
-    enough for now.  Ends when: the client closes, asks for what is no HTTP, or takes too long.
+    channel: Any
+    content: Any
+    clientproto = b"HTTP/1.1"  # a server answers in its own version (RFC 9110 section 2.5)
+
+    def parseCookies(self) -> None:
+        """
+        Called when all headers were received; nobody needs cookies, and 8 KiB of them take milliseconds.
+        """
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """
+        Called when all of it was received.
+        """
+        self.method = command
+        hosts = self.requestHeaders.getRawHeaders(b"host", [])
+        if len(hosts) > 1 or (version == b"HTTP/1.1" and not hosts):  # RFC 9112 section 3.2
+            self.channel.refuse(400, f"{len(hosts)} Host headers")
+        elif not path.startswith(b"/") or not path.isascii():
+            self.channel.refuse(400, "not a path")
+        else:
+            name, _, query = path.decode("ascii").partition("?")
+            host = hosts[0].decode("latin-1") if hosts else None
+            body = self.content.getvalue()
+            self.channel.factory.take(self, Request(command.decode("ascii"), name, query, host, body))
+
+    def answer(self, response: Response) -> None:
+        """
+        Send the response, unless the connection has ended.
+        """
+        if self.channel is None:
+            return
+        headers = {
+            "Date": http.datetimeToString().decode("ascii"),
+            "Content-Type": response.content_type,
+            "Content-Length": str(len(response.body)),
+            **_ALWAYS,
+            **dict(response.headers),
+            **({} if self.channel.persistent else {"Connection": "close"}),
+        }
+        for name, value in headers.items():
+            self.setHeader(name, value)
+        self.setResponseCode(response.code, HTTPStatus(response.code).phrase.encode())
+        self.write(response.body)
+        self.finish()
+
+
+class HttpConnection(http.HTTPChannel):
+    """
+    One client: twisted.web's parser, with a timer for whole requests, and nothing read while it does not read.
+
+    Owns: its unread octets, one timer.  Ends when: the client closes, sends what is no HTTP, or takes too long.
     """
 
     transport: Any
     factory: HttpFactory
+    requestFactory = HttpRequest
+    MAX_LENGTH = MAX_HEAD - 2  # of a line, without its end
+    totalHeadersSize = MAX_HEAD
+    maxHeaders = MAX_HEADERS
+    _optimisticEagerReadSize = MAX_HEAD  # of pipelined requests; twisted.web's is 16 KiB
 
     def __init__(self) -> None:
+        super().__init__()
         self.state = State.IDLE
-        self._received = b""
-        self._head: Head | None = None
-        self._timer: Any = None
         self._is_blocked = False
-        self._has_stopped = False
+
+    @property
+    def _received(self) -> bytes:
+        """
+        What was received and is not parsed yet.
+        """
+        return b"".join((*self._dataBuffer, self._buffer))
 
     def connectionMade(self) -> None:
         """
         Called when there is a client.
         """
+        super().connectionMade()
+        self.callLater = self.factory.clock.callLater  # type: ignore[method-assign]  # as HTTPFactory does
         self.factory.connected(self)
-        self.transport.registerProducer(self, True)
-        self._wait(IDLE_TIMEOUT)
+        self.setTimeout(IDLE_TIMEOUT)
+
+    def resetTimeout(self) -> None:
+        """
+        Called with each octet, which gives no more time.
+        """
+
+    def timeoutConnection(self) -> None:
+        """
+        End it at once; called when the time is up.  twisted.web's logs the client's address.
+        """
+        self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -98,149 +183,121 @@ class HttpConnection(Protocol):
         """
         if self.state is State.CLOSING:
             return
-        self._received += data
-        if self.state is State.ANSWERING:
-            if len(self._received) > MAX_HEAD:  # pipelined; read on when this one was answered
-                self.transport.pauseProducing()
-            return
-        self._read()
-
-    def _read(self) -> None:
-        """
-        Take the next request out of what was received, if it is there.
-        """
-        if self._is_blocked or not self._received:
-            return
         if self.state is State.IDLE:
             self.state = State.READING
-            self._wait(REQUEST_TIMEOUT)
+            self.setTimeout(REQUEST_TIMEOUT)
+        super().dataReceived(data)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """
+        Called with a line of more than ``MAX_HEAD`` octets.
+        """
+        self.refuse(431, f"more than {MAX_HEAD} octets of headers")
+
+    def headerReceived(self, line: bytes) -> bool:
+        """
+        Called with a header; return whether it is one.
+        """
         try:
-            if self._head is None:
-                self._head = self._next_head()
-            if self._head is None or len(self._received) < self._head.length:
-                return
-        except BadRequest as error:
-            self._send(self.factory.error(error.code, error.reason), is_last=True)
-            return
-        head, self._head = self._head, None
-        body, self._received = self._received[: head.length], self._received[head.length :]
-        self.state = State.ANSWERING
-        self._wait(None)
-        self.factory.take(self, head.request._replace(body=body), is_last=head.is_last)
+            return bool(super().headerReceived(line))
+        except ValueError:  # a Content-Length of more digits than Python converts
+            self.refuse(400, "not a Content-Length")
+            return False
 
-    def _next_head(self) -> Head | None:
-        octets = self._received
-        if octets.startswith(b"\r\n"):  # RFC 9112 section 2.2
-            octets = octets[2:]
-        end = octets.find(b"\r\n\r\n")
-        if end > MAX_HEAD or (end < 0 and len(octets) > MAX_HEAD):
-            raise BadRequest(431, f"more than {MAX_HEAD} octets of headers")
-        if end < 0:
-            return None
-        self._received = octets[end + 4 :]
-        return parse_head(octets[:end], self.factory.max_body)
-
-    def answer(self, response: Response, request: Request, *, is_last: bool) -> None:
+    def allHeadersReceived(self) -> None:
         """
-        Called with the response to what was asked last.
+        Called before the body, for which twisted.web would make a file.
         """
-        if self.state is State.ANSWERING:
-            self._send(response, is_last=is_last or self._has_stopped, has_body=request.method != "HEAD")
+        if self.requests[-1].requestHeaders.hasHeader(b"transfer-encoding"):
+            self.refuse(411, "a body must have a Content-Length")
+        elif (self.length or 0) > self.factory.max_body:
+            self.refuse(413, f"a body of more than {self.factory.max_body} octets")
+        else:
+            super().allHeadersReceived()
 
-    def _send(self, response: Response, *, is_last: bool, has_body: bool = True) -> None:
-        code, body, content_type, more = response
-        headers = [
-            ("Date", formatdate(usegmt=True)),
-            ("Content-Type", content_type),
-            ("Content-Length", str(len(body))),
-            *_ALWAYS,
-            *more,
-            *([("Connection", "close")] if is_last else []),
-        ]
-        lines = [f"HTTP/1.1 {code} {HTTPStatus(code).phrase}", *(f"{name}: {value}" for name, value in headers)]
-        self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + (body if has_body else b""))
-        if is_last:
-            self._close()
-            return
+    def allContentReceived(self) -> None:
+        """
+        Called with the end of a request, even of one that was refused.
+        """
+        if self.state is not State.CLOSING:
+            self.state = State.ANSWERING
+            self.setTimeout(None)
+            super().allContentReceived()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """
+        Called with what is no HTTP; twisted.web's own response has neither headers nor a reason.
+        """
+        if self._receivedHeaderSize > MAX_HEAD or self._receivedHeaderCount > MAX_HEADERS:
+            self.refuse(431, f"more than {MAX_HEAD} octets of headers, or {MAX_HEADERS} of them")
+        else:
+            self.refuse(400, "not a request that is understood")
+
+    def refuse(self, code: int, reason: str) -> None:
+        """
+        Answer that it is no request, and close.
+        """
+        self.persistent = False
+        self.requests = self.requests[:1] or [self.requestFactory(self)]
+        self.requests[0].answer(self.factory.error(code, reason))
+
+    def requestDone(self, request: HttpRequest) -> None:
+        """
+        Called when a response was sent.
+        """
         self.state = State.IDLE
-        self._wait(WRITE_TIMEOUT if self._is_blocked else IDLE_TIMEOUT)
+        self.setTimeout(WRITE_TIMEOUT if self._is_blocked else IDLE_TIMEOUT)
         self.factory.is_idle(self)
-        self._read_on()
-
-    def _read_on(self) -> None:
-        """
-        Take what was received, and more of it unless enough waits already.
-        """
-        if not self._is_blocked:
-            self._read()
-            if len(self._received) <= MAX_HEAD and not self._is_blocked:
-                self.transport.resumeProducing()
+        super().requestDone(request)
 
     def pauseProducing(self) -> None:
         """
-        Called when the client does not read what it was sent: no more is read of it meanwhile.
+        Called when the client does not read what it was sent.  twisted.web would read and answer more requests.
         """
-        self._is_blocked = True
+        super().pauseProducing()
+        self._is_blocked = self.paused = True
         self.transport.pauseProducing()
         if self.state is State.IDLE:
-            self._wait(WRITE_TIMEOUT)
+            self.setTimeout(WRITE_TIMEOUT)
 
     def resumeProducing(self) -> None:
         """
-        Called when it has read it.
+        Called when it has read it; parse what was received before.
         """
-        self._is_blocked = False
+        self._is_blocked = self.paused = False
         if self.state is State.IDLE:
-            self._wait(IDLE_TIMEOUT)
-            self._read_on()
+            self.setTimeout(IDLE_TIMEOUT)
+        super().resumeProducing()
+        super().dataReceived(b"")
 
-    def stopProducing(self) -> None:
+    def loseConnection(self) -> None:
         """
-        Called when the connection has ended.
+        End it when the client has read what it was sent; to close at once, with octets unread, could take that away.
         """
+        self.state = State.CLOSING
+        self.clearLineBuffer()
+        self.setTimeout(WRITE_TIMEOUT)
+        self.transport.unregisterProducer()
+        self.transport.resumeProducing()
+        self.transport.loseWriteConnection()
 
     def stop(self) -> None:
         """
         End it, after the response it waits for.
         """
-        self._has_stopped = True
+        self.persistent = False
         if self.state is State.IDLE:
-            self._close()
+            self.loseConnection()
         elif self.state is State.READING:
-            self.abort()
-
-    def abort(self) -> None:
-        """
-        End it at once.
-        """
-        self.transport.abortConnection()
-
-    def _close(self) -> None:
-        """
-        End it when the client has read what it was sent; to close at once, with octets unread, could take that away.
-        """
-        self.state = State.CLOSING
-        self._received = b""
-        self._wait(WRITE_TIMEOUT)
-        self.transport.unregisterProducer()
-        self.transport.resumeProducing()
-        self.transport.loseWriteConnection()
+            self.timeoutConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
         Called when it has ended.
         """
         self.state = State.CLOSING
-        self._wait(None)
-        self.factory.lost(self)
-
-    def _wait(self, seconds: float | None) -> None:
-        """
-        Give the client so long from now.
-        """
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None if seconds is None else self.factory.clock.callLater(seconds, self.abort)
+        super().connectionLost(reason)
+        self.factory.connections.pop(self, None)
 
 
 class HttpFactory(ServerFactory):
@@ -269,6 +326,11 @@ class HttpFactory(ServerFactory):
         self.connections: dict[HttpConnection, None] = {}
         self._next_at = float("-inf")
 
+    def log(self, request: HttpRequest) -> None:
+        """
+        Called with each request that was answered; none is logged.
+        """
+
     def connected(self, connection: HttpConnection) -> None:
         """
         Called with a new connection; one that waits for a request, the longest, or else the oldest, makes room for it.
@@ -278,7 +340,7 @@ class HttpFactory(ServerFactory):
             waiting = (one for one in others if one.state is not State.ANSWERING)
             oldest = next(waiting, None) or next(iter(others))
             del self.connections[oldest]
-            oldest.abort()
+            oldest.timeoutConnection()
         self.connections[connection] = None
 
     def is_idle(self, connection: HttpConnection) -> None:
@@ -289,34 +351,27 @@ class HttpFactory(ServerFactory):
             del self.connections[connection]
             self.connections[connection] = None
 
-    def lost(self, connection: HttpConnection) -> None:
-        """
-        Called when a connection has ended.
-        """
-        self.connections.pop(connection, None)
-
-    def take(self, connection: HttpConnection, request: Request, *, is_last: bool) -> None:
+    def take(self, request: HttpRequest, asked: Request) -> None:
         """
         Answer a request, when its turn has come.
         """
         now = self.clock.seconds()
         self._next_at = max(self._next_at, now - BURST / RATE) + 1 / RATE
         if self._next_at <= now:
-            self._answer(connection, request, is_last=is_last)
+            self._answer(request, asked)
         else:
-            self.clock.callLater(self._next_at - now, partial(self._answer, connection, request, is_last=is_last))
+            self.clock.callLater(self._next_at - now, self._answer, request, asked)
 
-    def _answer(self, connection: HttpConnection, request: Request, *, is_last: bool) -> None:
-        if connection.state is not State.ANSWERING:  # it has ended meanwhile
+    def _answer(self, request: HttpRequest, asked: Request) -> None:
+        if request.channel is None:  # the connection has ended meanwhile
             return
-        done: Deferred[Response] = maybeDeferred(self._respond, request, connection.transport)
+        done: Deferred[Response] = maybeDeferred(self._respond, asked, request.transport)
 
         def failed(failure: Failure) -> Response:
             log.failure("while answering the operator", failure)
             return self.error(500, "something is wrong; the log says what")
 
-        done.addErrback(failed)
-        done.addCallback(lambda response: connection.answer(response, request, is_last=is_last))
+        done.addErrback(failed).addCallback(request.answer)
         done.addErrback(lambda failure: log.failure("while answering the operator", failure))
 
     def stopFactory(self) -> None:

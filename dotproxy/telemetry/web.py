@@ -27,8 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dotproxy.plain_text import printable
-from dotproxy.telemetry.http import HttpFactory, Response
-from dotproxy.telemetry.http_request import MAX_BODY, Request
+from dotproxy.telemetry.http import MAX_BODY, HttpFactory, Request, Response
 from dotproxy.telemetry.metrics import CONTENT_TYPE
 from dotproxy.telemetry.shared_render import SharedRender
 

@@ -15,14 +15,15 @@ from dotproxy.telemetry.http import (
     BURST,
     IDLE_TIMEOUT,
     MAX_CONNECTIONS,
+    MAX_HEAD,
     RATE,
     REQUEST_TIMEOUT,
     WRITE_TIMEOUT,
     HttpConnection,
     HttpFactory,
+    Request,
     Response,
 )
-from dotproxy.telemetry.http_request import MAX_HEAD, Request
 
 GET = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -165,6 +166,7 @@ class HttpTests(SynchronousTestCase):
         self.clock.advance(REQUEST_TIMEOUT / 10)
         self.assertTrue(client.disconnected)
         client = self.connect()
+        self.clock.advance(IDLE_TIMEOUT - 1)
         client.protocol.dataReceived(GET)
         self.clock.advance(IDLE_TIMEOUT - 1)
         client.protocol.dataReceived(GET)
@@ -172,6 +174,9 @@ class HttpTests(SynchronousTestCase):
         self.assertFalse(client.disconnected)
         self.clock.advance(1)
         self.assertTrue(client.disconnected)
+        silent = self.connect()
+        self.clock.advance(IDLE_TIMEOUT)
+        self.assertTrue(silent.disconnected)
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_a_client_that_does_not_read(self) -> None:

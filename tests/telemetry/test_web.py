@@ -17,8 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.telemetry.http import Response
-from dotproxy.telemetry.http_request import MAX_BODY, Request
+from dotproxy.telemetry.http import MAX_BODY, Request, Response
 from dotproxy.telemetry.web import AdminService, Pages, arguments_of, clear_away, make_site, peer_guard
 from tests.config.test_schema import folder
 
