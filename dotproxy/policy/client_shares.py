@@ -18,10 +18,10 @@ seen a moment ago share one account until they have been seen for a while, or ov
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from dotproxy.policy.admission import Network
+from dotproxy.policy.client_prefix import address_of, prefix_of
 from dotproxy.policy.rate_limit import RateLimit
 
 #: So many queries are let through before the bucket is looked at again.
@@ -58,9 +58,6 @@ _SHED_ANSWERS: Final = 2000.0
 _SCAN_INTERVAL: Final = 0.1
 _SCAN_INTERVAL_CONTENDED: Final = 2.0
 _CONTENDED_FOR: Final = 60.0
-
-_BITS_V4: Final = 32
-_BITS_V6: Final = 128
 
 
 class ShareLimits(NamedTuple):
@@ -277,8 +274,8 @@ class ClientShares:
         if host and not self._is_allowed(host):
             return self.refused
         limits = self._limits
-        is_exempt = not host or any(_address(host) in network for network in limits.exempt)
-        prefix = host if is_exempt else _prefix_of(host, limits)
+        is_exempt = not host or any(address_of(host) in network for network in limits.exempt)
+        prefix = host if is_exempt else prefix_of(host, limits.prefix_v4, limits.prefix_v6)
         share = self._by_prefix.get(prefix)
         if share is None:
             if len(self._by_prefix) >= MAX_PREFIXES:
@@ -372,30 +369,3 @@ class ClientShares:
             active += used > share.used and share.account is share  # strangers are counted together
             share.used = used
         return active
-
-
-def _prefix_of(host: str, limits: ShareLimits) -> str:
-    """
-    Return what stands for the client with this address.
-    """
-    address = _address(host)
-    if address is None:
-        return host
-    if isinstance(address, IPv4Address):
-        if limits.prefix_v4 == _BITS_V4:
-            return str(address)
-        return f"{int(address) >> (_BITS_V4 - limits.prefix_v4):x}/{limits.prefix_v4}"
-    # All of a link have the same prefix; there the whole address tells them apart (RFC 4291 §2.5.6).
-    if address.is_link_local:
-        return host
-    return f"{int(address) >> (_BITS_V6 - limits.prefix_v6):x}::/{limits.prefix_v6}"
-
-
-def _address(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address):
-        return address.ipv4_mapped or IPv6Address(int(address))
-    return address

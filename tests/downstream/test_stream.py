@@ -491,7 +491,7 @@ class WindowTests(StreamScene):
         self.in_flight(self.listener)
         self.listener.pauseProducing()
         self.listener.send_answers([(bytes(60_000), None)] * 40)
-        self.assertTrue(self.transport.aborting)
+        self.assertTrue(self.transport.disconnected)
         listener, _ = self.connect()
         self.assertEqual(1, self.in_flight(listener))
         other, _ = self.connect("127.0.0.10")
