@@ -22,6 +22,7 @@ DEFAULTS = {one.key: one.default if one.default is None or one.is_list else one.
 #: Words in code style that are neither settings nor constants nor tests, and what they are.
 OTHERS = {
     *("dotproxy", "hash", "clear", "other", "udp://", "transparent"),  # values
+    *("openssl verify", "*.co.uk", "make attack"),
     *("pin-sha256", "make flood", "make audit", "make lock"),  # spelled by users
     *("deploy/docker/requirements.lock", "deploy/docker/build-requirements.lock"),
     *("tests/", "tests/test_security_page.py", "downstream.mmsg", "live.LiveQueries"),
