@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from dotproxy.deadlines import deadline
-from dotproxy.plain_text import printable, printable_data
+from dotproxy.plain_text import printable, printable_data, printable_lines
 
 #: How long connecting may take, and the whole conversation after it, in seconds.
 TIMEOUT = 10.0
@@ -71,7 +71,8 @@ def fetch(
             octets = response.read(MAX_RESPONSE + 1)
         if len(octets) > MAX_RESPONSE:
             raise NotDotproxy(f"more than {MAX_RESPONSE >> 20} MiB were answered")
-        answer = printable_data(json.loads(octets))
+        said = json.loads(octets)
+        answer = printable_data(said)
     except (http.client.HTTPException, ValueError, RecursionError) as error:
         reason = printable(str(error))[:100] or type(error).__name__
         raise NotDotproxy(f"what answers there is not a dotproxy ({reason})") from None
@@ -79,4 +80,6 @@ def fetch(
         connection.close()
     if not isinstance(answer, dict):
         raise NotDotproxy("what answers there is not a dotproxy (no JSON object)")
+    if "error" in answer:  # which has a line for each problem
+        answer["error"] = printable_lines(str(said["error"]))
     return response.status, answer
