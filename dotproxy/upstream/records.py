@@ -8,6 +8,7 @@ they take as long as all else that is done with them.
 
 from __future__ import annotations
 
+from threading import local
 from typing import Any
 
 from OpenSSL import SSL
@@ -24,6 +25,10 @@ try:
     HAS_LIBRARY = all(hasattr(SSL.Connection, name) for name in ("_raise_ssl_error", "bio_write"))
 except (ImportError, AttributeError):  # what is not promised may go
     HAS_LIBRARY = False
+
+
+#: Of each thread, ``memory`` that is read into, and a view of it.
+_of_thread = local()
 
 
 class WholeReads(SSL.Connection):
@@ -60,14 +65,17 @@ class DirectReads(WholeReads):
     """
     The same, without pyOpenSSL's buffer and exception for each record.
 
-    The buffer is the connection's own: OpenSSL reads without the interpreter's lock, and there may be reactors in
-    several threads.
+    The buffer is that of the thread in which the connection was made, and in which alone it is read: OpenSSL reads
+    without the interpreter's lock, and there may be reactors in several threads.  One for each connection would stay
+    with it until the garbage is collected.
     """
 
     def __init__(self, context: SSL.Context, socket: None = None) -> None:
         super().__init__(context, socket)
-        buffer = _allocate("char[]", _SIZE)
-        self._memory: tuple[Any, Any] = buffer, _ffi.buffer(buffer)
+        if not hasattr(_of_thread, "memory"):
+            buffer = _allocate("char[]", _SIZE)
+            _of_thread.memory = buffer, _ffi.buffer(buffer)
+        self._memory: tuple[Any, Any] = _of_thread.memory
 
     def recv(self, bufsiz: int, flags: int | None = None) -> Any:
         """
