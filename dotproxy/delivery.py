@@ -144,4 +144,7 @@ class Delivery:
         for listener, answers in outgoing.items():
             if self.query_log is not None:
                 self.query_log.answered(listener.kind, answers, self._elapsed() - since)
-            listener.send_answers(answers)
+            try:
+                listener.send_answers(answers)
+            except Exception:  # other listeners, and what is still to be asked, must not suffer from it
+                self.log_defect(answers[0][0])

@@ -128,8 +128,8 @@ class Forwarder:
             elif answer is None:
                 silent += 1
         self.counters.silent += silent
-        if (len(batch) >= FULL_BATCH or self.shares.is_queue_full) and not listener.is_stream:
-            self.shares.note_batch(len(batch), elapsed)
+        if (len(batch) >= FULL_BATCH or self.shares.full_since) and not listener.is_stream:
+            self.shares.note_batch(listener, len(batch), elapsed)
         if answers:
             self._send({listener: answers}, elapsed)
             self.counters.here.add(self._elapsed() - elapsed, len(answers))
@@ -148,11 +148,8 @@ class Forwarder:
         checked = self._filter.check(listener, octets, client, elapsed)
         if not isinstance(checked, ClientShare):
             return None if checked is None else self.delivery.local(listener, checked)
-        known = self._memo.at(elapsed, listener.kind).get(octets[2:])
-        if known is not None:
-            known[1] += 1
-            return octets[:2] + bytes(known[0])
-        return self._respond(listener, octets, client, checked, queries, elapsed)
+        known = self._memo.response(elapsed, listener.kind, octets)
+        return known or self._respond(listener, octets, client, checked, queries, elapsed)
 
     def _respond(
         self,
@@ -223,10 +220,10 @@ class Forwarder:
 
     def may_retry(self, query: Query) -> bool:
         """
-        Whether a query that an upstream left without a response, although it answers others, is worth another one: not
-        if its client has very many such.
+        Whether a query is sent again that an upstream ignores while it answers others: not if its client has very many.
         """
-        return not query.waiting or query.waiting[0].account.in_flight <= _RETRIED
+        accounts = [request.account for request in query.waiting]
+        return not accounts or any(account.is_exempt or account.in_flight <= _RETRIED for account in accounts)
 
     def change(
         self, *, ordering: Ordering, reception: Reception, hop: Hop, udp_max_size: int, actions: LimitActions
@@ -268,10 +265,8 @@ class Forwarder:
             if not query.waiting:
                 self._joined.pop(query.key, None)
                 self.asking.forget(query)
-        if not self.outstanding:
-            return succeed(None)
         self._drained = Deferred()
-        return self._drained
+        return self._drained if self.outstanding else succeed(None)
 
     def stop(self) -> None:
         """
@@ -279,6 +274,7 @@ class Forwarder:
         """
         self.asking.stop()
         self._stale_timer.stop()
+        self._end_drain()
 
     def _fresh(self, key: bytes, entry: Entry, request: ClientRequest, queries: list[Query], elapsed: float) -> bytes:
         """
@@ -396,5 +392,9 @@ class Forwarder:
     def _send(self, outgoing: dict[Listener, Answers], since: float) -> None:
         self.delivery.send(outgoing, since)
         if self._drained is not None and not self.outstanding:
-            drained, self._drained = self._drained, None
+            self._end_drain()
+
+    def _end_drain(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None:
             drained.callback(None)

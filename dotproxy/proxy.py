@@ -299,6 +299,10 @@ class Proxy(MultiService):
     def _every_datagram_port(self) -> list[BatchPort]:
         return [*self.datagram_ports, *(port for ports in self._spare_ports.values() for port in ports)]
 
+    def _give_up(self) -> None:
+        self.factory.max_outstanding = 0  # connections hand nothing more on
+        self.forwarder.stop()
+
     async def _stop(self) -> None:
         self.is_draining = True
         if self.readiness is not None:
@@ -309,7 +313,7 @@ class Proxy(MultiService):
         every_port = self._every_datagram_port()
         for port in every_port:
             port.stopReading()
-        limit = self._reactor.callLater(DRAIN, self.forwarder.stop)
+        limit = self._reactor.callLater(DRAIN, self._give_up)
         await self.forwarder.drain()
         if limit.active():
             limit.cancel()

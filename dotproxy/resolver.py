@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 from twisted.names import dns
 from twisted.names.common import ResolverBase
-from twisted.names.error import DNSQueryTimeoutError, DomainError
+from twisted.names.error import DNSQueryTimeoutError, DNSServerError, DomainError
 from twisted.python.failure import Failure
 
 from dotproxy.errors import WireError
@@ -126,7 +126,8 @@ class ForwarderResolver(ResolverBase):
         waiting: Deferred[Records] = Deferred()
         if timeout:
             waiting.addTimeout(sum(timeout), self._clock, _timed_out)
-        self._asker.questions_received(self, [(octets, ("", waiting))])
+        if self._asker.questions_received(self, [(octets, ("", waiting))]) and not waiting.called:
+            waiting.errback(Failure(DNSServerError()))  # it was dropped
         return waiting
 
     async def _host_by_name(self, name: str, timeout: Sequence[float] | None) -> str:

@@ -79,9 +79,10 @@ class ShareFilter:
             return self._not_served(octets, now)
         if is_stream:
             shares.verify(share)
-        if share.credit > 0:
+            share.credit -= 1  # a stream is read no faster than it is answered: it has no rate
+        elif share.credit > 0:
             share.credit -= 1
-        elif not shares.may_send(share, now) and not is_stream:  # a stream is read no faster than it is answered
+        elif not shares.may_send(share, now):
             return self._over_rate(octets, now)
         return share
 

@@ -221,6 +221,7 @@ class StreamListener(DNSProtocol):
         The client reads again: what was kept for it goes out before it is read from.
         """
         self._is_blocked = False
+        self.last_used = self._factory.now()
         if self._is_writing:
             return
         while self._unsent and not self._is_blocked:

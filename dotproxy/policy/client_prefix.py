@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-_BITS_V4: Final = 32
+BITS_V4: Final = 32
 _BITS_V6: Final = 128
 
 
@@ -21,12 +21,12 @@ def prefix_of(host: str, bits_v4: int, bits_v6: int) -> str:
     if address is None:
         return host
     if isinstance(address, IPv4Address):
-        if bits_v4 == _BITS_V4:
+        if bits_v4 == BITS_V4:
             return str(address)
-        return f"{int(address) >> (_BITS_V4 - bits_v4):x}/{bits_v4}"
+        return f"{int(address) >> (BITS_V4 - bits_v4):x}/{bits_v4}"
     # All of a link have the same prefix; there the whole address tells them apart (RFC 4291 §2.5.6).
     if address.is_link_local:
-        return host
+        return str(address)
     return f"{int(address) >> (_BITS_V6 - bits_v6):x}::/{bits_v6}"
 
 

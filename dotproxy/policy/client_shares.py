@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from dotproxy.policy.admission import Network
-from dotproxy.policy.client_prefix import address_of, prefix_of
+from dotproxy.policy.client_prefix import BITS_V4, address_of, prefix_of
 from dotproxy.policy.rate_limit import RateLimit
 
 #: So many queries are let through before the bucket is looked at again.
@@ -41,6 +41,9 @@ MAX_PREFIXES: Final = 8192
 _LOOKED_AT: Final = 2048
 _LEAST_FORGOTTEN: Final = 64
 
+#: Addresses of one prefix that are kept when many have to be forgotten.
+_HOSTS_KEPT: Final = 16
+
 #: Octets of queries in flight, of all clients.
 MAX_OCTETS: Final = 16 << 20
 
@@ -50,6 +53,7 @@ FULL_BATCH: Final = 64
 #: A queue that does not empty for so long, in seconds, is more than a burst; there is too much to do for so long then.
 _STANDING: Final = 0.02
 _BUSY_FOR: Final = 2.0
+_STOOD_LATELY: Final = 10.0
 
 #: Clients over their rate that are told so, a second.
 _SHED_ANSWERS: Final = 2000.0
@@ -137,27 +141,30 @@ class ClientShares:
         self.in_flight = self.octets = 0
         self.busy_until = 0.0
         self._by_prefix: dict[str, ClientShare] = {}
-        self.is_queue_full = False
-        self._full_since = 0.0
+        #: By listener, since when as much as possible has been read of it each time.
+        self.full_since: dict[object, float] = {}
+        self._stood_at = 0.0
         self._scanned_at = -1.0
         self._contended_until = -1.0
         self._shed_answers: RateLimit | None = None
-        self.change(is_allowed, max_in_flight=max_in_flight, limits=limits or ShareLimits())
+        self._is_allowed = is_allowed
+        self.max_in_flight = max_in_flight
+        self._limits = limits or ShareLimits()
+        #: Of all whose address is not served, and of all that were first seen a moment ago.
+        self.refused = ClientShare("refused", 0.0, 0.0)
+        self.refused.is_served = False
+        self.strangers = ClientShare("strangers", 0.0, self._limits.rate)
 
     def change(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
         """
-        Do as these say from now on; what is held stays with whom it is charged to.
+        Do as these say from now on.  Clients keep what they hold, unless it changes who is one client.
         """
+        if limits._replace(rate=0) != self._limits._replace(rate=0):  # who is one client
+            self._by_prefix.clear()
         self._is_allowed = is_allowed
         self.max_in_flight = max_in_flight
         self._limits = limits
         self.by_host.clear()
-        self._by_prefix.clear()
-        #: Of all whose address is not served, and of all that were first seen a moment ago.
-        self.refused = ClientShare("refused", 0.0, 0.0)
-        self.refused.is_served = False
-        self.refused.credit = 0
-        self.strangers = ClientShare("strangers", 0.0, limits.rate)
 
     def __len__(self) -> int:
         return len(self._by_prefix)
@@ -180,17 +187,15 @@ class ClientShares:
         if share.account is self.strangers:
             self._know(share)
 
-    def note_batch(self, count: int, now: float) -> None:
+    def note_batch(self, listener: object, count: int, now: float) -> None:
         """
-        So many datagrams were read at once.  If those are as many as can be, there are probably more: a queue that does
-        not empty for ``_STANDING`` means that there is too much to do.
+        So many datagrams of a listener were read at once.  If those are as many as can be, there are probably more: a
+        queue that does not empty for ``_STANDING`` means that there is too much to do.
         """
         if count < FULL_BATCH:
-            self.is_queue_full = False
-        elif not self.is_queue_full:
-            self.is_queue_full = True
-            self._full_since = now
-        elif now - self._full_since >= _STANDING:
+            self.full_since.pop(listener, None)
+        elif now - self.full_since.setdefault(listener, now) >= _STANDING:
+            self._stood_at = now
             if now >= self.busy_until:
                 self._scanned_at = -1.0
             self.busy_until = now + _BUSY_FOR
@@ -208,7 +213,7 @@ class ClientShares:
             share.account.granted += 1
             return not (is_limited and self._is_contended(now)) or self._spend(share.account, now)
         if is_limited and share.tokens < 1 and self._is_contended(now):
-            self.busy_until = now + _BUSY_FOR
+            self._stay_busy(now)
             return False
         granted = min(SLICE, int(share.tokens)) if rate > 0 and share.tokens >= 1 else SLICE
         share.tokens = max(0.0, share.tokens - granted)
@@ -222,11 +227,11 @@ class ClientShares:
         seen before are held to the rate of one together.
         """
         rate = self._limits.rate
-        if not rate or now >= self.busy_until or host in self._by_prefix or not self._is_contended(now):
+        if not rate or now >= self.busy_until or self._has_prefix(host) or not self._is_contended(now):
             return True
         self._fill(self.strangers, now)
         if self.strangers.tokens < 1:
-            self.busy_until = now + _BUSY_FOR
+            self._stay_busy(now)
             return False
         return True
 
@@ -313,14 +318,21 @@ class ClientShares:
         """
         Forget addresses: all but those of clients that are known and are to be found by their prefix.
         """
-        kept = {
-            host: share
-            for host, share in self.by_host.items()
-            if share.account is share and self._by_prefix.get(share.prefix) is share
-        }
+        kept: dict[str, ClientShare] = {}
+        of_prefix: dict[str, int] = {}
+        for host, share in self.by_host.items():
+            if share.account is share and self._by_prefix.get(share.prefix) is share:
+                count = of_prefix[share.prefix] = of_prefix.get(share.prefix, 0) + 1
+                if count <= _HOSTS_KEPT:
+                    kept[host] = share
         self.by_host.clear()
         if len(kept) <= MAX_HOSTS // 2:
             self.by_host.update(kept)
+
+    def _has_prefix(self, host: str) -> bool:
+        if ":" not in host and self._limits.prefix_v4 == BITS_V4:
+            return host in self._by_prefix
+        return prefix_of(host, self._limits.prefix_v4, self._limits.prefix_v6) in self._by_prefix
 
     def _fill(self, share: ClientShare, now: float) -> None:
         """
@@ -342,10 +354,17 @@ class ClientShares:
     def _spend(self, account: ClientShare, now: float) -> bool:
         self._fill(account, now)
         if account.tokens < 1:
-            self.busy_until = now + _BUSY_FOR
+            self._stay_busy(now)
             return False
         account.tokens -= 1
         return True
+
+    def _stay_busy(self, now: float) -> None:
+        """
+        Somebody is over its rate.  Whether that would still be too much is found out now and then by letting it in.
+        """
+        if now < self._stood_at + _STOOD_LATELY:
+            self.busy_until = now + _BUSY_FOR
 
     def _is_contended(self, now: float) -> bool:
         """

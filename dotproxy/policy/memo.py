@@ -45,6 +45,16 @@ class Memo:
             self.clear()
         return memo
 
+    def response(self, now: float, kind: int, query: bytes) -> bytes | None:
+        """
+        Return the response to a query that is true now, if there is one, and count it.
+        """
+        known = self.at(now, kind).get(query[2:])
+        if known is None:
+            return None
+        known[1] += 1
+        return query[:2] + bytes(known[0])
+
     def add(self, kind: int, query: bytes, answer: bytes, place: int) -> None:
         """
         Remember the answer to a query that came to a listener of a kind, and its place in ``counts``.

@@ -71,7 +71,7 @@ class Scene:
         There is more to do than can be done.
         """
         for _ in range(4):
-            self.shares.note_batch(FULL_BATCH, self.now)
+            self.shares.note_batch("udp", FULL_BATCH, self.now)
             self.now += 0.01
 
 
@@ -103,10 +103,10 @@ class PrefixTests(SynchronousTestCase):
 
     def test_link_local_addresses_are_clients(self) -> None:
         """
-        Each is one, and on each link.
+        Each is one, however its link is spelled.
         """
         self.assertFalse(self.same("fe80::1%2", "fe80::2%2"))
-        self.assertFalse(self.same("fe80::1%2", "fe80::1%3"))
+        self.assertTrue(self.same("fe80::1%2", "fe80::1%eth0"))
 
     def test_prefix_lengths_are_settings(self) -> None:
         """
@@ -239,7 +239,7 @@ class RateTests(SynchronousTestCase):
         """
         loud = quiet = 0
         for tick in range(500):
-            scene.shares.note_batch(FULL_BATCH, scene.now)
+            scene.shares.note_batch("udp", FULL_BATCH, scene.now)
             served = scene.ask("192.0.2.1", 200)
             served_others = sum(scene.ask(f"192.0.2.{2 + n}") for n in range(others)) if tick % 10 == 0 else 0
             if tick >= 100:
@@ -273,7 +273,7 @@ class RateTests(SynchronousTestCase):
         scene = Scene()
         scene.overload()
         for _ in range(30):
-            scene.shares.note_batch(FULL_BATCH, scene.now)
+            scene.shares.note_batch("udp", FULL_BATCH, scene.now)
             self.assertEqual(2000, scene.ask("192.0.2.1", 2000))
             scene.now += 0.05
 
@@ -311,9 +311,9 @@ class RateTests(SynchronousTestCase):
         scene = Scene()
         scene.meet("192.0.2.1", "192.0.2.2")
         for _ in range(100):
-            scene.shares.note_batch(FULL_BATCH, scene.now)
+            scene.shares.note_batch("udp", FULL_BATCH, scene.now)
             scene.now += 0.01
-            scene.shares.note_batch(3, scene.now)
+            scene.shares.note_batch("udp", 3, scene.now)
             scene.ask("192.0.2.2")
             self.assertEqual(200, scene.ask("192.0.2.1", 200))
 
@@ -326,7 +326,7 @@ class RateTests(SynchronousTestCase):
         scene.meet("192.0.2.1")
         forged = known = number = 0
         for tick in range(300):
-            scene.shares.note_batch(FULL_BATCH, scene.now)
+            scene.shares.note_batch("udp", FULL_BATCH, scene.now)
             for _ in range(100):
                 number += 1
                 served = scene.ask(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}")
@@ -408,3 +408,82 @@ class BoundTests(SynchronousTestCase):
         self.assertFalse(scene.of("192.0.2.1").is_served)
         scene.shares.release(account, 40)
         self.assertEqual((0, 0, 0), (scene.shares.in_flight, scene.shares.octets, account.in_flight))
+
+
+class LastingTests(SynchronousTestCase):
+    """
+    What goes on, and what does not.
+    """
+
+    def test_a_hiccup_is_no_flood(self) -> None:
+        """
+        A client above the rate is held to it for some seconds after a queue stood once; after that it is served,
+        although another client is active all the time, since no queue stands.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1", "192.0.2.2")
+        for _ in range(40):
+            scene.shares.note_batch("udp", FULL_BATCH, scene.now)
+            scene.ask("192.0.2.1", 200)
+            scene.ask("192.0.2.2")
+            scene.now += 0.01
+        scene.shares.note_batch("udp", 3, scene.now)
+        served = []
+        for _ in range(30):
+            served.append(scene.ask("192.0.2.1", 5000))
+            scene.ask("192.0.2.2")
+            scene.now += 1
+        self.assertLess(served[0], 2001)
+        self.assertEqual([5000] * 15, served[15:])
+
+    def test_another_listener_does_not_end_it(self) -> None:
+        """
+        A queue that stands at one listener stands, whatever another one reads.
+        """
+        scene = Scene()
+        for _ in range(5):
+            scene.shares.note_batch("udp", FULL_BATCH, scene.now)
+            scene.shares.note_batch("udp6", 1, scene.now)
+            scene.now += 0.01
+        self.assertGreater(scene.shares.busy_until, scene.now)
+
+    def test_a_reload_changes_nobody(self) -> None:
+        """
+        Clients are known as before, and what they hold is theirs.
+        """
+        scene = Scene()
+        scene.meet("192.0.2.1")
+        share = scene.of("192.0.2.1")
+        scene.shares.take(share.account, 40)
+        scene.shares.change(lambda host: True, max_in_flight=1000, limits=ShareLimits(rate=5))
+        self.assertIs(share, scene.of("192.0.2.1"))
+        self.assertEqual((share, 1), (share.account, share.in_flight))
+        scene.shares.change(lambda host: True, max_in_flight=1000, limits=ShareLimits(prefix_v4=24))
+        self.assertIsNot(share, scene.of("192.0.2.1"))
+
+    def test_a_known_network_is_known_by_any_address(self) -> None:
+        """
+        Under pressure, an IPv6 address that was forgotten is known by its network.
+        """
+        scene = Scene()
+        scene.meet("2001:db8::1", "192.0.2.2")
+        for _ in range(40):
+            scene.shares.note_batch("udp", FULL_BATCH, scene.now)
+            scene.ask("192.0.2.2", 200)
+            scene.ask("2001:db8::1")
+            scene.now += 0.01
+        for number in range(3000):
+            scene.ask(f"10.0.{number >> 8}.{number & 255}")
+        scene.shares.by_host.clear()
+        self.assertTrue(scene.ask_once("2001:db8::1"))
+        self.assertFalse(scene.ask_once("2001:db8:1::1"))
+
+    def test_many_addresses_of_a_network_push_out_nobody(self) -> None:
+        """
+        Of one network a few addresses are kept when many have to be forgotten, and another client's is.
+        """
+        scene = Scene()
+        scene.meet("2001:db8::1", "2001:db8:1::1")
+        for number in range(20_000):
+            scene.ask(f"2001:db8::{number + 2:x}")
+        self.assertIn("2001:db8:1::1", scene.shares.by_host)
