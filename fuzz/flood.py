@@ -26,7 +26,7 @@ import dns.exception
 import dns.message
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.names import dns as twisted_dns
 
 import dotproxy.wire.message as compiled_or_not
@@ -120,10 +120,12 @@ class World:
 
     def note(self, event: LogEvent) -> None:
         """
-        Keep what was logged of an exception; called by Twisted's logger.
+        Keep what was logged of an exception, or as an error; called by Twisted's logger.
         """
         if "log_failure" in event:
             self.failures.append(event["log_failure"].getTraceback())
+        elif event.get("log_level") in (LogLevel.error, LogLevel.critical):
+            self.failures.append(formatEvent(event))
 
     def step(self) -> None:
         """
