@@ -10,9 +10,10 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.testing.client import make_query
+from dotproxy.testing.fakes import RecordingListener
 from dotproxy.wire.hop import Verbatim
 from dotproxy.wire.rrtypes import A
-from tests.test_forwarder import CLIENT, Scene, reply_of
+from tests.test_forwarder import CLIENT, OUTSIDER, Scene, reply_of
 
 #: Has an option, so that its options are looked at.
 CULPRIT = dns.message.make_query(
@@ -117,3 +118,23 @@ class DefectTests(SynchronousTestCase):
         self.assertEqual([3, dns.rcode.SERVFAIL, 3], [answer.rcode() for answer in scene.answers()])
         self.assertEqual(0, scene.forwarder.outstanding)
         self.assertEqual(1, len(self.logged))
+
+    def test_a_listener_that_cannot_send(self) -> None:
+        """
+        What came with a query that is answered at once is asked all the same, and other listeners get their responses.
+        """
+
+        class Broken(RecordingListener):
+            def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+                raise ZeroDivisionError
+
+        scene = Scene()
+        refused, asked = make_query("www.test.", A, ident=1), make_query("b.test.", A, ident=2)
+        broken = Broken()
+        scene.forwarder.questions_received(broken, [(refused, OUTSIDER), (asked, CLIENT)])
+        scene.ask(make_query("c.test.", A, ident=3))
+        self.assertEqual(2, len(scene.upstreams[0].asked))
+        upstream = scene.upstreams[0]
+        upstream.outcomes.answered(upstream, [(each[0], reply_of(each)) for each in upstream.asked])
+        self.assertEqual((1, 0), (len(scene.listener.answers), scene.forwarder.outstanding))
+        self.assertEqual(1, len(self.logged))  # once a second

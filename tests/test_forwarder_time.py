@@ -115,6 +115,18 @@ class StopTests(SynchronousTestCase):
     The end.
     """
 
+    def test_draining_is_given_up(self) -> None:
+        """
+        When the forwarder is stopped the drain is over, also if somebody is still believed to wait.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A))
+        scene.forwarder.shares.in_flight += 1
+        drained = scene.forwarder.drain()
+        self.assertNoResult(drained)
+        scene.forwarder.stop()
+        self.successResultOf(drained)
+
     def test_draining(self) -> None:
         """
         Draining is done when the last live query is answered.

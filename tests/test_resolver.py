@@ -28,13 +28,14 @@ class Asker:
 
     def __init__(self) -> None:
         self.questions: list[tuple[Any, bytes, Any]] = []
+        self.silent = 0
 
     def questions_received(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
         """
         Called by the resolver.
         """
         self.questions += [(listener, octets, client) for octets, client in batch]
-        return 0
+        return self.silent
 
 
 class ResolverTests(SynchronousTestCase):
@@ -71,6 +72,13 @@ class ResolverTests(SynchronousTestCase):
         """
         listener, _, client = self.asker.questions[-1]
         listener.send_answers([(octets, client)])
+
+    def test_question_that_is_dropped(self) -> None:
+        """
+        One that is never answered fails at once.
+        """
+        self.asker.silent = 1
+        self.failureResultOf(self.resolver.lookupAddress("www.test"), DNSServerError)
 
     def test_it_is_a_resolver(self) -> None:
         """

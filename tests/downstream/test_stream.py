@@ -483,6 +483,15 @@ class WindowTests(StreamScene):
         self.listener.resumeProducing()
         self.assertEqual(4 + 4, len(self.asked()))
 
+    def test_none_when_the_proxy_has_given_up(self) -> None:
+        """
+        When no more may be outstanding, as at the end of a drain, responses are followed by no more queries.
+        """
+        self.in_flight(self.listener)
+        self.factory.max_outstanding = 0
+        self.listener.send_answers([(b"response", None)] * 4)
+        self.assertEqual(4, len(self.asked()))
+
     def test_client_that_does_not_read(self) -> None:
         """
         After a connection was ended since too much was unread, others of the client begin with one query, and those of
