@@ -117,24 +117,37 @@ def test_floods_after_the_handshake(mode, hostile, serve, proxy):
     server, healthy = hostile(mode), serve()
     program = proxy(server.upstream, healthy.upstream)
     assert ask(program, "www.lab.example.") == "NOERROR 192.0.2.1"
-    cpu, memory = cost(program)
+    took: list[float] = []
+    spent, grown = [], []
+    while not grown or (grown[-1] >= 20 and len(grown) < 3):  # garbage is collected; a leak would show in each period
+        cpu, memory = cost(program)
+        took += asked_for(program, 4)
+        after, now = cost(program)
+        spent.append(after - cpu)
+        grown.append(now - memory)
+    wait_until(lambda: "ended by" in server.said(), "a flood has ended")
+    sizes = [int(size) for size in re.findall(r"flood of (\d+) ended", server.said())]
+    print(
+        f"\n{mode}: {len(took)} queries, the slowest {max(took) * 1000:.0f} ms; CPU {spent[0]:.2f} s in 4 s;"
+        f" memory {grown[0]:+.1f} MB; floods of {sizes[:5]}"
+    )
+    assert "ended by nobody" not in server.said()
+    assert max(sizes) < 15_000
+    assert grown[-1] < 20, grown
+
+
+def asked_for(program: Proxy, seconds: float) -> list[float]:
+    """
+    Ask for so long; return how long each response took.
+    """
     took: list[float] = []
     began = time.monotonic()
-    while time.monotonic() < began + 4:
+    while time.monotonic() < began + seconds:
         asked = time.monotonic()
         assert ask(program, "www.lab.example.") == "NOERROR 192.0.2.1"
         took.append(time.monotonic() - asked)
         time.sleep(0.02)
-    after, grown = cost(program)
-    wait_until(lambda: "ended by" in server.said(), "a flood has ended")
-    sizes = [int(size) for size in re.findall(r"flood of (\d+) ended", server.said())]
-    print(
-        f"\n{mode}: {len(took)} queries, the slowest {max(took) * 1000:.0f} ms; CPU {after - cpu:.2f} s in 4 s;"
-        f" memory {grown - memory:+.1f} MB; floods of {sizes[:5]}"
-    )
-    assert "ended by nobody" not in server.said()
-    assert max(sizes) < 15_000
-    assert grown - memory < 20
+    return took
 
 
 @pytest.mark.parametrize("mode", RAW)
