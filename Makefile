@@ -37,7 +37,7 @@ check: $(VENV)/ready-to-check  ## ruff and mypy
 
 cover: .coverage             ## branch coverage of the last `make test`, and its floors
 	$(BIN)/coverage report --fail-under=92
-	$(BIN)/coverage report --include='dotproxy/wire/*,dotproxy/policy/*' --fail-under=98
+	$(BIN)/coverage report --include='dotproxy/wire/*,dotproxy/policy/*,dotproxy/cache/*' --fail-under=98
 
 servers:                     ## the DNS servers and clients for the integration tests, from Debian packages
 	@sh tests/integration/install_packages.sh

@@ -23,16 +23,16 @@ from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from dotproxy.policy.answers import AnswerCache
-from dotproxy.policy.freshness import Limits
+from dotproxy.cache.key import key_of
+from dotproxy.cache.responses import ResponseCache
+from dotproxy.cache.ttl import Limits
 from dotproxy.testing.client import make_query
-from dotproxy.wire.answer import Answer
-from dotproxy.wire.hop import Rebuilt
 from dotproxy.wire.message import peek, question_of
-from dotproxy.wire.question import key_of
+from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.rewrite import EdnsRewriter
 from tests.integration.programs import Program, free_port, run, which
 
-HOP = Rebuilt()
+REWRITER = EdnsRewriter()
 
 
 def zipf(names: int, questions: int, exponent: float, seed: int) -> array[int]:
@@ -84,7 +84,7 @@ def answer_to(number: int) -> tuple[bytes, Answer]:
     seen = peek(query)
     end = question_of(query)
     reply = query[:2] + b"\x85\x80\0\1\0\1\0\0\0\0" + query[12:end] + b"\xc0\x0c\0\1\0\1\0\0\x0e\x10\0\4\xc0\0\2\1"
-    answer = HOP.read(query, seen, reply)
+    answer = REWRITER.read(query, seen, reply)
     assert isinstance(answer, Answer)
     return key_of(query, seen), answer
 
@@ -95,7 +95,7 @@ class Ours:
     """
 
     def __init__(self, entries: int) -> None:
-        self.cache = AnswerCache(entries=entries, octets=1 << 40, limits=Limits(), stale_for=0.0, prefetches=False)
+        self.cache = ResponseCache(entries=entries, octets=1 << 40, limits=Limits(), stale_for=0.0, prefetches=False)
 
     def ask(self, number: int) -> bool:
         """
@@ -104,7 +104,7 @@ class Ours:
         key, answer = answer_to(number)
         entry = self.cache.look(key)
         if entry is not None:
-            self.cache.asked_for(key, entry, 1.0)
+            self.cache.note_hit(key, entry, 1.0)
             return True
         self.cache.add(key, answer, 1, 1.0, 0)
         return False

@@ -18,26 +18,28 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 
-from dotproxy.asking import Asking
-from dotproxy.downstream.batch import BATCH, BatchPort
-from dotproxy.downstream.datagram import DatagramListener
+from dotproxy.cache.responses import ResponseCache
+from dotproxy.cache.ttl import Limits
 from dotproxy.downstream.sockets import bind_both
-from dotproxy.forwarder import Forwarder
-from dotproxy.policy.admission import Admission
-from dotproxy.policy.answers import AnswerCache
+from dotproxy.downstream.udp import DatagramListener
+from dotproxy.downstream.udp_port import BATCH, BatchPort
+from dotproxy.forwarding.dispatcher import Dispatcher
+from dotproxy.forwarding.forwarder import Forwarder
+from dotproxy.forwarding.query_filter import QueryFilter
+from dotproxy.forwarding.response_builder import ResponseBuilder
+from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
+from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client_shares import ClientShares
-from dotproxy.policy.freshness import Limits
-from dotproxy.policy.special import SpecialNames
-from dotproxy.reception import Reception
+from dotproxy.policy.special_names import SpecialNames
 from dotproxy.telemetry.counters import UDP, UpstreamCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import ScriptedUpstream
-from dotproxy.upstream.protocol import DotProtocol
+from dotproxy.upstream.connection import DotProtocol
 from dotproxy.wire.framing import frame
-from dotproxy.wire.hop import Rebuilt
-from dotproxy.wire.message import Peek, peek
+from dotproxy.wire.message import QueryInfo, peek
+from dotproxy.wire.rewrite import EdnsRewriter
 
 CLIENT = ("127.0.0.1", 4000)
 
@@ -83,7 +85,7 @@ class Listener:
     is_stream = False
     takes_transfers = False
 
-    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
+    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
         """
         None.
         """
@@ -104,30 +106,29 @@ class Forwarding:
     def __init__(self) -> None:
         self.listener = Listener()
         self.upstream = ScriptedUpstream()
-        hop, clock = Rebuilt(), Clock()
-        self.asking = Asking(
+        rewriter, clock = EdnsRewriter(), Clock()
+        self.dispatcher = Dispatcher(
             [self.upstream],
-            read=hop.read,
-            hedging=Budget(0.03),
+            DispatcherSettings(rewriter.read, Budget(0.03), query_timeout=4.0, attempt_timeout=1.5),
             clock=clock,
             now=time.monotonic,
-            query_timeout=4.0,
-            attempt_timeout=1.5,
         )
-        shares = ClientShares(Admission([ip_network("127.0.0.0/8")]).admits, max_in_flight=1_000_000)
+        shares = ClientShares(AccessList([ip_network("127.0.0.0/8")]).allows, max_in_flight=1_000_000)
         shares.verify(shares.of(CLIENT[0], 0.0))
         self.forwarder = Forwarder(
-            self.asking,
-            ordering=lambda octets, seen: (0,),
-            reception=Reception(SpecialNames(["test"]), hop),
-            hop=hop,
+            self.dispatcher,
+            ForwarderSettings(
+                ordering=lambda octets, seen: (0,),
+                query_filter=QueryFilter(SpecialNames(["test"]), rewriter),
+                rewriter=rewriter,
+                response_builder=ResponseBuilder(rewriter, 1232),
+            ),
             transfers=None,  # type: ignore[arg-type]  # none are asked for
-            cache=AnswerCache(entries=100_000, octets=1 << 27, limits=Limits(), stale_for=86_400.0),
+            cache=ResponseCache(entries=100_000, octets=1 << 27, limits=Limits(), stale_for=86_400.0),
             clock=clock,
             now=time.monotonic,
             elapsed=lambda: 1.0,
             date=time.time,
-            udp_max_size=1232,
             shares=shares,
         )
 
@@ -135,7 +136,7 @@ class Forwarding:
         """
         Queries come.
         """
-        self.forwarder.questions_received(self.listener, batch)
+        self.forwarder.handle_batch(self.listener, batch)
 
     def answers(self) -> list[tuple[Any, bytes]]:
         """
@@ -148,7 +149,7 @@ class Forwarding:
         """
         Answers come.
         """
-        self.asking.answered(self.upstream, answers)
+        self.dispatcher.answered(self.upstream, answers)
 
 
 class Memory:
@@ -205,7 +206,7 @@ class Exchange:
         self._batch = [(object(), query, len(query) - 11) for query in queries()]
         self._replies = itertools.cycle([self._reply() for _ in range(256 // BATCH)])
 
-    def connection_answered(self, connection: DotProtocol, answers: list[tuple[Any, bytes]]) -> None:
+    def replies_received(self, connection: DotProtocol, answers: list[tuple[Any, bytes]]) -> None:
         """
         Called by the protocol.
         """
@@ -313,7 +314,7 @@ class Sockets:
         self._client.connect(self._bound.getsockname())
         self._client.setblocking(False)
 
-    def questions_received(self, listener: DatagramListener, batch: list[Any]) -> int:
+    def handle_batch(self, listener: DatagramListener, batch: list[Any]) -> int:
         """
         Called by the listener.
         """
@@ -347,7 +348,7 @@ class Sockets:
         self._bound.close()
 
 
-def seen(batch: list[bytes]) -> list[tuple[bytes, Peek]]:
+def seen(batch: list[bytes]) -> list[tuple[bytes, QueryInfo]]:
     """
     Queries, and what is seen of them.
     """

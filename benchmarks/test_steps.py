@@ -22,11 +22,11 @@ from benchmarks.steps import (
     queries,
     seen,
 )
-from dotproxy.downstream.batch import BATCH
-from dotproxy.policy.store import Store
+from dotproxy.cache.s3fifo import Store
+from dotproxy.downstream.udp_port import BATCH
 from dotproxy.wire.framing import Deframer, frame
-from dotproxy.wire.hop import Rebuilt
 from dotproxy.wire.message import peek
+from dotproxy.wire.rewrite import EdnsRewriter
 
 _ROUNDS = 500
 
@@ -118,18 +118,18 @@ def test_hop_outgoing(benchmark: Any) -> None:
     """
     To write a query as it leaves, with our OPT and padding, per query.
     """
-    hop, batch = Rebuilt(), seen(queries())
-    benchmark(lambda: [hop.outgoing(query, what, for_others=True) for query, what in batch])
+    rewriter, batch = EdnsRewriter(), seen(queries())
+    benchmark(lambda: [rewriter.outgoing(query, what, for_others=True) for query, what in batch])
 
 
 @per(BATCH)
 def test_take_apart(benchmark: Any) -> None:
     """
-    To take an upstream's answer apart (``hop.read``, which is ``wire.answer.take_apart``), per query.
+    To take an upstream's answer apart (``rewriter.read``, which is ``wire.parsed_response.take_apart``), per query.
     """
-    hop = Rebuilt()
+    rewriter = EdnsRewriter()
     batch = [(query, what, answer_to(query)) for query, what in seen(queries())]
-    benchmark(lambda: [hop.read(query, what, reply) for query, what, reply in batch])
+    benchmark(lambda: [rewriter.read(query, what, reply) for query, what, reply in batch])
 
 
 @per(BATCH)
@@ -137,9 +137,9 @@ def test_hop_written(benchmark: Any) -> None:
     """
     To write an answer that is a second old for one client, per query.
     """
-    hop = Rebuilt()
-    batch = [(query, what, hop.read(query, what, answer_to(query))) for query, what in seen(queries())]
-    benchmark(lambda: [hop.written(query, what, answer, 1) for query, what, answer in batch])
+    rewriter = EdnsRewriter()
+    batch = [(query, what, rewriter.read(query, what, answer_to(query))) for query, what in seen(queries())]
+    benchmark(lambda: [rewriter.written(query, what, answer, 1) for query, what, answer in batch])
 
 
 @per(BATCH)
@@ -172,7 +172,7 @@ def test_framing(benchmark: Any) -> None:
 @per(BATCH)
 def test_exchange(benchmark: Any) -> None:
     """
-    To ask over a connection (``upstream.protocol``: IDs, framing, one write) and to match the answers to the questions,
+    Send a batch on a connection (``upstream.connection``: IDs, framing, one write) and match the responses to the queries,
     without TLS, per query.
     """
     exchange = Exchange()
@@ -187,7 +187,7 @@ def test_tls_record(benchmark: Any) -> None:
     To write ten messages as one TLS record, and to read it at the other end, in memory; per message.
     """
     tls = Tls()
-    octets = b"".join(frame(Rebuilt().outgoing(query, what)) for query, what in seen(queries(_IN_A_RECORD)))
+    octets = b"".join(frame(EdnsRewriter().outgoing(query, what)) for query, what in seen(queries(_IN_A_RECORD)))
     assert benchmark(tls.carry, octets) == octets
 
 
@@ -204,7 +204,7 @@ def test_tls_records(benchmark: Any) -> None:
 @per(BATCH)
 def test_datagrams(benchmark: Any) -> None:
     """
-    To read a batch of datagrams from a socket and to send as many (``downstream.batch``), per datagram in and out.
+    To read a batch of datagrams from a socket and to send as many (``downstream.udp_port``), per datagram in and out.
     """
     sockets = Sockets()
     batch = queries()

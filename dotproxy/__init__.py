@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dotproxy.library import DoTResolver
+    from dotproxy.resolver import DoTResolver
 
 __all__ = ["DoTResolver", "__version__"]
 
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name == "DoTResolver":
-        from dotproxy.library import DoTResolver
+        from dotproxy.resolver import DoTResolver
 
         return DoTResolver
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

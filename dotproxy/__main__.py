@@ -4,6 +4,6 @@
 
 import sys
 
-from dotproxy.cli import main
+from dotproxy.cli.main import main
 
 sys.exit(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from dotproxy.plain_text import short_printable
+from dotproxy.wire.printable import short_printable
 
 #: Where an upstream can fail, in order.
 PHASES = ("resolve", "connect", "tls", "verify", "read")

@@ -1,191 +1,64 @@
 """
-twisted.names' resolver interface over a forwarder: ``IResolver`` in, questions on the wire out.
+For any Twisted application: a resolver that asks over authenticated TLS.
 
-Decides how a ``dns.Query`` becomes octets and a reply becomes records.  A reply is checked before
-twisted.names decodes it: it does not limit names, so that one message of compression pointers could cost
-seconds.
+Decides nothing new: it is the proxy's own upstreams and forwarder, without listeners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from ipaddress import IPv6Address
-from struct import Struct
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Any
 
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorTime
-from twisted.names import dns
-from twisted.names.common import ResolverBase
-from twisted.names.error import DNSQueryTimeoutError, DNSServerError, DomainError
-from twisted.python.failure import Failure
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
-from dotproxy.errors import WireError
-from dotproxy.telemetry.counters import INSIDE
-from dotproxy.wire.edit import OUR_UDP_SIZE
-from dotproxy.wire.edns import opt_record
-from dotproxy.wire.message import HEADER, RD, Peek, question_of
-from dotproxy.wire.names import MAX_LABEL, MAX_NAME, read_name
-from dotproxy.wire.records import Record, walk
-
-Records = tuple[list[dns.RRHeader], list[dns.RRHeader], list[dns.RRHeader]]
-
-_TYPE_CLASS = Struct("!HH")
-
-#: Of the types whose rdata twisted.names decodes: octets before the first name in it, and how many names.
-_NAMES_IN_RDATA = {
-    dns.NS: (0, 1),
-    dns.MD: (0, 1),
-    dns.MF: (0, 1),
-    dns.CNAME: (0, 1),
-    dns.MB: (0, 1),
-    dns.MG: (0, 1),
-    dns.MR: (0, 1),
-    dns.PTR: (0, 1),
-    dns.DNAME: (0, 1),
-    dns.TSIG: (0, 1),
-    dns.SOA: (0, 2),
-    dns.MINFO: (0, 2),
-    dns.RP: (0, 2),
-    dns.MX: (2, 1),
-    dns.AFSDB: (2, 1),
-    dns.SRV: (6, 1),
-}
+from dotproxy.config.load import load
+from dotproxy.downstream.in_process import ForwarderResolver
+from dotproxy.service.builders import build_cache, build_forwarder, build_transfers, build_upstreams
+from dotproxy.service.tls_files import read_tls_files
+from dotproxy.telemetry.logs import LoggedEvents
+from dotproxy.upstream.verification import Credentials
 
 
-class Asker(Protocol):
+class DoTResolver(ForwarderResolver):
     """
-    Who takes questions: the forwarder.
+    An ``IResolver``, to be used where ``twisted.names.client.Resolver`` would be.
+
+    ``upstreams`` are SPECs as the ``--upstream`` option takes them; ``settings`` are any other settings
+    by their configuration keys, as strings, for instance ``ca_file="ca.pem"``.  The environment is not
+    looked at.  Files are read once.  Connections are made when something is asked.
+
+    :raises ConfigError: with every problem there is with them.
     """
 
-    def questions_received(self, listener: Any, batch: Sequence[tuple[bytes, Any]]) -> int:
+    def __init__(self, upstreams: Sequence[str] = (), *, reactor: Any = None, **settings: str) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        options: dict[str, Sequence[str]] = {key: [value] for key, value in settings.items()}
+        if upstreams:
+            options["upstream"] = upstreams
+        config = load(options, {}).config
+        services: list[IService] = []
+        events = LoggedEvents(debug=config.log_level == "debug")
+        credentials = Credentials(*read_tls_files(config).credentials(config))
+        self._upstreams = build_upstreams(config, reactor, events, services, credentials)
+        self._services = [*services, *self._upstreams]
+        self._forwarder = build_forwarder(
+            config,
+            reactor,
+            self._upstreams,
+            build_transfers(config, reactor, self._upstreams),
+            build_cache(config),
+        )
+        super().__init__(self._forwarder, reactor)
+        for service in self._services:
+            service.startService()
+
+    def close(self) -> Deferred[Any]:
         """
-        Take questions; return how many of them will never be answered.
+        Close every connection; return a Deferred that fires when that is done.
+
+        What has no answer yet fails.
         """
-
-
-class ForwarderResolver(ResolverBase):
-    """
-    A resolver that asks a forwarder of this process.
-    """
-
-    kind = INSIDE
-    is_stream = True
-    takes_transfers = False
-
-    def __init__(self, asker: Asker, clock: IReactorTime) -> None:
-        super().__init__()
-        self._asker = asker
-        self._clock = clock
-
-    def query(self, query: dns.Query, timeout: Sequence[float] | None = None) -> Deferred[Records]:
-        """
-        Return a Deferred for the answers, authority and additional records that answer ``query``.
-
-        It fails with a ``DomainError`` for any rcode but NOERROR, and with ``DNSQueryTimeoutError`` after
-        the sum of ``timeout``, in seconds; the forwarder's own deadline holds in any case.
-        """
-        # Not the base class's: it asks for class IN whatever the query says.
-        return self._lookup(query.name.name, query.cls, query.type, timeout)
-
-    def getHostByName(self, name: str, timeout: Sequence[float] | None = None, effort: int = 10) -> Deferred[str]:
-        """
-        Return a Deferred for an address of ``name``, IPv4 if it has one.
-        """
-        # Not the base class's: it asks for ANY, which servers need not answer in full (RFC 8482).
-        return Deferred.fromCoroutine(self._host_by_name(name, timeout))
-
-    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
-        """
-        Called by the forwarder; there are none.
-        """
-        return b""
-
-    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
-        """
-        Called by the forwarder.
-        """
-        for octets, (_, waiting) in answers:
-            if waiting.called:
-                continue
-            try:
-                message = _decode(octets)
-                if message.rCode:
-                    raise self.exceptionForCode(message.rCode)(message)
-            except (WireError, DomainError, ValueError, EOFError) as error:
-                waiting.errback(Failure(error))
-            else:
-                waiting.callback((message.answers, message.authority, message.additional))
-
-    def _lookup(self, name: bytes, cls: int, type: int, timeout: Sequence[float] | None) -> Deferred[Records]:
-        try:
-            question = _encode_name(name) + _TYPE_CLASS.pack(type, cls)
-        except WireError:
-            return fail(Failure())
-        octets = HEADER.pack(0, RD, 1, 0, 0, 1) + question + opt_record(OUR_UDP_SIZE)
-        waiting: Deferred[Records] = Deferred()
-        if timeout:
-            waiting.addTimeout(sum(timeout), self._clock, _timed_out)
-        if self._asker.questions_received(self, [(octets, ("", waiting))]) and not waiting.called:
-            waiting.errback(Failure(DNSServerError()))  # it was dropped
-        return waiting
-
-    async def _host_by_name(self, name: str, timeout: Sequence[float] | None) -> str:
-        query_name = dns.domainString(name)
-        answers, _, _ = await self._lookup(query_name, dns.IN, dns.A, timeout)
-        for answer in answers:
-            if answer.type == dns.A:
-                return str(cast(dns.Record_A, answer.payload).dottedQuad())
-        answers, _, _ = await self._lookup(query_name, dns.IN, dns.AAAA, timeout)
-        for answer in answers:
-            if answer.type == dns.AAAA:
-                return str(IPv6Address(cast(dns.Record_AAAA, answer.payload).address))
-        raise DomainError(f"{name} has no address")
-
-
-def _timed_out(_: object, seconds: float) -> None:
-    raise DNSQueryTimeoutError(f"no answer in {seconds:g} s")
-
-
-def _encode_name(name: bytes) -> bytes:
-    labels = name.rstrip(b".").split(b".") if name.rstrip(b".") else []
-    if any(not 0 < len(label) <= MAX_LABEL for label in labels):
-        raise WireError(f"not a domain name: {name[:80]!r}")
-    encoded = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-    if len(encoded) > MAX_NAME:
-        raise WireError(f"not a domain name: {name[:80]!r}")
-    return encoded
-
-
-def _decode(octets: bytes) -> dns.Message:
-    end = question_of(octets)
-    if not end:
-        raise WireError("a reply without its question")
-    _, _, _, answers, authorities, additionals = HEADER.unpack_from(octets)
-    for record in walk(octets, end, answers + authorities + additionals):
-        read_name(octets, record.start)
-        for at in _name_offsets(octets, record):
-            read_name(octets, at)
-    message = dns.Message()
-    message.fromStr(octets)
-    return message
-
-
-def _name_offsets(octets: bytes, record: Record) -> Iterable[int]:
-    """
-    Yield where twisted.names will read a name in a record's rdata.
-    """
-    offset = record.rdata_at
-    if record.type == dns.A6:
-        raise WireError("an A6 record, of a type long withdrawn")
-    if record.type == dns.NAPTR:
-        offset += 4
-        for _ in range(3):
-            offset += 1 + (octets[offset] if offset < len(octets) else 0)
-        yield offset
-        return
-    before, count = _NAMES_IN_RDATA.get(record.type, (0, 0))
-    offset += before
-    for _ in range(count):
-        yield offset
-        offset = read_name(octets, offset)[1]
+        self._forwarder.stop()
+        return DeferredList([maybeDeferred(service.stopService) for service in self._services])

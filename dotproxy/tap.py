@@ -21,15 +21,15 @@ from typing import Any, cast
 from twisted.application.service import IService
 from twisted.python import usage
 
-from dotproxy.collector import settle
 from dotproxy.config.describe import origin
 from dotproxy.config.load import CONFIG_VARIABLE, Loaded, load
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.config.setting import Setting
-from dotproxy.confinement import Confinement, choose_user
 from dotproxy.errors import ConfigError
-from dotproxy.systemd import notify
+from dotproxy.service.drop_privileges import Confinement, choose_user
+from dotproxy.service.gc_tuning import settle
+from dotproxy.service.systemd import notify
 from dotproxy.telemetry.lines import suited_to
 
 #: What twistd calls its pid file unless it is told otherwise.
@@ -178,7 +178,7 @@ def _count(config: Config) -> int:
     """
     How many processes serve.
     """
-    from dotproxy.workers.processors import available
+    from dotproxy.service.workers.cpus import available
 
     return available() if config.workers == "auto" else int(config.workers)
 
@@ -188,12 +188,12 @@ def _build(config: Config, reactor: Any) -> Any:
     A proxy in this process, or one that is several.
     """
     if (count := _count(config)) == 1:
-        from dotproxy.assembly import build
+        from dotproxy.service.assembly import build
 
         return build(config, reactor)
-    from dotproxy.served_tls import sockets_for_tls
-    from dotproxy.systemd import Manager, inherited, initial_environment
-    from dotproxy.workers.supervisor import Supervisor
+    from dotproxy.service.served_tls import sockets_for_tls
+    from dotproxy.service.systemd import Manager, inherited, initial_environment
+    from dotproxy.service.workers.supervisor import Supervisor
 
     manager = Manager(os.environ, reactor)
     environment = initial_environment()
@@ -208,7 +208,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from dotproxy.downstream.sockets import CannotBind
-    from dotproxy.proxy import log, log_warnings
+    from dotproxy.service.proxy import log, log_warnings
 
     assert options.loaded is not None
     warnings = log_warnings(options.loaded)
@@ -217,7 +217,7 @@ def makeService(options: Options) -> IService:
     proxy = _build(options.loaded.config, reactor)
     proxy.warnings = warnings
     proxy.origin = origin(options.loaded, options.file)
-    proxy.reread = lambda: load(options.given, os.environ, options.config_file)
+    proxy.load_config = lambda: load(options.given, os.environ, options.config_file)
 
     confinement: Confinement | None = None
     if options.parent is not None:  # started by twistd: the process is ours, and nobody else's in it

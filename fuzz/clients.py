@@ -19,10 +19,10 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from dotproxy.policy.cookies import Cookies
+from dotproxy.policy.server_cookies import Cookies
 from dotproxy.telemetry.counters import UDP
 from dotproxy.wire.framing import Deframer
-from dotproxy.wire.message import Peek
+from dotproxy.wire.message import QueryInfo
 from fuzz.servers import is_honest, question_in
 
 #: The longest response over UDP, and one in so many that dnspython reads, too.
@@ -121,7 +121,7 @@ class Datagrams:
         host = f"127.0.{self._number >> 8 & 3}.{self._number & 255}"
         return (host, self._number)
 
-    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
+    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
         """
         Called by the forwarder.
         """

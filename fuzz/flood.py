@@ -30,24 +30,24 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.names import dns as twisted_dns
 
 import dotproxy.wire.message as compiled_or_not
-from dotproxy.downstream.factory import ListenerFactory
-from dotproxy.policy.answers import AnswerCache
+from dotproxy.cache.failures import MOST as MOST_FAILURES
+from dotproxy.cache.packets import MOST as MOST_REMEMBERED
+from dotproxy.cache.responses import ResponseCache
+from dotproxy.cache.ttl import Limits
+from dotproxy.downstream.in_process import ForwarderResolver
+from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.policy.client_shares import MAX_HOSTS, MAX_OCTETS, MAX_PREFIXES
-from dotproxy.policy.failures import MOST as MOST_FAILURES
-from dotproxy.policy.freshness import Limits
-from dotproxy.policy.memo import MOST as MOST_REMEMBERED
 from dotproxy.policy.quarantine import MAX_REMEMBERED
 from dotproxy.policy.selection import Order
-from dotproxy.resolver import ForwarderResolver
 from dotproxy.telemetry.events import Events
-from dotproxy.upstream.exchange import Upstream
-from dotproxy.upstream.isolation import MAX_CONNECTIONS
+from dotproxy.upstream.connection import DotProtocol
+from dotproxy.upstream.isolated_connections import MAX_CONNECTIONS
 from dotproxy.upstream.pool import MAX_STANDING
-from dotproxy.upstream.protocol import DotProtocol
-from dotproxy.upstream.transfer import Conveyance, Transfers
+from dotproxy.upstream.upstream import Upstream
+from dotproxy.upstream.zone_transfer import Transfers, TransferSession
 from dotproxy.wire.framing import frame
-from dotproxy.wire.hop import Rebuilt
-from dotproxy.wire.message import Peek, question_of
+from dotproxy.wire.message import QueryInfo, question_of
+from dotproxy.wire.rewrite import EdnsRewriter
 from fuzz.clients import TRANSFERS, Checks, Datagrams, Stream, must_be_answered
 from fuzz.corpora import exchanges, singles
 from fuzz.mutate import mutated
@@ -82,8 +82,10 @@ class World:
         addresses = [IPv4Address("TCP", f"192.0.2.{number}", 853) for number in (1, 2)]
         self.servers = [Server(clock, chance, replies, address) for address in addresses]
         self.upstreams = [self._build_upstream(server) for server in self.servers]
-        self.transfers = Transfers(self.upstreams, hop=Rebuilt(), clock=clock, random_octets=chance.randbytes, limit=4)
-        self.cache = AnswerCache(entries=CACHED, octets=CACHED_OCTETS, limits=Limits(), stale_for=600.0)
+        self.transfers = Transfers(
+            self.upstreams, rewriter=EdnsRewriter(), clock=clock, random_octets=chance.randbytes, limit=4
+        )
+        self.cache = ResponseCache(entries=CACHED, octets=CACHED_OCTETS, limits=Limits(), stale_for=600.0)
         self.forwarder = build_forwarder(
             self.upstreams,
             clock,
@@ -134,7 +136,7 @@ class World:
         chance = self.chance
         batch = [self._query() for _ in range(chance.randrange(1, BATCH + 1))]
         self.asked += len(batch)
-        self.forwarder.questions_received(self.datagrams, [(query, self.datagrams.client_of(query)) for query in batch])
+        self.forwarder.handle_batch(self.datagrams, [(query, self.datagrams.client_of(query)) for query in batch])
         if chance.random() < 0.3:
             self._stream_step()
         if chance.random() < 0.02:
@@ -175,7 +177,7 @@ class World:
             "cache octets": (self.cache.octets, CACHED_OCTETS),
             "packet cache": (sum(map(len, forwarder._memo._memos)), 3 * (MOST_REMEMBERED + BATCH)),
             "failures": (len(forwarder.failures), MOST_FAILURES),
-            "in flight": (len(forwarder.asking), MAX_OUTSTANDING + CACHED + MOST_FAILURES),
+            "in flight": (len(forwarder.dispatcher), MAX_OUTSTANDING + CACHED + MOST_FAILURES),
             "clients waiting": (forwarder.outstanding, MAX_OUTSTANDING),
             "client addresses": (len(forwarder.shares.by_host), MAX_HOSTS),
             "client shares": (len(forwarder.shares), MAX_PREFIXES),
@@ -212,7 +214,7 @@ class World:
             events=Events(),
         )
 
-    def _order(self, query: bytes, seen: Peek) -> Order:
+    def _order(self, query: bytes, seen: QueryInfo) -> Order:
         return (0, 1)
 
     def _query(self) -> bytes:
@@ -401,7 +403,7 @@ def run(packets: int, seed: int) -> list[str]:
     observer: Any = world.note
     globalLogPublisher.addObserver(observer)
     try:
-        with _numbered(DotProtocol, Conveyance):
+        with _numbered(DotProtocol, TransferSession):
             weights, seconds = _go(world, watch, packets)
     finally:
         globalLogPublisher.removeObserver(observer)

@@ -14,35 +14,37 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from dotproxy.asking import Asking
+from dotproxy.cache.responses import ResponseCache
+from dotproxy.cache.ttl import Limits
 from dotproxy.errors import ConnectionGone
-from dotproxy.forwarder import Forwarder
-from dotproxy.neighbours import Transfers, Upstream
-from dotproxy.policy.admission import Admission
-from dotproxy.policy.answers import AnswerCache
+from dotproxy.forwarding.dispatcher import Dispatcher
+from dotproxy.forwarding.forwarder import Forwarder
+from dotproxy.forwarding.interfaces import Transfers, Upstream
+from dotproxy.forwarding.query_filter import QueryFilter
+from dotproxy.forwarding.response_builder import ResponseBuilder
+from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
+from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
-from dotproxy.policy.cookies import Cookies
-from dotproxy.policy.freshness import Limits
 from dotproxy.policy.selection import Ordering
-from dotproxy.policy.special import SpecialNames
-from dotproxy.reception import Reception
+from dotproxy.policy.server_cookies import Cookies
+from dotproxy.policy.special_names import SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
 from dotproxy.testing.zone import A, Zone, address_rdata
 from dotproxy.wire.conversation import Conversation
-from dotproxy.wire.edit import OUR_UDP_SIZE
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.framing import Deframer, frame
-from dotproxy.wire.hop import Rebuilt, Subnet
 from dotproxy.wire.message import HEADER, HEADER_SIZE, RD, question_of
+from dotproxy.wire.responses import OUR_UDP_SIZE
+from dotproxy.wire.rewrite import EdnsRewriter, Subnet
 
 GOOD = make_query("good.fuzz.example.", A)
 ZONE = Zone({(f"{name}.fuzz.example.", A): [address_rdata("192.0.2.1")] for name in ("www", "good")})
 CLIENT = ("127.0.0.1", 4000)
 
 #: Made once, since that takes longer than a message.
-HOP = Rebuilt(128, Subnet.PASS)
+REWRITER = EdnsRewriter(128, Subnet.PASS)
 _SPECIAL = SpecialNames()
 
 #: No message may cost more CPU time than this, in seconds.
@@ -67,7 +69,7 @@ def build_forwarder(
     *,
     ordering: Ordering,
     transfers: Transfers,
-    cache: AnswerCache,
+    cache: ResponseCache,
     networks: list[IPv4Network | IPv6Network],
     max_outstanding: int,
 ) -> Forwarder:
@@ -75,29 +77,28 @@ def build_forwarder(
     Return a forwarder whose times are the clock's, with everything switched on that looks into messages.
     """
     now = clock.seconds
-    asking = Asking(
+    dispatcher = Dispatcher(
         upstreams,
-        read=HOP.read,
-        hedging=Budget(0.03),
+        DispatcherSettings(REWRITER.read, Budget(0.03), query_timeout=4.0, attempt_timeout=1.5),
         clock=clock,
         now=now,
-        query_timeout=4.0,
-        attempt_timeout=1.5,
     )
     return Forwarder(
-        asking,
-        ordering=ordering,
-        reception=Reception(_SPECIAL, HOP),
-        hop=HOP,
+        dispatcher,
+        ForwarderSettings(
+            ordering=ordering,
+            query_filter=QueryFilter(_SPECIAL, REWRITER),
+            rewriter=REWRITER,
+            response_builder=ResponseBuilder(REWRITER, 1232),
+        ),
         transfers=transfers,
         cache=cache,
         clock=clock,
         now=now,
         elapsed=now,
         date=lambda: 0.0,
-        udp_max_size=1232,
         # Without a rate: over it a client may get silence, and which queries must be answered could not be told.
-        shares=ClientShares(Admission(networks).admits, max_in_flight=max_outstanding, limits=ShareLimits(rate=0.0)),
+        shares=ClientShares(AccessList(networks).allows, max_in_flight=max_outstanding, limits=ShareLimits(rate=0.0)),
     )
 
 
@@ -114,7 +115,7 @@ class Path:
             self.clock,
             ordering=lambda query, seen: (0,),
             transfers=NoTransfers(),
-            cache=AnswerCache(entries=10, octets=1 << 20, limits=Limits(), stale_for=10.0),
+            cache=ResponseCache(entries=10, octets=1 << 20, limits=Limits(), stale_for=10.0),
             networks=[ip_network("127.0.0.0/8")],
             max_outstanding=100,
         )
@@ -130,7 +131,7 @@ class Path:
         A client asks; what it is answered at once, if it is.
         """
         self.clients.answers.clear()
-        silent = self.forwarder.questions_received(self.clients, [(query, CLIENT)])
+        silent = self.forwarder.handle_batch(self.clients, [(query, CLIENT)])
         assert len(self.clients.answers) + silent + self.forwarder.outstanding == 1
         return self.clients.answers[0][0] if self.clients.answers else None
 

@@ -11,17 +11,17 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dotproxy.policy.freshness import Limits, freshness
+from dotproxy.cache.key import key_of
+from dotproxy.cache.ttl import Limits, freshness
 from dotproxy.wire.conversation import Conversation
-from dotproxy.wire.edit import refusal, reply_to, truncated
 from dotproxy.wire.framing import Deframer
-from dotproxy.wire.hop import Rebuilt
-from dotproxy.wire.message import HEADER_SIZE, Peek, peek, question_of
-from dotproxy.wire.question import key_of
-from dotproxy.wire.replies import keepalive_of
+from dotproxy.wire.message import HEADER_SIZE, QueryInfo, peek, question_of
+from dotproxy.wire.reply_options import keepalive_of
+from dotproxy.wire.responses import refusal, reply_to, truncated
+from dotproxy.wire.rewrite import EdnsRewriter
 from fuzz.corpora import exchanges, singles
 
-HOP = Rebuilt()
+REWRITER = EdnsRewriter()
 
 
 def outcome(function: Callable[..., Any], *given: Any) -> str:
@@ -63,25 +63,25 @@ def outcomes(query: bytes, tail: bytes) -> Iterator[str]:
     yield outcome(Deframer().feed, query)
     yield outcome(Conversation(bytes).receive, query)
     try:
-        seen: Peek = peek(query)
+        seen: QueryInfo = peek(query)
     except Exception:
         if len(query) >= HEADER_SIZE:
             yield outcome(refusal, query, 1)
         return
     reply = query[:2] + tail[2:HEADER_SIZE] + query[HEADER_SIZE : seen.question_end] + tail[HEADER_SIZE:]
-    for function in (key_of, HOP.passing, HOP.outgoing):
+    for function in (key_of, REWRITER.passing, REWRITER.outgoing):
         yield outcome(function, query, seen)
     yield outcome(refusal, query, 2, seen)
     if len(reply) < HEADER_SIZE:
         return
     yield outcome(reply_to, query, seen, reply)
     yield outcome(truncated, reply, query, seen, 512)
-    yield outcome(HOP.read, query, seen, reply)
+    yield outcome(REWRITER.read, query, seen, reply)
     try:
-        answer = HOP.read(query, seen, reply)
+        answer = REWRITER.read(query, seen, reply)
     except Exception:
         return
-    yield outcome(HOP.written, query, seen, answer, 17)
+    yield outcome(REWRITER.written, query, seen, answer, 17)
     if not isinstance(answer, bytes):
         yield outcome(freshness, answer, seen.qtype, Limits(), 10**9)
         yield outcome(list, answer.records())

@@ -20,7 +20,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from dotproxy.errors import Unreachable
-from dotproxy.upstream.trust import Identity, VerifiedChain
+from dotproxy.upstream.verification import Identity, VerifiedChain
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import question_of
 from fuzz.mutate import mutated

@@ -4,6 +4,7 @@ The rooms, and which way imports point between them.
 
 import ast
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,81 +12,83 @@ from twisted.trial.unittest import SynchronousTestCase
 
 PACKAGE = Path(__file__).parent.parent / "dotproxy"
 
-#: Of our own, what each room may import; a room is a folder, or a module beside the folders.
+#: What each room may import of the others: rooms, or single modules of them.  A room is a folder.
 MAY_IMPORT: dict[str, set[str]] = {
-    "plain_text": set(),
-    "deadlines": set(),
-    "errors": {"plain_text"},
-    "admin_client": {"deadlines", "plain_text"},
-    "wire": {"errors", "wire"},
-    "policy": {"errors", "wire", "policy"},
-    "telemetry": {"errors", "neighbours", "plain_text", "policy", "telemetry", "wire"},
+    "errors": {"wire.printable"},
+    "wire": {"errors"},
+    "policy": {"errors", "wire"},
+    "cache": {"errors", "wire", "policy"},
+    "telemetry": {"errors", "wire", "policy"},
+    "forwarding": {"errors", "wire", "policy", "cache", "telemetry.counters"},
     "upstream": {
         "errors",
-        "neighbours",
         "wire",
         "policy",
+        "forwarding.interfaces",
         "telemetry.counters",
         "telemetry.events",
         "telemetry.status",
-        "upstream",
     },
-    "downstream": {"errors", "neighbours", "wire", "policy", "telemetry.counters", "downstream"},
-    "neighbours": {"policy", "telemetry.counters", "wire"},
-    "network": set(),
-    "live": {"errors", "neighbours", "policy", "wire"},
-    "reception": {"errors", "neighbours", "wire", "policy"},
-    "roster": {"live", "neighbours", "policy"},
-    "asking": {"errors", "live", "neighbours", "roster", "wire", "policy"},
-    "delivery": {"answering", "live", "neighbours", "policy", "telemetry.counters", "wire"},
-    "share_filter": {"errors", "live", "neighbours", "policy", "telemetry.counters", "wire"},
-    "stale_timer": {"live"},
-    "answering": {"live", "neighbours", "wire"},
-    "forwarder": {
-        "answering",
-        "asking",
-        "delivery",
-        "live",
-        "neighbours",
-        "reception",
-        "share_filter",
-        "stale_timer",
-        "telemetry.counters",
+    "downstream": {"errors", "wire", "policy", "forwarding.interfaces", "telemetry.counters"},
+    "testing": {"errors", "wire", "policy", "telemetry.counters"},
+    "config": {"errors", "policy", "telemetry.words", "upstream.spec"},
+    "service.admin": {"errors", "wire", "config", "telemetry", "downstream.sockets", "upstream.spec"},
+    "service": {
+        "errors",
         "wire",
         "policy",
+        "cache",
+        "telemetry",
+        "forwarding",
+        "upstream",
+        "downstream",
+        "config",
+        "service.admin",
     },
-    "systemd": set(),
-    "readiness": {"systemd", "telemetry"},
-    "served_tls": {"config", "downstream.tls_context", "errors", "systemd", "tls_files", "upstream.records"},
-    "tls_files": {"config", "errors", "upstream.trust"},
-    "collector": set(),
-    "private_files": set(),
-    "cache_format": {"errors", "policy", "private_files", "wire"},
-    "snapshot": {"cache_format", "policy", "private_files"},
-    "resolver": {"errors", "telemetry.counters", "wire"},
-    "config": {"errors", "policy", "telemetry.words", "upstream.address", "config"},
-    "privileges": {"config.accounts"},
-    "testing": {"errors", "telemetry.counters", "wire", "policy", "testing"},
+    "service.workers": {
+        "errors",
+        "wire",
+        "policy",
+        "cache",
+        "telemetry",
+        "downstream",
+        "config",
+        "service.admin",
+        "service",
+    },
+    "resolver": {"config", "downstream", "service", "telemetry", "upstream"},
+    "tap": {"errors", "config", "downstream.sockets", "service", "service.workers", "telemetry.lines"},
+    "cli": {
+        "errors",
+        "wire",
+        "policy",
+        "config",
+        "telemetry",
+        "upstream",
+        "downstream.sockets",
+        "service",
+        "tap",
+        "testing",
+        "cli.doctor",
+    },
+    "cli.doctor": {"errors", "wire", "config", "upstream.spec", "cli"},
+    "__init__": {"resolver"},
+    "__main__": {"cli"},
 }
-#: Those that put everything together.
-ASSEMBLERS = {
-    "admin",
-    "admin_site",
-    "control",
-    "workers",
-    "doctor",
-    "assembly",
-    "confinement",
-    "parts",
-    "proxy",
-    "library",
-    "tap",
-    "cli",
-    "demo",
-    "__init__",
-    "__main__",
-}
-PURE = {"errors", "plain_text", "wire", "policy"}
+#: Modules that import nothing but the standard library and ``errors``, and may be imported early.
+LEAVES = {"wire.printable"}
+PURE = {"errors", "wire", "policy", "cache"}
+
+#: Files beside the rooms.
+TOP_LEVEL = {"__init__.py", "__main__.py", "errors.py", "resolver.py", "tap.py"}
+MOST_ROOMS, MOST_FLOORS = 14, 11
+
+
+def room_of(module: str) -> str:
+    """
+    Return the room of a module: its folder, or the module itself if it stands beside the rooms.
+    """
+    return module.rpartition(".")[0] or module
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -94,7 +97,21 @@ def modules() -> Iterator[tuple[str, Path]]:
     """
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        yield parts[0], path
+        yield ".".join(parts[:-1]) or parts[0], path
+
+
+def inner_imports(path: Path) -> set[str]:
+    """
+    Return the modules of ours that a module imports.
+    """
+    found = set()
+    for name, _ in imports(path):
+        if name.startswith("dotproxy."):
+            module = name.removeprefix("dotproxy.")
+            while module and not (PACKAGE / (module.replace(".", "/") + ".py")).exists():
+                module = module.rpartition(".")[0]
+            found.add(module or "__init__")
+    return found
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
@@ -118,18 +135,40 @@ class ArchitectureTests(SynchronousTestCase):
     Directions.
     """
 
-    def test_every_room_imports_only_what_it_may(self) -> None:
+    def test_imports_between_rooms_point_one_way(self) -> None:
         """
-        Imports between rooms point one way.
+        Each room imports only what it may.
         """
         for room, path in modules():
-            if room in ASSEMBLERS:
-                continue
-            for name, _ in imports(path):
-                if name.startswith("dotproxy."):
-                    inner = name.removeprefix("dotproxy.") + "."
-                    allowed = any(inner.startswith(f"{other}.") for other in MAY_IMPORT[room])
-                    self.assertTrue(allowed, f"{path.name} in {room} imports {name}")
+            for module in inner_imports(path):
+                other = room_of(module)
+                if other not in {room, "__init__"}:
+                    self.assertTrue(
+                        {other, module} & MAY_IMPORT[room], f"{path.relative_to(PACKAGE)} in {room} imports {module}"
+                    )
+
+    def test_rooms_files_and_floors(self) -> None:
+        """
+        The top level has the rooms and few files; rooms are few, and so are the floors of imports that they make.
+        """
+        self.assertEqual(TOP_LEVEL, {path.name for path in PACKAGE.glob("*.py")})
+        rooms = {room for room, path in modules() if path.parent != PACKAGE}
+        self.assertLessEqual(len(rooms), MOST_ROOMS)
+        uses: dict[str, set[str]] = defaultdict(set)
+        for room, path in modules():
+            top = room.partition(".")[0]
+            for module in inner_imports(path) - LEAVES:
+                uses[top].add(module.partition(".")[0])
+        floors = {"__init__": 1}  # the version alone; the resolver is imported when it is used
+
+        def floor_of(room: str, above: tuple[str, ...] = ()) -> int:
+            self.assertNotIn(room, above, "imports in a circle")
+            if room not in floors:
+                below = [floor_of(other, (*above, room)) for other in uses[room] - {room}]
+                floors[room] = 1 + max(below, default=0)
+            return floors[room]
+
+        self.assertLessEqual(max(floor_of(room) for room in list(uses)), MOST_FLOORS)
 
     def test_the_pure_rooms_are_pure(self) -> None:
         """
@@ -148,7 +187,7 @@ class ArchitectureTests(SynchronousTestCase):
         A configuration can be checked without Twisted.
         """
         for room, path in modules():
-            if room == "config" or path.name in {"address.py", "presets.py"}:
+            if room == "config" or path.name in {"spec.py", "presets.py"}:
                 for name, _ in imports(path):
                     self.assertFalse(name.startswith("twisted"), f"{path} imports {name}")
 
@@ -162,14 +201,19 @@ class ArchitectureTests(SynchronousTestCase):
                 if name == "twisted.internet.reactor":
                     self.assertFalse(is_top_level, str(path))
                     found.add(room)
-        self.assertEqual({"tap", "library", "workers"}, found)
+        self.assertEqual({"tap", "resolver", "service.workers"}, found)
 
     def test_fakes_stay_out_of_the_proxy(self) -> None:
         """
         Nothing but the demonstration uses what is there for tests.
         """
-        users = {room for room, path in modules() for name, _ in imports(path) if name.startswith("dotproxy.testing")}
-        self.assertEqual({"testing", "demo"}, users)
+        users = {
+            "testing" if room == "testing" else f"{room}.{path.stem}"
+            for room, path in modules()
+            for name, _ in imports(path)
+            if name.startswith("dotproxy.testing")
+        }
+        self.assertEqual({"testing", "cli.demo"}, users)
 
     def test_modules_are_small_and_say_what_they_are_for(self) -> None:
         """

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy import cli
+from dotproxy.cli import main as cli
 from dotproxy.config.load import load
 from tests.config.test_schema import folder
 

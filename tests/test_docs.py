@@ -8,14 +8,14 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cli import _COMMANDS, _USAGE
+from dotproxy.cli.main import _COMMANDS, _USAGE
 from dotproxy.config.describe import example_file, options_table
 from dotproxy.config.schema import SETTINGS
 from dotproxy.config.values import parse_upstream_value
 from dotproxy.tap import Options
 from dotproxy.telemetry.metrics import metrics_table
-from dotproxy.upstream.address import parse_upstream
 from dotproxy.upstream.presets import PRESETS
+from dotproxy.upstream.spec import parse_upstream
 
 TOP = Path(__file__).parent.parent
 

@@ -99,11 +99,11 @@ class FloodTests(SynchronousTestCase):
         client = world.datagrams.client_of(query)
         with self.assertRaisesRegex(AssertionError, "1 queries over UDP without an answer"):
             world.settle()
-        world.forwarder.questions_received(world.datagrams, [(query, client)])
+        world.forwarder.handle_batch(world.datagrams, [(query, client)])
         world.settle()
         globalLogPublisher.addObserver(world.note)
         self.addCleanup(globalLogPublisher.removeObserver, world.note)
-        world.forwarder.questions_received(world.datagrams, [(query, client)])
+        world.forwarder.handle_batch(world.datagrams, [(query, client)])
         with self.assertRaisesRegex(AssertionError, "AssertionError in clients.py"):
             world.settle()
         world.stop()

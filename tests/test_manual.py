@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cli import _COMMANDS
+from dotproxy.cli.main import _COMMANDS
 from dotproxy.config.schema import SETTINGS
 
 MANUALS = Path(__file__).parent.parent / "docs" / "man"

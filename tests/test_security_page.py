@@ -25,7 +25,7 @@ OTHERS = {
     *("openssl verify", "*.co.uk", "make attack"),
     *("pin-sha256", "make flood", "make audit", "make lock"),  # spelled by users
     *("deploy/docker/requirements.lock", "deploy/docker/build-requirements.lock"),
-    *("tests/", "tests/test_security_page.py", "downstream.mmsg", "live.LiveQueries"),
+    *("tests/", "tests/test_security_page.py", "downstream.recvmmsg", "forwarding.inflight.InflightQueries"),
 }
 
 _NUMBER = re.compile(r"(?<![\w.,])(\d[\d,.]*|an hour|1 day)( MiB| s)? \(`([\w.]+)`\)")

@@ -19,14 +19,17 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 import dotproxy
-from dotproxy import cli, collector, control, tap
-from dotproxy.assembly import build
-from dotproxy.collector import settle
+from dotproxy import tap
+from dotproxy.cli import control
+from dotproxy.cli import main as cli
 from dotproxy.config.describe import example_file
 from dotproxy.config.load import load
 from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import CannotBind, bind_both
-from dotproxy.proxy import Proxy
+from dotproxy.service import gc_tuning
+from dotproxy.service.assembly import build
+from dotproxy.service.gc_tuning import settle
+from dotproxy.service.proxy import Proxy
 from dotproxy.tap import Options, makeService
 from tests.config.test_schema import folder
 
@@ -180,11 +183,11 @@ class ServiceTests(CleanEnvironment):
         """
         os.environ["DOTPROXY_POLICI"] = "random"
         lines: list[str] = []
-        from dotproxy import proxy as proxy_module
+        from dotproxy.service import proxy as proxy_module
 
         self.patch(proxy_module.log, "observer", lambda event: lines.append(str(event.get("warning"))))
         service: Any = makeService(self.options("-l", "127.0.0.1:0"))
-        self.assertEqual("failover", service.reread().config.policy)
+        self.assertEqual("failover", service.load_config().config.policy)
         warning = "DOTPROXY_POLICI (environment): no such setting, ignored; did you mean DOTPROXY_POLICY?"
         self.assertEqual([warning], lines)
 
@@ -198,8 +201,8 @@ class ServiceTests(CleanEnvironment):
         number = taken[0].getsockname()[1]
         service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},0.0.0.0:{number}"))
         lines: list[str] = []
-        self.patch(collector, "gc", None)
-        from dotproxy import proxy as proxy_module
+        self.patch(gc_tuning, "gc", None)
+        from dotproxy.service import proxy as proxy_module
 
         self.patch(proxy_module.log, "observer", lambda event: lines.append(event["line"]))
         error = self.assertRaises(SystemExit, service.privilegedStartService)
@@ -231,7 +234,7 @@ class ServiceTests(CleanEnvironment):
             def __getattr__(self, name: str) -> Any:
                 return lambda *given: calls.append(name)
 
-        self.patch(collector, "gc", Collector())
+        self.patch(gc_tuning, "gc", Collector())
         settle()
         self.assertEqual(["collect", "freeze", "set_threshold"], calls)
 
@@ -470,7 +473,7 @@ class PackageTests(SynchronousTestCase):
         """
         A version, the resolver when it is asked for, and nothing else.
         """
-        from dotproxy.library import DoTResolver
+        from dotproxy.resolver import DoTResolver
 
         self.assertIs(DoTResolver, dotproxy.DoTResolver)
         self.assertRaises(AttributeError, lambda: dotproxy.Nonsense)

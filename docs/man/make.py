@@ -11,7 +11,7 @@ import textwrap
 from pathlib import Path
 
 from dotproxy import __version__
-from dotproxy.cli import _USAGE
+from dotproxy.cli.main import _USAGE
 from dotproxy.config.schema import SETTINGS
 from dotproxy.config.setting import Setting
 

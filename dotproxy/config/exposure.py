@@ -16,8 +16,8 @@ from pathlib import Path
 from dotproxy.config.model import Config
 from dotproxy.config.schema import PRIVATE_NETWORKS
 from dotproxy.config.values import ListenAddress
-from dotproxy.policy.admission import Network
-from dotproxy.policy.special import PRIVATE_TLDS
+from dotproxy.policy.access import Network
+from dotproxy.policy.special_names import PRIVATE_TLDS
 
 #: Takes a configuration and, for each key, where its value came from; yields a line for each thing that is open.
 Check = Callable[[Config, Mapping[str, str]], Iterator[str]]

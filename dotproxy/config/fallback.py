@@ -16,7 +16,7 @@ from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.errors import ConfigError
 from dotproxy.telemetry.words import counted
-from dotproxy.upstream.address import UpstreamAddress
+from dotproxy.upstream.spec import UpstreamAddress
 
 
 def without_fallbacks(before: Config, fresh: Loaded) -> Config:

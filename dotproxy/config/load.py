@@ -22,7 +22,7 @@ from dotproxy.config.service_links import is_service_link
 from dotproxy.config.setting import Setting
 from dotproxy.config.together import disagreements
 from dotproxy.errors import ConfigError
-from dotproxy.upstream.address import endpoint_text
+from dotproxy.upstream.spec import endpoint_text
 
 CONFIG_VARIABLE = "DOTPROXY_CONFIG"
 

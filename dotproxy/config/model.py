@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dotproxy.config.accounts import Account
 from dotproxy.config.values import BootstrapServer, ListenAddress
-from dotproxy.policy.admission import Network
-from dotproxy.upstream.address import UpstreamAddress
+from dotproxy.policy.access import Network
+from dotproxy.upstream.spec import UpstreamAddress
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from dotproxy.config.values import (
     parse_workers,
     parse_yes_or_no,
 )
-from dotproxy.policy.special import FAMILIES, PRIVATE_TLDS
+from dotproxy.policy.special_names import FAMILIES, PRIVATE_TLDS
 
 #: Loopback and private networks: nobody else can be meant by a laptop or a cluster.
 PRIVATE_NETWORKS = (

@@ -21,10 +21,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dotproxy.config.units import octets_of, plain, seconds_of, show_octets, show_seconds
-from dotproxy.policy.admission import Network
+from dotproxy.policy.access import Network
 from dotproxy.policy.selection import POLICIES
-from dotproxy.policy.special import SWITCHES
-from dotproxy.upstream.address import UpstreamAddress, endpoint_text, from_table, is_ip, parse_upstream
+from dotproxy.policy.special_names import SWITCHES
+from dotproxy.upstream.spec import UpstreamAddress, endpoint_text, from_table, is_ip, parse_upstream
 
 DEFAULT_LISTEN_PORT = 5300
 

@@ -28,11 +28,11 @@ from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
-from dotproxy.downstream.batch import Datagram
-from dotproxy.downstream.datagram import CookieFor, DatagramListener
-from dotproxy.downstream.factory import ListenerFactory
+from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext
 from dotproxy.downstream.tls_listener import TlsClients, TlsListenerFactory
+from dotproxy.downstream.udp import CookieFor, DatagramListener
+from dotproxy.downstream.udp_port import Datagram
 from dotproxy.errors import WireError
 from dotproxy.telemetry.counters import ListenerCounters
 from dotproxy.wire.proxy_header import ProxyHeader, parse_proxy_header

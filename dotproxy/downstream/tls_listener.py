@@ -16,9 +16,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.response_padding import padded, wants_padding
-from dotproxy.downstream.stream import StreamListener
+from dotproxy.downstream.server_factory import ListenerFactory
+from dotproxy.downstream.tcp import StreamListener
 from dotproxy.downstream.tls_context import CurrentContext
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 

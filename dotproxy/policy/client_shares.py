@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from dotproxy.policy.admission import Network
+from dotproxy.policy.access import Network
 from dotproxy.policy.client_prefix import BITS_V4, address_of, prefix_of
 from dotproxy.policy.rate_limit import RateLimit
 

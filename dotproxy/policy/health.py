@@ -2,7 +2,7 @@
 What one upstream's recent past says about asking it now.
 
 Decides whether an upstream is up, whether it is too slow to be preferred, and when it may be dialled next.  Owns no
-timer and reads no clock.
+timer, reads no clock and draws no random numbers.
 
 An upstream is up until it fails, and up again when it has shown that what failed works: a verified
 handshake after a failed dial, an answer after silence.  "Broken fast" is therefore never "fast".
@@ -15,7 +15,6 @@ from __future__ import annotations
 from enum import IntEnum
 
 from dotproxy.errors import UpstreamError
-from dotproxy.policy.backoff import CAP_ASKED, CAP_UNASKED, delay
 
 #: An upstream that went down no longer ago than this, in seconds, may well be back in a moment.
 YOUNG = 10.0
@@ -29,6 +28,27 @@ SLOW_FIRST, SLOW_LAST = 1.0, 30.0
 
 #: One that was not slow for so long begins anew.
 FORGOTTEN = 60.0
+
+#: Seconds before the first redial; then twice as long each time.
+_FIRST_DELAY = 0.1
+#: Nobody is asking: often enough to be back soon, seldom enough not to pester (features.md, C24).
+CAP_UNASKED = 30.0
+#: Somebody is waiting: a recovered upstream is noticed soon, one that refuses is not dialled more than once a second.
+CAP_ASKED = 1.0
+#: What jitter adds at most, as a share.
+_SPREAD = 0.25
+
+
+def delay(failures: int, jitter: float, cap: float = CAP_UNASKED) -> float:
+    """
+    Return seconds to wait after ``failures`` failures in a row (0: none), doubling from 0.1 to ``cap``.
+
+    ``jitter``, from [0, 1), adds up to a quarter, so that many proxies do not dial in step.
+    """
+    if failures <= 0:
+        return 0.0
+    # The exponent is bounded so that a long outage cannot overflow a float.
+    return min(cap, _FIRST_DELAY * 2.0 ** min(failures - 1, 32)) * (1.0 + jitter * _SPREAD)
 
 
 class Tier(IntEnum):

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from typing import Protocol
 
-from dotproxy.wire.message import HEADER_SIZE, Peek
+from dotproxy.wire.message import HEADER_SIZE, QueryInfo
 
 Order = Sequence[int]
 #: From a query and what was seen of it to an order.
-Ordering = Callable[[bytes, Peek], Order]
+Ordering = Callable[[bytes, QueryInfo], Order]
 RandomBelow = Callable[[int], int]
 
 
@@ -71,7 +71,7 @@ def round_robin(facts: Facts) -> Ordering:
     ]
     turn = facts.random_below(len(orders)) - 1
 
-    def next_order(query: bytes, seen: Peek) -> Order:
+    def next_order(query: bytes, seen: QueryInfo) -> Order:
         nonlocal turn
         turn = (turn + 1) % len(orders)
         return orders[turn]
@@ -85,7 +85,7 @@ def at_random(facts: Facts) -> Ordering:
     """
     weights = [candidate.weight for candidate in facts.candidates]
 
-    def shuffled(query: bytes, seen: Peek) -> Order:
+    def shuffled(query: bytes, seen: QueryInfo) -> Order:
         rest = list(range(len(weights)))
         order: list[int] = []
         while rest:
@@ -109,7 +109,7 @@ def fastest(facts: Facts) -> Ordering:
     candidates = facts.candidates
     indices = range(len(candidates))
 
-    def by_latency(query: bytes, seen: Peek) -> Order:
+    def by_latency(query: bytes, seen: QueryInfo) -> Order:
         order = sorted(indices, key=lambda index: candidates[index].usual_latency or 0.0)
         if len(order) > 1 and not facts.random_below(100):
             order.insert(0, order.pop(1 + facts.random_below(len(order) - 1)))
@@ -137,7 +137,7 @@ def by_hash(facts: Facts) -> Ordering:
     entries = [(index, turn) for index, one in enumerate(facts.candidates) for turn in range(one.weight)]
     known: dict[bytes, Order] = {}
 
-    def by_domain(query: bytes, seen: Peek) -> Order:
+    def by_domain(query: bytes, seen: QueryInfo) -> Order:
         domain = registrable(query[HEADER_SIZE : seen.question_end - 4])
         order = known.get(domain)
         if order is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from enum import Enum
 from typing import ClassVar
 
 from dotproxy.errors import ClientEnd, ConnectionEnd, ShedReason
@@ -33,6 +34,24 @@ _ENDS = frozenset(str(end) for end in ConnectionEnd)
 
 #: Upper bounds of a histogram's buckets, in seconds.
 BOUNDS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Origin(Enum):
+    """
+    Where a response came from, as the query log has it.
+
+    ``CACHE`` is the cache or the packet cache, ``STALE`` an expired response from it, ``FAILURE_CACHE`` a failure of a
+    moment ago, ``UPSTREAM`` an upstream that was asked, ``JOINED`` the same for a client that waited with a query in
+    flight, ``LOCAL`` dotproxy itself; with ``FAILED`` no upstream answered.
+    """
+
+    CACHE = "cache"
+    STALE = "stale"
+    FAILURE_CACHE = "failure_cache"
+    UPSTREAM = "upstream"
+    JOINED = "joined"
+    LOCAL = "local"
+    FAILED = "failed"
 
 
 def group_of(kind: int, qtype: int, rcode: int) -> int:

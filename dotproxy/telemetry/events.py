@@ -57,7 +57,7 @@ class Events:
 
     def question_failed(self, key: bytes, failure: object) -> None:
         """
-        A question could not be answered; ``failure`` is what its clients are told (``policy.failures``).
+        A question could not be answered; ``failure`` is what its clients are told (``cache.failures``).
         """
 
     def question_recovered(self, key: bytes) -> None:

@@ -30,8 +30,8 @@ from twisted.logger import (
     formatTime,
 )
 
-from dotproxy.plain_text import printable, printable_lines
 from dotproxy.telemetry.log_limit import LogLimit
+from dotproxy.wire.printable import printable, printable_lines
 
 FORMATS = ("auto", "text", "json", "journal")
 

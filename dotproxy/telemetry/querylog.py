@@ -8,18 +8,17 @@ lines can be told to belong together and nobody can say whose they are, unless t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2s
 from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
-from dotproxy.neighbours import Answers, Origin
-from dotproxy.telemetry.counters import RCODES, TRANSPORTS
+from dotproxy.telemetry.counters import RCODES, TRANSPORTS, Origin
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import HEADER_SIZE, question_of
 from dotproxy.wire.names import to_text
-from dotproxy.wire.replies import ede_code_of
+from dotproxy.wire.reply_options import ede_code_of
 from dotproxy.wire.rrtypes import name_of
 
 log = Logger("dotproxy.queries")
@@ -94,7 +93,7 @@ class QueryLog:
             origin = Origin.JOINED if origin is Origin.UPSTREAM else origin
         self._notes[id(octets)] = _Note(octets, origin, said, upstream, seconds)
 
-    def answered(self, kind: int, answers: Answers, seconds: float) -> None:
+    def answered(self, kind: int, answers: Sequence[tuple[bytes, Any]], seconds: float) -> None:
         """
         Log these; those of which nothing was noted are from the cache.
         """

@@ -13,11 +13,11 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import DatagramProtocol, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from dotproxy.wire.edit import OUR_UDP_SIZE
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import HEADER, RD
 from dotproxy.wire.names import from_text
+from dotproxy.wire.responses import OUR_UDP_SIZE
 
 
 def make_query(name: str, rtype: int, *, ident: int = 1, edns: bool = True) -> bytes:

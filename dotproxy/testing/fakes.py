@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from dotproxy.errors import UpstreamError
-from dotproxy.policy.attempts import Isolation
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quarantine import Quarantine
+from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import TCP, UDP, UpstreamCounters
-from dotproxy.wire.message import Peek
+from dotproxy.wire.message import QueryInfo
 
 
 class ScriptedUpstream:
@@ -63,7 +63,7 @@ class ScriptedUpstream:
         """
         self.times.append(seconds)
 
-    def was_of_no_use(self, questions: int) -> None:
+    def record_late(self, questions: int) -> None:
         """
         Called by the forwarder.
         """
@@ -100,7 +100,7 @@ class ScriptedUpstream:
 
 class RecordingListener:
     """
-    A listener that keeps the answers: ``answers`` holds (octets, client), ``parts`` what was sent of longer ones,
+    A listener that keeps the answers: ``answers`` holds (octets, client), ``builders`` what was sent of longer ones,
     ``sources`` those that are under way.  ``options`` is what it says for ``options_for``.
     """
 
@@ -113,7 +113,7 @@ class RecordingListener:
         self.sources: list[Any] = []
         self.options = b""
 
-    def options_for(self, query: bytes, seen: Peek, client: Any) -> bytes:
+    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
         """
         Called by the forwarder.
         """

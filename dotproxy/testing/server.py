@@ -25,7 +25,7 @@ from dotproxy.wire.framing import Deframer, frame
 HANG_UP = b"hang up"
 
 #: From a query to its answer, both whole messages; None for silence, ``HANG_UP`` for the end of the connection.
-Answering = Callable[[bytes], bytes | None]
+ResponseBuilder = Callable[[bytes], bytes | None]
 
 
 class DotServer(Factory):
@@ -38,7 +38,7 @@ class DotServer(Factory):
 
     noisy = False
 
-    def __init__(self, answer: Answering, certificate: Issued) -> None:
+    def __init__(self, answer: ResponseBuilder, certificate: Issued) -> None:
         self.answer = answer
         self.certificate = certificate
         self.queries: list[bytes] = []

@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 from dotproxy.errors import Unreachable
 from dotproxy.telemetry.counters import PlaintextCounters
-from dotproxy.upstream.dial import RacingEndpoint
+from dotproxy.upstream.happy_eyeballs import RacingEndpoint
 from dotproxy.wire.message import question_of
 
 #: What was found counts for so long at least, and at most, in seconds, whatever its TTL.
@@ -174,7 +174,7 @@ class PlainAsker:
         self._random_octets = random_octets
         self._counters = counters
 
-    def questions_received(self, listener: Any, batch: Any) -> int:
+    def handle_batch(self, listener: Any, batch: Any) -> int:
         """
         Ask; the listener hears of what is answered.
         """

@@ -18,15 +18,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from dotproxy.errors import ConnectionEnd, Timeout, UpstreamError
-from dotproxy.policy.idling import IdleLimit
+from dotproxy.policy.connection_limits import IdleLimit, PerConnectionLimit, should_add_connection
 from dotproxy.policy.latency import Latency
-from dotproxy.policy.quota import Quota
-from dotproxy.policy.sharing import wants_another
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.dials import Dials
-from dotproxy.upstream.owner import Owner
-from dotproxy.upstream.probe import PROBE, PROBE_QUESTION
-from dotproxy.upstream.protocol import Answer, DotProtocol, Token
+from dotproxy.upstream.connection import Answer, DotProtocol, Token
+from dotproxy.upstream.dialer import Dials
+from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
+from dotproxy.upstream.interfaces import Owner
 from dotproxy.upstream.timers import Timers
 
 #: A retired connection may still answer what it was asked; after this long it is cut.
@@ -97,7 +95,7 @@ class Pool:
             failed=self._not_connected,
             slow=owner.pool_changed,
         )
-        self.quota = Quota(owner.limit_changed)
+        self.quota = PerConnectionLimit(owner.limit_changed)
         self.timers = Timers(clock)
         self._all_closed: Deferred[None] | None = None
 
@@ -180,7 +178,9 @@ class Pool:
                 self._spare[connection], self._current = None, least
         sharing = [connection, *self._spare]
         outstanding = sum(one.outstanding for one in sharing)
-        if self._now() > self._content_until and wants_another(took, self._dial_took, outstanding, len(sharing)):
+        if self._now() > self._content_until and should_add_connection(
+            took, self._dial_took, outstanding, len(sharing)
+        ):
             self.dial()
 
     def probe(self, connection: DotProtocol) -> None:
@@ -250,7 +250,7 @@ class Pool:
             connection.close("stopped")
         return all_closed
 
-    def connection_answered(self, connection: DotProtocol, answers: list[Answer]) -> None:
+    def replies_received(self, connection: DotProtocol, answers: list[Answer]) -> None:
         """
         A connection brought answers.
         """
@@ -306,7 +306,7 @@ class Pool:
             clock=self._clock,
             now=self._now,
             random_octets=self._random_octets,
-            idle_timeout=self._idle.timeout(),
+            idle_timeout=self._idle.next_timeout(),
             counters=self._counters,
         )
 

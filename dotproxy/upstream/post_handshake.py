@@ -15,7 +15,7 @@ from typing import cast
 
 from OpenSSL import SSL
 
-from dotproxy.upstream.records import WholeReads
+from dotproxy.upstream.tls_reads import WholeReads
 
 #: Session tickets and key updates over one connection.  Servers send two tickets as a rule, and new keys after millions
 #: of records.

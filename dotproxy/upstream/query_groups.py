@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from dotproxy.policy.attempts import Isolation
-from dotproxy.upstream.protocol import Question
+from dotproxy.policy.retry import Isolation
+from dotproxy.upstream.connection import Question
 
 #: More queries than this are sent in so many groups instead of each alone.
 MAX_GROUPS = 8

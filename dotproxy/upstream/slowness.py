@@ -19,7 +19,7 @@ RECENTLY = 0.25
 
 class Slowness:
     """
-    Told by: the forwarder, through the upstream (``suspect``, ``watch``, ``took``, ``was_of_no_use``).
+    Told by: the forwarder, through the upstream (``suspect``, ``watch``, ``took``, ``record_late``).
     Tells: ``changed`` when the upstream has become slow.
     """
 
@@ -68,7 +68,7 @@ class Slowness:
         self._latency.note(seconds)
         self._pool.share(seconds)
 
-    def was_of_no_use(self, questions: int) -> None:
+    def record_late(self, questions: int) -> None:
         """
         Take note that so many questions were overdue, or answered with an error where others may know better.
         """

@@ -2,7 +2,7 @@
 The little a forwarder must know of a message: its header, its question, its OPT (RFC 1035 §4.1).
 
 Decides whether octets are a query that can be forwarded, and what a querier is told if they are not.
-Looks into no rdata and keeps no copy: a ``Peek`` is offsets into the octets it was made from.
+Looks into no rdata and keeps no copy: a ``QueryInfo`` is offsets into the octets it was made from.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OPT_HEAD = b"\0\0\x29"
 _new = tuple.__new__
 
 
-class Peek(NamedTuple):
+class QueryInfo(NamedTuple):
     """
     What was seen of a query.
 
@@ -69,7 +69,7 @@ class Peek(NamedTuple):
     passed: bytes = b""
 
 
-def peek(octets: bytes) -> Peek:
+def peek(octets: bytes) -> QueryInfo:
     """
     Look at a query.
 
@@ -97,7 +97,7 @@ def peek(octets: bytes) -> Peek:
         else:
             question_end, qtype = HEADER_SIZE, 0
         if not (answers or authorities or additionals):
-            return _new(Peek, (question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, False, b"", b""))
+            return _new(QueryInfo, (question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, False, b"", b""))
         if octets[6:HEADER_SIZE] == _ONE_ADDITIONAL and octets[question_end : question_end + 3] == _OPT_HEAD:
             opt_at, opt_end, last_type = question_end, question_end + 11, OPT
             if opt_end <= len(octets):
@@ -111,12 +111,12 @@ def peek(octets: bytes) -> Peek:
         raise
     is_signed = bool(additionals) and last_type in _SIGNATURES
     if not opt_at:
-        return Peek(question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, is_signed)
+        return QueryInfo(question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, is_signed)
     _, udp_size, _, version, edns_flags, _ = _OPT_FIXED.unpack_from(octets, opt_at + 1)
     if version:
         raise WireError(f"EDNS version {version}", BADVERS)  # RFC 6891 §6.1.3
     udp_size = max(udp_size, MIN_UDP_SIZE)
-    return _new(Peek, (question_end, qtype, opt_at, udp_size, edns_flags, opt_end, is_signed, b"", b""))
+    return _new(QueryInfo, (question_end, qtype, opt_at, udp_size, edns_flags, opt_end, is_signed, b"", b""))
 
 
 def question_of(octets: bytes) -> int:

@@ -13,7 +13,7 @@ from dotproxy.config.model import Config
 from dotproxy.config.schema import BY_KEY, SETTINGS
 from dotproxy.config.values import ListenAddress, parse_listen, parse_upstream_value
 from dotproxy.testing.certificates import Authority
-from dotproxy.upstream.address import UpstreamAddress
+from dotproxy.upstream.spec import UpstreamAddress
 
 
 def folder(case: SynchronousTestCase) -> Path:

@@ -15,7 +15,6 @@ from twisted.names.client import Resolver
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.factory import ListenerFactory
 from dotproxy.downstream.proxy_protocol import (
     HEADER_TIMEOUT,
     ProxiedDatagramListener,
@@ -23,11 +22,12 @@ from dotproxy.downstream.proxy_protocol import (
     behind_balancers,
     behind_balancers_over_tls,
 )
-from dotproxy.downstream.stream import StreamListener
+from dotproxy.downstream.server_factory import ListenerFactory
+from dotproxy.downstream.tcp import StreamListener
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
-from dotproxy.policy.admission import Admission
+from dotproxy.policy.access import AccessList
 from dotproxy.policy.client_shares import ClientShares
-from dotproxy.policy.cookies import Cookies
+from dotproxy.policy.server_cookies import Cookies
 from dotproxy.telemetry.counters import TCP, TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.framing import Deframer, frame
@@ -47,7 +47,7 @@ class Asker:
     def __init__(self) -> None:
         self.received: list[tuple[Any, bytes, Any]] = []
 
-    def questions_received(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
+    def handle_batch(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
         """
         Called by the listener.
         """
@@ -97,7 +97,7 @@ class ProxiedCase(SynchronousTestCase):
         self.clock = Clock()
         self.asker = Asker()
         self.counters = ListenerCounters()
-        self.is_balancer = Admission([ip_network("10.0.0.0/8")]).admits
+        self.is_balancer = AccessList([ip_network("10.0.0.0/8")]).allows
         self.listeners = ListenerFactory(
             self.asker,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),

@@ -15,13 +15,13 @@ from twisted.names.client import Resolver
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.factory import ListenerFactory
+from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsClients, TlsListenerFactory
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
-from dotproxy.upstream.records import new_connection
+from dotproxy.upstream.tls_reads import new_connection
 from dotproxy.wire.edns import KEEPALIVE
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import peek
@@ -43,7 +43,7 @@ class Asker:
     def __init__(self) -> None:
         self.received: list[tuple[Any, bytes, Any]] = []
 
-    def questions_received(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
+    def handle_batch(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
         """
         Called by the listener.
         """

@@ -13,11 +13,11 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from dotproxy import control
-from dotproxy.admin import report_of
-from dotproxy.assembly import build
+from dotproxy.cli import control
 from dotproxy.config.load import load
 from dotproxy.errors import ConfigError
+from dotproxy.service.admin_commands import report_of
+from dotproxy.service.assembly import build
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.status import State
 from dotproxy.testing.certificates import Authority
@@ -61,7 +61,7 @@ def running(servers, ca_file, tmp_path):
     }
     proxy: Any = build(load(options, {}).config, reactor)
     proxy.options = options
-    proxy.reread = lambda: load(options, {})
+    proxy.load_config = lambda: load(options, {})
     proxy.startService()
     yield proxy
     pytest_twisted.blockon(proxy.stopService())
@@ -126,7 +126,7 @@ async def test_ready_or_not(running):
     """
     One upstream has to be verified, and not to have failed since; what is in the cache does not count.
     """
-    upstream = running.forwarder.asking.roster.asked[0]
+    upstream = running.forwarder.dispatcher.upstream_table.asked[0]
     await verified(running)
     await ask(running)
     upstream.tier = 2
@@ -150,13 +150,13 @@ async def test_not_ready_without_a_verified_upstream(running, servers):
     assert report_of(running, None, PlaintextCounters()).not_ready == (
         f"no upstream is verified: 0 of 1 upstreams verified (other.test ({servers[1].address}): not verified yet)"
     )
-    while running.forwarder.asking.roster.asked[0].standing.status.state != State.DOWN:
+    while running.forwarder.dispatcher.upstream_table.asked[0].standing.status.state != State.DOWN:
         await pause()
     text = (await get(running, "/readyz"))[1]
     assert "every upstream is down" in text
     assert "verify: the certificate is for dot.test, not for other.test" in text
     text = (await get(running, "/metrics"))[1]
-    label = running.forwarder.asking.roster.asked[0].label
+    label = running.forwarder.dispatcher.upstream_table.asked[0].label
     assert f'dotproxy_upstream_up{{upstream="{label}"}} 0.0' in text
     assert f'dotproxy_upstream_verified{{upstream="{label}"}} 0.0' in text
     assert "dotproxy_ready 0.0" in text
@@ -220,7 +220,7 @@ async def test_system_store_is_read_again(running, servers, authority, tmp_path,
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
     running.options["ca_file"] = [""]
     running.reload()
-    upstream = running.forwarder.asking.roster.asked[0]
+    upstream = running.forwarder.dispatcher.upstream_table.asked[0]
     while upstream.standing.status.state != State.DOWN:
         await pause()
     store.write_bytes(authority.pem)
@@ -243,7 +243,7 @@ async def verified(proxy: Any, count: int = 1) -> None:
     """
     Wait until so many upstreams are verified.
     """
-    while sum(one.standing.status.is_working for one in proxy.forwarder.asking.roster.asked) < count:
+    while sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.asked) < count:
         await pause()
 
 
@@ -331,6 +331,6 @@ def test_nothing_to_read(running):
     """
     A proxy that was not made from anything cannot be made anew.
     """
-    running.reread = None
+    running.load_config = None
     with pytest.raises(ConfigError):
         running.reload()

@@ -16,9 +16,9 @@ import pytest
 import pytest_twisted
 from twisted.internet.threads import deferToThread
 
-from dotproxy.admin_client import UnixConnection
-from dotproxy.telemetry.http import MAX_CONNECTIONS, Response
-from dotproxy.telemetry.web import AdminService
+from dotproxy.cli.admin_client import UnixConnection
+from dotproxy.service.admin.http import MAX_CONNECTIONS, Response
+from dotproxy.service.admin.routes import AdminService
 from tests.integration.test_admin import get, pause, running, servers
 
 __all__ = ("running", "servers")  # fixtures
@@ -26,7 +26,7 @@ __all__ = ("running", "servers")  # fixtures
 #: As another user: ask for the status over a socket, and for every command.
 _AS_NOBODY = """
 import os, sys
-from dotproxy.admin_client import UnixConnection, fetch
+from dotproxy.cli.admin_client import UnixConnection, fetch
 import encodings.idna, stringprep  # while its files can be read
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:

@@ -116,9 +116,9 @@ def test_another_user(serve, proxy, shared):
     )
     admin.chmod(0o666)
     code = (
-        "import os, sys, dotproxy.cli, dotproxy.control, dotproxy.config.load, dotproxy.tap, encodings.idna\n"
+        "import os, sys, dotproxy.cli.main, dotproxy.cli.control, dotproxy.config.load, dotproxy.tap, encodings.idna\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "sys.exit(dotproxy.cli.main(sys.argv[1:]))\n"
+        "sys.exit(dotproxy.cli.main.main(sys.argv[1:]))\n"
     )
 
     def as_nobody(*words: str) -> tuple[int, str]:
@@ -149,7 +149,7 @@ def test_query_without_dnspython(serve, ca_file):
     What it prints, it prints by itself.
     """
     server = serve()
-    code = "import sys; sys.modules['dns'] = None; from dotproxy.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; sys.modules['dns'] = None; from dotproxy.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = ["query", "www.lab.example", "AAAA", f"@{server.upstream}", "--ca-file", str(ca_file)]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, timeout=60, env=environment()

@@ -12,11 +12,11 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
+from dotproxy.cli import diagnostic_commands
+from dotproxy.cli.probe import Prober, probe_all
+from dotproxy.cli.query import CannotAsk
+from dotproxy.cli.query import query as ask
 from dotproxy.config.load import load
-from dotproxy.doctor import commands
-from dotproxy.doctor.probe import Prober, probe_all
-from dotproxy.doctor.query import CannotAsk
-from dotproxy.doctor.query import query as ask
 from tests.integration.probed import everything, probed, silent
 from tests.integration.servers import Unbound
 
@@ -153,10 +153,10 @@ def test_command_lines(capsys, ca_file):
     """
     What is not understood is said, with exit code 2.
     """
-    assert commands.probe(["nonsense:"]) == 2
-    assert commands.query(["a", "@nonsense:"]) == 2
+    assert diagnostic_commands.probe(["nonsense:"]) == 2
+    assert diagnostic_commands.query(["a", "@nonsense:"]) == 2
     assert "is not an upstream" in capsys.readouterr().err
     for words in (["a", "b", "c"], []):
         with pytest.raises(SystemExit):
-            commands.query(words)
+            diagnostic_commands.query(words)
     capsys.readouterr()

@@ -13,11 +13,11 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from dotproxy.assembly import build
+from dotproxy.cli.doctor import examination
+from dotproxy.cli.doctor.checks import Check, Level
+from dotproxy.cli.doctor.examination import Running, _listen_address, examine_system, examine_upstreams
 from dotproxy.config.load import load
-from dotproxy.doctor import examination
-from dotproxy.doctor.checks import Check, Level
-from dotproxy.doctor.examination import Running, _listen_address, examine_system, examine_upstreams
+from dotproxy.service.assembly import build
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer
 from dotproxy.testing.zone import A, Zone, address_rdata
@@ -67,7 +67,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def asking(port: int) -> Any:
+def dispatcher(port: int) -> Any:
     """
     What looks names up at a port of 127.0.0.1.
     """
@@ -97,7 +97,7 @@ async def test_names_arrive(by, running, root):
     What is looked up at dotproxy arrives there, by its own count, over the socket or over HTTP.
     """
     config = running.config if by == "socket" else replace(running.config, admin_socket=None)
-    look_up = asking(config.listen[0].port)
+    look_up = dispatcher(config.listen[0].port)
     found = by_name(await deferToThread(examine_system, config, Running(config, None), root, look_up))
     assert found["dotproxy"].level is Level.OK
     assert (found["arrival"].level, found["arrival"].found[:6]) == (Level.OK, "4 of 4")

@@ -13,12 +13,12 @@ from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
-from dotproxy import control
-from dotproxy.assembly import build
+from dotproxy.cli import control
+from dotproxy.cli.doctor.examination import Running, examine_upstreams
+from dotproxy.cli.probe import Prober, probe_all, shown
+from dotproxy.cli.query import CannotAsk, query
 from dotproxy.config.load import load
-from dotproxy.doctor.examination import Running, examine_upstreams
-from dotproxy.doctor.probe import Prober, probe_all, shown
-from dotproxy.doctor.query import CannotAsk, query
+from dotproxy.service.assembly import build
 from dotproxy.telemetry.lines import as_json, as_text, for_journal
 from dotproxy.testing.server import DotServer
 from dotproxy.testing.zone import A, Zone, address_rdata
@@ -57,7 +57,7 @@ async def test_a_hostile_certificate(authority, ca_file, tmp_path, capsys):
     proxy: Any = build(config, reactor)
     proxy.startService()
     try:
-        while not proxy.forwarder.asking.roster.asked[0].standing.status.failures:
+        while not proxy.forwarder.dispatcher.upstream_table.asked[0].standing.status.failures:
             await pause()
         code = await deferToThread(control.main, "status", ["--socket", str(tmp_path / "admin")])
         printed = capsys.readouterr().out

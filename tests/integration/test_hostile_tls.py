@@ -121,7 +121,7 @@ def test_floods_after_the_handshake(mode, hostile, serve, proxy):
     spent, grown = [], []
     while not grown or (grown[-1] >= 20 and len(grown) < 3):  # garbage is collected; a leak would show in each period
         cpu, memory = cost(program)
-        took += asked_for(program, 4)
+        took += seconds_of(program, 4)
         after, now = cost(program)
         spent.append(after - cpu)
         grown.append(now - memory)
@@ -136,7 +136,7 @@ def test_floods_after_the_handshake(mode, hostile, serve, proxy):
     assert grown[-1] < 20, grown
 
 
-def asked_for(program: Proxy, seconds: float) -> list[float]:
+def seconds_of(program: Proxy, seconds: float) -> list[float]:
     """
     Ask for so long; return how long each response took.
     """

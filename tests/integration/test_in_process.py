@@ -19,8 +19,8 @@ from twisted.names.client import Resolver
 from twisted.names.error import DomainError
 
 from dotproxy import DoTResolver, demo
-from dotproxy.assembly import build
 from dotproxy.config.load import load
+from dotproxy.service.assembly import build
 from dotproxy.telemetry.events import Events
 from dotproxy.testing.client import ask_tcp, ask_udp, make_query
 from dotproxy.testing.server import DotServer
@@ -175,7 +175,7 @@ async def test_expiry_between_connections(running, server, heard):
     assert await ask_udp(reactor, host, port, make_query("www.test.", A))
     server.close_connections()
     await deferLater(reactor, 0.05)
-    for upstream in running.forwarder.asking.roster.asked:
+    for upstream in running.forwarder.dispatcher.upstream_table.asked:
         for endpoint in upstream._endpoint._endpoints:
             endpoint._trust._now = lambda: datetime.now(UTC) + timedelta(days=60)
     asked = len(server.queries)
@@ -193,11 +193,11 @@ async def test_stopping_answers_what_is_outstanding(running, server):
     """
     host, port = running.addresses[0]
     server.answer = lambda query: None
-    asking = Deferred.fromCoroutine(ask_udp(reactor, host, port, make_query("www.test.", A)))
+    dispatcher = Deferred.fromCoroutine(ask_udp(reactor, host, port, make_query("www.test.", A)))
     await deferLater(reactor, 0.1)
     stopping = running.stopService()
     server.connections[0].send(ZONE(server.queries[-1]))
-    assert (await asking)[3] & 15 == 0
+    assert (await dispatcher)[3] & 15 == 0
     await stopping
 
 

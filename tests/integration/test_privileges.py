@@ -16,7 +16,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from dotproxy.privileges import FILES
+from dotproxy.service.privileges import FILES
 from tests.integration.programs import Proxy, wait_until, which
 
 WWW = dns.message.make_query("www.lab.example.", "A", use_edns=0)
@@ -280,7 +280,7 @@ def test_a_library_leaves_its_process_alone():
 import json, re
 from twisted.internet import reactor
 from dotproxy import DoTResolver
-from dotproxy.assembly import build
+from dotproxy.service.assembly import build
 from dotproxy.config.load import load
 from dotproxy.tap import Options, makeService
 

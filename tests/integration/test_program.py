@@ -350,7 +350,7 @@ def test_the_demo_stays_up():
     port = free_port()
     # Whoever is run in the background ignores SIGINT, and so do its children, unless they are told.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    main = f"{heed}; from dotproxy.cli import main; main(['demo', '--port', '{port}'])"
+    main = f"{heed}; from dotproxy.cli.main import main; main(['demo', '--port', '{port}'])"
     process = subprocess.Popen([sys.executable, "-c", main], stdout=subprocess.PIPE, text=True)
     try:
         lines: list[str] = []

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from dotproxy.doctor.checks import Level
-from dotproxy.doctor.diagnosis import Listening, check_resolved
-from dotproxy.doctor.system import Server, SystemResolver, Writer, scopes_in
+from dotproxy.cli.doctor.checks import Level
+from dotproxy.cli.doctor.diagnosis import Listening, check_resolved
+from dotproxy.cli.doctor.system import Server, SystemResolver, Writer, scopes_in
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.names import from_text
 from tests.integration.machine import DOMAIN, WRONG, Link, Machine, debian

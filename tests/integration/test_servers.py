@@ -14,7 +14,7 @@ import dns.message
 import dns.rdatatype
 import pytest
 
-from dotproxy.policy.sharing import MOST
+from dotproxy.policy.connection_limits import MAX_CONNECTIONS
 from tests.integration.programs import connections_to, read_message, run, wait_until
 from tests.integration.servers import (
     HUGE_RECORDS,
@@ -298,7 +298,7 @@ def test_dnsperf_loses_nothing(serve, proxy, tmp_path):
     assert figures["Queries lost"].split()[0] == "0", told
     assert figures["Response codes"].split() == ["NOERROR", figures["Queries completed"].split()[0], "(100.00%)"], told
     connected = program.said().count("connected to")  # at debug every connection has its line
-    assert program.workers <= connected <= MOST * program.workers
+    assert program.workers <= connected <= MAX_CONNECTIONS * program.workers
     assert connected == connections_to(server.port)  # none was cut
 
 

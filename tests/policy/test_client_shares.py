@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.batch import BATCH
+from dotproxy.downstream.udp_port import BATCH
 from dotproxy.policy.client_shares import (
     FULL_BATCH,
     MAX_HOSTS,
@@ -46,7 +46,7 @@ class Scene:
 
     def ask_once(self, host: str) -> bool:
         """
-        Whether a query is processed: what ``ShareFilter`` does.
+        Whether a query is processed: what ``ClientFilter`` does.
         """
         if host not in self.shares.by_host and not self.shares.may_be_seen(host, self.now):
             return False

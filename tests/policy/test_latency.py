@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.policy.budget import BURST, Budget
-from dotproxy.policy.idling import IdleLimit
 from dotproxy.policy.latency import HEDGE_FLOOR, OVERDUE_FLOOR, Latency
 
 
@@ -84,39 +83,3 @@ class HedgeTests(SynchronousTestCase):
         budget = Budget(0)
         budget.earn(1000)
         self.assertEqual((True, False), (budget.is_off, budget.spend()))
-
-
-class IdleTests(SynchronousTestCase):
-    """
-    When a connection is closed for nobody using it.
-    """
-
-    def test_what_was_configured(self) -> None:
-        """
-        As long as nothing else is known that is it, and it never is more.
-        """
-        idle = IdleLimit(30.0)
-        self.assertEqual(30.0, idle.timeout())
-        idle.closed_by_peer(60.0)
-        self.assertEqual(30.0, idle.timeout())
-
-    def test_a_server_that_closes_sooner(self) -> None:
-        """
-        Then it is a little less than that, and bit by bit more again.
-        """
-        idle = IdleLimit(30.0)
-        idle.closed_by_peer(10.0)
-        first, second = idle.timeout(), idle.timeout()
-        self.assertEqual(9.0, first)
-        self.assertTrue(first < second < 10.0)
-        for _ in range(200):
-            idle.timeout()
-        self.assertEqual(30.0, idle.timeout())
-
-    def test_one_that_closed_at_once(self) -> None:
-        """
-        What ends right after an answer does not end for being idle.
-        """
-        idle = IdleLimit(30.0)
-        idle.closed_by_peer(0.01)
-        self.assertEqual(30.0, idle.timeout())

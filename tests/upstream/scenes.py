@@ -12,9 +12,9 @@ from dotproxy.testing.certificates import Authority, Issued
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.testing.zone import A, Zone, address_rdata
-from dotproxy.upstream.exchange import Upstream
-from dotproxy.upstream.gate import VerifiedEndpoint
-from dotproxy.upstream.trust import Trust
+from dotproxy.upstream.upstream import Upstream
+from dotproxy.upstream.verification import ServerVerifier
+from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.message import question_of
 
 #: Made once: keys take time.
@@ -26,7 +26,7 @@ GOOD = AUTHORITY.issue([NAME, ADDRESS])
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")]})
 
 
-def make_trust(**changes: Any) -> Trust:
+def make_trust(**changes: Any) -> ServerVerifier:
     """
     Trust in dot.test, certified by ``AUTHORITY``.
     """
@@ -37,7 +37,7 @@ def make_trust(**changes: Any) -> Trust:
         "now": lambda: datetime.now(UTC),
         **changes,
     }
-    return Trust(**given)
+    return ServerVerifier(**given)
 
 
 def make_question(token: object, name: str = "www.test.") -> tuple[object, bytes, int]:
@@ -125,7 +125,9 @@ class Scene:
     One upstream, one server, and the network between them.
     """
 
-    def __init__(self, certificate: Issued = GOOD, trust: Trust | None = None, idle_timeout: float = 30.0) -> None:
+    def __init__(
+        self, certificate: Issued = GOOD, trust: ServerVerifier | None = None, idle_timeout: float = 30.0
+    ) -> None:
         self.network = MemoryNetwork()
         self.clock = self.network.reactor
         self.server = DotServer(ZONE, certificate)

@@ -19,10 +19,10 @@ from twisted.names.error import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy import parts
 from dotproxy.config.load import load
+from dotproxy.downstream.in_process import ForwarderResolver
 from dotproxy.errors import Unreachable
-from dotproxy.resolver import ForwarderResolver
+from dotproxy.service import builders
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
@@ -36,7 +36,7 @@ from dotproxy.upstream.bootstrap import (
     PlainAsker,
     addresses_of,
 )
-from dotproxy.upstream.gate import VerifiedEndpoint
+from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from tests.upstream.scenes import GOOD, ZONE, make_trust
 
 
@@ -255,9 +255,9 @@ class AddressesTests(SynchronousTestCase):
         async def nowhere(resolver: Any, name: str) -> Any:
             raise Unreachable("resolve", "the name does not exist (NXDOMAIN)")
 
-        self.patch(parts, "addresses_of", nowhere)
+        self.patch(builders, "addresses_of", nowhere)
         reactor, counters = MemoryNetwork().reactor, PlaintextCounters()
-        lookup = parts._build_lookup(config, reactor, lambda address: None, [], counters)  # type: ignore[arg-type]
+        lookup = builders._build_lookup(config, reactor, lambda address: None, [], counters)  # type: ignore[arg-type]
         error = self.failureResultOf(lookup("dot.test"), Unreachable).value
         self.assertEqual("the name does not exist (NXDOMAIN)", error.reason)
 
@@ -408,7 +408,7 @@ class PlainTests(SynchronousTestCase):
 
         self.patch(Port, "connect", connect)
         asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
-        self.assertRaises(OSError, asker.questions_received, None, [(make_query("dot.test.", A), None)])
+        self.assertRaises(OSError, asker.handle_batch, None, [(make_query("dot.test.", A), None)])
         self.assertFalse(self.reactor.ports[1].is_open)
 
     def test_no_answer(self) -> None:

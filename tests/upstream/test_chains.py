@@ -9,7 +9,7 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.testing.certificates import Authority, Issued
-from dotproxy.upstream.trust import Credentials, TlsChoices, Trust
+from dotproxy.upstream.verification import Credentials, ServerVerifier, TlsChoices
 from tests.upstream.scenes import AUTHORITY, GOOD, NAME, Scene, later, make_trust
 
 MINUTE = timedelta(minutes=1)
@@ -20,7 +20,7 @@ def serve(
     issued: Issued,
     intermediate: Authority | None = None,
     version: int = SSL.TLS1_3_VERSION,
-    trust: Trust | None = None,
+    trust: ServerVerifier | None = None,
     **changes,
 ) -> Scene:
     """

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Incompatible
 from dotproxy.testing.certificates import Issued
-from dotproxy.upstream.trust import DEFAULT_CIPHERS, TlsChoices
+from dotproxy.upstream.verification import DEFAULT_CIPHERS, TlsChoices
 from tests.upstream.scenes import AUTHORITY, NAME, Scene, make_trust
 
 

@@ -7,9 +7,9 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Unreachable, Untrusted
-from dotproxy.policy.attempts import Isolation
+from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.status import State, UpstreamStatus
-from dotproxy.upstream.trust import Credentials, TlsChoices
+from dotproxy.upstream.verification import Credentials, TlsChoices
 from tests.upstream.scenes import AUTHORITY, GOOD, NAME, STRANGER, ZONE, Scene, make_question, make_trust
 
 VERSIONS = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)

@@ -14,12 +14,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.policy.health import Tier
-from dotproxy.upstream.exchange import Upstream
+from dotproxy.upstream.connection import FINISH_TIMEOUT
 from dotproxy.upstream.pool import MAX_AGE, MAX_STANDING, RETIREMENT
-from dotproxy.upstream.protocol import FINISH_TIMEOUT
+from dotproxy.upstream.upstream import Upstream
 from fuzz.servers import Connection, Server
 from tests.upstream.scenes import ZONE, Heard, Scene, Told, make_question
-from tests.upstream.test_exchange_ends import IS_PROBE, names
+from tests.upstream.test_upstream_ends import IS_PROBE, names
 
 
 class SlowTests(SynchronousTestCase):
@@ -33,7 +33,7 @@ class SlowTests(SynchronousTestCase):
         """
         scene = Scene()
         scene.connect("a")
-        scene.upstream.was_of_no_use(12)
+        scene.upstream.record_late(12)
         self.assertEqual(Tier.SLOW, scene.upstream.tier)
         scene.network.advance(0.9)
         self.assertEqual(0, names(scene.server.queries).count(IS_PROBE))
@@ -49,7 +49,7 @@ class SlowTests(SynchronousTestCase):
         scene = Scene()
         scene.connect("a")
         scene.server.answer = lambda query: None
-        scene.upstream.was_of_no_use(12)
+        scene.upstream.record_late(12)
         tried = []
         for _ in range(300):
             scene.network.advance(0.1)

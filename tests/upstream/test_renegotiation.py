@@ -7,7 +7,7 @@ import contextlib
 from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.upstream.trust import Credentials
+from dotproxy.upstream.verification import Credentials
 from tests.upstream.scenes import AUTHORITY, GOOD, Scene, make_trust
 
 OTHER = AUTHORITY.issue(["other.test"])

@@ -1,5 +1,5 @@
 """
-Truncation and ageing, written record by record: what ``wire.edit`` and ``wire.answer`` are compared with.
+Truncation and ageing, written record by record: what ``wire.responses`` and ``wire.parsed_response`` are compared with.
 
 It goes over every record of the whole message, which is what they must not do.
 """
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from struct import Struct
 
 from dotproxy.errors import WireError
-from dotproxy.wire.answer import Answer
-from dotproxy.wire.edit import OUR_UDP_SIZE
 from dotproxy.wire.edns import DO, EDE_OPTION, OPT, OPT_SIZE, PADDING, opt_record, options_of
-from dotproxy.wire.message import HEADER, HEADER_SIZE, TC, Peek
+from dotproxy.wire.message import HEADER, HEADER_SIZE, TC, QueryInfo
+from dotproxy.wire.parsed_response import Answer
 from dotproxy.wire.records import walk
+from dotproxy.wire.responses import OUR_UDP_SIZE
 
 _TTL = Struct("!I")
 
@@ -30,7 +30,7 @@ def aged(body: bytes, offsets: Iterable[int], seconds: int) -> bytes:
     return bytes(octets)
 
 
-def written(query: bytes, seen: Peek, answer: Answer, age: int, limit: int) -> bytes:
+def written(query: bytes, seen: QueryInfo, answer: Answer, age: int, limit: int) -> bytes:
     """
     Return an answer for a client, whole if it fits, else truncated.
     """
@@ -42,7 +42,7 @@ def written(query: bytes, seen: Peek, answer: Answer, age: int, limit: int) -> b
     return whole if len(whole) <= limit else truncated(whole, query, seen, limit)
 
 
-def truncated(reply: bytes, query: bytes, seen: Peek, limit: int) -> bytes:
+def truncated(reply: bytes, query: bytes, seen: QueryInfo, limit: int) -> bytes:
     """
     Return as many whole records as fit, from the first, and OPT.
     """

@@ -16,7 +16,7 @@ from dotproxy.wire.message import (
     BADVERS,
     FORMERR,
     NOTIMP,
-    Peek,
+    QueryInfo,
     opt_of,
     peek,
     question_of,
@@ -209,7 +209,7 @@ class PeekTests(SynchronousTestCase):
         """
         Without OPT a client takes 512 octets (RFC 1035 §4.2.1).
         """
-        self.assertEqual(Peek(33, 1, 0, 512, 0), peek(octets(HEAD + "0000" + QUESTION)))
+        self.assertEqual(QueryInfo(33, 1, 0, 512, 0), peek(octets(HEAD + "0000" + QUESTION)))
 
     def test_sizes_below_512_are_512(self) -> None:
         """
@@ -223,8 +223,8 @@ class PeekTests(SynchronousTestCase):
         """
         What follows a whole query is passed over.
         """
-        self.assertEqual(Peek(33, 1, 0, 512, 0), peek(octets(HEAD + "0000" + QUESTION + "ffff")))
-        self.assertEqual(Peek(33, 1, 33, 1232, 0, 44), peek(octets(HEAD + "0001" + QUESTION + OPT + "ffff")))
+        self.assertEqual(QueryInfo(33, 1, 0, 512, 0), peek(octets(HEAD + "0000" + QUESTION + "ffff")))
+        self.assertEqual(QueryInfo(33, 1, 33, 1232, 0, 44), peek(octets(HEAD + "0001" + QUESTION + OPT + "ffff")))
 
     def test_records_that_are_no_opt_do_no_harm(self) -> None:
         """

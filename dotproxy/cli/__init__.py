@@ -1,0 +1,3 @@
+"""
+The dotproxy command and its subcommands.
+"""

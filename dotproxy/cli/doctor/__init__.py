@@ -1,0 +1,3 @@
+"""
+dotproxy doctor: what this machine's resolver is, and what leaves it in the clear.
+"""

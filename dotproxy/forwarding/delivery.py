@@ -1,0 +1,150 @@
+"""
+Responses on their way to clients.
+
+Decides how responses that are ready together reach their listeners: written, counted, told to the query log, sent.
+Refuses to know where they come from; who has them delivered says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+from twisted.logger import Logger
+
+from dotproxy.forwarding.inflight import ClientRequest, Query
+from dotproxy.forwarding.interfaces import Answers, Listener, QueryLog
+from dotproxy.forwarding.response_builder import ResponseBuilder
+from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.rate_limit import RateLimit
+from dotproxy.telemetry.counters import Counters, Origin, group_of
+from dotproxy.wire.edns import EDE_OTHER, ExtendedError
+
+#: A defect is logged so often, in times a second: it may be met again and again.
+_LOGGED = 1.0
+
+_DEFECT = ExtendedError(EDE_OTHER, "internal error")
+
+log = Logger("dotproxy")
+
+
+class Delivery:
+    """
+    ``query_log`` is told of each response, if there is one; ``shares`` has the places in flight that clients give back;
+    ``now`` and ``elapsed`` are the forwarder's clocks.
+    """
+
+    def __init__(
+        self,
+        answering: ResponseBuilder,
+        shares: ClientShares,
+        counters: Counters,
+        now: Callable[[], float],
+        elapsed: Callable[[], float],
+    ) -> None:
+        self.answering = answering
+        self._shares = shares
+        self.query_log: QueryLog | None = None
+        self._counters = counters
+        self._now = now
+        self._elapsed = elapsed
+        self._logged = RateLimit(_LOGGED, now())
+
+    def at_once(self, request: ClientRequest, said: Any, origin: Origin) -> bytes:
+        """
+        Return what a client gets that did not have to wait.
+        """
+        octets = self.answering.written(request, said)
+        if self.query_log is not None:
+            self.query_log.note(octets, origin, said)
+        return octets
+
+    def local(self, listener: Listener, response: bytes) -> bytes:
+        """
+        Count a response of our own to a query that was not looked at further, and return it.
+        """
+        self._counters.answers[group_of(listener.kind, 0, response[3] & 15)] += 1
+        return self.noted(response)
+
+    def noted(self, response: bytes) -> bytes:
+        """
+        Tell the query log of a response of our own, and return it; b"" is none.
+        """
+        if response and self.query_log is not None:
+            self.query_log.note(response, Origin.LOCAL)
+        return response
+
+    def joined(self, request: ClientRequest, query: Query) -> None:
+        """
+        A client waits with others for a query that is in flight.
+        """
+        query.waiting.append(request)
+        if self.query_log is not None:
+            self.query_log.note_joined(request.octets, self._now() - query.asked_at)
+
+    def give(
+        self,
+        query: Query,
+        said: Any,
+        outgoing: dict[Listener, Answers],
+        upstream: str = "",
+        origin: Origin = Origin.UPSTREAM,
+    ) -> None:
+        """
+        Add to ``outgoing`` what everybody gets who waits for a query, that an upstream answered unless it has another
+        origin.
+        """
+        everybody, query.waiting = query.waiting, []
+        if not everybody:
+            return
+        counts = self._counters.answers
+        written, log, shares = self.answering.written, self.query_log, self._shares
+        took = self._now() - query.asked_at
+        self._counters.asked.add(took, len(everybody))
+        for request in everybody:
+            listener, client, asked, seen, account = request
+            try:
+                octets = written(request, said)
+            except Exception:
+                self.log_defect(asked)
+                octets = written(request, _DEFECT)
+            shares.release(account, len(asked))
+            counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
+            if listener in outgoing:
+                outgoing[listener].append((octets, client))
+            else:
+                outgoing[listener] = [(octets, client)]
+            if log is not None:
+                log.note_waited(asked, octets, origin, said, upstream, took)
+
+    def log_defect(self, query: bytes) -> None:
+        """
+        Log the exception that is being handled, which kept a query from being processed, by its type and place: its
+        text may have the name that was asked for.
+        """
+        error = sys.exc_info()[1]
+        if error is None or not self._logged.available(self._now()):
+            return
+        self._logged.take()
+        places = extract_tb(error.__traceback__)
+        log.error(
+            "a defect in dotproxy: no response to a query of {size} octets ({error} in {places})",
+            size=len(query),
+            error=type(error).__name__,
+            places=", ".join(f"{Path(place.filename).name}:{place.lineno}" for place in reversed(places)),
+        )
+
+    def send(self, outgoing: dict[Listener, Answers], since: float) -> None:
+        """
+        Send these; what did not have to wait took the time since then.
+        """
+        for listener, answers in outgoing.items():
+            if self.query_log is not None:
+                self.query_log.answered(listener.kind, answers, self._elapsed() - since)
+            try:
+                listener.send_answers(answers)
+            except Exception:  # other listeners, and what is still to be asked, must not suffer from it
+                self.log_defect(answers[0][0])

@@ -1,0 +1,393 @@
+"""
+The life of one query, from its octets to its answer.
+
+Decides the order of things and nothing else: the client's share, the packet cache, the query filter, the cache, the
+same question in flight, and only then a query to the upstreams; the response goes to every client that waits for it.
+
+Each client's request stands in exactly one query; whoever takes the list of them out responds to all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from dotproxy.cache.failures import FailureCache
+from dotproxy.cache.key import IN, is_unusual, key_of
+from dotproxy.cache.packets import LONGEST, PacketCache
+from dotproxy.cache.responses import Entry, ResponseCache
+from dotproxy.forwarding.client_filter import NEVER_ANSWERED, ClientFilter
+from dotproxy.forwarding.delivery import Delivery
+from dotproxy.forwarding.dispatcher import Dispatcher
+from dotproxy.forwarding.inflight import ClientRequest, Query
+from dotproxy.forwarding.interfaces import Answers, Client, Listener, Transfers
+from dotproxy.forwarding.query_filter import TRANSFERS
+from dotproxy.forwarding.response_builder import as_cached
+from dotproxy.forwarding.settings import ForwarderSettings
+from dotproxy.forwarding.stale_timer import PATIENCE, StaleTimer
+from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
+from dotproxy.telemetry.counters import Counters, Origin, group_of
+from dotproxy.wire.edns import ExtendedError
+from dotproxy.wire.message import REFUSED, SERVFAIL, QueryInfo
+from dotproxy.wire.parsed_response import Answer
+
+#: A client that has more queries in flight than this has none of them retried for being silently ignored.
+_RETRIED = 256
+
+_WEAK = (SERVFAIL, REFUSED)
+
+#: A named tuple is made by a function in Python, which takes longer.
+_new = tuple.__new__
+
+
+class Forwarder:
+    """
+    Owns: who waits for what.
+    Told by: listeners (``handle_batch``), ``dispatcher`` (``answered``, ``unanswered``).
+
+    ``elapsed`` returns seconds on a clock that counts sleep, ``date`` seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        settings: ForwarderSettings,
+        *,
+        transfers: Transfers,
+        cache: ResponseCache | None,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        elapsed: Callable[[], float],
+        date: Callable[[], float],
+        shares: ClientShares,
+        failures: FailureCache | None = None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self._ordering, self._query_filter, self._rewriter = settings.ordering, settings.query_filter, settings.rewriter
+        self._transfers = transfers
+        self._cache = cache
+        self._now = now
+        self._elapsed = elapsed
+        self._date = date
+        self.shares = shares
+        self.counters = Counters()
+        self._filter = ClientFilter(shares, self.counters, settings.limit_actions)
+        self.delivery = Delivery(settings.response_builder, shares, self.counters, now, elapsed)
+        self._memo = PacketCache(self.counters.answers)
+        self.failures = FailureCache() if failures is None else failures
+        self._joined: dict[bytes, Query] = {}
+        self._stale_timer = StaleTimer(clock, now, self._serve_stale)
+        self._drained: Deferred[None] | None = None
+        dispatcher.owner = self
+
+    @property
+    def outstanding(self) -> int:
+        """
+        How many queries of clients have no answer yet.
+        """
+        return self.shares.in_flight
+
+    def handle_batch(self, listener: Listener, batch: Sequence[tuple[bytes, Client]]) -> int:
+        """
+        Take queries; the listener gets an answer to each, now or later, but for those that must have none.  Return how
+        many of those there were.
+        """
+        elapsed, by_host = self._elapsed(), self.shares.by_host
+        memo = self._memo.at(elapsed, listener.kind)
+        answers: Answers = []
+        queries: list[Query] = []
+        silent = 0
+        for octets, client in batch:
+            share = by_host.get(client[0])
+            try:
+                if share is not None and share.credit > 0 and client[1] not in NEVER_ANSWERED:
+                    share.credit -= 1
+                    known = memo.get(octets[2:])
+                    if known is not None:
+                        known[1] += 1
+                        answers.append((octets[:2] + known[0], client))
+                        continue
+                    answer = self._respond(listener, octets, client, share, queries, elapsed)
+                else:
+                    answer = self._check(listener, octets, client, queries, elapsed)
+            except Exception:  # a defect costs this client its response, and nobody else
+                self.delivery.log_defect(octets)
+                answer = None
+            if answer:
+                answers.append((answer, client))
+            elif answer is None:
+                silent += 1
+        self.counters.silent += silent
+        if (len(batch) >= FULL_BATCH or self.shares.full_since) and not listener.is_stream:
+            self.shares.note_batch(listener, len(batch), elapsed)
+        if answers:
+            self._send({listener: answers}, elapsed)
+            self.counters.here.add(self._elapsed() - elapsed, len(answers))
+        if self._cache is not None:
+            self._cache.credit_prefetch(len(answers) + len(queries))
+        if queries:
+            self.dispatcher.ask(queries, queries[0].asked_at)
+        return silent
+
+    def _check(
+        self, listener: Listener, octets: bytes, client: Client, queries: list[Query], elapsed: float
+    ) -> bytes | None:
+        """
+        As ``_respond``, for a client that is not known to be within its share.
+        """
+        checked = self._filter.check(listener, octets, client, elapsed)
+        if not isinstance(checked, ClientShare):
+            return None if checked is None else self.delivery.local(listener, checked)
+        known = self._memo.response(elapsed, listener.kind, octets)
+        return known or self._respond(listener, octets, client, checked, queries, elapsed)
+
+    def _respond(
+        self,
+        listener: Listener,
+        octets: bytes,
+        client: Client,
+        share: ClientShare,
+        queries: list[Query],
+        elapsed: float,
+    ) -> bytes | None:
+        """
+        Return the response to a query, b"" if it comes later, None if there is none; add to ``queries`` what upstreams
+        have to be asked.
+        """
+        seen = self._query_filter.receive(listener, octets, client)
+        if not isinstance(seen, QueryInfo):
+            return None if seen is None else self.delivery.local(listener, seen)
+        if seen.qtype in TRANSFERS:
+            sent = self._rewriter.outgoing(octets, seen)
+            self._transfers.begin(listener, client, octets, seen, sent, self._ordering(octets, seen))
+            return b""
+        request = _new(ClientRequest, (listener, client, octets, seen, share.account))
+        key = key_of(octets, seen) if self._rewriter.is_shared else b""
+        entry = self._cache.look(key) if key and self._cache is not None else None
+        if entry is not None and elapsed < entry[1]:
+            return self._fresh(key, entry, request, queries, elapsed)
+        answer = self._failed_before(key, request, queries, elapsed) if len(self.failures) else None
+        if answer is None:
+            answer = self._ask(key, request, queries, has_stale=entry is not None)
+        if answer:
+            self.counters.answers[group_of(listener.kind, seen.qtype, answer[3] & 15)] += 1
+        return answer
+
+    def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
+        """
+        Called when questions were answered, by the upstream with this label; what each answer says has been read.
+        """
+        outgoing: dict[Listener, Answers] = {}
+        elapsed = self._elapsed()
+        for query, answer in answers:
+            if query.key:
+                self._joined.pop(query.key, None)
+                if self._cache is None:
+                    pass
+                elif answer.head[1] & 15 in _WEAK:
+                    self.failures.add(query.key, answer.without_records(), elapsed)
+                    self._give_failure(query, answer, outgoing, Origin.UPSTREAM, upstream)
+                    continue
+                else:
+                    self.failures.remove(query.key)
+                    answer = self._cache.add(query.key, answer, query.seen.qtype, elapsed, int(self._date()))  # noqa: PLW2901
+            self.delivery.give(query, answer, outgoing, upstream)
+        self._send(outgoing, elapsed)
+
+    def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
+        """
+        Called when questions were not answered, with the reasons.
+        """
+        outgoing: dict[Listener, Answers] = {}
+        elapsed = self._elapsed()
+        for query, error in queries:
+            if query.key:
+                self._joined.pop(query.key, None)
+                if (
+                    self._cache is not None and self.dispatcher.upstream_table.is_anyone_up
+                ):  # so it is this question that fails
+                    self.failures.add(query.key, error, elapsed)
+            self._give_failure(query, error, outgoing, Origin.FAILED)
+        self._send(outgoing, elapsed)
+
+    def may_retry(self, query: Query) -> bool:
+        """
+        Whether a query is sent again that an upstream ignores while it answers others: not if its client has very many.
+        """
+        accounts = [request.account for request in query.waiting]
+        return not accounts or any(account.is_exempt or account.in_flight <= _RETRIED for account in accounts)
+
+    def apply_settings(self, settings: ForwarderSettings) -> None:
+        """
+        Use these settings for queries that arrive from now on.
+        """
+        self._ordering, self._query_filter, self._rewriter = settings.ordering, settings.query_filter, settings.rewriter
+        self.delivery.answering = settings.response_builder
+        self._filter.actions = settings.limit_actions
+        self._memo.clear()
+
+    def counted(self) -> Counters:
+        """
+        Return the counters as they are now.
+        """
+        self._memo.settle()
+        self.counters.memo = self._memo.hits
+        return self.counters
+
+    def network_moved(self) -> None:
+        """
+        What failed may go well now.
+        """
+        self.failures.clear()
+
+    def flushed(self) -> None:
+        """
+        The cache was emptied, or a part of it: nothing of it is given any more.
+        """
+        self._memo.clear()
+        self.failures.clear()
+
+    def drain(self) -> Deferred[None]:
+        """
+        Return a Deferred that fires when no client waits.
+        """
+        for query in self.dispatcher:
+            if not query.waiting:
+                self._joined.pop(query.key, None)
+                self.dispatcher.forget(query)
+        self._drained = Deferred()
+        return self._drained if self.outstanding else succeed(None)
+
+    def stop(self) -> None:
+        """
+        Answer whoever still waits with SERVFAIL, or with what is stale, and watch over nothing any more.
+        """
+        self.dispatcher.stop()
+        self._stale_timer.stop()
+        self._end_drain()
+
+    def _fresh(self, key: bytes, entry: Entry, request: ClientRequest, queries: list[Query], elapsed: float) -> bytes:
+        """
+        Return the answer that is kept; add to ``queries`` what should be asked all the same.  Its age is rounded up to
+        the end of the second for which it is remembered, so that no TTL is too high (RFC 1035 §3.2.1).
+        """
+        listener, _, octets, seen, _ = request
+        stored, expires, kept = entry
+        second_ends = int(elapsed) + 1
+        answer = self.delivery.answering.written(request, kept, second_ends - int(stored // 1))
+        place = group_of(listener.kind, seen.qtype, answer[3] & 15)
+        self.counters.answers[place] += 1
+        if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
+            self._memo.add(listener.kind, octets, answer, place)
+        self.counters.fresh += 1
+        assert self._cache is not None
+        if self._cache.note_hit(key, entry, elapsed) and key not in self._joined:
+            self.counters.prefetched += 1
+            self._refresh(key, request, queries)
+        return answer
+
+    def _failed_before(self, key: bytes, request: ClientRequest, queries: list[Query], elapsed: float) -> bytes | None:
+        """
+        Return what is answered to a question that failed a moment ago, if it did; add to ``queries`` what should be
+        asked all the same.
+        """
+        failure = self.failures.get(key)
+        if failure is None:
+            return None
+        stale = self._stale(key)
+        if elapsed >= failure.until:
+            if stale is None:
+                return None
+            if key not in self._joined:  # it failed before, so nobody is kept waiting for it
+                self._refresh(key, request, queries)
+        if stale is None:
+            self.counters.failed_before += 1
+            return self.delivery.at_once(request, as_cached(failure.what), Origin.FAILURE_CACHE)
+        self.counters.stale += 1
+        return self.delivery.at_once(request, stale, Origin.STALE)
+
+    def _ask(self, key: bytes, request: ClientRequest, queries: list[Query], *, has_stale: bool) -> bytes:
+        """
+        Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
+        """
+        if not self.shares.take(request.account, len(request.octets)):
+            return self.delivery.noted(self._filter.no_place(request))
+        if key and (joined := self._joined.get(key)) is not None:
+            return self._join(request, joined)
+        self.counters.missed += 1
+        try:
+            query = self._refresh(key, request, queries)
+        except Exception:
+            self.shares.release(request.account, len(request.octets))
+            raise
+        if has_stale:
+            self._stale_timer.add(query)
+        query.waiting.append(request)
+        return b""
+
+    def _refresh(self, key: bytes, request: ClientRequest, queries: list[Query]) -> Query:
+        """
+        Have a question asked for which nobody waits.
+        """
+        _, _, octets, seen, _ = request
+        now = self._now()
+        sent = self._rewriter.outgoing(octets, seen, for_others=bool(key))
+        query = Query(octets, seen, sent, self._ordering(octets, seen), now, now + self.dispatcher.query_timeout, key)
+        queries.append(query)
+        if key:
+            self._joined[key] = query
+        if (not key or octets[seen.question_end - 1] != IN) and self._rewriter.is_shared:
+            query.is_unusual = is_unusual(octets, seen)
+            query.is_simple = not query.is_unusual
+        return query
+
+    def _join(self, request: ClientRequest, query: Query) -> bytes:
+        """
+        Wait with others; whoever comes when they have waited long enough gets what is stale as they do.
+        """
+        if self._now() - query.asked_at >= PATIENCE and (stale := self._stale(query.key)):
+            self.counters.stale += 1
+            self.shares.release(request.account, len(request.octets))
+            return self.delivery.at_once(request, stale, Origin.STALE)
+        self.counters.joined += 1
+        self.delivery.joined(request, query)
+        return b""
+
+    def _stale(self, key: bytes) -> Answer | None:
+        return self._cache.stale(key, self._elapsed()) if self._cache is not None else None
+
+    def _give_failure(
+        self, query: Query, failure: Any, outgoing: dict[Listener, Answers], origin: Origin, upstream: str = ""
+    ) -> None:
+        """
+        Answer everybody who waits with a query with what is stale, or, without that, with a failure.
+        """
+        stale = self._stale(query.key) if query.key else None
+        if stale is not None:
+            self.counters.stale += len(query.waiting)
+            failure, origin, upstream = stale, Origin.STALE, ""
+        self.delivery.give(query, failure, outgoing, upstream, origin)
+
+    def _serve_stale(self, queries: list[Query]) -> None:
+        """
+        Clients have waited long enough: those who could have a stale response get it, and the query goes on.
+        """
+        outgoing: dict[Listener, Answers] = {}
+        for query in queries:
+            if query.waiting and (stale := self._stale(query.key)):
+                self.counters.stale += len(query.waiting)
+                self.delivery.give(query, stale, outgoing, origin=Origin.STALE)
+        self._send(outgoing, self._elapsed())
+
+    def _send(self, outgoing: dict[Listener, Answers], since: float) -> None:
+        self.delivery.send(outgoing, since)
+        if self._drained is not None and not self.outstanding:
+            self._end_drain()
+
+    def _end_drain(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None:
+            drained.callback(None)

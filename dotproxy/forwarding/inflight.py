@@ -1,0 +1,233 @@
+"""
+Every question that has no answer yet, and when each is to be looked at.
+
+Decides what is overdue.  A query is *fresh* until it was looked at for the first time: those asked of one upstream
+wait in order, and all for the same time, which may change as that upstream is known better; after that it is *late*,
+and has a time of its own.  Taking it out is taking charge of answering it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from dotproxy.errors import Timeout, UpstreamError
+from dotproxy.forwarding.interfaces import Client, Listener
+from dotproxy.policy.client_shares import ClientShare
+from dotproxy.policy.retry import MAX_SENDS, is_untried, taken_back
+from dotproxy.policy.selection import Order
+from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
+from dotproxy.wire.message import QueryInfo
+from dotproxy.wire.rewrite import with_least_opt
+
+
+class ClientRequest(NamedTuple):
+    """
+    A query of a client that has no response yet: ``octets`` as it came, ``seen`` what was seen of it, ``account`` whom
+    it is charged to.
+    """
+
+    listener: Listener
+    client: Client
+    octets: bytes
+    seen: QueryInfo
+    account: ClientShare
+
+
+class Spare(NamedTuple):
+    """
+    An answer that is better than none, and the label of the upstream that gave it.
+    """
+
+    answer: Any
+    upstream: str
+
+
+class Query:
+    """
+    One live question.
+
+    ``octets`` is the query it came in, ``seen`` what was seen of that, ``sent`` what upstreams are asked; ``waiting``
+    who is to be answered: nobody, if it is asked to be known; ``key`` what others would ask to wait with it.
+
+    ``tried`` holds an upstream once for each time it was sent the question, ``pending`` those that may still answer,
+    ``given_up`` those that must not be asked again; ``lost`` counts the connections that ended while it was outstanding
+    on them, ``lost_alone`` those of them that were its own.  ``is_unusual``: servers may treat it unlike others;
+    ``is_simple``: it is not, nor was it sent or has it failed before.  ``spare`` is an answer that is better than none.
+    """
+
+    __slots__ = (
+        "asked_at",
+        "deadline",
+        "due",
+        "errors",
+        "given_up",
+        "home",
+        "is_hedged",
+        "is_simple",
+        "is_unusual",
+        "key",
+        "lost",
+        "lost_alone",
+        "octets",
+        "order",
+        "pending",
+        "seen",
+        "sent",
+        "spare",
+        "tried",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        octets: bytes,
+        seen: QueryInfo,
+        sent: bytes,
+        order: Order,
+        asked_at: float,
+        deadline: float,
+        key: bytes = b"",
+    ) -> None:
+        self.octets = octets
+        self.seen = seen
+        self.sent = sent
+        self.order = order
+        self.asked_at = asked_at
+        self.due = self.deadline = deadline
+        self.waiting: list[ClientRequest] = []
+        self.key = key
+        self.home: dict[Query, None] | None = None
+        self.tried: tuple[int, ...] = ()
+        self.pending: tuple[int, ...] = ()
+        self.given_up: tuple[int, ...] = ()
+        self.lost = 0
+        self.lost_alone = 0
+        self.is_hedged = self.is_unusual = False
+        self.is_simple = True
+        self.spare: Spare | None = None
+        self.errors: tuple[UpstreamError, ...] = ()
+
+    @property
+    def is_untried(self) -> bool:
+        """
+        Whether there is an upstream that was not asked yet and may be.
+        """
+        return is_untried(self.order, self.tried, self.given_up)
+
+    def reduce_opt(self, upstream: int) -> bool:
+        """
+        Take note that it is sent to an upstream once more, with the least OPT there can be; return False, and take
+        no note, if it was sent with that already, or to this upstream as often as may be.
+        """
+        least = with_least_opt(self.sent)
+        if not least or self.tried.count(upstream) >= MAX_SENDS:
+            return False
+        self.sent = least
+        self.tried += (upstream,)
+        self.pending = (*taken_back(self.pending, upstream), upstream)
+        return True
+
+
+class Owner(Protocol):
+    """
+    Who is told what came of questions.
+    """
+
+    def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
+        """
+        These were answered, by the upstream with this label; what each answer says has been read.
+        """
+
+    def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
+        """
+        These were not, and why.
+        """
+
+    def may_retry(self, query: Query) -> bool:
+        """
+        Whether a query that an upstream left without a response, although it answers others, is worth another one.
+        """
+
+
+class InflightQueries:
+    """
+    Owns: every live query.
+    """
+
+    def __init__(self, upstreams: int) -> None:
+        self.fresh: list[dict[Query, None]] = [{} for _ in range(upstreams)]
+        self.late: dict[Query, None] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.fresh)) + len(self.late)
+
+    def __iter__(self) -> Iterator[Query]:
+        for fresh in self.fresh:
+            yield from tuple(fresh)
+        yield from tuple(self.late)
+
+    def add(self, query: Query, upstream: int) -> None:
+        """
+        A query is about to be asked of an upstream for the first time.
+        """
+        query.home = self.fresh[upstream]
+        query.home[query] = None
+
+    def postpone(self, query: Query, due: float) -> None:
+        """
+        Look at a live query again at ``due``, or at its deadline.
+        """
+        if query.home is not self.late:
+            if query.home is not None:
+                del query.home[query]
+            query.home = self.late
+            self.late[query] = None
+        query.due = min(due, query.deadline)
+
+    @staticmethod
+    def take(query: Query) -> bool:
+        """
+        Take a query out; return whether it was still in.
+        """
+        if query.home is None:
+            return False
+        del query.home[query]
+        query.home = None
+        return True
+
+    def overdue(self, now: float, delays: Sequence[float]) -> list[Query]:
+        """
+        Return what is to be looked at; ``delays`` says for each upstream how long a fresh query waits.
+        """
+        found: list[Query] = []
+        for fresh, delay in zip(self.fresh, delays, strict=True):
+            for query in fresh:
+                if query.asked_at + delay > now:
+                    break
+                found.append(query)
+        found += [query for query in self.late if query.due <= now]
+        return found
+
+    def next_due(self, delays: Sequence[float]) -> float | None:
+        """
+        Return when the next query is to be looked at, None without any.
+        """
+        dues = [query.due for query in self.late]
+        for fresh, delay in zip(self.fresh, delays, strict=True):
+            if fresh:
+                dues.append(next(iter(fresh)).asked_at + delay)
+        return min(dues, default=None)
+
+
+def explain(query: Query, labels: Sequence[str]) -> ExtendedError:
+    """
+    Say which upstreams, by their labels, failed a query, and how.
+    """
+    errors = list(query.errors)
+    told = {error.upstream for error in errors}
+    asked = dict.fromkeys(labels[index] for index in query.tried)
+    errors += [Timeout("read", "no answer in time", label) for label in asked if label not in told]
+    never_reached = all(error.was_not_sent or error.phase == "connect" for error in errors)
+    code = EDE_NO_REACHABLE_AUTHORITY if never_reached else EDE_NETWORK_ERROR
+    return ExtendedError(code, "; ".join(map(str, errors)))

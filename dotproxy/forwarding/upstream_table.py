@@ -1,0 +1,126 @@
+"""
+The upstreams by their places, and which of them a query is sent to next.
+
+Decides which place an upstream has, and when it may be another's: orders, and what queries remember of whom they
+were sent to, are places, so that one who has left keeps its own until nobody can remember it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from dotproxy.forwarding.inflight import Query
+from dotproxy.forwarding.interfaces import Upstream
+from dotproxy.policy.health import Tier
+from dotproxy.policy.quarantine import question_key
+from dotproxy.policy.retry import Isolation, has_ended_enough, isolation_of, next_upstreams
+from dotproxy.policy.selection import Order
+
+#: No question is remembered for so long, in seconds, by whatever settings.
+_REMEMBERED = 120.0
+
+
+class UpstreamTable:
+    """
+    ``everybody`` is by place, those who have left included, and ``labels`` their names; ``places`` of those who are
+    asked, in the operator's order.
+    """
+
+    __slots__ = ("_left", "everybody", "labels", "places")
+
+    def __init__(self, upstreams: Sequence[Upstream]) -> None:
+        self.everybody = list(upstreams)
+        self.labels = [upstream.label for upstream in upstreams]
+        self.places: tuple[int, ...] = tuple(range(len(upstreams)))
+        self._left: dict[int, float] = {}
+
+    @property
+    def asked(self) -> list[Upstream]:
+        """
+        Those who are asked.
+        """
+        return [self.everybody[place] for place in self.places]
+
+    @property
+    def is_anyone_up(self) -> bool:
+        """
+        Whether one of them is not down.
+        """
+        return any(upstream.tier < Tier.DOWN for upstream in self.asked)
+
+    def tier_of(self, place: int) -> int:
+        """
+        Return what is to be thought of one.
+        """
+        return self.everybody[place].tier
+
+    def choose(self, query: Query, responsive: Collection[int], at_once: int, now: float) -> tuple[int, ...]:
+        """
+        Return whom to send a query to next, ``at_once`` the first time; nobody, if all that may be asked have been.
+
+        One that has the query already is asked again only if it is ``responsive``; one that is known to hang up at the
+        question comes after those that are not.
+        """
+        order: Order = query.order
+        if has_ended_enough(order, query.tried, query.given_up, query.lost_alone):
+            return ()
+        wary = [index for index in order if self.is_quarantined(query, index, now)]
+        if wary and len(wary) < len(order):
+            order = [index for index in order if index not in wary] + wary
+        busy = [index for index in query.pending if index not in responsive]
+        return next_upstreams(order, query.tried, query.given_up, busy, self.tier_of, at_once)
+
+    def is_quarantined(self, query: Query, index: int, now: float) -> bool:
+        """
+        Return whether an upstream is known to hang up at the question of a query.
+        """
+        quarantine = self.everybody[index].quarantine
+        return quarantine.until > now and quarantine.holds(question_key(query.sent, query.seen.question_end), now)
+
+    def isolation_of(self, query: Query, index: int, now: float) -> Isolation:
+        """
+        Return on which connection to send a query to an upstream.
+        """
+        if query.lost:
+            return isolation_of(query.lost, query.lost_alone, query.tried.count(index))
+        if self.is_quarantined(query, index, now):
+            return Isolation.KNOWN
+        return Isolation.UNUSUAL if query.is_unusual else Isolation.NONE
+
+    def ask_again(self, index: int, queries: list[Query], now: float) -> None:
+        """
+        Send these to an upstream once more, each on a connection of the kind it needs.
+        """
+        upstream = self.everybody[index]
+        questions: list[tuple[Query, bytes, int]] = []
+        for query in queries:
+            question = (query, query.sent, query.seen.question_end)
+            if isolation := self.isolation_of(query, index, now):
+                is_background = query.is_unusual or isolation is Isolation.KNOWN
+                upstream.ask_apart([question], isolation, is_background=is_background)
+            else:
+                questions.append(question)
+        if questions:
+            upstream.ask(questions)
+
+    def change(self, upstreams: Sequence[Upstream], now: float) -> None:
+        """
+        Have these asked from now on.
+        """
+        places = [self._place_of(upstream, now) for upstream in upstreams]
+        self._left.update({place: now for place in self.places if place not in places})
+        for place in places:
+            self._left.pop(place, None)
+        self.places = tuple(places)
+
+    def _place_of(self, upstream: Upstream, now: float) -> int:
+        if upstream in self.everybody:
+            return self.everybody.index(upstream)
+        for place, since in self._left.items():
+            if now - since > _REMEMBERED:
+                del self._left[place]
+                self.everybody[place], self.labels[place] = upstream, upstream.label
+                return place
+        self.everybody.append(upstream)
+        self.labels.append(upstream.label)
+        return len(self.everybody) - 1

@@ -1,0 +1,3 @@
+"""
+The running service: what it is built from, how it starts, reloads and stops.
+"""

@@ -1,0 +1,3 @@
+"""
+The admin address and socket: metrics, health, status, commands.
+"""

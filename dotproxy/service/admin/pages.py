@@ -1,0 +1,199 @@
+"""
+The operator's view of a running proxy, as the admin address and socket serve it.
+
+Decides what is shown of a report, and which Host names requests may have.  Paths and status codes are decided by
+``service.admin.routes``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred, execute, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, UNIXServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
+
+from dotproxy import __version__
+from dotproxy.config.model import Config
+from dotproxy.downstream.sockets import bind_stream, has_address
+from dotproxy.service.admin.hosts import is_loopback, is_own_host
+from dotproxy.service.admin.http import Request
+from dotproxy.service.admin.routes import AdminService, Command, Guard, Pages, make_site, peer_guard
+from dotproxy.telemetry.counters import Counters
+from dotproxy.telemetry.metrics import Metrics, build_info
+from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
+from dotproxy.telemetry.status import State
+from dotproxy.upstream.spec import endpoint_text
+
+_STATES = {
+    State.UP: "up",
+    State.SLOW: "slow",
+    State.UNVERIFIED: "not verified yet",
+    State.DOWN: "down",
+    State.UNSERVED: "not served",
+}
+
+
+def build_site(
+    config: Config,
+    reactor: Any,
+    look: Callable[[], Any],
+    listening: Callable[[], list[tuple[str, int]]],
+    commands: dict[str, Command],
+) -> list[IService]:
+    """
+    Return what serves the operator: a look over HTTP, and commands over a socket.
+
+    ``look`` returns a report, or a Deferred that will.
+    """
+    began = time.monotonic()
+    metrics = Metrics(build_info(__version__))
+
+    def looking(how: Callable[[Report], Any]) -> Callable[[], Deferred[Any]]:
+        def render() -> Deferred[Any]:
+            looked: Deferred[Any] = maybeDeferred(look)
+            return looked.addCallback(how)
+
+        return render
+
+    pages = Pages(
+        not_ready=looking(lambda report: report.not_ready),
+        metrics=looking(metrics.text),
+        status=looking(lambda report: shown(report, seconds=time.monotonic() - began, listening=listening())),
+        clock=reactor,
+    )
+    services: list[IService] = []
+    if config.admin_listen is not None:
+        endpoint: Any = _endpoint(reactor, config.admin_listen.host, config.admin_listen.port)
+        site = make_site(pages, _host_guard(config.admin_listen.host, config.admin_hosts), reactor)
+        services.append(AdminService(endpoint, site, f"{config.admin_listen}"))
+    if config.admin_socket is not None:
+        path = str(config.admin_socket)
+        endpoint = UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=False)
+        services.append(AdminService(endpoint, make_site(pages, peer_guard, reactor, commands), path, path))
+    return services
+
+
+def _host_guard(address: str, names: tuple[str, ...]) -> Guard:
+    """
+    Let requests pass that no page of somebody else's can make; see ``service.admin.hosts``.
+    """
+    at_loopback = is_loopback(address)
+
+    def guard(request: Request, transport: Any) -> str:
+        if is_own_host(request.host, at_loopback=at_loopback, names=names):
+            return ""
+        return "this Host is not answered here: ask by address, or name it in admin_hosts"
+
+    return guard
+
+
+@implementer(IStreamServerEndpoint)
+class AbsentAddressEndpoint:
+    """
+    An endpoint at an address that this machine does not have yet.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """
+        Listen there; the Deferred fails with ``CannotBind``.
+        """
+        return execute(self._listen, protocolFactory)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        with bind_stream(self._host, self._port) as bound:  # the reactor has its own
+            return cast(IListeningPort, self._reactor.adoptStreamPort(bound.fileno(), bound.family, factory))
+
+
+def _endpoint(reactor: Any, host: str, port: int) -> Any:
+    if not has_address(host):
+        return AbsentAddressEndpoint(reactor, host, port)
+    return (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
+
+
+def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -> dict[str, Any]:
+    """
+    Return all of a report that is for people, with for how long it has run, and where.
+    """
+    counters = report.counters
+    return {
+        "version": __version__,
+        "seconds": round(seconds),
+        "ready": not report.not_ready,
+        "not_ready": report.not_ready,
+        "listening": [endpoint_text(host, port) for host, port in listening],
+        "listening_tls": report.tls_addresses,
+        "tls_certificate_expires": None if report.tls_not_after is None else _moment(report.tls_not_after),
+        "outstanding": report.outstanding,
+        "answers": sum(counters.answers),
+        "plaintext_queries": plaintext_by_purpose(report),
+        "queries_per_second": None if report.rate is None else round(report.rate, 1),
+        "cache": {
+            "entries": report.entries,
+            "octets": report.octets,
+            "evicted": report.evicted,
+            "hit_rate": _hit_rate(counters),
+            **{name: getattr(counters, name) for name in ("memo", "fresh", "stale", "joined", "missed")},
+        },
+        "upstreams": [_shown(upstream, time.time()) for upstream in report.upstreams],
+        "workers": [
+            {"name": name, "cpu_seconds": round(cpu, 2), "resident": resident}
+            for name, cpu, resident in report.processes
+        ],
+        "worker_restarts": report.restarts,
+    }
+
+
+def _shown(upstream: UpstreamReport, date: float) -> dict[str, Any]:
+    counters, status = upstream.counters, upstream.status
+    handshakes = sum(counters.full.counts), sum(counters.resumed.counts)
+    return {
+        "name": upstream.label,
+        "state": _STATES[status.state],
+        "verified": status.is_working,
+        "error": status.error or None,
+        "down_since": _moment(date - status.down_for) if status.failures else None,
+        "down_seconds": round(status.down_for, 1) if status.failures else None,
+        "failed_attempts": status.failures,
+        "certificate_expires": None if status.not_after is None else _moment(status.not_after),
+        "certificate_days_left": None if status.not_after is None else _days(status.not_after - date),
+        "outstanding": upstream.outstanding,
+        "answers": sum(counters.answers),
+        "failures": counters.answers[2] + counters.answers[5],
+        "failed_connections": sum(counters.not_connected.values()),
+        "p50_ms": _milliseconds(upstream.p50),
+        "p95_ms": _milliseconds(upstream.p95),
+        "connections_opened": counters.opened,
+        "resumed": round(handshakes[1] / sum(handshakes), 3) if sum(handshakes) else None,
+        "retries": counters.retries,
+        "hedges": counters.hedges,
+        "stalls": counters.stalls,
+    }
+
+
+def _moment(date: float) -> str:
+    return datetime.fromtimestamp(date, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _days(seconds: float) -> float:
+    return round(seconds / 86400, 1)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
+
+
+def _hit_rate(counters: Counters) -> float | None:
+    hits = counters.memo + counters.fresh + counters.stale
+    total = hits + counters.joined + counters.missed + counters.failed_before
+    return round(hits / total, 4) if total else None

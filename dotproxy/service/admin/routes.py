@@ -1,0 +1,248 @@
+"""
+The admin address: metrics, health and status over HTTP, and commands over a socket of this machine's.
+
+Decides paths, status codes and who may ask.  Whoever can open a TCP port may look, unless it is a web page that asks
+under a name of its own (``hosts``); to change something takes the socket, which is its owner's alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from dotproxy.service.admin.http import MAX_BODY, HttpFactory, Request, Response
+from dotproxy.service.admin.shared_render import SharedRender
+from dotproxy.telemetry.metrics import CONTENT_TYPE
+from dotproxy.wire.printable import printable
+
+log = Logger("dotproxy")
+
+#: From the arguments of a request to what is answered, as JSON; raises ``ValueError`` for what cannot be done.  It, and
+#: whatever else is called here, may return a Deferred.
+Command = Callable[[dict[str, str]], Any]
+
+#: Returns why a request is not answered, "" if it is; from the request and the transport it came over.
+Guard = Callable[[Request, Any], str]
+
+#: Seconds between two renderings.  Metrics take some milliseconds, in which no query is answered.
+_METRICS_INTERVAL = 0.25
+_STATUS_INTERVAL = 0.1
+
+_JSON = "application/json"
+_MAX_ARGUMENTS = 16
+
+#: pid, uid and gid of a socket's peer (unix(7)).
+_CREDENTIALS = struct.Struct("@iII")
+
+
+class Pages:
+    """
+    What there is to be looked at; the same for the address and the socket.
+
+    ``not_ready`` returns why clients cannot expect answers, "" if they can.
+    """
+
+    def __init__(
+        self,
+        *,
+        metrics: Callable[[], Deferred[bytes]],
+        not_ready: Callable[[], Deferred[str]],
+        status: Callable[[], Deferred[dict[str, Any]]],
+        clock: IReactorTime,
+    ) -> None:
+        self._metrics = SharedRender(metrics, _METRICS_INTERVAL, clock)
+        self._not_ready = SharedRender(not_ready, _STATUS_INTERVAL, clock)
+        self._status = SharedRender(status, _STATUS_INTERVAL, clock)
+
+    def find(self, path: str) -> Callable[[], Deferred[Response]] | None:
+        """
+        Return what renders a page, None if there is none.
+        """
+        return {
+            "/metrics": lambda: self._metrics().addCallback(lambda text: Response(200, text, CONTENT_TYPE)),
+            "/healthz": lambda: maybeDeferred(lambda: Response(200, b"ok\n")),
+            "/readyz": lambda: self._not_ready().addCallback(_readiness),
+            "/status": lambda: self._status().addCallback(lambda status: Response(200, _as_json(status), _JSON)),
+        }.get(path)
+
+
+def _readiness(why: str) -> Response:
+    return Response(503, f"not ready: {printable(why)}\n".encode()) if why else Response(200, b"ready\n")
+
+
+def make_site(
+    pages: Pages, guard: Guard, clock: IReactorTime, commands: dict[str, Command] | None = None
+) -> HttpFactory:
+    """
+    Return what serves pages and, if there are any, commands, to those whom ``guard`` lets pass.
+    """
+    error = _text_error if commands is None else _json_error
+
+    def respond(request: Request, transport: Any) -> Response | Deferred[Response]:
+        if why := guard(request, transport):
+            return error(421 if commands is None else 403, why)
+        command = (commands or {}).get(request.path[1:])
+        page = pages.find(request.path)
+        if page is None and command is None:
+            return error(404, "there is no such page")
+        allowed = ("GET", "HEAD") if page else ("POST",)
+        if request.method not in allowed:
+            return error(405, f"only {' and '.join(allowed)} here")._replace(headers=(("Allow", ", ".join(allowed)),))
+        return page() if page else _do(command, request)
+
+    return HttpFactory(respond, clock=clock, error=error, max_body=0 if commands is None else MAX_BODY)
+
+
+def _do(command: Any, request: Request) -> Deferred[Response]:
+    """
+    Do what is asked for; what cannot be done is told.
+    """
+
+    def cannot(failure: Failure) -> Response:
+        failure.trap(ValueError)
+        return _json_error(400, failure.getErrorMessage())
+
+    done: Deferred[Any] = maybeDeferred(lambda: command(arguments_of(request)))
+    return done.addCallbacks(lambda result: Response(200, _as_json(result), _JSON), cannot)
+
+
+def arguments_of(request: Request) -> dict[str, str]:
+    """
+    Return the arguments of a command; of several with one name the last counts.
+
+    :raises ValueError: if they are not UTF-8, or too many.
+    """
+    found: dict[str, str] = {}
+    for text in (request.query.encode("ascii"), request.body):
+        try:
+            pairs = parse_qsl(
+                text.decode("utf-8"),
+                keep_blank_values=True,
+                encoding="utf-8",
+                errors="strict",
+                max_num_fields=_MAX_ARGUMENTS,
+            )
+        except UnicodeDecodeError:
+            raise ValueError("the arguments are not UTF-8") from None
+        found |= dict(pairs)
+    return found
+
+
+def _text_error(code: int, reason: str) -> Response:
+    return Response(code, f"{printable(reason)}\n".encode())
+
+
+def _json_error(code: int, reason: str) -> Response:
+    return Response(code, _as_json({"error": reason}), _JSON)
+
+
+def _as_json(result: Any) -> bytes:
+    return json.dumps(result).encode() + b"\n"
+
+
+def peer_guard(request: Request, transport: Any) -> str:
+    """
+    Let root and this process's own user pass, where the system tells who has connected a socket (Linux).
+
+    The socket's mode says the same.  An operator who opens it further lets others look, who may not change anything.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None or request.method in ("GET", "HEAD"):
+        return ""
+    octets = transport.getHandle().getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    uid = _CREDENTIALS.unpack(octets)[1]
+    return "" if uid in (0, os.geteuid()) else f"only root and user {os.geteuid()} may change anything"
+
+
+class AdminService(Service):
+    """
+    Serves the operator at an endpoint; ``path`` is its socket's, if it has one, to be cleared away first.
+    """
+
+    def __init__(self, endpoint: IStreamServerEndpoint, site: HttpFactory, where: str, path: str = "") -> None:
+        self._endpoint = endpoint
+        self._site = site
+        self._where = where
+        self._path = path
+        self._port: Any = None
+
+    def startService(self) -> None:
+        """
+        Serve; if that cannot be, say so, and serve clients all the same.
+        """
+        super().startService()
+
+        def listening(port: Any) -> None:
+            self._port = port
+            log.info("admin on {where}", where=self._where)
+
+        def cannot(failure: Failure) -> None:
+            log.error("no admin on {where}: {reason}", where=self._where, reason=_why(failure))
+
+        listen = self._listen_at_path if self._path else self._endpoint.listen
+        maybeDeferred(listen, self._site).addCallbacks(listening, cannot)
+
+    def _listen_at_path(self, site: HttpFactory) -> Deferred[Any]:
+        """
+        Make the socket with its mode: between its making and a chmod others could connect.
+        """
+        clear_away(self._path)
+        before = os.umask(0o177)
+        try:
+            return self._endpoint.listen(site)
+        finally:
+            os.umask(before)
+
+    def stopService(self) -> Any:
+        """
+        Serve no more.
+        """
+        super().stopService()
+        return maybeDeferred(self._port.stopListening) if self._port is not None else None
+
+
+def _why(failure: Failure) -> str:
+    """
+    Why nobody can listen.  Twisted's text repeats where, and shows a socket's path as Python does octets.
+    """
+    error = failure.value
+    cause = error.socketError if isinstance(error, CannotListenError) else error
+    return cause.strerror.lower() if isinstance(cause, OSError) and cause.strerror else str(error)
+
+
+def clear_away(path: str) -> None:
+    """
+    Remove a socket of this user's that nobody listens on any more.
+
+    :raises OSError: if something else is there, which stays; but not if there is nothing.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(errno.EEXIST, "what is there is not a socket")
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"the socket there belongs to user {found.st_uid}")
+    with socket.socket(socket.AF_UNIX) as probe, suppress(BlockingIOError):  # that many wait for whoever listens
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()

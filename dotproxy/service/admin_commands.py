@@ -1,0 +1,169 @@
+"""
+A running proxy in the hands of its operator: what is known of it, and what can be done about it.
+
+Decides what may be asked for.  How it is shown is ``pages``'s.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+
+from dotproxy.cache.responses import ResponseCache
+from dotproxy.config.model import Config
+from dotproxy.errors import ConfigError, WireError
+from dotproxy.service.proxy import Proxy
+from dotproxy.telemetry.counters import TCP, TLS, PlaintextCounters
+from dotproxy.telemetry.events import Events
+from dotproxy.telemetry.logs import LoggedEvents
+from dotproxy.telemetry.report import Report, UpstreamReport, verified_in_words
+from dotproxy.telemetry.status import State
+from dotproxy.wire.names import from_text
+
+_PAGE = resource.getpagesize()
+
+
+def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCounters, name: str = "1") -> Report:
+    """
+    Return what is known of a proxy in this process, which is called ``name``, at this moment.
+    """
+    forwarder = proxy.forwarder
+    upstreams = [_upstream(one) for one in forwarder.dispatcher.upstream_table.asked]
+    return Report(
+        counters=forwarder.counted(),
+        outstanding=forwarder.outstanding,
+        entries=0 if cache is None else len(cache),
+        octets=0 if cache is None else cache.octets,
+        evicted=0 if cache is None else cache.evicted,
+        tcp_clients=sum(one.kind == TCP for one in proxy.factory.connections),
+        tls_clients=sum(one.kind == TLS for one in proxy.factory.connections),
+        udp_errors=sum(port.errors for port in proxy.datagram_ports),
+        udp_drops=sum(port.drops for port in proxy.datagram_ports),
+        not_ready=_not_ready(proxy, upstreams),
+        upstreams=upstreams,
+        processes=[(name, *_spent())],
+        plaintext=plaintext,
+        listeners=proxy.listener_counters,
+        tls_addresses=proxy.tls_addresses,
+        tls_not_after=proxy.served_tls.not_after if proxy.served_tls is not None else None,
+    )
+
+
+def _upstream(one: Any) -> UpstreamReport:
+    return UpstreamReport(
+        one.label, one.counters, one.standing.status, one.outstanding, one.latency.p50, one.latency.p95
+    )
+
+
+def _not_ready(proxy: Proxy, upstreams: Sequence[UpstreamReport]) -> str:
+    """
+    Why clients cannot expect answers, "" if they can: an upstream was verified, and has not failed since.
+
+    Responses in the cache do not count: they answer the questions of some clients for some time.
+    """
+    if proxy.is_draining:
+        return "it is stopping"
+    if any(one.status.is_working for one in upstreams):
+        return ""
+    if upstreams and all(one.status.state == State.DOWN for one in upstreams):
+        return f"every upstream is down: {verified_in_words(upstreams)}"
+    return f"no upstream is verified: {verified_in_words(upstreams)}"
+
+
+def _spent() -> tuple[float, int]:
+    """
+    CPU seconds of this process, and octets resident.
+    """
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
+    except (OSError, ValueError):
+        resident = used.ru_maxrss * 1024
+    return used.ru_utime + used.ru_stime, resident
+
+
+class Commands:
+    """
+    What can be done; each takes arguments as text and returns what is answered, or raises ``ValueError``.
+    """
+
+    def __init__(self, proxy: Proxy, cache: ResponseCache | None, events: Events, stop: Callable[[], None]) -> None:
+        self._proxy = proxy
+        self._cache = cache
+        self._events = events
+        self._stop = stop
+
+    def all(self) -> dict[str, Callable[[dict[str, str]], Any]]:
+        """
+        Return them by name.
+        """
+        return {"flush": self.flush, "reload": self.reload, "log": self.log, "drain": self.drain}
+
+    def flush(self, given: dict[str, str]) -> dict[str, Any]:
+        """
+        Forget answers: all, those to ``name``, or, with ``subtree``, those below it too.
+        """
+        if self._cache is None:
+            raise ValueError("there is no cache")
+        text = given.get("name", "")
+        try:
+            name = from_text(text if text.endswith(".") else text + ".") if text else b""
+        except WireError as error:
+            raise ValueError(error.reason) from None
+        if not name:
+            flushed = self._cache.flush()
+        elif given.get("subtree"):
+            flushed = self._cache.flush_subtree(name)
+        else:
+            flushed = self._cache.flush_name(name)
+        self._proxy.forwarder.flushed()
+        return {"flushed": flushed}
+
+    def reload(self, given: dict[str, str]) -> dict[str, Any]:
+        """
+        Read the configuration again.
+        """
+        try:
+            return {"changes": self._proxy.reload()}
+        except ConfigError as error:
+            raise ValueError("\n".join(error.problems)) from None
+
+    def log(self, given: dict[str, str]) -> dict[str, Any]:
+        """
+        Log at another ``level``.
+        """
+        level = given.get("level", "")
+        if level not in ("info", "debug"):
+            raise ValueError(f"{level!r} is no level; there are info and debug")
+        if not isinstance(self._events, LoggedEvents):
+            raise ValueError("nothing is logged here")
+        self._events.debug = level == "debug"
+        return {"level": level}
+
+    def drain(self, given: dict[str, str]) -> dict[str, Any]:
+        """
+        Stop, after answering what is outstanding.
+        """
+        self._stop()
+        return {"draining": True}
+
+
+def build_admin(
+    config: Config,
+    reactor: Any,
+    look: Callable[[], Any],
+    listening: Callable[[], list[tuple[str, int]]],
+    commands: dict[str, Callable[[dict[str, str]], Any]],
+) -> list[IService]:
+    """
+    Return what serves the operator, if there is to be anything; see ``pages``.
+    """
+    if config.admin_listen is None and config.admin_socket is None:
+        return []
+    from dotproxy.service.admin.pages import build_site
+
+    return build_site(config, reactor, look, listening, commands)

@@ -1,0 +1,3 @@
+"""
+One proxy in several processes: a supervisor and its workers.
+"""

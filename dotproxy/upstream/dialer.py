@@ -1,0 +1,98 @@
+"""
+The dials to one upstream that are under way.
+
+Decides when a dial takes so long that somebody else should be asked.  How many there should be is decided by whoever
+asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from dotproxy.errors import Unreachable, UpstreamError
+from dotproxy.upstream.connection import DotProtocol
+
+#: A dial that takes longer than this is not waited for if there is somebody else to ask.
+SLOW_DIAL = 0.25
+
+
+class Dials:
+    """
+    Owns: the dials under way, and a timer for each.
+    Tells: ``connected`` of each connection, and how long it took; ``failed`` of each failure; ``slow`` of a dial that
+    is.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        *,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        build: Callable[[], DotProtocol],
+        connected: Callable[[DotProtocol, float], None],
+        failed: Callable[[UpstreamError], None],
+        slow: Callable[[], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+        self._now = now
+        self._build = build
+        self._told_connected = connected
+        self._told_failed = failed
+        self._told_slow = slow
+        self._under_way: dict[Deferred[Any], IDelayedCall] = {}
+        self.is_slow = False
+
+    def __len__(self) -> int:
+        return len(self._under_way)
+
+    def dial(self, wanted: int) -> None:
+        """
+        See to it that so many are under way; one that ends at once is not made up for.
+        """
+        for _ in range(wanted - len(self._under_way)):
+            factory = Factory.forProtocol(self._build)
+            factory.noisy = False
+            dialling: Deferred[Any] = self._endpoint.connect(factory)
+            self._under_way[dialling] = self._clock.callLater(SLOW_DIAL, self._note_slow)
+            given = (dialling, self._now())
+            dialling.addCallbacks(self._connected, self._failed, callbackArgs=given, errbackArgs=(dialling,))
+
+    def give_up(self) -> None:
+        """
+        Give up all of them; nobody is told.
+        """
+        for dialling in tuple(self._under_way):
+            self._ended(dialling)
+            dialling.cancel()
+
+    def _connected(self, connection: DotProtocol, dialling: Deferred[Any], began: float) -> None:
+        self._ended(dialling)
+        if not connection.is_closing:  # else it ended in the instant it stood
+            self._told_connected(connection, self._now() - began)
+
+    def _failed(self, failure: Failure, dialling: Deferred[Any]) -> None:
+        self._ended(dialling)
+        if failure.check(CancelledError):
+            return
+        error = failure.value
+        if not isinstance(error, UpstreamError):
+            error = Unreachable("connect", failure.getErrorMessage())
+        self._told_failed(error)
+
+    def _ended(self, dialling: Deferred[Any]) -> None:
+        timer = self._under_way.pop(dialling, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+        self.is_slow = False
+
+    def _note_slow(self) -> None:
+        self.is_slow = True
+        self._told_slow()

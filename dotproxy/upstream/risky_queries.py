@@ -1,0 +1,269 @@
+"""
+Queries that may end the connection they are sent on, as one upstream treats them.
+
+Decides which questions, and which zones, are kept apart from now on, and when connections that end without an answer
+are the upstream's fault and not the queries'.  How many connections there are for them is ``isolation``'s decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+
+from dotproxy.errors import ConnectionGone, Unreachable, UpstreamError
+from dotproxy.policy.connection_limits import PerConnectionLimit
+from dotproxy.policy.quarantine import Quarantine, question_key
+from dotproxy.policy.retry import Isolation
+from dotproxy.telemetry.counters import UpstreamCounters
+from dotproxy.telemetry.events import Events
+from dotproxy.upstream.connection import Answer, DotProtocol, Question, Token
+from dotproxy.upstream.interfaces import Outcomes
+from dotproxy.upstream.isolated_connections import IsolatedConnections
+from dotproxy.wire.message import HEADER_SIZE
+
+#: So many connections that ended in a row, and nothing answered on any of them, make it worth asking whether the
+#: upstream answers at all; but not oftener than this, in seconds.
+UNANSWERED_CONNECTIONS = 3
+CHECKED_EVERY = 1.0
+
+#: A connection that was heard from this short a while ago shows that the upstream answers.
+_ALIVE = 1.0
+
+
+class RiskyQueriesObserver(Protocol):
+    """
+    Whose queries they are: the upstream.
+    """
+
+    label: str
+    outcomes: Outcomes
+
+    @property
+    def quota(self) -> PerConnectionLimit:
+        """
+        How many queries it answers over one connection.
+        """
+
+    @property
+    def is_up(self) -> bool:
+        """
+        Whether nothing has failed since it last worked.
+        """
+
+    @property
+    def heard_at(self) -> float | None:
+        """
+        When the connection that all share brought something; None if there is none, or it may be silent.
+        """
+
+    def note_answer(self) -> None:
+        """
+        The upstream answers.
+        """
+
+    def note_down(self, error: UpstreamError, *, silent: bool = False) -> None:
+        """
+        The upstream failed; ``silent``: connections stand, and nothing comes over them.
+        """
+
+    def fail_waiting(self, error: UpstreamError) -> None:
+        """
+        What waits for a connection waits in vain.
+        """
+
+    def fail(self, tokens: list[Token], error: UpstreamError) -> None:
+        """
+        These were not sent, because of the upstream.
+        """
+
+
+class RiskyQueries:
+    """
+    Owns: what is known of questions that end connections, and the connections for them.
+    Told by: the upstream (``send``, ``note_replies``, ``note_unanswered``), those connections.
+    """
+
+    def __init__(
+        self,
+        observer: RiskyQueriesObserver,
+        endpoint: IStreamClientEndpoint,
+        *,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        random_octets: Callable[[int], bytes],
+        counters: UpstreamCounters,
+        events: Events,
+    ) -> None:
+        self._observer = observer
+        self._now = now
+        self._counters = counters
+        self._events = events
+        self._unanswered = 0
+        self._answered_at = self._checked_at = float("-inf")
+        self.label = observer.label
+        self.quarantine = Quarantine()
+        self._connections = IsolatedConnections(
+            self,
+            endpoint,
+            clock=clock,
+            now=now,
+            random_octets=random_octets,
+            counters=counters,
+            quota=observer.quota,
+            may_dial=lambda: observer.is_up,
+        )
+        self.send = self._connections.send
+        self.resume = self._connections.resume
+        self.fail_waiting = self._connections.fail_waiting
+        self.drop_all = self._connections.drop_all
+        self.stop = self._connections.stop
+
+    @property
+    def outstanding(self) -> int:
+        """
+        How many of its queries have no reply yet.
+        """
+        return self._connections.outstanding
+
+    @property
+    def is_waiting(self) -> bool:
+        """
+        Whether there is one that was not sent yet.
+        """
+        return self._connections.is_waiting
+
+    @property
+    def is_available(self) -> bool:
+        """
+        Whether there can be connections for them.
+        """
+        return self._connections.is_available
+
+    @property
+    def _is_answering(self) -> bool:
+        """
+        Whether the upstream has answered something a moment ago.
+        """
+        heard_at = self._observer.heard_at
+        heard_at = self._answered_at if heard_at is None else max(heard_at, self._answered_at)
+        return self._now() - heard_at <= _ALIVE
+
+    def note_replies(self, answers: list[Answer]) -> None:
+        """
+        Take note that these questions do not end connections, nor the zones they are in.
+        """
+        self._unanswered = 0
+        if self.quarantine.until <= self._now():
+            return
+        for _, reply in answers:
+            end = HEADER_SIZE
+            while end < len(reply) and reply[end]:
+                end += reply[end] + 1
+            if reply[4:6] == b"\0\1":
+                self.quarantine.remove(question_key(reply, end + 5))
+
+    def note_unanswered(self, error: UpstreamError) -> None:
+        """
+        Take note of a connection that ended with queries outstanding and nothing answered: their doing, or its own?
+        """
+        self._unanswered += 1
+        now = self._now()
+        if not self._observer.is_up:
+            self._note_down(error)
+        elif self._unanswered >= UNANSWERED_CONNECTIONS and now - self._checked_at >= CHECKED_EVERY:
+            self._checked_at = now
+            self._connections.check()
+
+    def isolated_connected(self, connection: DotProtocol, seconds: float) -> None:
+        """
+        Called by its connections.
+        """
+        note_connected(connection, seconds, self.label, self._counters, self._events)
+
+    def isolated_not_connected(self, error: UpstreamError) -> bool:
+        """
+        Called by its connections.
+        """
+        self._counters.not_connected[error.phase] += 1
+        if self._observer.heard_at is not None or self._is_answering:
+            return False
+        self._observer.note_down(error)
+        self._observer.fail_waiting(error)
+        return True
+
+    def isolated_replies_received(self, answers: list[Answer]) -> None:
+        """
+        Called by its connections.
+        """
+        self._observer.note_answer()
+        self._answered_at = self._now()
+        self.note_replies(answers)
+        if answers:
+            self._observer.outcomes.answered(self._observer, answers)
+
+    def isolated_lost(
+        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
+    ) -> None:
+        """
+        Called by its connections.
+        """
+        # That a kind of query is refused says nothing of others for the same name.
+        if isinstance(error, ConnectionGone) and error.was_alone and not is_unusual:
+            _, message, question_end = questions[0]
+            question = question_key(message, question_end)
+            self.quarantine.add(question, self._now())
+            self._events.question_ended_connection(self.label, question)
+            if isolation is Isolation.LAST:
+                self._observer.quota.forget()  # the question it was, and not a count
+        if not answers and isolation < Isolation.KNOWN and not is_unusual:
+            self.note_unanswered(error)
+        tokens = [question[0] for question in questions]
+        self._observer.outcomes.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)
+
+    def isolated_check_failed(self, error: UpstreamError) -> None:
+        """
+        Called by its connections.
+        """
+        if not self._is_answering:
+            self._note_down(error)
+
+    def _note_down(self, error: UpstreamError) -> None:
+        self._observer.note_down(error, silent=True)
+        # What waits was not sent; how long it may go on waiting is not for us to say.
+        self._observer.fail_waiting(Unreachable(error.phase, error.reason, self.label))
+
+    def isolated_fail(self, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
+        """
+        Called by its connections.
+        """
+        if is_final:
+            self._observer.outcomes.failed(self._observer, tokens, error, is_final=True)
+        else:
+            self._observer.fail(tokens, error)
+
+    def is_wanted(self, token: Token) -> bool:
+        """
+        Called by its connections.
+        """
+        return self._observer.outcomes.is_wanted(token)
+
+
+def note_connected(
+    connection: DotProtocol, seconds: float, label: str, counters: UpstreamCounters, events: Events
+) -> None:
+    """
+    Count a verified connection to the upstream of this label, and tell of it.
+    """
+    identity = connection.identity
+    counters.opened += 1
+    (counters.resumed if identity.resumed else counters.full).add(seconds)
+    events.upstream_connected(
+        label,
+        connection.peer,
+        identity.tls_version,
+        identity.verified,
+        resumed=identity.resumed,
+        seconds=seconds,
+    )

@@ -1,0 +1,69 @@
+"""
+Answers that are made here: loopback addresses, negative answers that can be cached, the least of ANY.
+
+Decides what they look like (RFC 6303 §3, RFC 2308, RFC 8482).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from dotproxy.wire.edns import DO, opt_record
+from dotproxy.wire.message import AA, CD, HEADER, HEADER_SIZE, QR, RA, RD, QueryInfo
+from dotproxy.wire.names import from_text
+from dotproxy.wire.responses import OUR_UDP_SIZE
+from dotproxy.wire.rrtypes import AAAA, ANY, HINFO, SOA, A
+
+_FIXED = Struct("!HHIH")
+
+#: Long enough to be of use, short enough for a change of mind (RFC 6303 §3).
+TTL = 10800
+
+_LOOPBACK = {A: b"\x7f\0\0\1", AAAA: b"\0" * 15 + b"\1"}
+_SOA_REST = from_text("nobody.invalid.") + Struct("!5I").pack(1, 3600, 1200, 604800, TTL)
+
+
+def negative(query: bytes, seen: QueryInfo, rcode: int, zone: bytes) -> bytes:
+    """
+    Return NXDOMAIN or, with ``rcode`` 0, no data, with the SOA of ``zone`` that lets it be cached.
+    """
+    rdata = zone + _SOA_REST
+    return _message(query, seen, rcode, b"", 0, zone + _FIXED.pack(SOA, 1, TTL, len(rdata)) + rdata)
+
+
+def loopback(query: bytes, seen: QueryInfo, zone: bytes) -> bytes:
+    """
+    Return the loopback addresses of the type asked for; no data for any other type.
+    """
+    types = (A, AAAA) if seen.qtype == ANY else (seen.qtype,)
+    rdatas = [(rtype, _LOOPBACK[rtype]) for rtype in types if rtype in _LOOPBACK]
+    if not rdatas:
+        return negative(query, seen, 0, zone)
+    answers = b"".join(b"\xc0\x0c" + _FIXED.pack(rtype, 1, TTL, len(rdata)) + rdata for rtype, rdata in rdatas)
+    return _message(query, seen, 0, answers, len(rdatas), b"")
+
+
+def minimal_any(query: bytes, seen: QueryInfo) -> bytes:
+    """
+    Return the one record that says that ANY is not answered here (RFC 8482 §4.2).
+    """
+    rdata = b"\x07RFC8482\0"
+    record = b"\xc0\x0c" + _FIXED.pack(HINFO, 1, TTL, len(rdata)) + rdata
+    return _message(query, seen, 0, record, 1, b"", is_ours=False)
+
+
+def _message(
+    query: bytes,
+    seen: QueryInfo,
+    rcode: int,
+    answers: bytes,
+    count: int,
+    authority: bytes,
+    *,
+    is_ours: bool = True,
+) -> bytes:
+    ident, flags = query[0] << 8 | query[1], query[2] << 8 | query[3]
+    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO, seen.ours) if seen.opt_at else b""
+    ours = QR | (AA if is_ours else 0) | flags & (RD | CD) | RA | rcode
+    header = HEADER.pack(ident, ours, 1, count, 1 if authority else 0, 1 if opt else 0)
+    return header + query[HEADER_SIZE : seen.question_end] + answers + authority + opt

@@ -1,0 +1,208 @@
+"""
+Messages made from other messages: answers of our own, and answers cut to fit.
+
+Decides how octets change on their way back.  What is answered, and to whom, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from dotproxy.errors import WireError
+from dotproxy.wire.edns import DO, EDE_OPTION, OPT, OPT_SIZE, PADDING, ExtendedError, ede_option, opt_record, options_of
+from dotproxy.wire.message import (
+    CD,
+    HEADER,
+    HEADER_SIZE,
+    OPCODE,
+    QR,
+    RA,
+    RD,
+    TC,
+    QueryInfo,
+    edns_flags_of,
+    question_of,
+)
+from dotproxy.wire.names import skip_name
+from dotproxy.wire.parsed_response import Answer
+
+#: What we say we take over UDP: the size that survives every path (RFC 9715 R3, DNS flag day 2020).
+OUR_UDP_SIZE = 1232
+
+#: One question, no records, with and without an OPT.
+_WITH_OPT, _BARE = b"\0\1\0\0\0\0\0\1", b"\0\1\0\0\0\0\0\0"
+
+_FIXED = struct.Struct("!HHIH")
+
+#: Options that no record of a truncated answer makes room for.
+_LEAST = frozenset((EDE_OPTION, PADDING))
+
+
+def refusal(query: bytes, rcode: int, seen: QueryInfo | None = None, error: ExtendedError | None = None) -> bytes:
+    """
+    Return an answer to ``query`` with no records: ``rcode``, its question if it has one, and, if it
+    came with EDNS, an OPT with ``error`` in it.
+
+    ``seen`` is None when ``query`` could not be parsed; there is then an OPT if one can be read in it, and with a
+    BADVERS, which cannot be said without one.  ``query`` has at least 12 octets.
+    """
+    ident, flags, _, _, _, _ = HEADER.unpack_from(query)
+    end = (seen.question_end if seen else question_of(query)) or HEADER_SIZE
+    opt = b""
+    if seen is None:
+        edns_flags = edns_flags_of(query)
+        if edns_flags is not None or rcode > 15:
+            opt = opt_record(OUR_UDP_SIZE, rcode, (edns_flags or 0) & DO)
+    elif seen.opt_at:
+        options = seen.ours + (ede_option(error) if error else b"")
+        opt = opt_record(OUR_UDP_SIZE, rcode, seen.edns_flags & DO, options)
+    ours = QR | flags & OPCODE | rcode & 15
+    if not flags & OPCODE:
+        ours |= flags & (RD | CD) | RA  # which are defined for QUERY alone
+    header = HEADER.pack(ident, ours, 1 if end > HEADER_SIZE else 0, 0, 0, 1 if opt else 0)
+    return header + query[HEADER_SIZE:end] + opt
+
+
+def reply_to(query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+    """
+    Return an upstream's ``reply`` as the answer to ``query``: its ID, its question as it was spelled.
+
+    Everything else is the upstream's, octet for octet.  An error that came without its question gets it
+    back, and an OPT if ``query`` has one, and no more.
+    """
+    end = seen.question_end
+    if reply[5]:
+        return query[:2] + reply[2:HEADER_SIZE] + query[HEADER_SIZE:end] + reply[end:]
+    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO, seen.ours) if seen.opt_at else b""
+    flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
+    return query[:2] + flags + (_WITH_OPT if opt else _BARE) + query[HEADER_SIZE:end] + opt
+
+
+def ask_over_tcp(query: bytes, seen: QueryInfo) -> bytes:
+    """
+    Return an answer with no records and TC set: there is one, but not over UDP.
+    """
+    answer = refusal(query, 0, seen)
+    return answer[:2] + bytes((answer[2] | TC >> 8,)) + answer[3:]
+
+
+def truncated(reply: bytes, query: bytes, seen: QueryInfo, limit: int, *, is_empty: bool = False) -> bytes:
+    """
+    Return ``reply`` with TC set and no longer than ``limit`` octets: its question as in ``query``, of its
+    records as many whole ones as fit, from the first (RFC 2181 §9; a stub that does not ask again over TCP can
+    use them), and OPT.
+
+    There is an OPT if and only if ``query`` has one (RFC 6891 §7).  In it are the reply's extended rcode and its
+    options, which records make room for, but for padding, which is for encrypted transports (RFC 7830 §6), and
+    Extended DNS Errors, which get what room the records leave (RFC 8914 §3).
+
+    One that ``is_empty`` has no records and no options but the listener's own: it is hardly longer than ``query``.
+    """
+    _, flags, _, *counts = HEADER.unpack_from(reply)
+    end = seen.question_end
+    records, opt_at, opt_end = _records_and_opt(reply, end, limit, counts)
+
+    def first_records(room: int) -> tuple[list[int], bytes]:
+        kept, cut = [0, 0, 0], end
+        for section, record_end in records:
+            if record_end > end + room:
+                break
+            cut = record_end
+            kept[section] += 1
+        return kept, reply[end:cut]
+
+    return _cut(query, seen, flags, reply[opt_at:opt_end], limit, None if is_empty else first_records)
+
+
+def truncated_answer(
+    answer: Answer, query: bytes, seen: QueryInfo, limit: int, *, age: int = 0, is_empty: bool = False
+) -> bytes:
+    """
+    Return the same as ``truncated`` of an answer that was taken apart, so many seconds later.
+
+    It is cut first: how much there is to do depends on ``limit``, not on the answer.
+    """
+    head, _, _, _, extended, options, _, _ = answer
+    answers, authorities = head[4] << 8 | head[5], head[6] << 8 | head[7]
+
+    def first_records(room: int) -> tuple[list[int], bytes]:
+        count, cut = answer.first_records(room)
+        before = min(count, answers + authorities)
+        kept = [min(count, answers), before - min(count, answers), count - before]
+        return kept, cut.aged(age) if age else cut.body
+
+    opt = opt_record(0, extended << 4, 0, options + seen.ours)
+    return _cut(query, seen, head[0] << 8 | head[1], opt, limit, None if is_empty else first_records)
+
+
+def _cut(
+    query: bytes,
+    seen: QueryInfo,
+    flags: int,
+    opt: bytes,
+    limit: int,
+    first_records: Callable[[int], tuple[list[int], bytes]] | None,
+) -> bytes:
+    """
+    Return a truncated answer with these flags and what fits of the OPT ``opt``, if there is one.
+
+    ``first_records`` returns how many records of each section fit into so many octets, and those; without it there are
+    none.
+    """
+    end, kept, records = seen.question_end, [0, 0, 0], b""
+    extended = opt[5] if opt else 0
+    options = seen.ours
+    if opt and first_records is not None:
+        options = _as_many_as_fit(opt, limit - end - OPT_SIZE, dropped=_LEAST)
+    opt_size = OPT_SIZE + len(options) if seen.opt_at else 0
+    if first_records is not None:
+        kept, records = first_records(limit - end - opt_size)
+        if opt:
+            options += _as_many_as_fit(opt, limit - end - len(records) - opt_size, only=EDE_OPTION)
+    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, kept[0], kept[1], kept[2] + bool(seen.opt_at))
+    cut = header + query[HEADER_SIZE:end] + records
+    return cut + opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options) if seen.opt_at else cut
+
+
+def _records_and_opt(reply: bytes, end: int, limit: int, counts: list[int]) -> tuple[list[tuple[int, int]], int, int]:
+    """
+    Return the section and the end of each record that ends within ``limit``, as far as they can be walked and
+    nothing but the OPT stands between them; and where the OPT begins and ends, 0 and 0 without one.
+    """
+    records: list[tuple[int, int]] = []
+    opt_at = opt_end = 0
+    offset, last, size = end, end, len(reply)
+    try:
+        for section, count in enumerate(counts):
+            for _ in range(count):
+                start = offset
+                # The usual owner is a pointer; anything else is walked.
+                offset = offset + 2 if offset < size and reply[offset] >= 0xC0 else skip_name(reply, offset)
+                rtype, _, _, rdlength = _FIXED.unpack_from(reply, offset)
+                offset += 10 + rdlength
+                if offset > size:
+                    return records, opt_at, opt_end
+                if rtype == OPT:
+                    opt_at, opt_end = start, offset
+                elif start == last and offset <= limit:
+                    last = offset
+                    records.append((section, last))
+    except (WireError, struct.error):
+        pass
+    return records, opt_at, opt_end
+
+
+def _as_many_as_fit(opt: bytes, room: int, *, dropped: frozenset[int] = frozenset(), only: int = -1) -> bytes:
+    """
+    Return the options of an OPT that fit into so many octets, the first before others, as far as they can be read.
+    """
+    kept: list[bytes] = []
+    try:
+        for code, start, stop in options_of(opt, 0, len(opt)):
+            if code not in dropped and only in (code, -1) and stop - start <= room:
+                kept.append(opt[start:stop])
+                room -= stop - start
+    except WireError:
+        pass
+    return b"".join(kept)

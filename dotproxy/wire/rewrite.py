@@ -1,0 +1,292 @@
+"""
+EDNS from hop to hop (RFC 6891 §6.1.1): the OPT a question leaves with, and the OPT its answer gets.
+
+Decides which options travel: COOKIE, tcp-keepalive and padding are between two neighbours and never passed
+on (RFC 7873 §5, RFC 7828 §3, RFC 7830 §3); client subnet is what the operator says (RFC 7871); all others
+pass both ways.  Questions are padded (RFC 8467 §4.1), whether or not the client speaks EDNS, and ask the upstream
+how long it keeps connections (RFC 7828 §3.2.1); a client without EDNS sees none of it.  AD is for clients that
+know it (RFC 6840 §5.8).  A signed message is passed on as it is, but for its ID (RFC 8945 §5.5).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from struct import Struct
+
+from dotproxy.errors import TruncatedReply, WireError
+from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option
+from dotproxy.wire.message import (
+    AD,
+    CD,
+    HEADER,
+    HEADER_SIZE,
+    MAX_MESSAGE,
+    RD,
+    SERVFAIL,
+    TC,
+    QueryInfo,
+    peek,
+    sections_of,
+)
+from dotproxy.wire.parsed_response import Answer, error_alone, options_without, take_apart
+from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, reply_to, truncated, truncated_answer
+
+#: Octets of a client's EDNS options that an upstream is sent: all of those in use fit many times.
+MAX_PASSED = 512
+
+_BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
+
+_COUNT = Struct("!H")
+_TC = TC >> 8
+
+#: The fourth octet of a header, with AD.
+_WITH_AD = [bytes((octet | AD,)) for octet in range(256)]
+
+#: The third octet of a header, without TC, which means something in responses alone (RFC 1035 §4.1.1).
+_WITHOUT_TC = [bytes((octet & ~_TC,)) for octet in range(256)]
+
+_PADDING_ALONE = frozenset((PADDING,))
+_PADDING_CODE = PADDING.to_bytes(2, "big")
+
+_PLAIN_OPT = {do: opt_record(OUR_UDP_SIZE, 0, do) for do in (0, DO)}
+
+#: SOURCE PREFIX-LENGTH 0: do not tell anybody where the client is (RFC 7871 §7.1.2).
+_PRIVATE = option(ECS, b"\0\1\0\0")
+
+
+class Subnet(Enum):
+    """
+    What happens to client subnet: ask for privacy, say nothing, or pass on what the client says.
+    """
+
+    PRIVATE = "private"
+    OFF = "off"
+    PASS = "pass"  # noqa: S105 (no password)
+
+
+class PassthroughRewriter:
+    """
+    Passes everything on as it is, options and all, but for padding, which is of the encrypted hop alone, and TC of
+    queries: what ``transparent`` means.
+
+    ``block`` is the size questions that have an OPT are padded to a multiple of, 0 for none but the client's padding;
+    ``truncates_all``: answers too long for a datagram have no records at all.
+    """
+
+    #: Answers are for who asked, and for nobody else.
+    is_shared = False
+
+    def __init__(self, block: int = 0, *, truncates_all: bool = False) -> None:
+        self._block = block
+        self._truncates_all = truncates_all
+
+    def passing(self, query: bytes, seen: QueryInfo) -> bytes:
+        """
+        Return nothing: its options are not looked at.
+        """
+        return b""
+
+    def outgoing(self, query: bytes, seen: QueryInfo, *, for_others: bool = False) -> bytes:
+        """
+        Return ``query`` without TC, and padded if it has an OPT; of what is signed, all as it is.
+        """
+        if seen.is_signed:
+            return query
+        if query[2] & _TC:
+            query = query[:2] + _WITHOUT_TC[query[2]] + query[3:]
+        return _padded(query, seen, self._block) if self._block and seen.opt_at else query
+
+    def read(self, query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+        """
+        Return ``reply`` without padding, if ``query`` could be padded.
+        """
+        return reply if seen.is_signed or not seen.opt_at else _unpadded(reply, seen)
+
+    def written(self, query: bytes, seen: QueryInfo, answer: bytes, age: int = 0, limit: int = MAX_MESSAGE) -> bytes:
+        """
+        Return ``answer`` with the query's ID, truncated if it is longer than ``limit`` octets.
+        """
+        reply = reply_to(query, seen, answer)
+        return reply if len(reply) <= limit else truncated(reply, query, seen, limit, is_empty=self._truncates_all)
+
+    def part(self, query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+        """
+        Return one message of a transfer with the query's ID.
+
+        :raises WireError: never.
+        """
+        return query[:2] + self.read(query, seen, reply)[2:]
+
+
+class EdnsRewriter:
+    """
+    An OPT of our own on each hop.
+
+    ``block`` is the size questions are padded to a multiple of, 0 for no padding; ``truncates_all``: answers too long
+    for a datagram have no records at all.
+    """
+
+    is_shared = True
+
+    def __init__(self, block: int = 128, subnet: Subnet = Subnet.PRIVATE, *, truncates_all: bool = False) -> None:
+        self._block = block
+        self._truncates_all = truncates_all
+        self._subnet = subnet
+        self._dropped = _BETWEEN_NEIGHBOURS | (frozenset() if subnet is Subnet.PASS else {ECS})
+        self._added = option(KEEPALIVE, b"") + (_PRIVATE if subnet is Subnet.PRIVATE else b"")
+        # The tail of a question without options of the client's: by DO, and by the length of what is before.
+        self._tails = {do: [self._tail(do, self._added, length) for length in range(block or 1)] for do in (0, DO)}
+
+    def passing(self, query: bytes, seen: QueryInfo) -> bytes:
+        """
+        Return those options of a query that travel, in wire form; none if they are longer than ``MAX_PASSED``.
+
+        :raises WireError: if an option in it is malformed (RFC 6891 §7: FORMERR).
+        """
+        if seen.is_signed:
+            return b""
+        passed = options_without(query, seen.opt_at, seen.opt_end, self._dropped)
+        return passed if len(passed) <= MAX_PASSED else b""
+
+    def outgoing(self, query: bytes, seen: QueryInfo, *, for_others: bool = False) -> bytes:
+        """
+        Return ``query`` with our OPT instead of its own, and in it the options of ``seen.passed``.
+
+        If the answer is ``for_others``, too, it has AD set, as somebody among them may want to know (RFC 6840 §5.7).
+        """
+        if seen.is_signed:
+            return query
+        do = seen.edns_flags & DO
+        head = query[HEADER_SIZE : seen.question_end]
+        additionals = query[10] << 8 | query[11]
+        if additionals - bool(seen.opt_at) or query[6:10] != b"\0\0\0\0":
+            before = (query[6] << 8 | query[7]) + (query[8] << 8 | query[9])
+            # What stands after the last record would be read as one, with our OPT behind it.
+            end = sections_of(query, seen.question_end, before, additionals)[3]
+            head = query[HEADER_SIZE : seen.opt_at or end] + (query[seen.opt_end : end] if seen.opt_at else b"")
+        additionals += not seen.opt_at
+        flags = _WITHOUT_TC[query[2]] + (_WITH_AD[query[3]] if for_others else query[3:4])
+        message = query[:2] + flags + query[4:10] + _COUNT.pack(additionals) + head
+        if seen.passed:
+            message += self._tail(do, seen.passed + self._added, len(message))
+        else:
+            tails = self._tails[do]
+            message += tails[len(message) % len(tails)]
+        return message if len(message) <= MAX_MESSAGE else query  # there is no room to hide its length in
+
+    def read(self, query: bytes, seen: QueryInfo, reply: bytes) -> Answer | bytes:
+        """
+        Return what ``reply`` says to ``query``, to be ``written`` for whoever asked the same; of what is signed, all.
+
+        :raises TruncatedReply: if it was truncated.
+        :raises WireError: if its records cannot be walked, or its OPT is not well formed.
+        """
+        if seen.is_signed:
+            return reply
+        if not reply[5]:
+            flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
+            return error_alone(reply, flags, seen.question_end, self._dropped)
+        if reply[2] & _TC:
+            raise TruncatedReply
+        return take_apart(reply, seen.question_end, self._dropped)
+
+    def written(
+        self, query: bytes, seen: QueryInfo, answer: Answer | bytes, age: int = 0, limit: int = MAX_MESSAGE
+    ) -> bytes:
+        """
+        Return the answer to ``query``, so many seconds later: with an OPT if and only if the query has one, truncated
+        if it is longer than ``limit`` octets.
+        """
+        if isinstance(answer, bytes):
+            reply = reply_to(query, seen, answer)
+            return reply if len(reply) <= limit else truncated(reply, query, seen, limit, is_empty=self._truncates_all)
+        head, additionals, rest, _, extended, options, end, _ = answer
+        opt = b""
+        if seen.opt_at:
+            options += seen.ours
+            if options or extended:
+                opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options)
+            else:
+                opt = _PLAIN_OPT[seen.edns_flags & DO]
+        elif extended:
+            return refusal(query, SERVFAIL, seen)  # an rcode that cannot be told without EDNS
+        if head[1] & AD and not (query[3] & AD or seen.edns_flags & DO):
+            head = bytes((head[0], head[1] & ~AD)) + head[2:]
+        if end + len(rest) + len(opt) > limit:
+            if limit < MAX_MESSAGE:
+                answer = answer._replace(head=head)
+                return truncated_answer(answer, query, seen, limit, age=age, is_empty=self._truncates_all)
+            opt = b""  # the longest answers have no room for it
+        if age:
+            rest = answer.aged(age)
+        if opt:
+            additionals += 1
+        return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest + opt
+
+    def part(self, query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+        """
+        Return one message of a transfer; of those after the first the question may be missing (RFC 5936 §2.2.1).
+
+        :raises WireError: as ``read``.
+        """
+        if seen.is_signed:
+            return query[:2] + reply[2:]
+        end = seen.question_end if reply[5] else HEADER_SIZE
+        return self.written(query, seen, take_apart(reply, end, self._dropped))
+
+    def _tail(self, do: int, options: bytes, length: int) -> bytes:
+        if self._block:
+            short = -(length + OPT_SIZE + len(options) + 4) % self._block
+            options += option(PADDING, bytes(short))
+        return opt_record(OUR_UDP_SIZE, 0, do, options)
+
+
+def with_least_opt(sent: bytes) -> bytes:
+    """
+    Return a query as ``EdnsRewriter`` wrote it, but without OPT, so that there is none in the response, which has room
+    for so much more; with DO, which needs an OPT, with one that has no options.  Return b"" if it is that already.
+
+    Without an OPT nothing is padded, and client subnet is not spoken of: this is for what cannot be had otherwise.
+    """
+    seen = peek(sent)
+    do = seen.edns_flags & DO
+    least = _PLAIN_OPT[DO] if do else b""
+    if seen.opt_end - seen.opt_at == len(least):
+        return b""
+    additionals = (sent[10] << 8 | sent[11]) - (not do)
+    return sent[:10] + _COUNT.pack(additionals) + sent[HEADER_SIZE : seen.opt_at] + least + sent[seen.opt_end :]
+
+
+def _padded(query: bytes, seen: QueryInfo, block: int) -> bytes:
+    """
+    Return ``query`` with padding at the end of its OPT, in place of what was there; as it is if its OPT is not the
+    last of it, or not well formed, or there is no room.
+    """
+    if seen.opt_end < len(query):
+        return query
+    try:
+        options = options_without(query, seen.opt_at, seen.opt_end, _PADDING_ALONE)
+    except WireError:
+        return query
+    end = seen.opt_at + OPT_SIZE
+    options += option(PADDING, bytes(-(end + len(options) + 4) % block))
+    padded = query[: end - 2] + _COUNT.pack(len(options)) + options
+    return padded if len(padded) <= MAX_MESSAGE else query
+
+
+def _unpadded(reply: bytes, seen: QueryInfo) -> bytes:
+    """
+    Return ``reply`` without its padding; as it is if it has none, or cannot be read, or something follows its OPT.
+    """
+    if _PADDING_CODE not in reply:
+        return reply
+    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(reply)
+    end = seen.question_end if questions else HEADER_SIZE
+    try:
+        opt_at, opt_end, _, _ = sections_of(reply, end, answers + authorities, additionals)
+        options = options_without(reply, opt_at, opt_end, _PADDING_ALONE)
+    except WireError:
+        return reply
+    if not opt_at or opt_end < len(reply) or len(options) == opt_end - opt_at - OPT_SIZE:
+        return reply
+    return reply[: opt_at + OPT_SIZE - 2] + _COUNT.pack(len(options)) + options

@@ -1,3 +1,0 @@
-"""
-Several processes that are one proxy.
-"""

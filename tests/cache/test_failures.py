@@ -1,0 +1,75 @@
+"""
+How long a failure lasts.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.cache.failures import FIRST, LONGEST, MOST, MOST_OPTIONS, FailureCache
+from dotproxy.wire.parsed_response import Answer
+
+
+class FailuresTests(SynchronousTestCase):
+    """
+    RFC 9520 §3.2.
+    """
+
+    def waits(self, failures: FailureCache, times: int, pause: float = 0.0) -> list[float]:
+        """
+        For how long it is not tried again, each time it fails as soon as it is tried.
+        """
+        waits: list[float] = []
+        now = 100.0
+        for _ in range(times):
+            failures.add(b"k", "why", now)
+            failure = failures.get(b"k")
+            assert failure is not None
+            waits.append(failure.until - now)
+            now = failure.until + pause
+        return waits
+
+    def test_it_grows(self) -> None:
+        """
+        Five seconds, twice as long each time, and never longer than the longest (RFC 9520 §3.2).
+        """
+        self.assertEqual([FIRST, 10.0, 20.0, LONGEST, LONGEST], self.waits(FailureCache(), 5))
+
+    def test_what_is_long_ago_does_not_count(self) -> None:
+        """
+        A failure that nobody asked about again for a while is the first again.
+        """
+        self.assertEqual([FIRST, FIRST], self.waits(FailureCache(), 2, LONGEST + 1))
+
+    def test_it_is_forgotten(self) -> None:
+        """
+        When it goes well, and when everything may go well.
+        """
+        failures = FailureCache()
+        failures.add(b"a", "why", 0.0)
+        failures.add(b"b", "why", 0.0)
+        failures.remove(b"a")
+        failures.remove(b"never")
+        self.assertIsNone(failures.get(b"a"))
+        failures.clear()
+        self.assertEqual(0, len(failures))
+
+    def test_they_are_bounded(self) -> None:
+        """
+        The oldest goes first.
+        """
+        failures = FailureCache()
+        for number in range(MOST + 5):
+            failures.add(b"%d" % number, "why", 0.0)
+        self.assertEqual(MOST, len(failures))
+        self.assertIsNone(failures.get(b"4"))
+        self.assertIsNotNone(failures.get(b"5"))
+
+    def test_long_options_are_not_kept(self) -> None:
+        """
+        What an upstream says about a failure is kept unless it is long: it is the upstream that says how long it is.
+        """
+        failures = FailureCache()
+        for number, size in enumerate((MOST_OPTIONS, MOST_OPTIONS + 1, 65000)):
+            failures.add(b"%d" % number, Answer(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 1, bytes(size), 21), 0.0)
+        kept = [failure.what for number in range(3) if (failure := failures.get(b"%d" % number))]
+        self.assertEqual([MOST_OPTIONS, 0, 0], [len(answer.options) for answer in kept])
+        self.assertEqual([18, 18, 18], [answer.rcode for answer in kept])

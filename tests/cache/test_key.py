@@ -1,0 +1,145 @@
+"""
+Which queries ask the same question.
+"""
+
+import itertools
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.tsig
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.cache.key import key_of, name_in
+from dotproxy.errors import WireError
+from dotproxy.wire.message import peek
+from dotproxy.wire.rewrite import EdnsRewriter, Subnet
+
+NSID = dns.edns.GenericOption(3, b"")
+COOKIE = dns.edns.GenericOption(10, b"cookie!!")
+
+
+def make(name: str = "www.test.", rtype: str = "A", flags: int = 0x100, **changes: object) -> bytes:
+    """
+    A query.
+    """
+    rclass = str(changes.pop("rclass", "IN"))
+    query = dns.message.make_query(name, rtype, rclass, **changes)
+    query.flags = dns.flags.Flag(flags)
+    return query.to_wire()
+
+
+def key(wire: bytes, subnet: Subnet = Subnet.PRIVATE) -> bytes:
+    """
+    Its key.
+    """
+    seen = peek(wire)
+    if seen.opt_at:
+        seen = seen._replace(passed=EdnsRewriter(subnet=subnet).passing(wire, seen))
+    return key_of(wire, seen)
+
+
+class KeyTests(SynchronousTestCase):
+    """
+    What matters and what does not.
+    """
+
+    def test_the_same_question(self) -> None:
+        """
+        Spelling, ID, EDNS, its size, AD, TC, cookies: an answer is the same for all of them (RFC 4343 §3).
+        """
+        same = [
+            make(),
+            make("WwW.tEsT."),
+            make(id=7),
+            make(use_edns=0),
+            make(use_edns=0, payload=4096),
+            make(flags=0x120),
+            make(flags=0x300),
+            make(flags=0x320, use_edns=0),
+            make(use_edns=0, options=[COOKIE]),
+        ]
+        self.assertEqual(1, len({key(wire) for wire in same}))
+        self.assertTrue(key(same[0]))
+
+    def test_other_questions(self) -> None:
+        """
+        Name, type, class, DO (RFC 3225 §3) and CD are all of the question; a type is not folded like a name.
+        """
+        others = [
+            make(),
+            make("ww.test."),
+            make("w.ww.test."),
+            make(rtype="TYPE65"),
+            make(rtype="TYPE97"),
+            make(rtype="TYPE256"),
+            make(rclass="CH"),
+            make(use_edns=0, ednsflags=0x8000),
+            make(flags=0x110),
+            make(flags=0x110, use_edns=0, ednsflags=0x8000),
+            make(rtype="ANY"),
+        ]
+        for one, other in itertools.combinations(others, 2):
+            self.assertNotEqual(key(one), key(other))
+        self.assertTrue(all(map(key, others)))
+
+    def test_questions_of_their_own(self) -> None:
+        """
+        Without RD, with other flags, options that travel (NSID, RFC 5001 §2.1), other records, signatures, or of types that are
+        no data.
+        """
+        signed = dns.message.make_query("www.test.", "A")
+        signed.use_tsig(dns.tsig.Key("key.", b"secret"))
+        extra = dns.message.make_query("www.test.", "A")
+        extra.additional.append(dns.rrset.from_text("x.test.", 1, "IN", "A", "192.0.2.1"))
+        alone = [
+            *(make(flags=flags) for flags in (0, 0x140, 0x180, 0x200, 0x340, 0x500)),
+            make(use_edns=0, options=[NSID]),
+            make(use_edns=0, ednsflags=0x4000),
+            *(make(rtype=rtype) for rtype in ("TYPE128", "TYPE249", "TYPE253", "TYPE254")),
+            signed.to_wire(),
+            extra.to_wire(),
+        ]
+        self.assertEqual([b""] * len(alone), [key(wire) for wire in alone])
+
+    def test_client_subnets(self) -> None:
+        """
+        Where they are passed on, each has an answer of its own (RFC 7871 §7.5); with more options it is for one alone.
+        """
+        subnets = [dns.edns.ECSOption("192.0.2.0", bits) for bits in (0, 16, 24)]
+        asked = [make(use_edns=0, options=[subnet]) for subnet in subnets] + [make()]
+        self.assertEqual(4, len({key(wire, Subnet.PASS) for wire in asked} - {b""}))
+        self.assertEqual(1, len({key(wire) for wire in asked}))
+        self.assertEqual(b"", key(make(use_edns=0, options=[subnets[0], NSID]), Subnet.PASS))
+        self.assertEqual(b"", key(make(use_edns=0, options=[NSID, subnets[0]]), Subnet.PASS))
+
+    def test_a_client_subnet_that_is_none(self) -> None:
+        """
+        Longer than any address: for one alone, since keys are kept, and a key has no octets to spare.
+        """
+        long = make(use_edns=0, options=[dns.edns.GenericOption(8, bytes(21))])
+        longest = make(use_edns=0, options=[dns.edns.ECSOption("2001:db8::1", 128)])
+        self.assertEqual(b"", key(long, Subnet.PASS))
+        self.assertNotEqual(b"", key(longest, Subnet.PASS))
+
+    def test_names_in_keys(self) -> None:
+        """
+        A key begins with its name.
+        """
+        self.assertEqual(b"\3www\4test\0", name_in(key(make("WWW.test."))))
+        self.assertEqual(b"\0", name_in(key(make("."))))
+
+    @given(st.binary(max_size=80))
+    def test_any_octets(self, wire: bytes) -> None:
+        """
+        Whatever can be looked at has a key or none, and one that begins with its name in lower case.
+        """
+        try:
+            seen = peek(wire)
+        except WireError:
+            return
+        found = key_of(wire, seen)
+        if found:
+            self.assertEqual(wire[12 : seen.question_end - 4].lower(), name_in(found))

@@ -1,0 +1,311 @@
+"""
+Which socket is given which question: by the kernel, on loopback.
+"""
+
+import operator
+import socket
+import struct
+import sys
+from array import array
+from collections import Counter
+from functools import cache
+from hashlib import shake_256
+from unittest import SkipTest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.downstream.reuseport_bpf import (
+    BPF_A,
+    BPF_ADD,
+    BPF_ALU,
+    BPF_AND,
+    BPF_B,
+    BPF_IMM,
+    BPF_IND,
+    BPF_JA,
+    BPF_JEQ,
+    BPF_JMP,
+    BPF_LDX,
+    BPF_LSH,
+    BPF_MEM,
+    BPF_MISC,
+    BPF_MOD,
+    BPF_MUL,
+    BPF_OR,
+    BPF_RET,
+    BPF_RSH,
+    BPF_ST,
+    BPF_SUB,
+    BPF_X,
+    BPF_XOR,
+    program,
+    steer,
+)
+from dotproxy.downstream.sockets import bind_every
+from dotproxy.testing.client import make_query
+from dotproxy.wire.message import question_of
+from dotproxy.wire.names import from_text
+
+#: What somebody who does not know them could not choose names by.
+KEYS = (b"one", b"two", b"three")
+
+#: Names that went to one worker when the hash had no key, and left out what is in the middle of a label.
+AIMED = [f"abc{number:08}wxyz.example." for number in range(20000)]
+
+
+def run(instructions: bytes, message: bytes) -> int:
+    """
+    Return what a program returns for a message, as the kernel's interpreter would.
+    """
+    code = list(struct.iter_unpack("=HBBI", instructions))
+    a = x = at = 0
+    scratch = [0] * 16
+    while True:
+        what, if_so, if_not, constant = code[at]
+        at += 1
+        kind, operand = what & 7, x if what & BPF_X else constant
+        if what == BPF_RET | BPF_A:
+            return a
+        if kind == BPF_ALU:
+            a = ALU[what & 0xF0](a, operand) & 0xFFFFFFFF
+        elif kind == BPF_JMP:
+            operation = what & 0xF0
+            if operation == BPF_JA:
+                at += constant
+            else:
+                at += if_so if (a == operand if operation == BPF_JEQ else a >= operand) else if_not
+        elif kind == BPF_ST:
+            scratch[constant] = a
+        elif kind == BPF_MISC:
+            x = a
+        elif kind == BPF_LDX:
+            x = constant if what & 0xE0 == BPF_IMM else scratch[constant]
+        elif what & 0xE0 in (BPF_IMM, BPF_MEM):
+            a = constant if what & 0xE0 == BPF_IMM else scratch[constant]
+        else:
+            where = constant + (x if what & 0xE0 == BPF_IND else 0) & 0xFFFFFFFF
+            size = 1 if what & BPF_B else 4
+            if where + size > len(message):
+                return 0
+            a = int.from_bytes(message[where : where + size], "big")
+
+
+ALU = {
+    BPF_ADD: operator.add,
+    BPF_SUB: operator.sub,
+    BPF_MUL: operator.mul,
+    BPF_OR: operator.or_,
+    BPF_AND: operator.and_,
+    BPF_LSH: lambda a, bits: a << bits,
+    BPF_RSH: lambda a, bits: a >> bits,
+    BPF_MOD: operator.mod,
+    BPF_XOR: operator.xor,
+}
+
+
+@cache
+def numbers_of(key: bytes) -> list[int]:
+    """
+    The random numbers that a key stands for.
+    """
+    return array("I", shake_256(key).digest(4 * 134)).tolist()
+
+
+def expected(key: bytes, name: bytes, count: int) -> int:
+    """
+    Return which of so many sockets a name is for, in wire form without the root, by the definition of the hash.
+    """
+    numbers = iter(numbers_of(key))
+    of_words = [next(numbers) for _ in range(126)]
+    name = bytes(octet | 0x20 if 0x41 <= octet <= 0x5A else octet for octet in name)
+    total = len(name) * next(numbers)
+    last = [next(numbers), next(numbers)]
+    whole = [name[at : at + 4] for at in range(0, len(name) - len(name) % 4, 4)]
+    for word, factors in ((word, of_words[2 * at :]) for at, word in enumerate(whole)):
+        total += int.from_bytes(word[:2], "big") * factors[0] + int.from_bytes(word[2:], "big") * factors[1]
+    end = name[-4:].rjust(4, b"\0")
+    total += int.from_bytes(end[:2], "big") * last[0] + int.from_bytes(end[2:], "big") * last[1]
+    sixteen = total >> 16 & 0xFFFF
+    for shift in (7, 9):
+        sixteen = sixteen * (next(numbers) | 1) & 0xFFFF
+        sixteen ^= sixteen >> shift
+    return sixteen % count
+
+
+def wire(name: str) -> bytes:
+    """
+    A name without the root.
+    """
+    return from_text(name)[:-1]
+
+
+class HashTests(SynchronousTestCase):
+    """
+    The program, interpreted.
+    """
+
+    @settings(deadline=None)
+    @given(st.lists(st.binary(min_size=1, max_size=63) | st.binary(min_size=1, max_size=2), max_size=90), st.binary())
+    def test_it_is_what_it_is_said_to_be(self, labels: list[bytes], key: bytes) -> None:
+        """
+        For any name there can be.
+        """
+        while sum(len(label) + 1 for label in labels) > 254:
+            labels.pop()
+        name = b"".join(bytes([len(label)]) + label for label in labels)
+        message = bytes(12) + name + b"\0\0\1\0\1"
+        self.assertEqual(expected(key, name, 7), run(program(7, key), message))
+
+    def test_nobody_can_aim(self) -> None:
+        """
+        Of names that are all alike, and of such as all go to one worker with another key, no worker gets more than
+        half as many again as its share; nor of such as differ in what a simpler hash takes for upper and lower case.
+        """
+        binary = [
+            bytes([16]) + bytes(0x30 ^ (number >> bit & 1) << 5 for bit in range(16)) + wire("example.")
+            for number in range(20000)
+        ]
+        eighth = [bytes([15]) + bytes(0xC1 ^ (number >> bit & 1) << 5 for bit in range(15)) for number in range(20000)]
+        for names, keys in ((list(map(wire, AIMED)), KEYS), (binary, KEYS[:1]), (eighth, KEYS[1:2])):
+            for key in keys:
+                shares = Counter(expected(key, name, 8) for name in names)
+                self.assertLess(max(shares.values()), 1.5 * len(names) / 8)
+                self.assertEqual(8, len(shares))
+        aimed = [name for name in map(wire, AIMED) if expected(b"known", name, 8) == 3]
+        self.assertGreater(len(aimed), 2000)
+        for key in KEYS:
+            shares = Counter(expected(key, name, 8) for name in aimed)
+            self.assertLess(max(shares.values()), 1.5 * len(aimed) / 8)
+
+    def test_where_there_is_room_for_less(self) -> None:
+        """
+        Of a name of more than 128 octets those and the last four are hashed; it is always for the same socket.
+        """
+        for names in (
+            [f"{number:05}.{'a-long-label-' * 4}.{'b-long-label-' * 4}.{'c' * 60}.com." for number in range(400)],
+            [f"{'a-long-label-' * 4}.{'b-long-label-' * 4}.{number:05}.{'c' * 60}.com." for number in range(400)],
+            [f"{number:05}.example." for number in range(400)],
+        ):
+            made = program(4, b"key", 64, 32)
+            shares = Counter(run(made, make_query(name, 1)) for name in names)
+            self.assertEqual(4, len(shares), names[0])
+            self.assertLess(max(shares.values()), 150)
+            self.assertEqual(
+                run(made, make_query(names[7], 1)), run(made, make_query(names[7].upper(), 28, edns=False))
+            )
+
+
+class SteeringTests(SynchronousTestCase):
+    """
+    Several sockets on one address.
+    """
+
+    def setUp(self) -> None:
+        """
+        Three of them.
+        """
+        if sys.platform != "linux":
+            raise SkipTest("this system has no such thing")
+        datagrams, (streams,) = bind_every([("127.0.0.1", 0)], 3)
+        self.sockets = [bound for (bound,) in datagrams]
+        for bound in (*self.sockets, streams):
+            self.addCleanup(bound.close)
+        self.assertTrue(steer(self.sockets))
+        self.address = self.sockets[0].getsockname()
+
+    def whose(self, message: bytes) -> int:
+        """
+        Which of them is given a message, from a client nobody has seen before.
+        """
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            client.sendto(message, self.address)
+        for number, bound in enumerate(self.sockets):
+            try:
+                self.assertEqual(message, bound.recv(65535))
+            except BlockingIOError:
+                continue
+            return number
+        raise AssertionError
+
+    def test_a_name_is_one_sockets(self) -> None:
+        """
+        Whatever the spelling, the type, the ID, the flags and EDNS.
+        """
+
+        @settings(max_examples=300, deadline=None)
+        @given(st.lists(st.binary(min_size=1, max_size=63), max_size=3), st.integers(0, 65535), st.data())
+        def check(labels: list[bytes], ident: int, data: st.DataObject) -> None:
+            name = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
+            other = bytearray(name)
+            where = 0
+            for label in labels:
+                where += 1
+                for place in range(where, where + len(label)):
+                    if chr(other[place]).isascii() and chr(other[place]).isalpha() and data.draw(st.booleans()):
+                        other[place] ^= 0x20
+                where += len(label)
+            message = bytes(2) + b"\1\0\0\1\0\0\0\0\0\0" + name + b"\0\1\0\1"
+            with_edns = make_query("x.", 1, edns=True)
+            opt = with_edns[question_of(with_edns) :]
+            head = ident.to_bytes(2, "big") + b"\0\x10\0\1\0\0\0\0\0\1"
+            self.assertEqual(self.whose(message), self.whose(head + bytes(other) + b"\0\x41\0\1" + opt))
+
+        check()
+
+    def test_names_are_spread(self) -> None:
+        """
+        Also such as differ in one octet, at either end of a label, or in a label further up.
+        """
+        for names in (
+            [f"n{number:05}.example." for number in range(600)],
+            [f"www.a-rather-long-name-{number}.com." for number in range(600)],
+            [f"{number}-a-rather-long-name.com." for number in range(600)],
+            [f"{number % 250}.{number // 250}.0.10.in-addr.arpa." for number in range(600)],
+            [f"a.b.c.d.e.f.{number}.com." for number in range(600)],
+            [f"{number}." for number in range(600)],
+        ):
+            counted = Counter(self.whose(make_query(name, 1)) for name in names)
+            self.assertEqual(3, len(counted), names[0])
+            self.assertGreater(min(counted.values()), 130, names[0])
+
+    def test_nobody_can_aim(self) -> None:
+        """
+        Whatever key was made, none of the sockets gets more than half as many again as its share.
+        """
+        shares = Counter(self.whose(make_query(name, 1)) for name in AIMED[::10])
+        self.assertEqual(3, len(shares))
+        self.assertLess(max(shares.values()), 1.5 * 2000 / 3)
+
+    def test_another_start_another_key(self) -> None:
+        """
+        Names do not go where they went before.
+        """
+        before = [self.whose(make_query(name, 1)) for name in AIMED[:300]]
+        self.assertEqual(before, [self.whose(make_query(name, 1)) for name in AIMED[:300]])
+        self.assertTrue(steer(self.sockets))
+        after = [self.whose(make_query(name, 1)) for name in AIMED[:300]]
+        self.assertGreater(sum(one != other for one, other in zip(before, after, strict=True)), 100)
+
+    def test_what_is_no_message(self) -> None:
+        """
+        Is the first one's.
+        """
+        for message in (b"", b"x", bytes(12), bytes(12) + b"\x3fabc", bytes(12) + b"\xc0\x0c", bytes(11)):
+            self.assertEqual(0, self.whose(message), message)
+
+    def test_a_program_that_the_kernel_takes(self) -> None:
+        """
+        It is no longer than 4,096 instructions (BPF_MAXINSNS).
+        """
+        for count in (2, 256):
+            self.assertEqual(0, len(program(count, KEYS[0])) % 8)
+            self.assertLess(len(program(count, KEYS[0])) // 8, 4096)
+
+    def test_elsewhere(self) -> None:
+        """
+        A socket for which that is nothing is said to be one.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            self.assertFalse(steer([other]))

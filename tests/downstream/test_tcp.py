@@ -1,0 +1,703 @@
+"""
+One TCP client.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import dns.edns
+import dns.message
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.names.client import Resolver
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.downstream.server_factory import ListenerFactory
+from dotproxy.downstream.tcp import StreamListener
+from dotproxy.errors import ClientEnd
+from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.stream_limits import FIRST_WINDOW, MAX_UNREAD, MAX_UNREAD_IN_ALL
+from dotproxy.wire.framing import MAX_QUERY, Deframer, frame
+from dotproxy.wire.message import peek
+
+
+class Transport(StringTransport):
+    """
+    A TCP transport that notes what is done to it.
+    """
+
+    def __init__(self, host: str = "127.0.0.9") -> None:
+        super().__init__(peerAddress=IPv4Address("TCP", host, 4711))
+        self.writes: list[bytes] = []
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """
+        Nothing to note.
+        """
+
+    def write(self, data: bytes) -> None:
+        """
+        Octets for the client.
+        """
+        self.writes.append(data)
+
+
+class Asker:
+    """
+    A forwarder in whose place a test answers.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[bytes, Any]]] = []
+        self.silent = 0
+        self.at_once = False
+        self.answer: bytes | None = None
+        self.takes: Callable[[], object] = lambda: None
+
+    def handle_batch(self, listener: Any, batch: Iterable[tuple[bytes, Any]]) -> int:
+        """
+        Called by the listener.
+        """
+        questions = list(batch)
+        self.batches.append(questions)
+        self.takes()
+        if self.answer is not None:
+            listener.send_answers([(self.answer, client) for _, client in questions])
+        elif self.at_once:
+            listener.send_answers(questions)
+        return self.silent
+
+
+class Source:
+    """
+    Where parts come from.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pause(self) -> None:
+        """
+        Called by the listener.
+        """
+        self.told.append("pause")
+
+    def resume(self) -> None:
+        """
+        Called by the listener.
+        """
+        self.told.append("resume")
+
+    def client_gone(self) -> None:
+        """
+        Called by the listener.
+        """
+        self.told.append("gone")
+
+
+class StreamScene(SynchronousTestCase):
+    """
+    A client that is connected, and whoever connects besides.
+    """
+
+    def setUp(self) -> None:
+        """
+        A client, connected.
+        """
+        self.clock = Clock()
+        self.asker = Asker()
+        self.shares = ClientShares(lambda host: not host.startswith("198."), max_in_flight=100)
+        self.factory = ListenerFactory(
+            self.asker,
+            Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),
+            clock=self.clock,
+            now=self.clock.seconds,
+            idle_timeout=10.0,
+            max_connections=3,
+            max_outstanding=4,
+            share_of=lambda host: self.shares.of(host, self.clock.seconds()),
+        )
+        self.listener, self.transport = self.connect()
+
+    def connect(self, host: str = "127.0.0.9") -> tuple[StreamListener, Transport]:
+        """
+        A client connects.
+        """
+        listener = self.factory.buildProtocol(IPv4Address("TCP", host, 4711))
+        assert listener is not None
+        transport = Transport(host)
+        transport.protocol = listener
+        listener.makeConnection(transport)
+        return listener, transport
+
+    def asked(self) -> list[bytes]:
+        """
+        What was handed on so far.
+        """
+        return [octets for batch in self.asker.batches for octets, _ in batch]
+
+
+class StreamTests(StreamScene):
+    """
+    The life of a connection.
+    """
+
+    def test_questions_are_handed_on(self) -> None:
+        """
+        Questions in one segment are one batch, with the client's address.
+        """
+        self.listener.dataReceived(frame(b"one") + frame(b"two") + b"\0")
+        client = ("127.0.0.9", 4711)
+        self.assertEqual([[(b"one", client), (b"two", client)]], self.asker.batches)
+        self.assertTrue(self.listener.is_stream)
+
+    def test_any_cut(self) -> None:
+        """
+        A stream may come octet by octet (RFC 7766 §8).
+        """
+        for octet in frame(b"one") + frame(b"two"):
+            self.listener.dataReceived(bytes([octet]))
+        self.assertEqual([b"one", b"two"], self.asked())
+
+    def test_answers_ready_together_are_one_write(self) -> None:
+        """
+        Length and message, and messages that are ready together, go out in one write (RFC 7766 §8).
+        """
+        self.listener.dataReceived(frame(b"one") + frame(b"two"))
+        self.listener.send_answers([(b"TWO", None), (b"ONE", None)])
+        self.assertEqual([frame(b"TWO") + frame(b"ONE")], self.transport.writes)
+
+    def test_answers_are_written_at_once(self) -> None:
+        """
+        Without a turn of the reactor; but for what is written while a connection ends, since how that goes is how it
+        ends.
+        """
+        listener = self.factory.buildProtocol(None)
+        transport = Transport()
+        written: list[int] = []
+        transport.doWrite = lambda: written.append(len(transport.writes))  # type: ignore[attr-defined]
+        listener.makeConnection(transport)
+        listener.dataReceived(frame(b"one") + frame(b"two"))
+        listener.send_answers([(b"ONE", None)])
+        self.assertEqual([1], written)
+        listener.close()
+        listener.send_answers([(b"TWO", None)])
+        self.assertEqual(([1], 2), (written, len(transport.writes)))
+
+    def test_only_so_many_outstanding(self) -> None:
+        """
+        Beyond the limit questions wait, and the client is not read from; answers make room again.
+        """
+        self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(6)))
+        self.assertEqual([b"0", b"1", b"2", b"3"], self.asked())
+        self.assertEqual("paused", self.transport.producerState)
+        self.listener.send_answers([(b"x", None)])
+        self.assertEqual(5, len(self.asked()))
+        self.assertEqual("paused", self.transport.producerState)
+        self.listener.send_answers([(b"x", None)] * 2)
+        self.assertEqual(6, len(self.asked()))
+        self.assertEqual("producing", self.transport.producerState)
+
+    def test_questions_answered_at_once(self) -> None:
+        """
+        Answers that come while questions are being handed on lose none of them, however many there are.
+        """
+        self.asker.at_once = True
+        self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(500)))
+        self.assertEqual([b"%d" % n for n in range(500)], Deframer().feed(b"".join(self.transport.writes)))
+        self.assertEqual("producing", self.transport.producerState)
+        self.assertTrue(self.listener.is_idle)
+
+    def test_what_is_never_answered_is_not_waited_for(self) -> None:
+        """
+        A message that deserves no answer takes no place.
+        """
+        self.asker.silent = 1
+        for _ in range(10):
+            self.listener.dataReceived(frame(b""))
+        self.assertTrue(self.listener.is_idle)
+        self.assertEqual("producing", self.transport.producerState)
+
+    def test_a_client_that_does_not_read(self) -> None:
+        """
+        While its answers pile up a client is not read from; if that lasts, the connection is cut.
+        """
+        self.listener.dataReceived(frame(b"one"))
+        self.listener.pauseProducing()
+        self.assertEqual("paused", self.transport.producerState)
+        self.listener.dataReceived(frame(b"two"))
+        self.assertEqual([b"one"], self.asked())
+        self.listener.resumeProducing()
+        self.assertEqual([b"one", b"two"], self.asked())
+        self.assertEqual("producing", self.transport.producerState)
+        self.listener.send_answers([(b"x", None)] * 2)
+        self.listener.pauseProducing()
+        self.clock.advance(9.9)
+        self.assertFalse(self.transport.disconnected)
+        self.clock.advance(0.2)
+        self.assertTrue(self.transport.disconnected)
+
+    def test_half_close_with_answers_owed(self) -> None:
+        """
+        A client that has asked all it will gets its answers, and is then hung up on (RFC 1035 §4.2.2).
+        """
+        self.assertTrue(IHalfCloseableProtocol.providedBy(self.listener))
+        self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(5)))
+        self.listener.readConnectionLost()
+        self.listener.send_answers([(b"x", None)] * 4)
+        self.assertFalse(self.transport.disconnecting)
+        self.listener.send_answers([(b"x", None)])
+        self.assertEqual(5, len(self.asked()))
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_half_close_with_nothing_owed(self) -> None:
+        """
+        A client that owes and is owed nothing is hung up on at once.
+        """
+        self.listener.readConnectionLost()
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_a_client_that_takes_no_more(self) -> None:
+        """
+        When the client closes the way to it, there is nothing left to do.
+        """
+        self.listener.writeConnectionLost()
+        self.assertTrue(self.transport.disconnected)
+
+    def test_idle(self) -> None:
+        """
+        A connection over which no whole question comes is closed; a part of one does not count (RFC 7766 §6.2.3).
+        """
+        self.clock.advance(6)
+        self.listener.dataReceived(b"\0\x05ab")
+        self.clock.advance(3.9)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.2)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_not_idle(self) -> None:
+        """
+        A question restarts the clock, and while an answer is owed it does not run.
+        """
+        self.clock.advance(6)
+        self.listener.dataReceived(frame(b"one"))
+        self.clock.advance(30)
+        self.assertFalse(self.transport.disconnecting)
+        self.listener.send_answers([(b"x", None)])
+        self.clock.pump([1.0] * 12)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_a_close_the_client_does_not_join_in(self) -> None:
+        """
+        What was written has a while to go out; then the connection is cut, and closing twice changes nothing.
+        """
+        self.listener.close()
+        self.listener.close()
+        self.assertEqual((True, False), (self.transport.disconnecting, self.transport.disconnected))
+        self.clock.advance(10)
+        self.assertTrue(self.transport.disconnected)
+
+    def test_answers_for_a_client_that_is_gone(self) -> None:
+        """
+        They are dropped (RFC 7766 §6.2.4), and nothing is left behind.
+        """
+        self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(6)))
+        self.listener.connectionLost()
+        self.listener.send_answers([(b"x", None)] * 4)
+        self.assertEqual(([], 4), (self.transport.writes, len(self.asked())))
+        self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.factory.connections)))
+        self.listener.stopProducing()
+        self.listener.close()
+        self.listener.abort()
+
+    def test_how_long_it_may_be_idle(self) -> None:
+        """
+        A client that asks how long the connection may be idle is told (RFC 7828 §3.3.2); one that does not is not.
+        """
+        asks = dns.message.make_query("www.test.", "A", use_edns=0, options=[dns.edns.GenericOption(11, b"")]).to_wire()
+        other = dns.message.make_query("www.test.", "A", use_edns=0, options=[dns.edns.GenericOption(3, b"")]).to_wire()
+        self.assertEqual(b"\0\x0b\0\2\0\x64", self.listener.options_for(asks, peek(asks), None))
+        self.assertEqual(b"", self.listener.options_for(other, peek(other), None))
+        self.factory.tells_idle_timeout = False
+        self.assertEqual(b"", self.listener.options_for(asks, peek(asks), None))
+
+    def test_answers_of_many_messages(self) -> None:
+        """
+        Parts go out as they come, in one write, and count as one answer, which is owed until the last has come.
+        """
+        source = Source()
+        self.listener.dataReceived(frame(b"zone"))
+        self.listener.begin_parts(source)
+        self.listener.send_parts([b"one", b"two"], source)
+        self.assertEqual([frame(b"one") + frame(b"two")], self.transport.writes)
+        self.clock.pump([1.0] * 30)
+        self.assertFalse(self.listener.is_idle)
+        self.assertFalse(self.transport.disconnecting)
+        self.listener.send_answers([(b"three", None)])
+        self.listener.end_parts(source)
+        self.assertTrue(self.listener.is_idle)
+
+    def test_a_source_is_held_up(self) -> None:
+        """
+        Parts come no faster than the client reads, and not at all once it has gone.
+        """
+        source, later = Source(), Source()
+        self.listener.dataReceived(frame(b"zone"))
+        self.listener.begin_parts(source)
+        self.listener.pauseProducing()
+        self.listener.begin_parts(later)
+        self.listener.resumeProducing()
+        self.listener.end_parts(later)
+        self.listener.connectionLost()
+        self.listener.send_parts([b"late"], source)
+        self.assertEqual((["pause", "resume", "gone"], ["pause", "resume"]), (source.told, later.told))
+        self.assertEqual([], self.transport.writes)
+
+    def test_one_too_many_connections(self) -> None:
+        """
+        The client idle longest makes room for a new one (RFC 9210 §4.2); if all are busy the new one is refused.
+        """
+        self.clock.advance(1)
+        second, second_transport = self.connect()
+        self.clock.advance(1)
+        third, third_transport = self.connect()
+        self.listener.dataReceived(frame(b"busy"))
+        fourth, _ = self.connect()
+        self.assertEqual(
+            (False, True, False),
+            (self.transport.disconnected, second_transport.disconnected, third_transport.disconnected),
+        )
+        third.dataReceived(frame(b"busy"))
+        fourth.dataReceived(frame(b"busy"))
+        self.assertIsNone(self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.9", 1)))
+        self.assertEqual(
+            {ClientEnd.EVICTED: 1, ClientEnd.REFUSED: 1},
+            {end: count for end, count in self.factory.ended.items() if count},
+        )
+        second.connectionLost()
+        self.assertEqual(3, len(self.factory.connections))
+
+    def test_who_has_most_connections_makes_room(self) -> None:
+        """
+        A client that has all connections, each owed something, does not keep others out.
+        """
+        for listener in (self.listener, *(self.connect()[0] for _ in range(2))):
+            listener.dataReceived(frame(b"owed"))
+        other, _ = self.connect("127.0.0.10")
+        self.assertTrue(self.transport.disconnected)
+        other.dataReceived(frame(b"asked"))
+        self.assertEqual(b"asked", self.asked()[-1])
+
+    def test_a_partly_received_frame_is_no_reason_to_stay(self) -> None:
+        """
+        A connection over which a query never becomes whole is idle: it makes room for others.
+        """
+        self.connect()
+        self.connect()
+        self.listener.dataReceived(b"\0\x20" + b"x" * 31)
+        self.assertTrue(self.listener.is_idle)
+        self.connect()
+        self.assertTrue(self.transport.disconnected)
+
+
+LARGE = b"L" * 60_000
+
+
+class FullBuffers:
+    """
+    A transport that takes as much as it is told, and is not read from: as a TCP connection whose client does not read.
+    """
+
+    def __init__(self, transport: Transport, room: int) -> None:
+        self.transport = transport
+        self.room = room
+        self.written = 0
+        self.producer: Any = None
+        transport.registerProducer = self.register  # type: ignore[method-assign]
+        transport.unregisterProducer = lambda: None  # type: ignore[method-assign]
+        transport.write = self.write  # type: ignore[method-assign]
+
+    def register(self, producer: Any, streaming: bool) -> None:
+        """
+        Called by the listener.
+        """
+        self.producer = producer
+
+    def write(self, data: bytes) -> None:
+        """
+        Called by the listener; says that it is full, as often as it is.
+        """
+        self.transport.writes.append(data)
+        self.written += len(data)
+        if self.written > self.room:
+            self.producer.pauseProducing()
+
+    def read(self) -> None:
+        """
+        The client reads all there is.
+        """
+        self.written = 0
+        self.producer.resumeProducing()
+
+
+class WindowTests(StreamScene):
+    """
+    How many queries of a connection are in flight.
+    """
+
+    def setUp(self) -> None:
+        """
+        Forty may be.
+        """
+        super().setUp()
+        self.factory.max_outstanding = 40
+
+    def in_flight(self, listener: StreamListener) -> int:
+        """
+        How many are, if as many as possible are asked.
+        """
+        before = len(self.asked())
+        listener.dataReceived(frame(b"query") * 100)
+        return len(self.asked()) - before
+
+    def test_it_grows_with_what_is_taken(self) -> None:
+        """
+        Four at first; with each response that the client takes one more, up to the limit.
+        """
+        self.assertEqual(FIRST_WINDOW, self.in_flight(self.listener))
+        self.listener.send_answers([(b"response", None)] * 4)
+        self.assertEqual(4 + 8, len(self.asked()))
+        for _ in range(3):
+            self.listener.send_answers([(b"response", None)] * self.listener._outstanding)
+        self.assertEqual(40, self.listener._outstanding)
+
+    def test_it_does_not_grow_with_what_is_not(self) -> None:
+        """
+        Responses that wait for the client change nothing.
+        """
+        self.in_flight(self.listener)
+        self.listener.pauseProducing()
+        self.listener.send_answers([(b"response", None)] * 4)
+        self.listener.resumeProducing()
+        self.assertEqual(4 + 4, len(self.asked()))
+
+    def test_none_when_the_proxy_has_given_up(self) -> None:
+        """
+        When no more may be outstanding, as at the end of a drain, responses are followed by no more queries.
+        """
+        self.in_flight(self.listener)
+        self.factory.max_outstanding = 0
+        self.listener.send_answers([(b"response", None)] * 4)
+        self.assertEqual(4, len(self.asked()))
+
+    def test_client_that_does_not_read(self) -> None:
+        """
+        After a connection was ended since too much was unread, others of the client begin with one query, and those of
+        another client with four; half a minute later all is as before.
+        """
+        self.in_flight(self.listener)
+        self.listener.pauseProducing()
+        self.listener.send_answers([(bytes(60_000), None)] * 40)
+        self.assertTrue(self.transport.disconnected)
+        listener, _ = self.connect()
+        self.assertEqual(1, self.in_flight(listener))
+        other, _ = self.connect("127.0.0.10")
+        self.assertEqual(4, self.in_flight(other))
+        self.clock.advance(31)
+        late, _ = self.connect()
+        self.assertEqual(4, self.in_flight(late))
+
+
+class UnreadTests(StreamScene):
+    """
+    Clients that do not read.
+    """
+
+    def setUp(self) -> None:
+        """
+        As many queries may be outstanding as is usual, and many connections be open.
+        """
+        super().setUp()
+        self.factory.max_outstanding = 128
+        self.factory.max_connections = 1000
+
+    def connect_full(self, room: int = 100_000, host: str = "127.0.0.9") -> tuple[StreamListener, FullBuffers]:
+        """
+        A client connects that reads when it is told, beyond what buffers take.
+        """
+        listener = self.factory.buildProtocol(IPv4Address("TCP", host, 4711))
+        assert listener is not None
+        transport = Transport(host)
+        transport.protocol = listener
+        buffers = FullBuffers(transport, room)
+        listener.makeConnection(transport)
+        return listener, buffers
+
+    def test_few_queries_at_once(self) -> None:
+        """
+        Queries are handed on a few at a time, more as long as responses are small.
+        """
+        self.asker.at_once = True
+        self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
+        self.assertEqual([4, 8, 16, 32, 32, 32, 4], [len(batch) for batch in self.asker.batches])
+
+    def test_large_responses_that_are_not_read(self) -> None:
+        """
+        Of 128 queries for 60 KB each, those are handed on of which the responses find room, and a few more.
+        """
+        self.asker.answer = LARGE
+        listener, buffers = self.connect_full(room=300_000)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
+        self.assertEqual([4, 1], [len(batch) for batch in self.asker.batches])
+        self.assertLess(buffers.written, 400_000)
+        self.assertEqual("paused", buffers.transport.producerState)
+        buffers.read()
+        self.assertEqual([4, 1, 1, 1, 1, 1, 1], [len(batch) for batch in self.asker.batches])
+
+    def test_responses_wait_until_the_client_reads(self) -> None:
+        """
+        Responses that come while the client does not read go to it in their order, once it reads; it is read from when
+        all of them have gone.
+        """
+        listener, buffers = self.connect_full(room=10)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(4)))
+        for number in range(4):
+            listener.send_answers([(b"%d" % number * 40_000, None)])
+        self.assertEqual(1, len(buffers.transport.writes))
+        self.assertEqual(4 * 40_002, self.factory.unread.total)
+        self.assertEqual(4 * 40_002, self.shares.of("127.0.0.9", 0).unread)
+        buffers.read()
+        self.assertEqual((2, "paused"), (len(buffers.transport.writes), buffers.transport.producerState))
+        buffers.room = 1 << 20
+        buffers.read()
+        self.assertEqual("producing", buffers.transport.producerState)
+        sent = Deframer().feed(b"".join(buffers.transport.writes))
+        self.assertEqual([b"%d" % number * 40_000 for number in range(4)], sent)
+        self.assertEqual((0, 0), (self.factory.unread.total, self.shares.of("127.0.0.9", 0).unread))
+
+    def test_too_much_is_unread(self) -> None:
+        """
+        Responses of upstreams to a client that does not read are kept up to a limit; then the connection is aborted, and
+        nothing is left of them.
+        """
+        listener, buffers = self.connect_full(room=10)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
+        kept = 0
+        while not buffers.transport.disconnected:
+            self.assertLess(kept, 40)
+            listener.send_answers([(LARGE, None)])
+            kept += 1
+        self.assertEqual(MAX_UNREAD // len(LARGE) + 1, kept)
+        self.assertEqual((0, 1), (self.factory.unread.total, self.factory.ended[ClientEnd.UNREAD]))
+        self.assertEqual(1, len(buffers.transport.writes))
+        listener.send_answers([(LARGE, None)])
+        self.assertEqual((0, 1), (self.factory.unread.total, len(buffers.transport.writes)))
+
+    def test_too_much_is_unread_in_all(self) -> None:
+        """
+        When clients together do not read too much, the client with most loses connections, those with most first.
+        """
+        other, other_buffers = self.connect_full(room=10, host="127.0.0.10")
+        other.dataReceived(frame(b"asked") * 8)
+        other.send_answers([(LARGE, None)] * 8)
+        hostile = [self.connect_full(room=10) for _ in range(200)]
+        for listener, _ in hostile:
+            listener.dataReceived(frame(b"asked") * 4)
+            listener.send_answers([(LARGE, None)] * 4)
+            self.assertLessEqual(self.factory.unread.total, MAX_UNREAD_IN_ALL)
+        ended = [buffers.transport.disconnected for _, buffers in hostile]
+        self.assertEqual(self.factory.ended[ClientEnd.UNREAD_IN_ALL], sum(ended))
+        self.assertTrue(60 < sum(ended) < 120, sum(ended))
+        self.assertFalse(other_buffers.transport.disconnected)
+        for listener, _ in (*hostile, (other, other_buffers)):
+            listener.connectionLost()
+        self.assertEqual((0, 0), (self.factory.unread.total, self.shares.of("127.0.0.9", 0).unread))
+
+    def test_a_buffer_that_is_full_for_a_moment(self) -> None:
+        """
+        A response larger than the transport's buffer that goes out at once holds nothing up.
+        """
+        listener = self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.9", 4711))
+        assert listener is not None
+        transport = Transport()
+        buffers = FullBuffers(transport, 10)
+        transport.doWrite = buffers.read  # type: ignore[attr-defined]
+        source = Source()
+        self.asker.answer = LARGE
+        listener.makeConnection(transport)
+        listener.begin_parts(source)
+        listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(20)))
+        self.assertEqual(20, len(self.asked()))
+        self.assertEqual(20 * len(frame(LARGE)), sum(map(len, transport.writes)))
+        self.assertEqual(([], 0), (source.told, self.factory.unread.total))
+
+    def test_closed_while_the_client_does_not_read(self) -> None:
+        """
+        What was kept for it is written before the connection is closed.
+        """
+        listener, buffers = self.connect_full(room=10)
+        listener.dataReceived(frame(b"asked") * 3)
+        for octet in (b"1", b"2", b"3"):
+            listener.send_answers([(octet * 100, None)])
+        listener.close()
+        self.assertTrue(buffers.transport.disconnecting)
+        sent = Deframer().feed(b"".join(buffers.transport.writes))
+        self.assertEqual([b"1" * 100, b"2" * 100, b"3" * 100], sent)
+
+    def test_parts_wait_until_the_client_reads(self) -> None:
+        """
+        What comes of a zone after its source was held up is kept, and counted.
+        """
+        listener, buffers = self.connect_full(room=10)
+        source = Source()
+        listener.dataReceived(frame(b"zone"))
+        listener.begin_parts(source)
+        listener.send_parts([b"one" * 10], source)
+        listener.send_parts([b"two", b"three"], source)
+        self.assertEqual((["pause"], [frame(b"one" * 10)]), (source.told, buffers.transport.writes))
+        self.assertEqual(32 + 5 + 7, self.factory.unread.total)
+        buffers.room = 1000
+        buffers.read()
+        self.assertEqual(["pause", "resume"], source.told)
+        self.assertEqual(frame(b"two") + frame(b"three"), buffers.transport.writes[-1])
+
+    def test_messages_that_are_too_long(self) -> None:
+        """
+        Of a message of 60,000 octets only so much is kept as shows that it is too long; that is handed on.
+        """
+        stream = frame(LARGE) * 2 + frame(b"next")
+        for at in range(0, len(stream), 16_384):
+            self.listener.dataReceived(stream[at : at + 16_384])
+            self.assertLess(self.listener._deframer.kept, 16_384 + MAX_QUERY)
+        self.assertEqual([LARGE[: MAX_QUERY + 1]] * 2 + [b"next"], self.asked())
+
+    def test_turns(self) -> None:
+        """
+        Connections that have had their time wait for the next iteration, and are not read from.
+        """
+        self.asker.at_once = True
+        self.asker.takes = lambda: self.clock.advance(0.002)
+        other, other_transport = self.connect("127.0.0.10")
+        self.listener.dataReceived(frame(b"a") * 12)
+        other.dataReceived(frame(b"b") * 12)
+        self.assertEqual([b"a"] * 12, self.asked())
+        self.assertEqual("paused", other_transport.producerState)
+        self.assertFalse(other.is_idle)
+        self.clock.advance(0)
+        self.assertEqual([b"b"] * 12, self.asked()[12:])
+        self.assertEqual("producing", other_transport.producerState)
+
+    def test_gone_while_it_waits_for_its_turn(self) -> None:
+        """
+        Nothing of it is handed on, and the reactor is not kept busy.
+        """
+        self.asker.takes = lambda: self.clock.advance(0.004)
+        other, _ = self.connect("127.0.0.10")
+        self.listener.dataReceived(frame(b"a"))
+        other.dataReceived(frame(b"b"))
+        other.connectionLost()
+        self.listener.connectionLost()
+        self.clock.advance(0)
+        self.assertEqual(([b"a"], []), (self.asked(), self.clock.getDelayedCalls()))

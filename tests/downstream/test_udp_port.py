@@ -1,0 +1,565 @@
+"""
+UDP in batches, on real sockets, and from a kernel that fails.
+"""
+
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from fcntl import ioctl
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import SkipTest
+
+from cffi import FFI
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.downstream import recvmmsg, recvmmsg_abi
+from dotproxy.downstream.receive_queue import ReceiveQueue
+from dotproxy.downstream.sockets import CannotBind, bind_both
+from dotproxy.downstream.udp import DatagramListener
+from dotproxy.downstream.udp_port import BATCH, BatchPort, MultiPort, make_port
+from dotproxy.errors import ShedReason
+from dotproxy.telemetry.counters import Counters
+
+
+def wait_for_timestamps() -> None:
+    """
+    Return when the kernel stamps datagrams as they arrive, which it begins to do a moment after it was told to.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind(("127.0.0.1", 0))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            bound.sendto(b"x", bound.getsockname())
+            sent = time.time()
+            bound.recv(1)
+            seconds, nanoseconds = struct.unpack("@ll", ioctl(bound, 0x8907, bytes(16)))
+            if seconds + nanoseconds / 1e9 <= sent:
+                return
+        raise AssertionError("no timestamps")
+
+
+class Reactor(Clock):
+    """
+    A reactor in whose place a test decides when to read.
+    """
+
+    def addReader(self, reader: object) -> None:
+        """
+        Called by the port.
+        """
+
+    def removeReader(self, reader: object) -> None:
+        """
+        Called by the port.
+        """
+
+    removeWriter = removeReader
+
+
+class Echo:
+    """
+    A factory whose questions are their own answers.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.counters = Counters()
+
+    def handle_batch(self, listener: Any, batch: list[tuple[bytes, Any]]) -> int:
+        """
+        Called by the listener.
+        """
+        self.batches.append(len(batch))
+        if any(octets == b"bug" for octets, _ in batch):
+            raise ZeroDivisionError
+        listener.send_answers([(octets.upper(), client) for octets, client in batch])
+        return 0
+
+
+class FailingSocket:
+    """
+    A socket whose kernel has had enough.
+    """
+
+    def __init__(self, real: socket.socket, errors: list[OSError]) -> None:
+        self._real = real
+        self._errors = errors
+        self.closed = False
+
+    def recvfrom(self, size: int) -> Any:
+        """
+        Fail once.
+        """
+        self._fail()
+        return self._real.recvfrom(size)
+
+    def sendto(self, *args: Any) -> Any:
+        """
+        Fail once.
+        """
+        self._fail()
+        return self._real.sendto(*args)
+
+    def _fail(self) -> None:
+        if self._errors:
+            raise self._errors.pop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class BatchPortTests(SynchronousTestCase):
+    """
+    The port that any system has.
+    """
+
+    kind: type[BatchPort] = BatchPort
+
+    def fail_once(self, port: Any, number: int) -> None:
+        """
+        Let the next system call fail.
+        """
+        port.socket = FailingSocket(port.socket, [OSError(number, "no")])
+
+    def address_of(self, client: socket.socket) -> Any:
+        """
+        A client, as the port knows it.
+        """
+        return client.getsockname()
+
+    def listen(self, host: str) -> tuple[BatchPort, Echo]:
+        """
+        A port on a free port of ``host``.
+        """
+        datagrams, streams = bind_both(host, 0)
+        streams.close()
+        echo, reactor = Echo(), Reactor()
+        port = self.kind(datagrams, DatagramListener(echo, reactor), reactor)
+        port.startListening()
+        self.addCleanup(datagrams.close)
+        self.number = datagrams.getsockname()[1]
+        return port, echo
+
+    def client(self, host: str) -> socket.socket:
+        """
+        A client that accepts answers only from where it asked.
+        """
+        client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        client.settimeout(5)
+        self.addCleanup(client.close)
+        client.connect((host, self.number))
+        return client
+
+    def test_question_and_answer(self) -> None:
+        """
+        What a client sends comes in, and what is answered gets back to it.
+        """
+        for host in ("127.0.0.1", "::1"):
+            port, echo = self.listen(host)
+            client = self.client(host)
+            client.send(b"hello")
+            port.doRead()
+            self.assertEqual((b"HELLO", [1]), (client.recv(100), echo.batches))
+
+    def test_the_answer_leaves_from_where_the_question_came_to(self) -> None:
+        """
+        On a wildcard address, too (RFC 2181 §4.1).
+        """
+        for wildcard, host in (("0.0.0.0", "127.0.0.2"), ("0.0.0.0", "127.9.9.9"), ("::", "::1")):
+            port, _ = self.listen(wildcard)
+            client = self.client(host)
+            client.send(b"hello")
+            port.doRead()
+            self.assertEqual(b"HELLO", client.recv(100), host)
+
+    def test_ipv6_is_ipv6_only(self) -> None:
+        """
+        Both wildcard addresses can be listened on at once, on one port.
+        """
+        self.listen("0.0.0.0")
+        for bound in bind_both("::", self.number):
+            bound.close()
+
+    def test_no_more_than_a_batch_at_a_time(self) -> None:
+        """
+        One turn reads a bounded number of datagrams, empty ones included, and hands them on together.
+        """
+        port, echo = self.listen("127.0.0.1")
+        client = self.client("127.0.0.1")
+        for n in range(BATCH + 10):
+            client.send(b"" if n % 2 else b"x")
+        port.doRead()
+        self.assertEqual([BATCH], echo.batches)
+        port.doRead()
+        port.doRead()
+        self.assertEqual([BATCH, 10], echo.batches)
+
+    def later(self, port: BatchPort) -> Callable[[float], None]:
+        """
+        Have a port's clock go by what is given to the returned function, in seconds from now.
+        """
+        ahead = [0.0]
+        port._queue = ReceiveQueue(port._queue._bound, lambda: time.time() + ahead[0])
+        port._queue.was_emptied()
+
+        def advance(seconds: float) -> None:
+            ahead[0] += seconds
+
+        return advance
+
+    def fill(self, port: BatchPort, host: str, count: int) -> socket.socket:
+        """
+        Have a client send so many datagrams, after a first batch that turns timestamps on.
+        """
+        client = self.client(host)
+        for _ in range(BATCH):
+            client.send(b"first")
+        port.doRead()
+        port.doRead()
+        if sys.platform == "linux":
+            wait_for_timestamps()
+        for _ in range(count):
+            client.send(b"query")
+        return client
+
+    def test_what_waited_too_long_is_dropped(self) -> None:
+        """
+        Full batches whose last datagram waited for more than 2 s are dropped and counted; what came later is handed on,
+        as is what does not fill a batch.  On any address.
+        """
+        if sys.platform != "linux":
+            raise SkipTest("this system does not tell when a datagram came")
+        for wildcard, host in (("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("::", "::1")):
+            port, echo = self.listen(wildcard)
+            advance = self.later(port)
+            client = self.fill(port, host, 3 * BATCH + 5)
+            advance(2.1)
+            client.send(b"fresh")
+            port.doRead()
+            self.assertEqual([BATCH, 6], echo.batches, wildcard)
+            self.assertEqual(3 * BATCH, echo.counters.shed[ShedReason.TOO_OLD])
+            self.assertEqual(0.0, port.queue_delay)
+
+    def test_what_waited_a_little_is_handed_on(self) -> None:
+        """
+        Clients still wait for it after a stall of less than 2 s; the delay can be read.
+        """
+        port, echo = self.listen("127.0.0.1")
+        advance = self.later(port)
+        self.fill(port, "127.0.0.1", 2 * BATCH)
+        advance(1.5)
+        port.doRead()
+        self.assertEqual([BATCH, BATCH], echo.batches)
+        self.assertEqual(0, echo.counters.shed[ShedReason.TOO_OLD])
+        if sys.platform == "linux":
+            self.assertTrue(1.5 <= port.protocol.queue_delay < 1.9, port.protocol.queue_delay)
+        port.doRead()
+        port.doRead()
+        self.assertEqual(([BATCH] * 3, 0.0), (echo.batches, port.protocol.queue_delay))
+
+    def test_a_turn_drops_a_bounded_number(self) -> None:
+        """
+        However much is too old, other descriptors get their turn.
+        """
+        if sys.platform != "linux":
+            raise SkipTest("this system does not tell when a datagram came")
+        port, echo = self.listen("127.0.0.1")
+        advance = self.later(port)
+        self.fill(port, "127.0.0.1", 17 * BATCH + 1)
+        advance(9.0)
+        port.doRead()
+        self.assertEqual(([BATCH], 16 * BATCH), (echo.batches, echo.counters.shed[ShedReason.TOO_OLD]))
+        port.doRead()
+        self.assertEqual(([BATCH, 1], 17 * BATCH), (echo.batches, echo.counters.shed[ShedReason.TOO_OLD]))
+
+    def test_an_error_is_not_the_end(self) -> None:
+        """
+        Whatever the kernel says, the port stays open and the next question is answered.
+        """
+        for number in (12, 100, 113, 22):  # ENOMEM, ENETDOWN, EHOSTUNREACH, EINVAL
+            port, _ = self.listen("127.0.0.1")
+            client = self.client("127.0.0.1")
+            client.send(b"one")
+            self.fail_once(port, number)
+            port.doRead()
+            port.doRead()
+            self.assertEqual((b"ONE", 1), (client.recv(100), port.errors))
+
+    def test_an_answer_that_cannot_be_sent_is_lost_alone(self) -> None:
+        """
+        One failed write does not keep the others from going out.
+        """
+        port, _ = self.listen("127.0.0.1")
+        client = self.client("127.0.0.1")
+        self.fail_once(port, 11)
+        address = self.address_of(client)
+        port.write_batch([(b"lost", address), (b"found", address)])
+        self.assertEqual((b"found", 1), (client.recv(100), port.errors))
+
+    def test_what_finds_no_room_is_counted(self) -> None:
+        """
+        By the kernel, which is asked.
+        """
+        port, _ = self.listen("127.0.0.1")
+        port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        client = self.client("127.0.0.1")
+        for _ in range(50):
+            client.send(b"x" * 100)
+        kept = 0
+        while True:
+            port.protocol.datagrams_received = lambda batch, seen=(seen := []): seen.extend(batch)
+            port.doRead()
+            if not seen:
+                break
+            kept += len(seen)
+        self.assertEqual(50 if sys.platform == "linux" else kept, kept + port.drops)
+        self.assertLess(kept, 50)
+        port.socket.close()
+        self.assertEqual(0, port.drops)
+
+    def test_a_bug_is_not_the_end(self) -> None:
+        """
+        An exception while questions are handled is logged, and the port stays.
+        """
+        port, _ = self.listen("127.0.0.1")
+        client = self.client("127.0.0.1")
+        client.send(b"bug")
+        port.doRead()
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        client.send(b"two")
+        port.doRead()
+        self.assertEqual(b"TWO", client.recv(100))
+
+    def test_answers_after_the_end(self) -> None:
+        """
+        When the port is closed answers are dropped.
+        """
+        port, _ = self.listen("127.0.0.1")
+        listener = port.protocol
+        port.socket = None
+        listener.send_answers([(b"late", ("127.0.0.1", 9))])
+        listener.transport = None
+        listener.send_answers([(b"late", ("127.0.0.1", 9))])
+
+    def test_on_any_other_port(self) -> None:
+        """
+        On a port that is not ours, datagrams come one by one.
+        """
+        echo = Echo()
+        listener = DatagramListener(echo, None)
+        self.assertFalse(listener.is_stream)
+        self.assertEqual(0.0, listener.queue_delay)
+        listener.datagramReceived(b"x", ("127.0.0.1", 9))
+        self.assertEqual([1], echo.batches)
+
+
+class MultiPortTests(BatchPortTests):
+    """
+    The port that Linux has, when it sends all with one system call.
+    """
+
+    kind = MultiPort
+    few = 0
+
+    def setUp(self) -> None:
+        """
+        Only there.
+        """
+        if sys.platform != "linux":
+            raise SkipTest("this system has no recvmmsg")
+        self.patch(recvmmsg, "_FEW", self.few)
+
+    def fail_once(self, port: Any, number: int) -> None:
+        """
+        Let the next system call fail.
+        """
+        messages = port._messages
+        errors = [OSError(number, "no")]
+
+        def failing(real: Any) -> Any:
+            def call(*given: Any) -> int:
+                if not errors:
+                    return int(real(*given))
+                messages._ffi.errno = errors.pop().errno
+                return -1
+
+            return call
+
+        messages._recvmmsg, messages._sendmmsg = failing(messages._recvmmsg), failing(messages._sendmmsg)
+        messages._socket = FailingSocket(messages._socket, errors)
+
+    def address_of(self, client: socket.socket) -> Any:
+        """
+        A client, as the port knows it.
+        """
+        host, number = client.getsockname()
+        name = struct.pack("=H", socket.AF_INET) + struct.pack("!H", number) + socket.inet_aton(host) + bytes(8)
+        return host, number, name, b"", []
+
+    def test_many_clients_and_sizes(self) -> None:
+        """
+        Each gets its own answer, of whatever size, also one that fits no slot; its address is what it is.
+        """
+        for host in ("127.0.0.1", "::1"):
+            port, echo = self.listen(host)
+            clients = [self.client(host) for _ in range(20)]
+            for number, client in enumerate(clients):
+                client.send(b"%d:" % number + b"x" * number * 200)
+            seen: list[Any] = []
+            real = echo.handle_batch
+
+            def note(listener: Any, batch: Any, real: Any = real, seen: list[Any] = seen) -> int:
+                seen.extend(client[:2] for _, client in batch)
+                return real(listener, batch)
+
+            port.protocol._questions_received = note
+            port.doRead()
+            self.assertEqual([client.getsockname()[:2] for client in clients], seen)
+            for number, client in enumerate(clients):
+                self.assertEqual(b"%d:" % number + b"X" * number * 200, client.recv(65535))
+
+    def test_more_than_a_slot_and_more_than_a_batch(self) -> None:
+        """
+        Long answers among short ones, and more answers than slots.
+        """
+        for wildcard in ("127.0.0.1", "0.0.0.0"):
+            port, echo = self.listen(wildcard)
+            client = self.client("127.0.0.1")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            echo.handle_batch = None  # type: ignore[assignment]
+            asked: list[Any] = []
+            port.protocol._questions_received = lambda listener, batch, asked=asked: asked.extend(batch)
+            client.send(b"q")
+            port.doRead()
+            ((_, address),) = asked
+            answers = [b"%d " % number + b"y" * (9000 if number == 70 else 10) for number in range(150)]
+            port.write_batch([(answer, address) for answer in answers])
+            self.assertEqual(sorted(answers), sorted(client.recv(65535) for _ in range(150)))
+            self.assertEqual(0, port.errors)
+
+    def test_clients_are_forgotten_now_and_then(self) -> None:
+        """
+        There is no end of addresses, but of what is remembered.
+        """
+        port, _ = self.listen("127.0.0.1")
+        port._messages._clients.update({b"%d" % number: ("", 0, b"", b"", []) for number in range(8192)})
+        client = self.client("127.0.0.1")
+        client.send(b"one")
+        port.doRead()
+        self.assertEqual((b"ONE", 1), (client.recv(100), len(port._messages._clients)))
+
+    def test_elsewhere(self) -> None:
+        """
+        Where there is no such thing, the other port is made.
+        """
+        datagrams, streams = bind_both("127.0.0.1", 0)
+        self.addCleanup(datagrams.close)
+        streams.close()
+        self.assertIs(MultiPort, type(make_port(datagrams, None, Reactor())))
+        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor(), batched=False)))
+        self.patch(sys, "platform", "plan9")
+        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor())))
+
+    def test_not_allowed(self) -> None:
+        """
+        Nor where a sandbox forbids it.
+        """
+        real = recvmmsg_abi.ffi
+
+        class Forbidding:
+            NULL = real.NULL
+            errno = 1
+
+            def dlopen(self, name: None) -> Any:
+                return self
+
+            def recvmmsg(self, *given: Any) -> int:
+                return -1
+
+            sendmmsg = recvmmsg
+
+        self.patch(recvmmsg_abi, "ffi", Forbidding())
+        datagrams, streams = bind_both("127.0.0.1", 0)
+        self.addCleanup(datagrams.close)
+        streams.close()
+        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor())))
+
+    def test_what_cffi_is_told(self) -> None:
+        """
+        It is what cffi makes of the declarations.
+        """
+        ffi = FFI()
+        ffi.cdef(recvmmsg_abi.__doc__.partition("\n\n    ")[2])
+        ffi.set_source("recvmmsg_abi", None)
+        with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+            ffi.emit_python_code(f"{folder}/made.py")
+            made = Path(f"{folder}/made.py").read_text().split("\n\n")[1].strip()
+        self.assertIn(made, Path(recvmmsg_abi.__file__).read_text())
+
+
+class FewAtOnceTests(MultiPortTests):
+    """
+    The same, when it sends one by one.
+    """
+
+    few = 1000
+
+
+class BindTests(SynchronousTestCase):
+    """
+    Sockets.
+    """
+
+    def test_both_on_one_port(self) -> None:
+        """
+        UDP and TCP get the same port, also when any will do, and do not block.
+        """
+        datagrams, streams = bind_both("127.0.0.1", 0)
+        self.addCleanup(datagrams.close)
+        self.addCleanup(streams.close)
+        self.assertEqual(datagrams.getsockname(), streams.getsockname())
+        self.assertFalse(datagrams.getblocking() or streams.getblocking())
+        self.assertGreater(datagrams.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF), 212992)
+
+    def test_why_not(self) -> None:
+        """
+        What cannot be bound is named, with the transport, and the reason in words.
+        """
+        taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.addCleanup(taken.close)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        error = self.assertRaises(CannotBind, bind_both, "127.0.0.1", number)
+        told = f"cannot listen on 127.0.0.1 port {number} (TCP): the address is in use by "
+        self.assertTrue(str(error).startswith(told), str(error))
+
+    def test_a_port_that_is_free_for_both(self) -> None:
+        """
+        If the port found for UDP is taken for TCP, another is looked for, but not for ever.
+        """
+        self.patch(socket.socket, "listen", lambda self, backlog: (_ for _ in ()).throw(OSError(98, "in use")))
+        error = self.assertRaises(CannotBind, bind_both, "127.0.0.1", 0)
+        self.assertEqual("no port of 127.0.0.1 is free for both UDP and TCP", str(error))
+
+    def test_a_kernel_that_gives_no_more_memory(self) -> None:
+        """
+        Where the receive buffer cannot be enlarged it stays as it is.
+        """
+        real = socket.socket.setsockopt
+
+        def refuse(self: socket.socket, level: int, option: int, value: Any) -> None:
+            if option in (33, socket.SO_RCVBUF):
+                raise OSError(1, "not permitted")
+            real(self, level, option, value)
+
+        self.patch(socket.socket, "setsockopt", refuse)
+        for bound in bind_both("127.0.0.1", 0):
+            bound.close()

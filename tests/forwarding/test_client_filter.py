@@ -1,0 +1,326 @@
+"""
+What a client gets that is not served, or has had its share.
+"""
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import Any
+
+import dns.flags
+import dns.message
+import dns.rcode
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import ShedReason
+from dotproxy.forwarding.client_filter import NEVER_ANSWERED, LimitAction, LimitActions
+from dotproxy.policy.client_shares import FULL_BATCH, ShareLimits
+from dotproxy.testing.client import make_query
+from dotproxy.testing.fakes import RecordingListener
+from dotproxy.testing.zone import A
+from dotproxy.wire.rewrite import EdnsRewriter
+from tests.forwarding.test_forwarder import OUTSIDER, Scene, extended_error
+
+LOUD, QUIET = ("127.0.0.66", 4000), ("127.0.0.77", 4000)
+
+
+class SharedScene(Scene):
+    """
+    A forwarder whose clients have shares.
+    """
+
+    def __init__(self, over_limit: LimitAction = LimitAction.TRUNCATE, **settings: Any) -> None:
+        settings.setdefault("limits", ShareLimits())
+        settings.setdefault("rewriter", EdnsRewriter())
+        super().__init__(actions=LimitActions(over_limit), **settings)
+        self.number = 0
+
+    def queries(self, count: int) -> list[bytes]:
+        """
+        Queries for names that nobody asked for before.
+        """
+        self.number += count
+        return [make_query(f"n{self.number - n}.test.", A, ident=n) for n in range(count)]
+
+    def meet(self, *clients: Any) -> None:
+        """
+        These clients have been here for a while, and nothing of theirs is in flight.
+        """
+        for _ in range(2):
+            for client in clients:
+                self.ask(*self.queries(1), client=client)
+            self.clock.advance(5)
+        self.listener.answers.clear()
+
+    @property
+    def shed(self) -> dict[str, int]:
+        """
+        What was shed, by cause.
+        """
+        return {cause: count for cause, count in self.forwarder.counters.shed.items() if count}
+
+    def rcodes(self, client: Any) -> list[tuple[int, bool]]:
+        """
+        What a client got: rcodes, and whether TC was set.
+        """
+        got = [dns.message.from_wire(octets) for octets, to in self.listener.answers if to == client]
+        return [(message.rcode(), bool(message.flags & dns.flags.TC)) for message in got]
+
+    def overload(self) -> None:
+        """
+        For a while, full batches come, and both clients are seen.
+        """
+        for _ in range(60):
+            self.forwarder.handle_batch(
+                self.listener, [(query, LOUD) for query in self.queries(FULL_BATCH - 1)] + [(self.queries(1)[0], QUIET)]
+            )
+            self.clock.advance(0.01)
+        self.listener.answers.clear()
+
+
+class RefusedClientTests(SynchronousTestCase):
+    """
+    Clients that are not served.
+    """
+
+    def test_they_are_refused(self) -> None:
+        """
+        REFUSED with "prohibited"; what is no query has no response.
+        """
+        scene = SharedScene()
+        scene.ask(make_query("www.test.", A), client=OUTSIDER)
+        self.assertEqual((18, ""), extended_error(scene.answer()))
+        self.assertEqual(3, scene.ask(b"", b"x" * 20, make_query("www.test.", A)[:20], client=OUTSIDER))
+        self.assertEqual({}, scene.shed)
+
+    def test_or_get_nothing(self) -> None:
+        """
+        Silence, if that is wanted.
+        """
+        scene = SharedScene()
+        scene.forwarder._filter.actions = LimitActions(not_allowed=LimitAction.DROP)
+        self.assertEqual(1, scene.ask(make_query("www.test.", A), client=OUTSIDER))
+        self.assertEqual(([], {ShedReason.NOT_ALLOWED: 1}), (scene.answers(), scene.shed))
+
+    def test_they_get_nothing_under_pressure(self) -> None:
+        """
+        While there is too much to do they get none, either.
+        """
+        scene = SharedScene()
+        scene.forwarder.shares.busy_until = 10.0
+        self.assertEqual(1, scene.ask(make_query("www.test.", A), client=OUTSIDER))
+        self.assertEqual([], scene.answers())
+
+
+class SourcePortTests(SynchronousTestCase):
+    """
+    UDP ports of services that answer whatever they get.
+    """
+
+    def test_nothing_is_sent_there(self) -> None:
+        """
+        No response, not even from the packet cache; over TCP the port means nothing.
+        """
+        self.assertEqual({0, 7, 13, 19, 37, 464}, NEVER_ANSWERED)
+        scene = SharedScene()
+        scene.meet(LOUD)
+        for port in NEVER_ANSWERED:
+            self.assertEqual(1, scene.ask(make_query("www.test.", A), client=(LOUD[0], port)))
+        self.assertEqual(([], {ShedReason.SOURCE_PORT: 6}), (scene.answers(), scene.shed))
+        stream = RecordingListener(is_stream=True)
+        scene.ask(make_query("www.test.", A), client=(LOUD[0], 7), listener=stream)
+        self.assertEqual(1, scene.forwarder.outstanding)
+
+
+class RateTests(SynchronousTestCase):
+    """
+    A client over its rate, while there is too much to do.
+    """
+
+    def flood(self, over_limit: LimitAction) -> SharedScene:
+        """
+        One client sends 640 queries at once, then another one sends ten.
+        """
+        scene = SharedScene(over_limit, max_outstanding=100_000)
+        scene.meet(LOUD, QUIET)
+        scene.overload()
+        for _ in range(10):
+            scene.ask(*scene.queries(64), client=LOUD)
+        return scene
+
+    def test_it_is_sent_to_tcp(self) -> None:
+        """
+        By default it gets TC=1; the other one is served.
+        """
+        scene = self.flood(LimitAction.TRUNCATE)
+        self.assertEqual({(dns.rcode.NOERROR, True)}, set(scene.rcodes(LOUD)))
+        self.assertTrue(scene.shed[ShedReason.RATE] >= 600, scene.shed)
+        asked = len(scene.upstreams[0].asked)
+        scene.ask(*scene.queries(10), client=QUIET)
+        self.assertEqual(([], 10), (scene.rcodes(QUIET), len(scene.upstreams[0].asked) - asked))
+
+    def test_or_refused(self) -> None:
+        """
+        REFUSED with the reason, if that is wanted.
+        """
+        scene = self.flood(LimitAction.REFUSE)
+        self.assertEqual({(dns.rcode.REFUSED, False)}, set(scene.rcodes(LOUD)))
+        self.assertEqual((0, "over the rate of queries for one client"), extended_error(scene.answers()[0]))
+
+    def test_or_gets_nothing(self) -> None:
+        """
+        Nothing, if that is wanted.
+        """
+        self.assertEqual([], self.flood(LimitAction.DROP).rcodes(LOUD))
+
+    def test_what_is_no_query_has_no_response(self) -> None:
+        """
+        Junk from a client over its rate is dropped.
+        """
+        scene = self.flood(LimitAction.TRUNCATE)
+        scene.listener.answers.clear()
+        for _ in range(60):
+            scene.ask(b"junk", b"x" * 40, client=LOUD)
+        self.assertEqual([], scene.listener.answers)
+
+    def test_stream_is_not_limited(self) -> None:
+        """
+        Over TCP every query is processed: a connection is read no faster than its queries are answered.
+        """
+        scene = self.flood(LimitAction.TRUNCATE)
+        asked = len(scene.upstreams[0].asked)
+        scene.ask(*scene.queries(200), client=LOUD, listener=RecordingListener(is_stream=True))
+        self.assertEqual(200, len(scene.upstreams[0].asked) - asked)
+
+
+class InFlightTests(SynchronousTestCase):
+    """
+    Places in flight.
+    """
+
+    def fill(self, over_limit: LimitAction = LimitAction.TRUNCATE, *, is_stream: bool = False) -> SharedScene:
+        """
+        One client asks for all places.
+        """
+        scene = SharedScene(over_limit, max_outstanding=100)
+        scene.meet(LOUD, QUIET)
+        listener = RecordingListener(is_stream=True) if is_stream else scene.listener
+        scene.ask(*scene.queries(80), client=LOUD, listener=listener)
+        self.assertEqual(50, scene.forwarder.outstanding)
+        if is_stream:
+            scene.listener.answers += listener.answers
+        return scene
+
+    def test_half_is_left_for_others(self) -> None:
+        """
+        It gets half of them; with the rest it is sent to TCP; the other one gets places.
+        """
+        scene = self.fill()
+        self.assertEqual([(dns.rcode.NOERROR, True)] * 30, scene.rcodes(LOUD))
+        self.assertEqual({ShedReason.IN_FLIGHT: 30}, scene.shed)
+        scene.ask(*scene.queries(20), client=QUIET)
+        self.assertEqual(([], 70), (scene.rcodes(QUIET), scene.forwarder.outstanding))
+
+    def test_over_tcp(self) -> None:
+        """
+        SERVFAIL with the reason.
+        """
+        scene = self.fill(is_stream=True)
+        self.assertEqual([(dns.rcode.SERVFAIL, False)] * 30, scene.rcodes(LOUD))
+        self.assertEqual((0, "too many queries of this client outstanding"), extended_error(scene.answers()[0]))
+
+    def test_other_actions(self) -> None:
+        """
+        REFUSED, or nothing over UDP.
+        """
+        self.assertEqual([(dns.rcode.REFUSED, False)] * 30, self.fill(LimitAction.REFUSE).rcodes(LOUD))
+        self.assertEqual([], self.fill(LimitAction.DROP).rcodes(LOUD))
+        self.assertEqual(30, len(self.fill(LimitAction.DROP, is_stream=True).rcodes(LOUD)))
+
+    def test_places_come_back(self) -> None:
+        """
+        With the responses, and with the failures, every place is free again.
+        """
+        scene = self.fill()
+        self.clock_out(scene, [5])
+        self.assertEqual((0, 0), (scene.forwarder.outstanding, scene.forwarder.shares.octets))
+        scene.ask(*scene.queries(50), client=LOUD)
+        self.assertEqual(50, scene.forwarder.outstanding)
+
+    @staticmethod
+    def clock_out(scene: SharedScene, steps: Iterable[float]) -> None:
+        """
+        Time goes on.
+        """
+        for step in steps:
+            scene.clock.pump([step / 100] * 100)
+
+    def test_those_who_wait_together_count(self) -> None:
+        """
+        The same query many times takes as many places.
+        """
+        scene = SharedScene(max_outstanding=100)
+        scene.meet(LOUD)
+        scene.ask(*[make_query("same.test.", A, ident=n) for n in range(80)], client=LOUD)
+        self.assertEqual((50, 30), (scene.forwarder.outstanding, scene.shed[ShedReason.IN_FLIGHT]))
+
+
+class SilentUpstreamTests(SynchronousTestCase):
+    """
+    Names that an upstream never answers, while it answers others.
+    """
+
+    def sends(self, count: int) -> int:
+        """
+        How often an upstream is sent so many names of one client's within four seconds.
+        """
+        scene = SharedScene(max_outstanding=10_000)
+        scene.meet(LOUD, QUIET)
+        scene.upstreams[0].asked.clear()
+        scene.upstreams[0].is_lively = True
+        scene.ask(*scene.queries(count), client=LOUD)
+        scene.clock.pump([0.05] * 100)
+        return len(scene.upstreams[0].asked)
+
+    def test_few_are_asked_again(self) -> None:
+        """
+        A client that has few such queries has them asked again.
+        """
+        self.assertGreater(self.sends(100), 200)
+
+    def test_many_are_not(self) -> None:
+        """
+        Of one that has very many, each is sent once.
+        """
+        self.assertEqual(1000, self.sends(1000))
+
+
+class LongQueryTests(SynchronousTestCase):
+    """
+    Queries that are longer than any resolver sends.
+    """
+
+    def test_format_error(self) -> None:
+        """
+        One of 4,096 octets is forwarded, one of 4,097 is a format error.
+        """
+        scene = SharedScene()
+        for size, sent in ((4096, 1), (4097, 0)):
+            query = make_query("www.test.", A)
+            option = (
+                (65001).to_bytes(2, "big") + (size - len(query) - 4).to_bytes(2, "big") + bytes(size - len(query) - 4)
+            )
+            query = query[:-2] + len(option).to_bytes(2, "big") + option
+            self.assertEqual(size, len(query))
+            scene.upstreams[0].asked.clear()
+            scene.ask(query, listener=RecordingListener(is_stream=True) if sent else None)
+            self.assertEqual(sent, len(scene.upstreams[0].asked))
+        self.assertEqual(dns.rcode.FORMERR, scene.answer().rcode())
+
+    def test_networks_that_are_exempt(self) -> None:
+        """
+        A client that is exempt has no share, but all places.
+        """
+        scene = SharedScene(max_outstanding=100, limits=ShareLimits(exempt=(ip_network("127.0.0.66/32"),)))
+        scene.ask(*scene.queries(120), client=LOUD)
+        self.assertEqual(100, scene.forwarder.outstanding)
+        self.assertEqual([(dns.rcode.SERVFAIL, False)] * 20, scene.rcodes(LOUD))

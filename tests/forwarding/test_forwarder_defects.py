@@ -1,0 +1,140 @@
+"""
+A defect in what is done for one query costs that client its response, and nobody else.
+"""
+
+from typing import Any
+
+import dns.message
+import dns.rcode
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.testing.client import make_query
+from dotproxy.testing.fakes import RecordingListener
+from dotproxy.wire.rewrite import PassthroughRewriter
+from dotproxy.wire.rrtypes import A
+from tests.forwarding.test_forwarder import CLIENT, OUTSIDER, Scene, reply_of
+
+#: Has an option, so that its options are looked at.
+CULPRIT = dns.message.make_query(
+    "culprit.test.",
+    A,
+    id=7,
+    options=[dns.edns.GenericOption(65001, b"x")],  # type: ignore[attr-defined]
+).to_wire()
+
+
+class BrokenHop:
+    """
+    Has a defect in the method named ``broken``, for the culprit alone.
+    """
+
+    def __init__(self, broken: str) -> None:
+        self._rewriter: Any = PassthroughRewriter()
+        self._broken = broken
+        self.is_shared = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._rewriter, name)
+
+        def method(query: bytes, *given: Any, **named: Any) -> Any:
+            if name == self._broken and b"culprit" in query:
+                raise ZeroDivisionError(query)
+            return real(query, *given, **named)
+
+        return method
+
+
+class DefectTests(SynchronousTestCase):
+    """
+    A batch in which one datagram meets a defect.
+    """
+
+    def setUp(self) -> None:
+        """
+        What is logged is kept.
+        """
+        self.logged: list[str] = []
+
+        def observe(event: dict[str, Any]) -> None:
+            self.logged.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+
+    def check(self, broken: str) -> None:
+        """
+        The queries before and after the culprit are asked once and answered once; the culprit is counted, logged, and
+        holds nothing.
+        """
+        scene = Scene(rewriter=BrokenHop(broken))
+        before, after = make_query("a.test.", A, ident=1), make_query("b.test.", A, ident=2)
+        self.assertEqual(1, scene.ask(before, CULPRIT, after))
+        self.assertEqual([before, after], [sent for _, sent, _ in scene.upstreams[0].asked])
+        self.assertEqual((2, 1), (scene.forwarder.outstanding, scene.forwarder.counters.silent))
+        for asked in list(scene.upstreams[0].asked):
+            scene.upstreams[0].answer(reply_of(asked))
+        self.assertEqual([1, 2], [int.from_bytes(octets[:2], "big") for octets, _ in scene.listener.answers])
+        self.assertEqual(0, scene.forwarder.outstanding)
+        self.assertEqual(1, len(self.logged))
+
+    def test_when_it_is_looked_at(self) -> None:
+        """
+        In what is seen of a query.
+        """
+        self.check("passing")
+
+    def test_when_it_is_written_for_upstreams(self) -> None:
+        """
+        In what upstreams are asked, when the client has its place in flight already.
+        """
+        self.check("outgoing")
+
+    def test_it_is_logged_by_its_size(self) -> None:
+        """
+        And not by its name; once a second, however many come.
+        """
+        scene = Scene(rewriter=BrokenHop("outgoing"))
+        self.assertEqual(5, scene.ask(*[CULPRIT] * 5))
+        scene.clock.advance(1.0)
+        scene.ask(CULPRIT)
+        self.assertEqual(2, len(self.logged))
+        for line in self.logged:
+            self.assertRegex(
+                line,
+                f"^a defect in dotproxy: no response to a query of {len(CULPRIT)} octets"
+                r" \(ZeroDivisionError in test_forwarder_defects.py:\d+, .*forwarder.py:\d+\)$",
+            )
+
+    def test_a_client_that_waits(self) -> None:
+        """
+        If a response cannot be written for one client, it gets SERVFAIL, and the others their response.
+        """
+        scene = Scene(rewriter=BrokenHop("written"))
+        scene.ask(make_query("a.test.", A, ident=1), CULPRIT, make_query("b.test.", A, ident=3))
+        for asked in list(scene.upstreams[0].asked):
+            scene.upstreams[0].answer(reply_of(asked))
+        self.assertEqual([CLIENT] * 3, [client for _, client in scene.listener.answers])
+        self.assertEqual([3, dns.rcode.SERVFAIL, 3], [answer.rcode() for answer in scene.answers()])
+        self.assertEqual(0, scene.forwarder.outstanding)
+        self.assertEqual(1, len(self.logged))
+
+    def test_a_listener_that_cannot_send(self) -> None:
+        """
+        What came with a query that is answered at once is asked all the same, and other listeners get their responses.
+        """
+
+        class Broken(RecordingListener):
+            def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+                raise ZeroDivisionError
+
+        scene = Scene()
+        refused, asked = make_query("www.test.", A, ident=1), make_query("b.test.", A, ident=2)
+        broken = Broken()
+        scene.forwarder.handle_batch(broken, [(refused, OUTSIDER), (asked, CLIENT)])
+        scene.ask(make_query("c.test.", A, ident=3))
+        self.assertEqual(2, len(scene.upstreams[0].asked))
+        upstream = scene.upstreams[0]
+        upstream.outcomes.answered(upstream, [(each[0], reply_of(each)) for each in upstream.asked])
+        self.assertEqual((1, 0), (len(scene.listener.answers), scene.forwarder.outstanding))
+        self.assertEqual(1, len(self.logged))  # once a second

@@ -1,0 +1,51 @@
+"""
+Places.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.forwarding.upstream_table import UpstreamTable
+from dotproxy.testing.fakes import ScriptedUpstream
+
+
+class RosterTests(SynchronousTestCase):
+    """
+    Who comes, who goes, who stays.
+    """
+
+    def test_places(self) -> None:
+        """
+        Whoever stays keeps its place; whoever is new gets another, and one that was left only after two minutes.
+        """
+        a, b, c, d, e = (ScriptedUpstream(label) for label in "abcde")
+        upstream_table = UpstreamTable([a, b])
+        upstream_table.change([b, c], 0.0)
+        self.assertEqual(
+            ((1, 2), [b, c], ["a", "b", "c"]), (upstream_table.places, upstream_table.asked, upstream_table.labels)
+        )
+        upstream_table.change([b, c, d], 100.0)
+        self.assertEqual((1, 2, 3), upstream_table.places)
+        upstream_table.change([b, e], 130.0)
+        self.assertEqual(((1, 0), ["e", "b", "c", "d"]), (upstream_table.places, upstream_table.labels))
+
+    def test_coming_back(self) -> None:
+        """
+        Whoever comes back has its place again.
+        """
+        a, b = ScriptedUpstream("a"), ScriptedUpstream("b")
+        upstream_table = UpstreamTable([a, b])
+        upstream_table.change([b], 0.0)
+        upstream_table.change([a, b], 1000.0)
+        self.assertEqual((0, 1), upstream_table.places)
+
+    def test_who_is_up(self) -> None:
+        """
+        Only those who are asked count.
+        """
+        a, b = ScriptedUpstream("a"), ScriptedUpstream("b", tier=2)
+        upstream_table = UpstreamTable([a, b])
+        self.assertTrue(upstream_table.is_anyone_up)
+        upstream_table.change([b], 0.0)
+        self.assertFalse(upstream_table.is_anyone_up)
+        b.tier = 1
+        self.assertTrue(upstream_table.is_anyone_up)

@@ -1,0 +1,76 @@
+"""
+Cookies for UDP clients.
+"""
+
+import dns.edns
+import dns.message
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import WireError
+from dotproxy.policy.server_cookies import Cookies
+from dotproxy.wire.message import FORMERR, peek
+
+HOST = "192.0.2.7"
+
+
+def cookie_for(cookies: Cookies, *values: bytes, host: str = HOST) -> bytes:
+    """
+    The cookie for a client that sent these.
+    """
+    options = [dns.edns.GenericOption(10, value) for value in values]
+    query = dns.message.make_query("www.test.", "A", use_edns=0, options=options).to_wire()
+    return cookies.option_for(query, peek(query), host)
+
+
+class CookieTests(SynchronousTestCase):
+    """
+    Which cookie a client gets.
+    """
+
+    def setUp(self) -> None:
+        """
+        Cookies.
+        """
+        self.cookies = Cookies(b"s" * 32)
+
+    def test_both_halves(self) -> None:
+        """
+        A client gets its own half back, and 16 octets of ours (RFC 7873 §5.2.3).
+        """
+        option = cookie_for(self.cookies, b"12345678")
+        self.assertEqual(b"\0\x0a\0\x1812345678", option[:12])
+        self.assertEqual(28, len(option))
+
+    def test_what_ours_is_made_of(self) -> None:
+        """
+        Our half is another for another client, another address and another secret, and else the same, also for a
+        client that sent one (RFC 7873 §6, §5.2.4).
+        """
+        same = {cookie_for(self.cookies, b"12345678" + more) for more in (b"", b"x" * 8, b"x" * 16, b"x" * 32)}
+        self.assertEqual(1, len(same))
+        others = {
+            cookie_for(self.cookies, b"12345679"),
+            cookie_for(self.cookies, b"12345678", host="192.0.2.8"),
+            cookie_for(Cookies(b"t" * 32), b"12345678"),
+        }
+        self.assertEqual(4, len({cookie[12:] for cookie in same | others}))
+
+    def test_the_first_counts(self) -> None:
+        """
+        Of several only the first is looked at (RFC 7873 §5.2).
+        """
+        self.assertEqual(cookie_for(self.cookies, b"12345678"), cookie_for(self.cookies, b"12345678", b"x"))
+
+    def test_malformed_ones(self) -> None:
+        """
+        Lengths that no cookie has are FORMERR (RFC 7873 §5.2.2).
+        """
+        for size in (0, 1, 7, 9, 15, 41, 300):
+            error = self.assertRaises(WireError, cookie_for, self.cookies, b"x" * size)
+            self.assertEqual(FORMERR, error.rcode)
+
+    def test_without_one(self) -> None:
+        """
+        A client that sends no cookie gets none (RFC 7873 §5.2.1).
+        """
+        self.assertEqual(b"", cookie_for(self.cookies))

@@ -1,0 +1,200 @@
+"""
+The machine slept, or has another network.
+"""
+
+import subprocess
+import sys
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from dotproxy.service.network_monitor import ASLEEP, SETTLED, NetworkWatch, _Reports, boottime, source_for
+
+REAL = """
+import select, subprocess
+from dotproxy.service.network_monitor import _Reports
+class Reactor:
+    def addReader(self, reader): pass
+    def removeReader(self, reader): pass
+told = []
+reports = _Reports(lambda: told.append(1), Reactor())
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+subprocess.run(["ip", "address", "add", "192.0.2.7/32", "dev", "lo"], check=True)
+assert select.select([reports], [], [], 5)[0]
+reports.doRead()
+reports.close()
+print("told", len(told))
+"""
+
+
+class Reactor(Clock):
+    """
+    Time, and readers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: list[Any] = []
+
+    def addReader(self, reader: Any) -> None:
+        """
+        Called by the watch.
+        """
+        self.readers.append(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        """
+        Called by the watch.
+        """
+        self.readers.remove(reader)
+
+
+class Upstream:
+    """
+    An upstream that counts how often it was told.
+    """
+
+    def __init__(self) -> None:
+        self.label = "u"
+        self.tier = 0
+        self.moved = 0
+
+    def network_moved(self) -> None:
+        """
+        Called by the watch.
+        """
+        self.moved += 1
+
+
+class WatchTests(SynchronousTestCase):
+    """
+    When upstreams are told.
+    """
+
+    def setUp(self) -> None:
+        """
+        Two upstreams, watched.
+        """
+        self.reactor = Reactor()
+        self.asleep = 0.0
+        self.sources = {"192.0.2.1": "10.0.0.1", "192.0.2.2": "10.0.0.1"}
+        self.upstreams = [Upstream(), Upstream()]
+        self.told: list[str] = []
+        self.watch = NetworkWatch(
+            [(upstream, [host]) for upstream, host in zip(self.upstreams, self.sources, strict=True)],
+            moved=lambda: self.told.append("moved"),
+            reactor=self.reactor,
+            now=self.reactor.seconds,
+            now_with_sleep=lambda: self.reactor.seconds() + self.asleep,
+            source=self.sources.__getitem__,
+        )
+        self.watch.startService()
+        self.addCleanup(lambda: self.watch.running and self.watch.stopService())
+
+    def moved(self) -> list[int]:
+        """
+        How often each was told.
+        """
+        return [upstream.moved for upstream in self.upstreams]
+
+    def test_sleep(self) -> None:
+        """
+        All are told once when the machine wakes up, within a second; not for what clocks are off anyway.
+        """
+        self.reactor.pump([1.0] * 5)
+        self.asleep += ASLEEP - 1
+        self.reactor.pump([1.0] * 5)
+        self.assertEqual([0, 0], self.moved())
+        self.asleep += 3600
+        self.assertEqual([], self.told)
+        self.reactor.pump([1.0] * 5)
+        self.assertEqual(([1, 1], ["moved"]), (self.moved(), self.told))
+
+    def test_another_address(self) -> None:
+        """
+        Those that are reached from another address now are told, once for a burst of reports.
+        """
+        self.sources["192.0.2.2"] = "10.9.9.9"
+        self.watch.network_changed()
+        self.watch.network_changed()
+        self.assertEqual([0, 0], self.moved())
+        self.reactor.advance(SETTLED)
+        self.assertEqual(([0, 1], ["moved"]), (self.moved(), self.told))
+        self.watch.network_changed()
+        self.reactor.advance(SETTLED)
+        self.assertEqual([0, 1], self.moved())
+
+    def test_something_else(self) -> None:
+        """
+        A change that is not on the way to an upstream matters to those only that are down.
+        """
+        self.upstreams[0].tier = 2
+        self.watch.network_changed()
+        self.reactor.advance(SETTLED)
+        self.assertEqual(([1, 0], []), (self.moved(), self.told))
+
+    def test_stopping(self) -> None:
+        """
+        Nothing is left behind.
+        """
+        self.watch.network_changed()
+        self.watch.stopService()
+        self.assertEqual(([], []), (self.reactor.getDelayedCalls(), self.reactor.readers))
+
+    def test_without_netlink(self) -> None:
+        """
+        Where the kernel does not report, the clocks still are compared.
+        """
+        watch = NetworkWatch([], moved=lambda: None, reactor=object(), now=lambda: 0.0)
+        watch._clock = Clock()
+
+        def fails(*given: object) -> None:
+            raise OSError
+
+        self.patch(sys.modules["dotproxy.service.network_monitor"], "_Reports", fails)
+        watch.startService()
+        watch.stopService()
+
+
+class SystemTests(SynchronousTestCase):
+    """
+    What the system is asked.
+    """
+
+    def test_sources(self) -> None:
+        """
+        Loopback is reached from loopback; what cannot be reached, from nowhere.
+        """
+        self.assertEqual("127.0.0.1", source_for("127.0.0.1"))
+        self.assertEqual("", source_for("not an address"))
+
+    def test_the_clock(self) -> None:
+        """
+        It goes forward.
+        """
+        self.assertLessEqual(boottime(), boottime())
+
+    def test_reports(self) -> None:
+        """
+        An address that comes is reported; in a network namespace of its own.
+        """
+        verifyObject(IReadDescriptor, _reader())
+        try:
+            done = subprocess.run(
+                ["unshare", "-n", sys.executable, "-c", REAL], capture_output=True, text=True, timeout=30, check=False
+            )
+        except FileNotFoundError:
+            raise SkipTest("no unshare") from None
+        if "unshare:" in done.stderr or "'ip'" in done.stderr:
+            raise SkipTest(done.stderr.strip().splitlines()[-1])
+        self.assertEqual("told 1\n", done.stdout, done.stderr)
+
+
+def _reader() -> _Reports:
+    reports = _Reports(lambda: None, Reactor())
+    reports._reactor.addReader(reports)
+    reports.close()
+    return reports

@@ -1,0 +1,377 @@
+"""
+Connections of their own for queries that may end them.
+"""
+
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import ConnectionGone, Timeout, Unreachable
+from dotproxy.policy.health import Tier
+from dotproxy.policy.retry import Isolation
+from dotproxy.testing.server import HANG_UP
+from dotproxy.upstream.isolated_connections import (
+    BACKGROUND_RATE,
+    IDLE_TIMEOUT,
+    MAX_BACKGROUND,
+    MAX_CONNECTIONS,
+    MAX_WAITING,
+    SETTLING,
+    UNAVAILABLE_FOR,
+)
+from dotproxy.upstream.query_groups import MAX_GROUPS
+from dotproxy.wire.message import HEADER_SIZE
+from tests.upstream.scenes import ZONE, Scene, make_question
+from tests.upstream.test_upstream import IS_PROBE, names
+
+REFUSED = Refused(111, "Connection refused")
+
+
+def hangs_up_at_bad(query: bytes) -> bytes | None:
+    """
+    The answer of a server that closes the connection at names that begin with "bad".
+    """
+    return HANG_UP if query[HEADER_SIZE + 1 :].startswith(b"bad") else ZONE(query)
+
+
+class IsolationScene(Scene):
+    """
+    An upstream that hangs up at bad names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.server.answer = hangs_up_at_bad
+
+    def ask_apart(
+        self, *tokens: str, isolation: Isolation = Isolation.LOST, is_background: bool = False, accepted: bool = True
+    ) -> None:
+        """
+        Ask apart, in one batch; whose token begins with "bad" has a bad name.
+        """
+        questions = [
+            make_question(token, f"{token}.test." if token.startswith("bad") else "www.test.") for token in tokens
+        ]
+        self.upstream.ask_apart(questions, isolation, is_background=is_background)
+        if accepted:
+            self.network.accept_all(self.server)
+
+
+class IsolationTests(SynchronousTestCase):
+    """
+    Which query goes on which connection.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nobody has asked.
+        """
+        self.scene = IsolationScene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+
+    def test_few_go_alone(self) -> None:
+        """
+        Each of a few queries has a connection of its own, so that a bad one ends no other's.
+        """
+        self.scene.ask_apart("a", "bad", "c")
+        self.assertEqual((["a", "c"], ["bad"]), (sorted(self.told.answered_tokens), self.told.failed_tokens))
+        _, error, is_final = self.told.failures[0]
+        assert isinstance(error, ConnectionGone)
+        self.assertEqual((True, False, "the upstream"), (error.was_alone, is_final, error.upstream))
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+
+    def test_many_go_in_groups(self) -> None:
+        """
+        Many queries share a few connections: a bad one ends that of its group only, and is not known for the culprit.
+        """
+        tokens = [f"t{n}" for n in range(40)]
+        tokens[7] = "bad"
+        self.scene.ask_apart(*tokens)
+        self.assertLessEqual(self.scene.dials, MAX_GROUPS)
+        group = tokens[5:10]
+        self.assertIn("bad", self.told.failed_tokens)
+        self.assertTrue(set(self.told.failed_tokens) <= set(group))
+        self.assertEqual(40, len(self.told.failures) + len(self.told.answers))
+        self.assertFalse(any(error.was_alone for _, error, _ in self.told.failures))  # type: ignore[attr-defined]
+
+    def test_a_connection_that_answered_serves_the_next(self) -> None:
+        """
+        One after the other they need one connection, which is closed soon after the last.
+        """
+        for token in ("a", "b", "c"):
+            self.scene.ask_apart(token)
+            self.network.advance(SETTLING if token == "a" else 0)
+        self.assertEqual((["a", "b", "c"], 1), (self.told.answered_tokens, self.scene.dials))
+        self.network.advance(IDLE_TIMEOUT + 0.1)
+        self.assertEqual(([], 0), (self.server.connections, self.scene.upstream.outstanding))
+        self.assertEqual([], self.scene.clock.getDelayedCalls())
+
+    def test_the_last_attempt_needs_a_connection_that_answers(self) -> None:
+        """
+        What is sent for the last time follows a probe that was answered, or goes where others were answered.
+        """
+        self.scene.ask_apart("a", isolation=Isolation.LAST)
+        self.assertEqual([True], [query == IS_PROBE for query in names(self.server.queries)])
+        self.network.advance(SETTLING)
+        self.assertEqual([True, False], [query == IS_PROBE for query in names(self.server.queries)])
+        self.scene.ask_apart("b", isolation=Isolation.LAST)
+        self.network.advance(SETTLING)
+        self.assertEqual((["a", "b"], 3), (self.told.answered_tokens, len(self.server.queries)))
+
+    def test_a_server_that_closes_after_each_answer(self) -> None:
+        """
+        If the connection ends with the answer to the probe there is nothing to prove: the query goes on the next.
+        """
+
+        def closing(query: bytes) -> bytes | None:
+            self.scene.clock.callLater(0.01, self.server.close_connections)
+            return ZONE(query)
+
+        self.server.answer = closing
+        self.scene.ask_apart("a", isolation=Isolation.LAST)
+        self.network.advance(0.01)
+        self.network.accept_all(self.server)
+        self.assertEqual((["a"], []), (self.told.answered_tokens, self.told.failures))
+
+    def test_where_one_answer_is_all(self) -> None:
+        """
+        Where one answer is known to be all there is over a connection, none is spent on a probe.
+        """
+
+        def closing(query: bytes) -> bytes | None:
+            self.scene.clock.callLater(0, self.server.close_connections)
+            return ZONE(query)
+
+        self.server.answer = closing
+        for _ in range(3):
+            self.scene.connect("w")
+        self.told.answers.clear()
+        self.scene.ask_apart("a", isolation=Isolation.LAST)
+        self.network.accept_all(self.server)
+        self.assertEqual((["a"], []), (self.told.answered_tokens, self.told.failures))
+
+    def test_a_bad_connection_is_not_held_against_the_query(self) -> None:
+        """
+        A last attempt whose connection ends at the probe is made again, on another.
+        """
+        self.scene.connect("warm")
+        answers = iter([HANG_UP, HANG_UP])
+        self.server.answer = lambda query: next(answers, ZONE(query))
+        self.scene.ask_apart("a", isolation=Isolation.LAST)
+        for _ in range(30):
+            self.network.advance(0.1)
+            self.network.accept_all(self.server)
+        self.assertEqual((["warm", "a"], []), (self.told.answered_tokens, self.told.failures))
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+
+    def test_so_many_connections(self) -> None:
+        """
+        However many wait, there are only so many connections; all are served in the end.
+        """
+        self.server.answer = lambda query: None
+        tokens = [f"t{n}" for n in range(3 * MAX_CONNECTIONS)]
+        self.scene.ask_apart(*tokens, isolation=Isolation.KNOWN)
+        self.assertEqual(MAX_CONNECTIONS, self.scene.dials)
+        self.server.answer = ZONE
+        for connection in tuple(self.server.connections):
+            connection.send(ZONE(connection.queries[-1]) or b"")
+        for _ in range(4):
+            self.network.advance(SETTLING)
+        self.assertEqual(sorted(tokens), sorted(self.told.answered_tokens))
+
+    def test_nobody_waits_any_more(self) -> None:
+        """
+        What nobody wants is not sent.
+        """
+        self.scene.ask_apart("a", "b", accepted=False)
+        self.told.unwanted.add("a")
+        self.network.accept_all(self.server)
+        self.assertEqual((["b"], 1), (self.told.answered_tokens, len(self.server.queries)))
+
+    def test_silence(self) -> None:
+        """
+        A query that gets no answer fails after four seconds, and that is no sign of anything.
+        """
+        self.server.answer = lambda query: None
+        self.scene.ask_apart("a")
+        self.network.advance(4.1)
+        ((token, error, _),) = self.told.failures
+        self.assertEqual(("a", Timeout), (token, type(error)))
+        self.assertEqual(float("-inf"), self.scene.upstream.quarantine.until)
+
+
+class BackgroundTests(SynchronousTestCase):
+    """
+    What is not ordinary.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nobody has asked.
+        """
+        self.scene = IsolationScene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+
+    def test_known_ones_fail_the_first_time(self) -> None:
+        """
+        A question that is known to end connections gets one more chance, and no second.
+        """
+        self.scene.ask_apart("bad", isolation=Isolation.KNOWN, is_background=True)
+        self.assertEqual([("bad", True)], [(token, is_final) for token, _, is_final in self.told.failures])
+
+    def test_ordinary_ones_come_first(self) -> None:
+        """
+        With no connection free, what is ordinary is served before what is not.
+        """
+        self.server.answer = lambda query: None
+        self.scene.ask_apart(*[f"b{n}" for n in range(20)], isolation=Isolation.KNOWN, is_background=True)
+        self.assertEqual(MAX_BACKGROUND, len(self.server.queries))
+        self.scene.ask_apart("a")
+        self.server.connections[-1].send(ZONE(self.server.queries[-1]) or b"")
+        self.network.settle()
+        self.assertEqual(["a"], self.told.answered_tokens)
+
+    def test_a_flood_costs_so_many_connections(self) -> None:
+        """
+        Whoever asks what ends connections is given so many a second, and no more; what cannot wait fails.
+        """
+        seconds = 5
+        for number in range(100 * seconds):
+            self.scene.ask_apart(f"bad{number}", isolation=Isolation.KNOWN, is_background=True)
+            self.network.advance(0.01)
+            self.network.accept_all(self.server)
+        self.assertLessEqual(self.scene.dials, BACKGROUND_RATE * (seconds + 1) + 1)
+        self.assertGreaterEqual(self.scene.dials, BACKGROUND_RATE * (seconds - 1))
+        self.assertGreaterEqual(len(self.told.failures), 100 * seconds - MAX_WAITING - MAX_BACKGROUND)
+        self.assertTrue(all(is_final for _, _, is_final in self.told.failures))
+
+    def test_unusual_ones_share_connections(self) -> None:
+        """
+        Queries that are merely unusual go sixteen at a time; of those lost together none is known for the culprit.
+        """
+        tokens = [f"u{n}" for n in range(20)]
+        self.scene.ask_apart(*tokens, "bad", isolation=Isolation.UNUSUAL, is_background=True)
+        self.assertEqual(2, self.scene.dials)
+        self.assertEqual(21, len(self.told.answers) + len(self.told.failures))
+        self.assertFalse(any(error.was_alone for _, error, _ in self.told.failures))  # type: ignore[attr-defined]
+        self.assertLessEqual({f"u{n}" for n in range(16)}, set(self.told.answered_tokens))
+
+    def test_unusual_ones_say_nothing_of_others(self) -> None:
+        """
+        A question of an unusual kind is not remembered as one that ends connections.
+        """
+        for isolation in (Isolation.UNUSUAL, Isolation.LOST, Isolation.LAST):
+            for number in range(5):
+                self.scene.ask_apart(f"bad{number}", isolation=isolation, is_background=True)
+                self.network.advance(0.2)
+        self.assertEqual(15, len(self.told.failures))
+        self.assertEqual(float("-inf"), self.scene.upstream.quarantine.until)
+
+
+class OutageTests(SynchronousTestCase):
+    """
+    No connections for them.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nobody has asked.
+        """
+        self.scene = IsolationScene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+
+    def test_an_upstream_that_cannot_be_reached(self) -> None:
+        """
+        Nothing is sent; the upstream is down, and they wait for the next dial like all others.
+        """
+        self.scene.ask_apart("a", accepted=False)
+        self.network.refuse(REFUSED)
+        self.assertEqual([("a", Unreachable)], [(token, type(error)) for token, error, _ in self.told.failures])
+        self.assertEqual(Tier.DOWN, self.scene.upstream.tier)
+        self.scene.ask_apart("b", accepted=False)
+        self.assertEqual(1, self.scene.dials)
+        self.network.advance(0.2)
+        self.network.accept_all(self.server)
+        self.assertEqual((["b"], Tier.GOOD), (self.told.answered_tokens, self.scene.upstream.tier))
+
+    def test_a_server_that_takes_no_second_connection(self) -> None:
+        """
+        Beside a connection that works the upstream is not down, and for a while they go where all others go.
+        """
+        self.scene.connect("a")
+        self.scene.ask_apart("b", accepted=False)
+        self.network.refuse(REFUSED)
+        self.assertEqual(["b"], self.told.failed_tokens)
+        self.assertEqual((Tier.GOOD, []), (self.scene.upstream.tier, self.scene.heard.states()))
+        self.scene.ask_apart("b", accepted=False)
+        self.network.settle()
+        self.assertEqual((["a", "b"], 2), (self.told.answered_tokens, self.scene.dials))
+        self.network.advance(UNAVAILABLE_FOR)
+        self.scene.ask_apart("c")
+        self.assertEqual((["a", "b", "c"], 3), (self.told.answered_tokens, self.scene.dials))
+
+    def test_a_server_that_takes_so_many_connections(self) -> None:
+        """
+        What finds no connection waits for those that stand, and is sent over them.
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("shared")
+        self.scene.ask_apart("a", "b", "c", accepted=False)
+        self.network.accept(self.server)
+        self.network.refuse(REFUSED)
+        self.network.refuse(REFUSED)
+        self.assertEqual([], self.told.failures)
+        self.server.answer = ZONE
+        connection = self.server.connections[-1]
+        connection.send(ZONE(connection.queries[-1]) or b"")
+        for _ in range(3):
+            self.network.advance(SETTLING)
+        self.assertEqual((["a", "b", "c"], 4), (self.told.answered_tokens, self.scene.dials))
+
+    def test_a_pause_ends(self) -> None:
+        """
+        What waits while connections end unanswered is sent when the pause is over, whatever else was due before.
+        """
+        self.scene.connect("warm")
+        answers = iter([HANG_UP] * 3)
+        self.server.answer = lambda query: next(answers, ZONE(query))
+        self.scene.ask_apart("a", isolation=Isolation.LAST)
+        self.scene.ask_apart("u", isolation=Isolation.UNUSUAL, is_background=True)
+        for _ in range(40):
+            self.network.advance(0.05)
+            self.network.accept_all(self.server)
+        self.assertIn("a", self.told.answered_tokens)
+
+    def test_another_network(self) -> None:
+        """
+        Connections over the old one are given up; what waits is sent over the new one.
+        """
+        self.server.answer = lambda query: None
+        self.scene.ask_apart("a")
+        self.scene.upstream.network_moved()
+        self.network.settle()
+        self.assertEqual(["a"], self.told.failed_tokens)
+        self.assertEqual([], self.server.connections)
+
+    def test_another_network_while_a_connection_rests(self) -> None:
+        """
+        A connection that has just answered and is given up serves nothing any more.
+        """
+        self.scene.ask_apart("a")
+        self.scene.upstream.network_moved()
+        self.scene.clock.advance(SETTLING)  # before the connection has ended
+        self.scene.ask_apart("b")
+        self.assertEqual((["a", "b"], []), (self.told.answered_tokens, self.told.failures))
+
+    def test_stopping(self) -> None:
+        """
+        What was asked fails, connections are closed, and nothing is left.
+        """
+        self.server.answer = lambda query: None
+        self.scene.ask_apart("a", "b")
+        self.scene.ask_apart("proving", isolation=Isolation.LAST)
+        self.scene.ask_apart("c", accepted=False)
+        stopped = self.scene.upstream.stopService()
+        self.network.settle()
+        self.successResultOf(stopped)
+        self.assertEqual(["a", "b", "c", "proving"], sorted(self.told.failed_tokens))
+        self.assertEqual([], self.scene.clock.getDelayedCalls())

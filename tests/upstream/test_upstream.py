@@ -1,0 +1,360 @@
+"""
+One upstream: when it is dialled, what becomes of questions, and what is told of it.
+"""
+
+from typing import Any
+
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import BadReply, ConnectionGone, Unreachable
+from dotproxy.policy.health import YOUNG, Tier
+from dotproxy.testing.server import HANG_UP
+from dotproxy.upstream.health_probe import PROBE_QUESTION
+from dotproxy.upstream.upstream import LEARNED_LATER
+from dotproxy.wire.framing import frame
+from tests.upstream.scenes import NAME, STRANGER, ZONE, Scene
+
+REFUSED = Refused(111, "Connection refused")
+IS_PROBE = PROBE_QUESTION[1][2:]
+
+
+def names(queries: list[bytes]) -> list[bytes]:
+    """
+    Of each query everything but the ID.
+    """
+    return [query[2:] for query in queries]
+
+
+class ConnectingTests(SynchronousTestCase):
+    """
+    On demand, once, and again.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nobody has asked.
+        """
+        self.scene = Scene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+
+    def test_nothing_is_dialled_unasked(self) -> None:
+        """
+        Until there is a question there is no connection.
+        """
+        self.network.advance(3600)
+        self.assertEqual(0, self.scene.dials)
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+
+    def test_questions_wait_for_one_dial(self) -> None:
+        """
+        Whatever is asked while a dial is under way goes out on that one connection, unless nobody wants it.
+        """
+        self.scene.ask("a", "b")
+        self.scene.ask("c", "d")
+        self.told.unwanted.add("b")
+        self.network.accept(self.server)
+        self.assertEqual(["a", "c", "d"], self.told.answered_tokens)
+        self.assertEqual((1, 1), (self.scene.dials, self.server.accepted))
+
+    def test_the_connection_is_used_again(self) -> None:
+        """
+        A second question needs no second connection, and goes out at once.
+        """
+        self.scene.connect("a")
+        self.scene.ask("b", "c")
+        self.network.settle()
+        self.assertEqual((["a", "b", "c"], 1), (self.told.answered_tokens, self.scene.dials))
+
+    def test_answers_come_in_any_order(self) -> None:
+        """
+        The upstream may answer as it likes (RFC 7766 §7).
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("a", "b", "c")
+        for query in reversed(self.server.queries):
+            self.server.connections[0].send(ZONE(query) or b"")
+        self.network.settle()
+        self.assertEqual(["c", "b", "a"], self.told.answered_tokens)
+
+    def test_a_server_that_closes_when_idle(self) -> None:
+        """
+        A clean close without questions outstanding is no failure; the next question dials at once.
+        """
+        self.scene.connect("a")
+        self.server.close_connections()
+        self.network.settle()
+        self.assertEqual(([], []), (self.scene.heard.states(), self.told.failures))
+        self.assertIn(("closed", "the upstream closed the connection", 0), self.scene.heard.events)
+        self.network.advance(60)
+        self.assertEqual(1, self.scene.dials)
+        self.scene.connect("b")
+        self.assertEqual((["a", "b"], 2), (self.told.answered_tokens, self.scene.dials))
+
+    def test_an_idle_connection_is_closed(self) -> None:
+        """
+        After the idle timeout, counted from the last use, the connection is closed, politely.
+        """
+        self.scene.connect("a")
+        self.network.advance(20)
+        self.scene.ask("b")
+        self.network.settle()
+        self.network.advance(29)
+        self.assertEqual(1, len(self.server.connections))
+        self.network.advance(2)
+        self.assertEqual(([], []), (self.server.connections, self.scene.heard.states()))
+        self.assertEqual([], self.scene.clock.getDelayedCalls())
+
+    def test_a_connection_with_questions_is_not_idle(self) -> None:
+        """
+        While something is outstanding a connection is not closed for idleness.
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("a")
+        self.network.advance(31)
+        self.assertEqual(1, len(self.server.connections))
+
+    def test_a_question_while_the_connection_closes(self) -> None:
+        """
+        What is asked while a connection is being closed does not wait for that; it dials.
+        """
+        self.scene.connect("a")
+        self.network.reactor.advance(31)  # without settling: the close is under way
+        self.scene.ask("b")
+        self.assertEqual(2, self.scene.dials)
+        self.network.settle()
+        self.network.accept(self.server)
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+
+
+class FailureTests(SynchronousTestCase):
+    """
+    Dials that fail, connections that break.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream nobody has asked.
+        """
+        self.scene = Scene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+
+    def test_a_failed_dial_fails_what_waits(self) -> None:
+        """
+        Each waiting question is given back once, with upstream, phase and reason; it may be asked again, unless the
+        upstream has been down for a while.
+        """
+        self.scene.ask("a", "b")
+        self.network.refuse(REFUSED)
+        self.assertEqual(["a", "b"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        self.assertEqual("the upstream: connect: connection refused", str(error))
+        self.assertFalse(is_final)
+        for _ in range(4):
+            self.network.advance(YOUNG)
+            self.network.refuse(REFUSED)
+        self.scene.ask("c")
+        self.network.advance(1)
+        self.network.refuse(REFUSED)
+        self.assertEqual(("c", True), (self.told.failures[-1][0], self.told.failures[-1][2]))
+        self.assertEqual(Tier.DOWN, self.scene.upstream.tier)
+
+    def test_it_is_told_once_that_it_went_down_and_once_that_it_is_up(self) -> None:
+        """
+        One event for each change of state, however often it failed.
+        """
+        self.scene.ask("a")
+        for _ in range(5):
+            self.network.refuse(REFUSED)
+            self.network.advance(40)
+        self.network.accept(self.server)
+        self.assertEqual(["down", "up"], self.scene.heard.states())
+        self.assertIn(("down", "connect", "connection refused"), self.scene.heard.events)
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+
+    def test_it_dials_again_by_itself_less_and_less(self) -> None:
+        """
+        Unasked, the time between dials grows to half a minute and no further (RFC 7858 §3.1).
+        """
+        self.scene.ask("a")
+        gaps = []
+        for _ in range(12):
+            self.network.refuse(REFUSED)
+            (redial,) = self.scene.clock.getDelayedCalls()
+            gaps.append(round(redial.getTime() - self.scene.clock.seconds(), 6))
+            self.network.advance(gaps[-1] + 0.001)
+        self.assertEqual([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0], gaps)
+
+    def test_while_somebody_asks_a_second_is_the_most(self) -> None:
+        """
+        A question brings the next dial forward: a recovered upstream is found within a second.
+        """
+        self.scene.ask("a")
+        for _ in range(9):
+            self.network.refuse(REFUSED)
+            self.network.advance(31)
+        self.network.refuse(REFUSED)
+        dials = self.scene.dials
+        self.scene.ask("b")
+        self.network.advance(0.9)
+        self.assertEqual(dials, self.scene.dials)
+        self.network.advance(0.2)
+        self.assertEqual(dials + 1, self.scene.dials)
+        self.network.accept(self.server)
+        self.assertIn("b", self.told.answered_tokens)
+
+    def test_a_connection_that_breaks_gives_its_questions_back(self) -> None:
+        """
+        What was outstanding comes back, each once, and another connection is dialled (RFC 7766 §6.2.4).
+        """
+        answering = self.server.answer
+        self.scene.connect("a")
+        self.server.answer = lambda query: None
+        self.scene.ask("b", "c")
+        self.network.settle()
+        self.server.abort_connections()
+        self.network.settle()
+        self.assertEqual(["b", "c"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        assert isinstance(error, ConnectionGone)
+        self.assertEqual((False, False), (error.was_alone, is_final))
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+        self.server.answer = answering
+        self.scene.connect("b", "c")
+        self.assertEqual(["a", "b", "c"], self.told.answered_tokens)
+
+    def test_a_connection_that_answered_nothing(self) -> None:
+        """
+        One that ends before it answered anything may be the query's doing: the upstream is not down for that.
+        """
+        self.server.answer = lambda query: None
+        self.scene.connect("a")
+        self.server.close_connections()
+        self.network.settle()
+        _, error, is_final = self.told.failures[0]
+        assert isinstance(error, ConnectionGone)
+        self.assertEqual((False, False), (error.was_alone, is_final))
+        self.assertEqual((Tier.GOOD, 2), (self.scene.upstream.tier, self.scene.dials))
+
+    def test_half_an_answer(self) -> None:
+        """
+        What had come of an answer when the upstream closed is no answer, close_notify or not (RFC 8446 §6.1).
+        """
+        for end in ("close_connections", "abort_connections"):
+            self.server.answer = lambda query: None
+            self.scene.connect("a")
+            whole = ZONE(self.server.queries[-1])
+            assert whole is not None
+            self.server.connections[0].transport.write(frame(whole)[:-1])
+            self.network.settle()
+            getattr(self.server, end)()
+            self.network.settle()
+            self.assertEqual((["a"], []), (self.told.failed_tokens, self.told.answers))
+            self.setUp()
+
+    def test_connections_cut_short(self) -> None:
+        """
+        After three in a row that answered nothing it is asked something easy: if that ends the connection, too, it is
+        down, until it answers.
+        """
+        answering = self.server.answer
+        self.server.answer = lambda query: HANG_UP
+        for expected in ([], [], ["down"]):
+            self.scene.ask("a")
+            self.network.settle()
+            self.network.accept_all(self.server)
+            self.assertEqual(expected, self.scene.heard.states())
+        self.assertIn(IS_PROBE, names(self.server.queries))
+        self.server.answer = answering
+        self.network.advance(1)
+        self.network.accept_all(self.server)
+        self.assertEqual(["down", "up"], self.scene.heard.states())
+
+    def test_queries_that_end_connections(self) -> None:
+        """
+        An upstream that ends any number of connections at some queries, and answers others, is not down.
+        """
+        self.server.answer = lambda query: ZONE(query) if query[2:] == IS_PROBE else HANG_UP
+        for _ in range(20):
+            self.scene.ask("a")
+            self.network.settle()
+            self.network.accept_all(self.server)
+            self.network.advance(0.2)
+        self.assertEqual(([], Tier.GOOD), (self.scene.heard.states(), self.scene.upstream.tier))
+        self.assertEqual(20, len(self.told.failures))
+
+    def test_what_lasts_fails_at_once(self) -> None:
+        """
+        A query to one that is mistrusted does not wait for the next dial, of which there is one a second at most.
+        """
+        scene = Scene(certificate=STRANGER.issue([NAME]))
+        network = scene.network
+        scene.connect("a")
+        self.assertEqual([("a", True)], [(token, is_final) for token, _, is_final in scene.told.failures])
+        dials: list[float] = []
+        for number in range(200):
+            network.advance(0.05)
+            if number % 2:
+                scene.ask(number)
+            while len(dials) + 1 < scene.dials:
+                dials.append(scene.clock.seconds())
+                network.accept(scene.server)
+            self.assertEqual(1 + (number + 1) // 2, len(scene.told.failures), number)
+        self.assertEqual({True}, {is_final for _, _, is_final in scene.told.failures})
+        self.assertLessEqual(len([at for at in dials if at > 2.0]), 8)
+
+    def test_another_worker_found_it_down(self) -> None:
+        """
+        It is down without a dial of ours, and dialled when it is due, or when another worker finds that it works.
+        """
+        for is_found_up in (False, True):
+            scene = Scene()
+            scene.upstream.learn_down(Unreachable("connect", "connection refused"))
+            self.assertEqual((Tier.DOWN, []), (scene.upstream.tier, scene.heard.events))
+            scene.ask("a")
+            scene.network.advance(LEARNED_LATER)
+            self.assertEqual(0, scene.dials)
+            if is_found_up:
+                scene.upstream.learn_up()
+            scene.network.advance(0.0 if is_found_up else 0.11)
+            self.assertEqual(1, scene.dials)
+            scene.network.accept(scene.server)
+            self.assertEqual((["a"], Tier.GOOD), (scene.told.answered_tokens, scene.upstream.tier))
+
+    def test_another_worker_is_not_believed_beside_a_connection(self) -> None:
+        """
+        While a connection of ours stands it is up.
+        """
+        self.scene.connect("a")
+        self.scene.upstream.learn_down(Unreachable("connect", "connection refused"))
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+
+    def test_questions_asked_again_at_once(self) -> None:
+        """
+        A question that is asked again from within its failure is not lost.
+        """
+
+        def again(tokens: list[Any]) -> None:
+            if len(self.told.failures) < 3:
+                self.scene.ask(*tokens)
+
+        self.told.on_failure = again
+        self.scene.ask("a")
+        self.network.refuse(REFUSED)
+        self.network.advance(0.1)
+        self.network.refuse(REFUSED)
+        self.network.advance(0.2)
+        self.network.accept(self.server)
+        self.assertEqual(["a"], self.told.answered_tokens)
+
+    def test_a_runt_ends_the_connection(self) -> None:
+        """
+        After a zero-length message nothing the upstream says counts.
+        """
+        self.server.answer = lambda query: b""
+        self.scene.connect("a", "b")
+        self.assertEqual(["a", "b"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        self.assertIsInstance(error, BadReply)
+        self.assertEqual(("the upstream sent a message of 0 octets", False), (error.reason, is_final))
+        self.assertEqual([], self.server.connections)

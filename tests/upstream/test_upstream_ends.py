@@ -1,0 +1,334 @@
+"""
+One upstream that falls silent, does not read, or is stopped.
+"""
+
+import dns.edns
+import dns.flags
+import dns.message
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import Timeout, Unreachable
+from dotproxy.policy.health import Tier
+from dotproxy.upstream.connection import CLOSE_TIMEOUT
+from dotproxy.upstream.health_probe import PROBE_QUESTION
+from dotproxy.upstream.pool import PROBE_GRACE, PROBE_TIMEOUT, RETIREMENT
+from tests.upstream.scenes import AUTHORITY, ZONE, Scene
+
+REFUSED = Refused(111, "Connection refused")
+IS_PROBE = PROBE_QUESTION[1][2:]
+
+
+def names(queries: list[bytes]) -> list[bytes]:
+    """
+    Of each query everything but the ID.
+    """
+    return [query[2:] for query in queries]
+
+
+class SilenceTests(SynchronousTestCase):
+    """
+    A connection that stands, and over which nothing comes.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream that has answered once, and then falls silent with a question outstanding.
+        """
+        self.scene = Scene()
+        self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
+        self.answering = self.server.answer
+        self.scene.connect("a")
+        self.server.answer = lambda query: None
+        self.network.advance(1)
+        self.since = self.scene.clock.seconds()
+        self.scene.ask("b")
+        self.network.advance(1.5)
+
+    def test_it_is_probed_before_it_is_given_up(self) -> None:
+        """
+        Under suspicion it is asked something easy; if that is answered nothing changes.
+        """
+        self.server.answer = self.answering
+        self.assertFalse(self.scene.upstream.suspect(self.since))
+        self.assertFalse(self.scene.upstream.suspect(self.since))
+        self.network.settle()
+        self.assertEqual(1, names(self.server.queries).count(IS_PROBE))
+        self.network.advance(PROBE_TIMEOUT + 0.1)
+        self.assertEqual((1, [], 0), (self.scene.dials, self.told.failures, self.scene.upstream.tier))
+        self.assertEqual(["a"], self.told.answered_tokens)
+
+    def test_it_is_lively_if_it_was_just_heard(self) -> None:
+        """
+        One that answers others is under no suspicion; the question may be asked again.
+        """
+        self.server.answer = self.answering
+        self.scene.ask("c")
+        self.network.settle()
+        self.assertTrue(self.scene.upstream.suspect(self.since))
+        self.assertEqual(0, names(self.server.queries).count(IS_PROBE))
+
+    def test_without_a_connection_there_is_nothing_to_suspect(self) -> None:
+        """
+        While it is being dialled, waiting is all there is.
+        """
+        scene = Scene()
+        scene.ask("a")
+        self.assertFalse(scene.upstream.suspect(self.since))
+
+    def test_a_silent_one_is_retired(self) -> None:
+        """
+        If the probe brings nothing, questions are given back, a new connection is dialled, and a late answer
+        over the old one still counts.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.network.advance(PROBE_TIMEOUT)
+        self.assertEqual(["b"], self.told.failed_tokens)
+        _, error, is_final = self.told.failures[0]
+        self.assertIsInstance(error, Timeout)
+        self.assertEqual(("the upstream: read: connected, but silent for 3.5 s", False), (str(error), is_final))
+        self.assertEqual(["down"], self.scene.heard.states())
+        self.network.advance(0.1)
+        self.assertEqual(2, self.scene.dials)
+        self.server.connections[0].send(ZONE(self.server.queries[1]) or b"")
+        self.network.settle()
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+        self.assertEqual(["down"], self.scene.heard.states())
+
+    def test_it_is_watched(self) -> None:
+        """
+        One that is slow comes under suspicion if nothing is heard of it; if it answers, it does not.
+        """
+        self.scene.upstream.watch(self.since, 0.2)
+        self.scene.upstream.watch(self.since, 0.2)
+        self.network.advance(0.2)
+        self.assertEqual(1, names(self.server.queries).count(IS_PROBE))
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer, answer = lambda query: None, scene.server.answer
+        scene.network.advance(1)
+        since = scene.clock.seconds()
+        scene.ask("b", "c")
+        scene.upstream.watch(since, 0.2)
+        scene.network.advance(0.1)
+        scene.server.connections[0].send(answer(scene.server.queries[-1]) or b"")
+        scene.network.settle()
+        scene.network.advance(0.2)
+        self.assertEqual(0, names(scene.server.queries).count(IS_PROBE))
+
+    def test_a_replacement(self) -> None:
+        """
+        If the probe brings nothing soon another connection is dialled; once that stands the questions are given back,
+        and the upstream was never down.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.assertEqual(Tier.SLOW, self.scene.upstream.tier)
+        self.network.advance(PROBE_GRACE[1] - 0.01)
+        self.assertEqual(1, self.scene.dials)
+        self.network.advance(0.02)
+        self.server.answer = self.answering
+        self.network.accept(self.server)
+        self.assertEqual((["b"], []), (self.told.failed_tokens, self.scene.heard.states()))
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+        self.scene.ask("c")
+        self.network.settle()
+        self.assertEqual(["a", "c"], self.told.answered_tokens)
+
+    def test_a_probe_answered_after_others(self) -> None:
+        """
+        A probe's answer is nobody's, whenever it comes: after other answers, or over a connection that was given up.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.network.settle()
+        probe = self.server.queries[-1]
+        connection = self.server.connections[0]
+        connection.send(ZONE(self.server.queries[-2]) or b"")
+        self.network.settle()
+        connection.send(ZONE(probe) or b"")
+        self.network.settle()
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+
+    def test_a_retired_connection_ends(self) -> None:
+        """
+        A retired connection is cut in the end, and its questions are not given back a second time.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.network.advance(PROBE_TIMEOUT)
+        self.network.advance(RETIREMENT)
+        self.assertEqual((["b"], []), (self.told.failed_tokens, self.server.connections))
+
+    def test_a_retired_connection_that_answers_all_is_closed(self) -> None:
+        """
+        When everything was answered after all, a retired connection has no more use.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.network.advance(PROBE_TIMEOUT)
+        for query in self.server.queries[1:]:
+            self.server.connections[0].send(ZONE(query) or b"")
+        self.network.settle()
+        self.assertEqual([], self.server.connections)
+
+    def test_after_silence_a_handshake_is_not_enough(self) -> None:
+        """
+        It is up again when a probe is answered, and probed on every connection until then.
+        """
+        self.scene.upstream.suspect(self.since)
+        self.network.advance(PROBE_TIMEOUT)
+        self.network.advance(0.1)
+        self.network.accept(self.server)
+        self.assertEqual(Tier.DOWN, self.scene.upstream.tier)
+        self.assertEqual(2, names(self.server.queries).count(IS_PROBE))
+        self.network.advance(PROBE_TIMEOUT)
+        self.network.advance(0.2)
+        self.server.answer = self.answering
+        self.network.accept(self.server)
+        self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
+        self.assertEqual(["down", "up"], self.scene.heard.states())
+        self.assertEqual(["a"], self.told.answered_tokens)
+
+
+class RoomTests(SynchronousTestCase):
+    """
+    An upstream that does not read.
+    """
+
+    def test_questions_wait_while_a_connection_is_blocked(self) -> None:
+        """
+        While the transport is full questions wait here, and go out when it takes them.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.network.advance(1)
+        connection = scene.upstream._pool.current
+        connection.pauseProducing()
+        scene.ask("b")
+        scene.network.settle()
+        self.assertEqual(["a"], scene.told.answered_tokens)
+        connection.resumeProducing()
+        scene.network.settle()
+        self.assertEqual(["a", "b"], scene.told.answered_tokens)
+        connection.resumeProducing()
+
+    def test_a_blocked_connection_that_ends(self) -> None:
+        """
+        What waited for room on it goes out on a new connection.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.upstream._pool.current.pauseProducing()
+        scene.ask("b")
+        scene.server.close_connections()
+        scene.network.settle()
+        self.assertEqual(2, scene.dials)
+        scene.network.accept(scene.server)
+        self.assertEqual(["a", "b"], scene.told.answered_tokens)
+
+    def test_a_blocked_connection_under_suspicion(self) -> None:
+        """
+        One that takes no probe, and brings nothing, is retired at once.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.server.answer = lambda query: None
+        scene.ask("b")
+        scene.network.advance(2)
+        scene.upstream._pool.current.pauseProducing()
+        self.assertFalse(scene.upstream.suspect(scene.clock.seconds()))
+        self.assertEqual(["b"], scene.told.failed_tokens)
+
+
+class StopTests(SynchronousTestCase):
+    """
+    The end, in every state.
+    """
+
+    def stopped(self, scene: Scene) -> None:
+        """
+        Stop, and see that nothing is left.
+        """
+        stopping = scene.upstream.stopService()
+        scene.network.settle()
+        self.successResultOf(stopping)
+        self.assertEqual([], scene.clock.getDelayedCalls())
+        self.assertEqual([], scene.server.connections)
+        scene.ask("late")
+        self.assertEqual("late", scene.told.failed_tokens[-1])
+        self.assertIsInstance(scene.told.failures[-1][1], Unreachable)
+
+    def test_unused(self) -> None:
+        """
+        One that was never asked stops at once.
+        """
+        self.stopped(Scene())
+
+    def test_dialling(self) -> None:
+        """
+        A dial under way is given up, and what waits for it fails.
+        """
+        scene = Scene()
+        scene.ask("a")
+        self.stopped(scene)
+        self.assertEqual(["a", "late"], scene.told.failed_tokens)
+
+    def test_connected(self) -> None:
+        """
+        A connection is closed; what is outstanding on it fails.
+        """
+        scene = Scene()
+        scene.server.answer = lambda query: None
+        scene.connect("a")
+        self.stopped(scene)
+        self.assertEqual(["a", "late"], scene.told.failed_tokens)
+
+    def test_down(self) -> None:
+        """
+        It does not dial again when it is stopped.
+        """
+        scene = Scene(AUTHORITY.issue(["other.test"]))
+        scene.connect("a")
+        self.stopped(scene)
+
+    def test_retired_and_probing(self) -> None:
+        """
+        Retired connections and probes end with it.
+        """
+        scene = Scene()
+        scene.server.answer = lambda query: None
+        scene.connect("a")
+        scene.network.advance(2)
+        scene.upstream.suspect(scene.clock.seconds())
+        scene.network.advance(PROBE_TIMEOUT)
+        scene.network.advance(0.1)
+        scene.network.accept(scene.server)
+        self.stopped(scene)
+
+    def test_a_peer_that_does_not_answer_the_close(self) -> None:
+        """
+        Stopping takes no longer than a second.
+        """
+        scene = Scene()
+        scene.connect("a")
+        cut: list[bool] = []
+        self.patch(scene.upstream._pool.current.transport.transport, "abortConnection", lambda: cut.append(True))
+        stopping = scene.upstream.stopService()
+        scene.clock.advance(CLOSE_TIMEOUT - 0.01)
+        self.assertNoResult(stopping)
+        self.assertEqual([], cut)
+        scene.clock.advance(0.01)
+        self.assertEqual([True], cut)
+
+
+class ProbeTests(SynchronousTestCase):
+    """
+    The question of our own.
+    """
+
+    def test_it_tells_nothing(self) -> None:
+        """
+        It asks for the name servers of the root, and for no recursion, and is as long as other questions.
+        """
+        _, query, end = PROBE_QUESTION
+        message = dns.message.from_wire(query)
+        self.assertEqual(". IN NS", message.question[0].to_text())
+        self.assertEqual((dns.flags.Flag(0), 17), (message.flags, end))
+        self.assertEqual(0, len(query) % 128)

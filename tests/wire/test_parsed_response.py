@@ -1,0 +1,192 @@
+"""
+Answers of many records: aged and cut without going from record to record, and with the same result.
+"""
+
+import sys
+from collections.abc import Callable
+from itertools import cycle, islice
+
+import dns.flags
+import dns.message
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.testing.client import make_query
+from dotproxy.wire.edns import DO, ExtendedError, ede_option, option
+from dotproxy.wire.message import peek
+from dotproxy.wire.parsed_response import MOST_OFFSETS, Answer, take_apart
+from dotproxy.wire.responses import truncated, truncated_answer
+from dotproxy.wire.rewrite import EdnsRewriter
+from tests.wire import reference
+
+#: Owner, TTL and rdata of a record: such as take two octets of owner, one, and a whole name.
+RECORDS = st.tuples(
+    st.sampled_from((b"\xc0\x0c", b"\0", b"\3abc\xc0\x0c", b"\7example\3org\0")),
+    st.integers(0, 0x7FFFFFFF) | st.integers(0, 60),
+    st.integers(0, 40) | st.just(300),
+)
+
+OPTIONS = st.sampled_from(
+    (
+        option(3, b"server 7"),
+        option(65001, b"x" * 400),
+        option(12, bytes(9)),
+        ede_option(ExtendedError(3, "")),
+        ede_option(ExtendedError(22, "no reachable authority at this time")),
+    )
+)
+
+
+def reply_of(query: bytes, records: list[tuple[bytes, int, int]], counts: tuple[int, int]) -> bytes:
+    """
+    A reply with these records, so many in the first and in the second section.
+    """
+    end = peek(query).question_end
+    head = b"\x84\xa3\0\1" + b"".join(n.to_bytes(2, "big") for n in (*counts, len(records) - sum(counts)))
+    body = b"".join(
+        owner + b"\xff\0\0\1" + ttl.to_bytes(4, "big") + size.to_bytes(2, "big") + b"\1" * size
+        for owner, ttl, size in records
+    )
+    return query[:2] + head + query[12:end] + body
+
+
+@st.composite
+def answers(draw: Callable[..., object]) -> tuple[bytes, Answer]:
+    """
+    A query and an answer to it, with few records or many.
+    """
+    query = make_query("www.example.org.", 65280, edns=draw(st.booleans()))
+    if peek(query).opt_at and draw(st.booleans()):
+        query = query[:-4] + DO.to_bytes(2, "big") + query[-2:]
+    count = draw(st.integers(0, MOST_OFFSETS + 2) | st.integers(MOST_OFFSETS, 150))
+    records = list(islice(cycle(draw(st.lists(RECORDS, min_size=1, max_size=5))), count))
+    first = draw(st.integers(0, count))
+    reply = reply_of(query, records, (first, draw(st.integers(0, count - first))))
+    answer = take_apart(reply, peek(query).question_end, frozenset())
+    options = b"".join(draw(st.lists(OPTIONS, max_size=4)))
+    has_edns = bool(peek(query).opt_at)
+    return query, answer._replace(options=options, extended=draw(st.sampled_from((0, 1))) if has_edns else 0)
+
+
+class ManyRecordsTests(SynchronousTestCase):
+    """
+    Against what goes over all of them.
+    """
+
+    @given(answers(), st.integers(0, 100) | st.integers(0, 0x7FFFFFFF) | st.just(1 << 40))
+    def test_aged(self, case: tuple[bytes, Answer], seconds: int) -> None:
+        """
+        Each TTL is less by the age, and none below 0; nothing else has changed (RFC 1035 §3.2.1).
+        """
+        _, answer = case
+        self.assertEqual(reference.aged(answer.body, answer.offsets(), seconds), answer.aged(seconds))
+
+    @given(answers(), st.integers(0, 0x7FFFFFFF))
+    def test_one_ttl_for_all(self, case: tuple[bytes, Answer], ttl: int) -> None:
+        """
+        The same as each for itself.
+        """
+        _, answer = case
+        self.assertEqual(answer.with_ttls([ttl] * len(answer.offsets())), answer.with_ttl(ttl))
+        self.assertEqual(
+            {ttl} & {ttl for _ in answer.offsets()}, {one for _, _, one, _, _ in answer.with_ttl(ttl).records()}
+        )
+
+    @given(answers(), st.integers(512, 1500) | st.integers(512, 8000), st.integers(0, 90), st.binary(max_size=40))
+    def test_cut_first(self, case: tuple[bytes, Answer], limit: int, age: int, cookie: bytes) -> None:
+        """
+        Cut and then aged, an answer is the same as aged, written and then cut; dnspython reads it.
+        """
+        query, answer = case
+        seen = peek(query)
+        if seen.opt_at and cookie:
+            seen = seen._replace(ours=option(65002, cookie))
+        cut = EdnsRewriter().written(query, seen, answer, age, limit)
+        whole = bytearray(reference.written(query, seen, answer, age, limit))
+        if not seen.edns_flags & DO:
+            whole[3] &= ~0x20  # AD is for those who know it
+        self.assertEqual(bytes(whole), cut)
+        self.assertLessEqual(len(cut), limit)
+        message = dns.message.from_wire(cut, raise_on_truncation=False)
+        whole_size = seen.question_end + len(answer.body) + (11 + len(answer.options + seen.ours)) * bool(seen.opt_at)
+        self.assertEqual(whole_size > limit, bool(message.flags & dns.flags.TC))
+
+    @given(answers(), st.integers(512, 1500), st.binary(max_size=60), st.integers(0, 3000))
+    def test_octets_are_cut_as_before(self, case: tuple[bytes, Answer], limit: int, junk: bytes, at: int) -> None:
+        """
+        A reply that was not taken apart is cut to the same, also if its records make no sense.
+        """
+        query, answer = case
+        seen = peek(query)
+        reply = bytearray(reference.written(query, seen, answer, 0, 65535))
+        start = min(len(reply), seen.question_end + at)
+        reply[start : start + len(junk)] = junk
+        self.assertEqual(
+            reference.truncated(bytes(reply), query, seen, limit), truncated(bytes(reply), query, seen, limit)
+        )
+
+    @given(answers(), st.integers(512, 1500))
+    def test_empty(self, case: tuple[bytes, Answer], limit: int) -> None:
+        """
+        By choice a truncated answer has no records and no options of the upstream's, but its rcode: it is no longer
+        than the query.
+        """
+        query, answer = case
+        seen = peek(query)
+        for cut in (
+            truncated_answer(answer, query, seen, limit, age=3, is_empty=True),
+            truncated(reference.written(query, seen, answer, 3, 65535), query, seen, limit, is_empty=True),
+        ):
+            message = dns.message.from_wire(cut, raise_on_truncation=False)
+            self.assertEqual(len(query), len(cut))
+            self.assertTrue(message.flags & dns.flags.TC)
+            self.assertEqual(answer.rcode, message.rcode())
+            self.assertEqual((0, 0, 0, 0), (*map(len, message.sections[1:]), len(message.options)))
+
+    def test_the_longest_answer(self) -> None:
+        """
+        An extended rcode is told over UDP, also if the whole answer has no room for an OPT.
+        """
+        query = make_query("www.example.org.", 65280, edns=True)
+        end = peek(query).question_end
+        records = [(b"\xc0\x0c", 60, 0)] * 4000 + [(b"\xc0\x0c", 60, 65535 - end - 4001 * 12)]
+        answer = take_apart(reply_of(query, records, (4001, 0)), end, frozenset())._replace(extended=1)
+        whole = EdnsRewriter().written(query, peek(query), answer, 1)
+        self.assertEqual((65535, 0), (len(whole), dns.message.from_wire(whole, ignore_trailing=True).rcode() >> 4))
+        cut = dns.message.from_wire(
+            EdnsRewriter().written(query, peek(query), answer, 1, 1232), raise_on_truncation=False
+        )
+        self.assertEqual((1, 0), (cut.rcode() >> 4, cut.edns))
+
+    def test_work_is_for_what_is_sent(self) -> None:
+        """
+        A datagram of an answer of 5,900 records costs as much as one of an answer of 590: no line is run once for
+        each record.
+        """
+        query = make_query("www.example.org.", 65280, edns=True)
+        rewriter, seen = EdnsRewriter(), peek(query)
+        lines: list[int] = []
+        for count in (590, 5900):
+            answer = take_apart(
+                reply_of(query, [(b"\0", 60, 0)] * count, (count, 0)), peek(query).question_end, frozenset()
+            )
+            run = 0
+
+            def trace(frame: object, event: str, argument: object) -> object:
+                nonlocal run
+                run += 1
+                return trace
+
+            before = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                octets = rewriter.written(query, seen, answer, 5, 1232)
+                answer.aged(7)
+                answer.with_ttl(30)
+            finally:
+                sys.settrace(before)
+            self.assertLessEqual(1220, len(octets))
+            lines.append(run)
+        self.assertEqual(lines[0], lines[1])
+        self.assertLess(lines[0], 150)
