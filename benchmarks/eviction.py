@@ -27,7 +27,7 @@ from dotproxy.cache.key import key_of
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.testing.client import make_query
-from dotproxy.wire.message import peek, question_of
+from dotproxy.wire.message import parse_query, question_of
 from dotproxy.wire.parsed_response import Answer
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.integration.programs import Program, free_port, run, which
@@ -81,10 +81,10 @@ def answer_to(number: int) -> tuple[bytes, Answer]:
     What is kept of the answer to a question: its key, and the answer.
     """
     query = make_query(name_of(number), 1)
-    seen = peek(query)
+    seen = parse_query(query)
     end = question_of(query)
     reply = query[:2] + b"\x85\x80\0\1\0\1\0\0\0\0" + query[12:end] + b"\xc0\x0c\0\1\0\1\0\0\x0e\x10\0\4\xc0\0\2\1"
-    answer = REWRITER.read(query, seen, reply)
+    answer = REWRITER.parse_response(query, seen, reply)
     assert isinstance(answer, Answer)
     return key_of(query, seen), answer
 
@@ -102,7 +102,7 @@ class Ours:
         Whether it is found; else it is put there.
         """
         key, answer = answer_to(number)
-        entry = self.cache.look(key)
+        entry = self.cache.peek(key)
         if entry is not None:
             self.cache.note_hit(key, entry, 1.0)
             return True

@@ -36,9 +36,9 @@ from dotproxy.telemetry.counters import UDP, UpstreamCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import ScriptedUpstream
-from dotproxy.upstream.connection import DotProtocol
+from dotproxy.upstream.connection import DotConnection
 from dotproxy.wire.framing import frame
-from dotproxy.wire.message import QueryInfo, peek
+from dotproxy.wire.message import QueryInfo, parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 
 CLIENT = ("127.0.0.1", 4000)
@@ -85,7 +85,7 @@ class Listener:
     is_stream = False
     takes_transfers = False
 
-    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
         """
         None.
         """
@@ -109,16 +109,16 @@ class Forwarding:
         rewriter, clock = EdnsRewriter(), Clock()
         self.dispatcher = Dispatcher(
             [self.upstream],
-            DispatcherSettings(rewriter.read, Budget(0.03), query_timeout=4.0, attempt_timeout=1.5),
+            DispatcherSettings(rewriter.parse_response, Budget(0.03), query_timeout=4.0, attempt_timeout=1.5),
             clock=clock,
-            now=time.monotonic,
+            monotonic=time.monotonic,
         )
         shares = ClientShares(AccessList([ip_network("127.0.0.0/8")]).allows, max_in_flight=1_000_000)
         shares.verify(shares.of(CLIENT[0], 0.0))
         self.forwarder = Forwarder(
             self.dispatcher,
             ForwarderSettings(
-                ordering=lambda octets, seen: (0,),
+                ordering=lambda octets, info: (0,),
                 query_filter=QueryFilter(SpecialNames(["test"]), rewriter),
                 rewriter=rewriter,
                 response_builder=ResponseBuilder(rewriter, 1232),
@@ -126,9 +126,9 @@ class Forwarding:
             transfers=None,  # type: ignore[arg-type]  # none are asked for
             cache=ResponseCache(entries=100_000, octets=1 << 27, limits=Limits(), stale_for=86_400.0),
             clock=clock,
-            now=time.monotonic,
-            elapsed=lambda: 1.0,
-            date=time.time,
+            monotonic=time.monotonic,
+            boottime=lambda: 1.0,
+            wall_time=time.time,
             shares=shares,
         )
 
@@ -149,7 +149,7 @@ class Forwarding:
         """
         Answers come.
         """
-        self.dispatcher.answered(self.upstream, answers)
+        self.dispatcher.replies_received(self.upstream, answers)
 
 
 class Memory:
@@ -194,7 +194,7 @@ class Exchange:
         self.answered = 0
         self._clock = Clock()
         self._transport = Memory()
-        self._protocol = DotProtocol(
+        self._protocol = DotConnection(
             self,
             clock=self._clock,
             now=time.monotonic,
@@ -206,7 +206,7 @@ class Exchange:
         self._batch = [(object(), query, len(query) - 11) for query in queries()]
         self._replies = itertools.cycle([self._reply() for _ in range(256 // BATCH)])
 
-    def replies_received(self, connection: DotProtocol, answers: list[tuple[Any, bytes]]) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[tuple[Any, bytes]]) -> None:
         """
         Called by the protocol.
         """
@@ -223,12 +223,12 @@ class Exchange:
         """
         Ask a batch, and read its answers.
         """
-        self._protocol.ask(self._batch)
+        self._protocol.send(self._batch)
         self._protocol.dataReceived(next(self._replies))
         self._clock.advance(0)
 
     def _reply(self) -> bytes:
-        self._protocol.ask(self._batch)
+        self._protocol.send(self._batch)
         at, replies = 0, b""
         while at < len(self._transport.written):
             size = int.from_bytes(self._transport.written[at : at + 2], "big")
@@ -348,8 +348,8 @@ class Sockets:
         self._bound.close()
 
 
-def seen(batch: list[bytes]) -> list[tuple[bytes, QueryInfo]]:
+def info(batch: list[bytes]) -> list[tuple[bytes, QueryInfo]]:
     """
     Queries, and what is seen of them.
     """
-    return [(query, peek(query)) for query in batch]
+    return [(query, parse_query(query)) for query in batch]

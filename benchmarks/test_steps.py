@@ -25,7 +25,7 @@ from benchmarks.steps import (
 from dotproxy.cache.s3fifo import Store
 from dotproxy.downstream.udp_port import BATCH
 from dotproxy.wire.framing import Deframer, frame
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 
 _ROUNDS = 500
@@ -47,7 +47,7 @@ def test_peek(benchmark: Any) -> None:
     To see what a query asks, per query.
     """
     batch = queries()
-    benchmark(lambda: [peek(query) for query in batch])
+    benchmark(lambda: [parse_query(query) for query in batch])
 
 
 @per(BATCH)
@@ -75,7 +75,7 @@ def test_cache_hit(benchmark: Any) -> None:
     forwarding.answer(forwarding.answers())
 
     def hit() -> None:
-        forwarding.forwarder.flushed()
+        forwarding.forwarder.cache_flushed()
         forwarding.ask(batch)
 
     benchmark(hit)
@@ -119,17 +119,17 @@ def test_hop_outgoing(benchmark: Any) -> None:
     To write a query as it leaves, with our OPT and padding, per query.
     """
     rewriter, batch = EdnsRewriter(), seen(queries())
-    benchmark(lambda: [rewriter.outgoing(query, what, for_others=True) for query, what in batch])
+    benchmark(lambda: [rewriter.rewrite_query(query, what, for_others=True) for query, what in batch])
 
 
 @per(BATCH)
 def test_take_apart(benchmark: Any) -> None:
     """
-    To take an upstream's answer apart (``rewriter.read``, which is ``wire.parsed_response.take_apart``), per query.
+    Parse an upstream's response (``wire.parsed_response.take_apart``), per query.
     """
     rewriter = EdnsRewriter()
     batch = [(query, what, answer_to(query)) for query, what in seen(queries())]
-    benchmark(lambda: [rewriter.read(query, what, reply) for query, what, reply in batch])
+    benchmark(lambda: [rewriter.parse_response(query, what, reply) for query, what, reply in batch])
 
 
 @per(BATCH)
@@ -138,8 +138,8 @@ def test_hop_written(benchmark: Any) -> None:
     To write an answer that is a second old for one client, per query.
     """
     rewriter = EdnsRewriter()
-    batch = [(query, what, rewriter.read(query, what, answer_to(query))) for query, what in seen(queries())]
-    benchmark(lambda: [rewriter.written(query, what, answer, 1) for query, what, answer in batch])
+    batch = [(query, what, rewriter.parse_response(query, what, answer_to(query))) for query, what in seen(queries())]
+    benchmark(lambda: [rewriter.build_response(query, what, answer, 1) for query, what, answer in batch])
 
 
 @per(BATCH)
@@ -172,8 +172,8 @@ def test_framing(benchmark: Any) -> None:
 @per(BATCH)
 def test_exchange(benchmark: Any) -> None:
     """
-    Send a batch on a connection (``upstream.connection``: IDs, framing, one write) and match the responses to the queries,
-    without TLS, per query.
+    Send a batch on a connection (``upstream.connection``: IDs, framing, a write) and match the responses, without
+    TLS, per query.
     """
     exchange = Exchange()
     benchmark(exchange.round_trip)
@@ -187,7 +187,7 @@ def test_tls_record(benchmark: Any) -> None:
     To write ten messages as one TLS record, and to read it at the other end, in memory; per message.
     """
     tls = Tls()
-    octets = b"".join(frame(EdnsRewriter().outgoing(query, what)) for query, what in seen(queries(_IN_A_RECORD)))
+    octets = b"".join(frame(EdnsRewriter().rewrite_query(query, what)) for query, what in seen(queries(_IN_A_RECORD)))
     assert benchmark(tls.carry, octets) == octets
 
 

@@ -28,7 +28,7 @@ from dotproxy.config.schema import SETTINGS
 from dotproxy.config.setting import Setting
 from dotproxy.errors import ConfigError
 from dotproxy.service.drop_privileges import Confinement, choose_user
-from dotproxy.service.gc_tuning import settle
+from dotproxy.service.gc_tuning import freeze
 from dotproxy.service.systemd import notify
 from dotproxy.telemetry.lines import suited_to
 
@@ -244,6 +244,6 @@ def makeService(options: Options) -> IService:
             confinement.bound()
 
     proxy.privilegedStartService = bind_or_exit
-    reactor.callWhenRunning(settle)
+    reactor.callWhenRunning(freeze)
     reactor.callWhenRunning(_heed, reactor, proxy)
     return cast(IService, proxy)

@@ -121,11 +121,11 @@ class Datagrams:
         host = f"127.0.{self._number >> 8 & 3}.{self._number & 255}"
         return (host, self._number)
 
-    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
         """
         Called by the forwarder.
         """
-        return self._cookies.option_for(query, seen, client[0])
+        return self._cookies.option_for(query, info, client[0])
 
     def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
         """

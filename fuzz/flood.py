@@ -30,8 +30,8 @@ from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.names import dns as twisted_dns
 
 import dotproxy.wire.message as compiled_or_not
-from dotproxy.cache.failures import MOST as MOST_FAILURES
-from dotproxy.cache.packets import MOST as MOST_REMEMBERED
+from dotproxy.cache.failures import MAX_ENTRIES as MOST_FAILURES
+from dotproxy.cache.packets import MAX_ENTRIES as MOST_REMEMBERED
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.downstream.in_process import ForwarderResolver
@@ -40,7 +40,7 @@ from dotproxy.policy.client_shares import MAX_HOSTS, MAX_OCTETS, MAX_PREFIXES
 from dotproxy.policy.quarantine import MAX_REMEMBERED
 from dotproxy.policy.selection import Order
 from dotproxy.telemetry.events import Events
-from dotproxy.upstream.connection import DotProtocol
+from dotproxy.upstream.connection import DotConnection
 from dotproxy.upstream.isolated_connections import MAX_CONNECTIONS
 from dotproxy.upstream.pool import MAX_STANDING
 from dotproxy.upstream.upstream import Upstream
@@ -175,7 +175,7 @@ class World:
         found: dict[str, tuple[int, int]] = {
             "cache": (len(self.cache), CACHED),
             "cache octets": (self.cache.octets, CACHED_OCTETS),
-            "packet cache": (sum(map(len, forwarder._memo._memos)), 3 * (MOST_REMEMBERED + BATCH)),
+            "packet cache": (sum(map(len, forwarder._packets._memos)), 3 * (MOST_REMEMBERED + BATCH)),
             "failures": (len(forwarder.failures), MOST_FAILURES),
             "in flight": (len(forwarder.dispatcher), MAX_OUTSTANDING + CACHED + MOST_FAILURES),
             "clients waiting": (forwarder.outstanding, MAX_OUTSTANDING),
@@ -214,7 +214,7 @@ class World:
             events=Events(),
         )
 
-    def _order(self, query: bytes, seen: QueryInfo) -> Order:
+    def _order(self, query: bytes, info: QueryInfo) -> Order:
         return (0, 1)
 
     def _query(self) -> bytes:
@@ -297,7 +297,7 @@ class World:
                 self.forwarder.network_moved()
             case 1:
                 self.cache.flush()
-                self.forwarder.flushed()
+                self.forwarder.cache_flushed()
             case 2:
                 self.upstreams[0].renew()
             case _:
@@ -321,7 +321,7 @@ def _readable(captured: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def _tables_of(upstream: Any) -> dict[str, tuple[int, int]]:
-    quarantine, pool, apart = upstream.quarantine, upstream._pool, upstream._suspects._connections
+    quarantine, pool, apart = upstream.quarantine, upstream._pool, upstream._risky_queries._connections
     name = upstream.label
     return {
         f"{name} waiting": (len(upstream._waiting), 2 * MAX_OUTSTANDING),
@@ -403,7 +403,7 @@ def run(packets: int, seed: int) -> list[str]:
     observer: Any = world.note
     globalLogPublisher.addObserver(observer)
     try:
-        with _numbered(DotProtocol, TransferSession):
+        with _numbered(DotConnection, TransferSession):
             weights, seconds = _go(world, watch, packets)
     finally:
         globalLogPublisher.removeObserver(observer)

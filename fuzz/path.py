@@ -56,7 +56,7 @@ class NoTransfers:
     Transfers are not part of this.
     """
 
-    def begin(self, listener: Any, client: Any, query: bytes, seen: Any, sent: bytes, order: Any) -> None:
+    def begin(self, listener: Any, client: Any, query: bytes, info: Any, sent: bytes, order: Any) -> None:
         """
         Answer at once.
         """
@@ -79,9 +79,9 @@ def build_forwarder(
     now = clock.seconds
     dispatcher = Dispatcher(
         upstreams,
-        DispatcherSettings(REWRITER.read, Budget(0.03), query_timeout=4.0, attempt_timeout=1.5),
+        DispatcherSettings(REWRITER.parse_response, Budget(0.03), query_timeout=4.0, attempt_timeout=1.5),
         clock=clock,
-        now=now,
+        monotonic=now,
     )
     return Forwarder(
         dispatcher,
@@ -94,9 +94,9 @@ def build_forwarder(
         transfers=transfers,
         cache=cache,
         clock=clock,
-        now=now,
-        elapsed=now,
-        date=lambda: 0.0,
+        monotonic=now,
+        boottime=now,
+        wall_time=lambda: 0.0,
         # Without a rate: over it a client may get silence, and which queries must be answered could not be told.
         shares=ClientShares(AccessList(networks).allows, max_in_flight=max_outstanding, limits=ShareLimits(rate=0.0)),
     )
@@ -113,7 +113,7 @@ class Path:
         self.forwarder = build_forwarder(
             [self.upstream],
             self.clock,
-            ordering=lambda query, seen: (0,),
+            ordering=lambda query, info: (0,),
             transfers=NoTransfers(),
             cache=ResponseCache(entries=10, octets=1 << 20, limits=Limits(), stale_for=10.0),
             networks=[ip_network("127.0.0.0/8")],
@@ -122,7 +122,7 @@ class Path:
         self.clients = RecordingListener(is_stream=is_stream)
         cookies = Cookies(b"s" * 32)
         self.clients.options_for = (  # type: ignore[method-assign]
-            lambda query, seen, client: cookies.option_for(query, seen, client[0])
+            lambda query, info, client: cookies.option_for(query, info, client[0])
         )
         self.conversation: Conversation[Any] = Conversation(lambda size: bytes(range(256)) * 2)
 
@@ -143,10 +143,10 @@ class Path:
         self.conversation.submit(asked)
         answers = self.conversation.receive(stream)
         if answers:
-            self.upstream.outcomes.answered(self.upstream, answers)
+            self.upstream.observer.replies_received(self.upstream, answers)
         left = self.conversation.condemn()
         self.conversation = Conversation(lambda size: bytes(range(256)) * 2)
-        self.upstream.outcomes.failed(self.upstream, left, ConnectionGone("read", "closed"), is_final=True)
+        self.upstream.observer.failed(self.upstream, left, ConnectionGone("read", "closed"), is_final=True)
 
     def check_answer(self, query: bytes, answer: bytes) -> None:
         """

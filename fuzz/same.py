@@ -15,7 +15,7 @@ from dotproxy.cache.key import key_of
 from dotproxy.cache.ttl import Limits, freshness
 from dotproxy.wire.conversation import Conversation
 from dotproxy.wire.framing import Deframer
-from dotproxy.wire.message import HEADER_SIZE, QueryInfo, peek, question_of
+from dotproxy.wire.message import HEADER_SIZE, QueryInfo, parse_query, question_of
 from dotproxy.wire.reply_options import keepalive_of
 from dotproxy.wire.responses import refusal, reply_to, truncated
 from dotproxy.wire.rewrite import EdnsRewriter
@@ -57,33 +57,33 @@ def outcomes(query: bytes, tail: bytes) -> Iterator[str]:
     """
     Everything that is made of a query, and of a reply that has the rest of another message behind its question.
     """
-    yield outcome(peek, query)
+    yield outcome(parse_query, query)
     yield outcome(question_of, query)
     yield outcome(keepalive_of, query)
     yield outcome(Deframer().feed, query)
     yield outcome(Conversation(bytes).receive, query)
     try:
-        seen: QueryInfo = peek(query)
+        info: QueryInfo = parse_query(query)
     except Exception:
         if len(query) >= HEADER_SIZE:
             yield outcome(refusal, query, 1)
         return
-    reply = query[:2] + tail[2:HEADER_SIZE] + query[HEADER_SIZE : seen.question_end] + tail[HEADER_SIZE:]
-    for function in (key_of, REWRITER.passing, REWRITER.outgoing):
-        yield outcome(function, query, seen)
-    yield outcome(refusal, query, 2, seen)
+    reply = query[:2] + tail[2:HEADER_SIZE] + query[HEADER_SIZE : info.question_end] + tail[HEADER_SIZE:]
+    for function in (key_of, REWRITER.forwarded_options, REWRITER.rewrite_query):
+        yield outcome(function, query, info)
+    yield outcome(refusal, query, 2, info)
     if len(reply) < HEADER_SIZE:
         return
-    yield outcome(reply_to, query, seen, reply)
-    yield outcome(truncated, reply, query, seen, 512)
-    yield outcome(REWRITER.read, query, seen, reply)
+    yield outcome(reply_to, query, info, reply)
+    yield outcome(truncated, reply, query, info, 512)
+    yield outcome(REWRITER.parse_response, query, info, reply)
     try:
-        answer = REWRITER.read(query, seen, reply)
+        answer = REWRITER.parse_response(query, info, reply)
     except Exception:
         return
-    yield outcome(REWRITER.written, query, seen, answer, 17)
+    yield outcome(REWRITER.build_response, query, info, answer, 17)
     if not isinstance(answer, bytes):
-        yield outcome(freshness, answer, seen.qtype, Limits(), 10**9)
+        yield outcome(freshness, answer, info.qtype, Limits(), 10**9)
         yield outcome(list, answer.records())
 
 

@@ -28,7 +28,7 @@ from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.service import gc_tuning
 from dotproxy.service.assembly import build
-from dotproxy.service.gc_tuning import settle
+from dotproxy.service.gc_tuning import freeze
 from dotproxy.service.proxy import Proxy
 from dotproxy.tap import Options, makeService
 from tests.config.test_schema import folder
@@ -235,7 +235,7 @@ class ServiceTests(CleanEnvironment):
                 return lambda *given: calls.append(name)
 
         self.patch(gc_tuning, "gc", Collector())
-        settle()
+        freeze()
         self.assertEqual(["collect", "freeze", "set_threshold"], calls)
 
 

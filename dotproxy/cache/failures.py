@@ -16,7 +16,7 @@ FIRST = 5.0
 LONGEST = 40.0
 
 #: So many are remembered.
-MOST = 10000
+MAX_ENTRIES = 10000
 
 #: EDNS options of a failure are kept if they are no longer, in octets; an Extended DNS Error has room in that.
 MOST_OPTIONS = 512
@@ -84,7 +84,7 @@ class FailureCache:
             what = what._replace(options=b"")
         before = self._known.pop(key, None)
         times = 1 + (before.times if before and now < before.until + LONGEST else 0)
-        if len(self._known) >= MOST:
+        if len(self._known) >= MAX_ENTRIES:
             del self._known[next(iter(self._known))]
         self._known[key] = Failure(now + min(LONGEST, FIRST * 2 ** min(times - 1, 10)), times, what)
 

@@ -36,7 +36,7 @@ _LONGEST_ECS = 24
 _MARKS = {(0, 0): b"\0", (CD, 0): b"\1", (0, DO): b"\2", (CD, DO): b"\3"}
 
 
-def key_of(query: bytes, seen: QueryInfo) -> bytes:
+def key_of(query: bytes, info: QueryInfo) -> bytes:
     """
     Return what is the same for all queries that ask the same question, b"" for one that is asked for itself alone.
 
@@ -45,7 +45,7 @@ def key_of(query: bytes, seen: QueryInfo) -> bytes:
     cd = _PLAIN.get(query[2:HEADER_SIZE])
     if cd is None:
         return b""
-    end, qtype, opt_at, _, flags, _, _, _, passed = seen
+    end, qtype, opt_at, _, flags, _, _, _, passed = info
     mark = _MARKS.get((cd, flags))
     if mark is None or (query[11] and not opt_at) or (META_TYPES <= qtype < ANY):
         return b""
@@ -57,16 +57,16 @@ def key_of(query: bytes, seen: QueryInfo) -> bytes:
     return query[HEADER_SIZE:at].lower() + query[at:end] + mark + passed
 
 
-def is_unusual(query: bytes, seen: QueryInfo) -> bool:
+def is_unusual(query: bytes, info: QueryInfo) -> bool:
     """
     Return whether a query is of a kind that servers may refuse by closing the connection, or limit more than others.
 
     That is: of another opcode than QUERY, with RD clear, signed, for a meta type (RFC 6895 §3.1), or of another class
     than IN.
     """
-    end = seen.question_end
-    is_ordinary = query[2] & 0x79 == 1 and not seen.is_signed and query[end - 2] << 8 | query[end - 1] == IN
-    return not is_ordinary or META_TYPES <= seen.qtype < ANY
+    end = info.question_end
+    is_ordinary = query[2] & 0x79 == 1 and not info.is_signed and query[end - 2] << 8 | query[end - 1] == IN
+    return not is_ordinary or META_TYPES <= info.qtype < ANY
 
 
 def name_in(key: bytes) -> bytes:

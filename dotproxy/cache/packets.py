@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 #: So many answers are remembered at most; there is no second in which more are asked for twice.
-MOST = 10000
+MAX_ENTRIES = 10000
 
 #: Query and answer together may have so many octets: what is longer is rare, and would let a client fill the memory.
-LONGEST = 1500
+MAX_OCTETS = 1500
 
 
 class PacketCache:
@@ -31,7 +31,7 @@ class PacketCache:
         self.counts = counts
         self.hits = 0
 
-    def at(self, now: float, kind: int) -> dict[bytes, list[Any]]:
+    def entries_for(self, now: float, kind: int) -> dict[bytes, list[Any]]:
         """
         Return what is true now for listeners of a kind: from a query without its ID to a list of the answer without its
         ID, how often it was given, and its place in ``counts``.
@@ -41,7 +41,7 @@ class PacketCache:
             self._second = second
             self.clear()
         memo = self._memos[kind]
-        if len(memo) > MOST:
+        if len(memo) > MAX_ENTRIES:
             self.clear()
         return memo
 
@@ -49,7 +49,7 @@ class PacketCache:
         """
         Return the response to a query that is true now, if there is one, and count it.
         """
-        known = self.at(now, kind).get(query[2:])
+        known = self.entries_for(now, kind).get(query[2:])
         if known is None:
             return None
         known[1] += 1
@@ -61,7 +61,7 @@ class PacketCache:
         """
         self._memos[kind][query[2:]] = [answer[2:], 0, place]
 
-    def settle(self) -> None:
+    def flush_counts(self) -> None:
         """
         Count what was given.
         """
@@ -77,6 +77,6 @@ class PacketCache:
         """
         Forget everything.
         """
-        self.settle()
+        self.flush_counts()
         for memo in self._memos:
             memo.clear()

@@ -82,7 +82,7 @@ class ResponseCache:
         """
         return self._store.evicted
 
-    def look(self, key: bytes) -> Entry | None:
+    def peek(self, key: bytes) -> Entry | None:
         """
         Return the answer, if it is there, fresh or not.
         """
@@ -97,7 +97,7 @@ class ResponseCache:
         is_due = expires - now < _LAST * (expires - stored)
         is_popular = is_due and expires - stored >= _SHORT and self._store.was_asked_for(key)
         self._store.use(key)
-        return is_popular and self._refreshes.spend()
+        return is_popular and self._refreshes.try_spend()
 
     def stale(self, key: bytes, now: float) -> Answer | None:
         """
@@ -131,7 +131,7 @@ class ResponseCache:
         """
         Take note of how much clients ask, which is what refreshing is measured by.
         """
-        self._refreshes.earn(questions)
+        self._refreshes.credit(questions)
 
     def flush(self) -> int:
         """

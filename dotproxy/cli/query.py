@@ -14,12 +14,12 @@ from typing import Any
 from twisted.internet.defer import TimeoutError as TookTooLong
 
 from dotproxy.cli.message_text import message_text
-from dotproxy.cli.session import PATIENCE, connect, trust_in
+from dotproxy.cli.session import PROBE_REPLY_TIMEOUT, connect, trust_in
 from dotproxy.config.model import Config
 from dotproxy.errors import DotproxyError, UpstreamError, WireError
 from dotproxy.upstream.spec import UpstreamAddress
 from dotproxy.wire.edns import DO, opt_record
-from dotproxy.wire.message import HEADER, RD, peek
+from dotproxy.wire.message import HEADER, RD, parse_query
 from dotproxy.wire.names import from_text
 from dotproxy.wire.responses import OUR_UDP_SIZE
 from dotproxy.wire.rewrite import EdnsRewriter, Subnet
@@ -40,7 +40,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
     :raises UpstreamError: if nobody answers.
     """
     wire = _question(name, rtype, dnssec=dnssec)
-    sent = EdnsRewriter(config.padding, Subnet(config.client_subnet)).outgoing(wire, peek(wire))
+    sent = EdnsRewriter(config.padding, Subnet(config.client_subnet)).rewrite_query(wire, parse_query(wire))
     failures: list[str] = []
     for host, port in upstream.addresses:
         trust = trust_in(config, upstream, host)
@@ -53,7 +53,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
             continue
         except TookTooLong:
             session.close()
-            failures.append(f"{host}: read: no answer in {PATIENCE:g} s")
+            failures.append(f"{host}: read: no answer in {PROBE_REPLY_TIMEOUT:g} s")
             continue
         took = time.perf_counter() - began
         session.close()

@@ -26,7 +26,7 @@ from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.framing import Deframer, frame
 
 #: How long an answer is waited for, in seconds.
-PATIENCE = 3.0
+PROBE_REPLY_TIMEOUT = 3.0
 
 #: So long after the handshake what the server says after it is acknowledged at once, as by the proxy itself.
 _TICKETS = 0.002
@@ -57,7 +57,7 @@ class Session(Protocol):
         for query in queries:
             waiting: Deferred[bytes] = Deferred()
             self._waiting[query[0] << 8 | query[1]] = waiting
-            answers.append(waiting.addTimeout(PATIENCE, clock))
+            answers.append(waiting.addTimeout(PROBE_REPLY_TIMEOUT, clock))
         self.transport.write(b"".join(map(frame, queries)))
         return answers
 

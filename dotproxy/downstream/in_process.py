@@ -95,7 +95,7 @@ class ForwarderResolver(ResolverBase):
         # Not the base class's: it asks for ANY, which servers need not answer in full (RFC 8482).
         return Deferred.fromCoroutine(self._host_by_name(name, timeout))
 
-    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
         """
         Called by the forwarder; there are none.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import OPT_SIZE, PADDING, option, options_of
-from dotproxy.wire.message import HEADER, HEADER_SIZE, MAX_MESSAGE, peek, question_of, sections_of
+from dotproxy.wire.message import HEADER, HEADER_SIZE, MAX_MESSAGE, parse_query, question_of, sections_of
 
 #: Responses are padded to a multiple of this, in octets (RFC 8467 §4.1).
 BLOCK = 468
@@ -27,8 +27,8 @@ def wants_padding(query: bytes) -> bool:
     if _PADDING_CODE not in query:  # costs next to nothing, and says no to nearly every query without the option
         return False
     try:
-        seen = peek(query)
-        return any(code == PADDING for code, _, _ in options_of(query, seen.opt_at, seen.opt_end))
+        info = parse_query(query)
+        return any(code == PADDING for code, _, _ in options_of(query, info.opt_at, info.opt_end))
     except WireError:
         return False
 

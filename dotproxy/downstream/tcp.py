@@ -162,12 +162,12 @@ class StreamListener(DNSProtocol):
         if not self._is_handing_on:
             self._go_on(self.last_used)
 
-    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
         """
         Return how long the connection may be idle, if the client asks (RFC 7828 §3.3.2).
         """
         if self._factory.tells_idle_timeout:
-            for code, _, _ in options_of(query, seen.opt_at, seen.opt_end):
+            for code, _, _ in options_of(query, info.opt_at, info.opt_end):
                 if code == KEEPALIVE:
                     tenths = min(int(self._factory.idle_timeout * 10), 65535)
                     return option(KEEPALIVE, tenths.to_bytes(2, "big"))

@@ -49,11 +49,11 @@ class DatagramListener(DNSDatagramProtocol):
         """
         return float(getattr(self.transport, "queue_delay", 0.0))
 
-    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
         """
         Return a cookie for a client that sent one, if cookies are on.
         """
-        return self._cookie_for(query, seen, client[0]) if self._cookie_for else b""
+        return self._cookie_for(query, info, client[0]) if self._cookie_for else b""
 
     def datagrams_received(self, batch: list[Datagram]) -> None:
         """

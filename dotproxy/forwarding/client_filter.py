@@ -16,7 +16,7 @@ from dotproxy.forwarding.interfaces import Client, Listener
 from dotproxy.policy.client_shares import ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters
 from dotproxy.wire.edns import EDE_OTHER, EDE_PROHIBITED, ExtendedError
-from dotproxy.wire.message import REFUSED, SERVFAIL, peek
+from dotproxy.wire.message import REFUSED, SERVFAIL, parse_query
 from dotproxy.wire.responses import ask_over_tcp, refusal
 
 #: UDP source ports of services that answer whatever they get, with which a forged query would begin a loop: echo,
@@ -90,28 +90,28 @@ class ClientFilter:
         """
         Return what a client gets whose query cannot be in flight, b"" for nothing.
         """
-        _, _, octets, seen, account = request
+        _, _, octets, info, account = request
         is_stream = request.listener.is_stream
         if self._shares.is_full(account, len(octets)):
             self._counters.overloaded += 1
-            return refusal(octets, SERVFAIL, seen, _OVERLOADED)
+            return refusal(octets, SERVFAIL, info, _OVERLOADED)
         self._counters.shed[ShedReason.IN_FLIGHT] += 1
         action = self.actions.over_limit
         if action is LimitAction.TRUNCATE and not is_stream:
-            return ask_over_tcp(octets, seen)
+            return ask_over_tcp(octets, info)
         if action is LimitAction.DROP and not is_stream:
             return b""
-        return refusal(octets, REFUSED if action is LimitAction.REFUSE else SERVFAIL, seen, _OVER_SHARE)
+        return refusal(octets, REFUSED if action is LimitAction.REFUSE else SERVFAIL, info, _OVER_SHARE)
 
     def _not_served(self, octets: bytes, now: float) -> bytes | None:
         if self.actions.not_allowed is LimitAction.DROP or now < self._shares.busy_until:
             self._counters.shed[ShedReason.NOT_ALLOWED] += 1
             return None
         try:
-            seen = peek(octets)
+            info = parse_query(octets)
         except WireError:
             return None
-        return refusal(octets, REFUSED, seen, _NOT_SERVED)
+        return refusal(octets, REFUSED, info, _NOT_SERVED)
 
     def _over_rate(self, octets: bytes, now: float) -> bytes | None:
         self._counters.shed[ShedReason.RATE] += 1
@@ -119,9 +119,9 @@ class ClientFilter:
         if action is LimitAction.DROP or not self._shares.may_answer_shed(now):
             return None
         try:
-            seen = peek(octets)
+            info = parse_query(octets)
         except WireError:
             return None
         if action is LimitAction.TRUNCATE:
-            return ask_over_tcp(octets, seen)
-        return refusal(octets, REFUSED, seen, _OVER_RATE)
+            return ask_over_tcp(octets, info)
+        return refusal(octets, REFUSED, info, _OVER_RATE)

@@ -39,27 +39,27 @@ class Delivery:
 
     def __init__(
         self,
-        answering: ResponseBuilder,
+        response_builder: ResponseBuilder,
         shares: ClientShares,
         counters: Counters,
-        now: Callable[[], float],
-        elapsed: Callable[[], float],
+        monotonic: Callable[[], float],
+        boottime: Callable[[], float],
     ) -> None:
-        self.answering = answering
+        self.response_builder = response_builder
         self._shares = shares
         self.query_log: QueryLog | None = None
         self._counters = counters
-        self._now = now
-        self._elapsed = elapsed
-        self._logged = RateLimit(_LOGGED, now())
+        self._monotonic = monotonic
+        self._boottime = boottime
+        self._logged = RateLimit(_LOGGED, monotonic())
 
-    def at_once(self, request: ClientRequest, said: Any, origin: Origin) -> bytes:
+    def at_once(self, request: ClientRequest, response: Any, origin: Origin) -> bytes:
         """
         Return what a client gets that did not have to wait.
         """
-        octets = self.answering.written(request, said)
+        octets = self.response_builder.build(request, response)
         if self.query_log is not None:
-            self.query_log.note(octets, origin, said)
+            self.query_log.note(octets, origin, response)
         return octets
 
     def local(self, listener: Listener, response: bytes) -> bytes:
@@ -83,42 +83,42 @@ class Delivery:
         """
         query.waiting.append(request)
         if self.query_log is not None:
-            self.query_log.note_joined(request.octets, self._now() - query.asked_at)
+            self.query_log.note_joined(request.octets, self._monotonic() - query.started_at)
 
     def give(
         self,
         query: Query,
-        said: Any,
-        outgoing: dict[Listener, Answers],
+        response: Any,
+        ready: dict[Listener, Answers],
         upstream: str = "",
         origin: Origin = Origin.UPSTREAM,
     ) -> None:
         """
-        Add to ``outgoing`` what everybody gets who waits for a query, that an upstream answered unless it has another
-        origin.
+        Add to ``ready`` the response to each client that waits for a query.  It is an upstream's, unless ``origin``
+        says otherwise.
         """
         everybody, query.waiting = query.waiting, []
         if not everybody:
             return
         counts = self._counters.answers
-        written, log, shares = self.answering.written, self.query_log, self._shares
-        took = self._now() - query.asked_at
+        written, log, shares = self.response_builder.build, self.query_log, self._shares
+        took = self._monotonic() - query.started_at
         self._counters.asked.add(took, len(everybody))
         for request in everybody:
-            listener, client, asked, seen, account = request
+            listener, client, asked, info, account = request
             try:
-                octets = written(request, said)
+                octets = written(request, response)
             except Exception:
                 self.log_defect(asked)
                 octets = written(request, _DEFECT)
             shares.release(account, len(asked))
-            counts[group_of(listener.kind, seen.qtype, octets[3] & 15)] += 1
-            if listener in outgoing:
-                outgoing[listener].append((octets, client))
+            counts[group_of(listener.kind, info.qtype, octets[3] & 15)] += 1
+            if listener in ready:
+                ready[listener].append((octets, client))
             else:
-                outgoing[listener] = [(octets, client)]
+                ready[listener] = [(octets, client)]
             if log is not None:
-                log.note_waited(asked, octets, origin, said, upstream, took)
+                log.note_waited(asked, octets, origin, response, upstream, took)
 
     def log_defect(self, query: bytes) -> None:
         """
@@ -126,7 +126,7 @@ class Delivery:
         text may have the name that was asked for.
         """
         error = sys.exc_info()[1]
-        if error is None or not self._logged.available(self._now()):
+        if error is None or not self._logged.available(self._monotonic()):
             return
         self._logged.take()
         places = extract_tb(error.__traceback__)
@@ -143,7 +143,7 @@ class Delivery:
         """
         for listener, answers in outgoing.items():
             if self.query_log is not None:
-                self.query_log.answered(listener.kind, answers, self._elapsed() - since)
+                self.query_log.log_sent(listener.kind, answers, self._boottime() - since)
             try:
                 listener.send_answers(answers)
             except Exception:  # other listeners, and what is still to be asked, must not suffer from it

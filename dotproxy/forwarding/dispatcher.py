@@ -16,7 +16,7 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.errors import BadReply, ConnectionGone, TruncatedReply, UpstreamError, WireError
-from dotproxy.forwarding.inflight import InflightQueries, Owner, Query, Spare, explain
+from dotproxy.forwarding.inflight import DispatchObserver, FallbackResponse, InflightQueries, Query, explain
 from dotproxy.forwarding.interfaces import Upstream
 from dotproxy.forwarding.settings import DispatcherSettings
 from dotproxy.forwarding.upstream_table import UpstreamTable
@@ -42,10 +42,10 @@ _AT_ONCE = 0.25
 class Dispatcher:
     """
     Owns: every live question, and the one timer that watches over them.
-    Told by: its owner (``ask``), upstreams (``answered``, ``failed``).
+    Told by: its owner (``ask``), upstreams (``replies_received``, ``failed``).
     """
 
-    owner: Owner
+    observer: DispatchObserver
 
     def __init__(
         self,
@@ -53,36 +53,36 @@ class Dispatcher:
         settings: DispatcherSettings,
         *,
         clock: IReactorTime,
-        now: Callable[[], float],
+        monotonic: Callable[[], float],
     ) -> None:
         self.upstream_table = UpstreamTable(upstreams)
-        self._upstreams = self.upstream_table.everybody
+        self._upstreams = self.upstream_table.slots
         self._settings = settings
         self._clock = clock
-        self._now = now
+        self._monotonic = monotonic
         self._attempt_timeout = settings.longest_attempt
-        self._live = InflightQueries(len(self._upstreams))
+        self._inflight = InflightQueries(len(self._upstreams))
         self._delays = self._learned_delays()
         self._noted = [(_LONG_AGO, 0)] * len(self._upstreams)
         self._shortest = min(self._delays)
         self._timer: IDelayedCall | None = None
         self._timer_at = _NEVER
         for upstream in self._upstreams:
-            upstream.outcomes = self
+            upstream.observer = self
 
     def apply_settings(self, upstreams: Sequence[Upstream], settings: DispatcherSettings) -> None:
         """
         Use these upstreams and settings from now on; queries in flight go on.
         """
-        self.upstream_table.change(upstreams, self._now())
+        self.upstream_table.replace(upstreams, self._monotonic())
         more = len(self._upstreams) - len(self._noted)
         self._noted += [(_LONG_AGO, 0)] * more
-        self._live.fresh += [{} for _ in range(more)]
+        self._inflight.first_attempt += [{} for _ in range(more)]
         for upstream in upstreams:
-            upstream.outcomes = self
+            upstream.observer = self
         self._settings = settings
         self._attempt_timeout = settings.longest_attempt
-        self._watch()
+        self._reset_timer()
 
     @property
     def query_timeout(self) -> float:
@@ -95,30 +95,30 @@ class Dispatcher:
         """
         How many questions are live.
         """
-        return len(self._live)
+        return len(self._inflight)
 
     def __iter__(self) -> Iterator[Query]:
         """
         Each of them.
         """
-        return iter(self._live)
+        return iter(self._inflight)
 
-    def ask(self, queries: list[Query], now: float) -> None:
+    def dispatch(self, queries: list[Query], now: float) -> None:
         """
         Ask these; the owner is told what comes of each, exactly once, now or later.
         """
-        self._settings.hedging.earn(len(queries))
-        self._ask(queries)
+        self._settings.hedging.credit(len(queries))
+        self._send(queries)
         due = now + self._shortest
-        if due < self._timer_at and len(self._live):
+        if due < self._timer_at and len(self._inflight):
             self._set_timer(due)
 
-    def answered(self, upstream: Upstream, answers: Iterable[tuple[Query, bytes]]) -> None:
+    def replies_received(self, upstream: Upstream, answers: Iterable[tuple[Query, bytes]]) -> None:
         """
         An upstream answered; what nobody waits for any more is dropped.
         """
         index = self._upstreams.index(upstream)
-        now = self._now()
+        now = self._monotonic()
         read = self._settings.parse_response
         told: list[tuple[Query, Any]] = []
         unusable: dict[str, list[Query]] = {}
@@ -129,10 +129,10 @@ class Dispatcher:
         rcodes = upstream.counters.answers
         for query, reply in answers:
             rcodes[reply[3] & 15] += 1
-            if query.home is None:
+            if query.queue is None:
                 continue
             try:
-                answer = read(query.octets, query.seen, reply)
+                answer = read(query.octets, query.info, reply)
             except WireError as error:
                 if isinstance(error, TruncatedReply) and query.reduce_opt(index):
                     large.append(query)
@@ -141,30 +141,30 @@ class Dispatcher:
                 continue
             count += 1
             first = first or query
-            if (rcode := reply[3] & 15) and rcode in _WEAK and self._is_worth_another(query, index, reply, now):
-                query.spare = Spare(answer, upstream.label)
+            if (rcode := reply[3] & 15) and rcode in _WEAK and self._should_try_another(query, index, reply, now):
+                query.fallback = FallbackResponse(answer, upstream.label)
                 weak.append(query)
                 continue
-            self._live.take(query)
+            self._inflight.take(query)
             told.append((query, answer))
-        if first is not None and first.tried[0] == index:
-            upstream.counters.wire.add(now - first.asked_at, count)
-            self._note_time(index, now, now - first.asked_at, count)
+        if first is not None and first.attempts[0] == index:
+            upstream.counters.wire.add(now - first.started_at, count)
+            self._note_time(index, now, now - first.started_at, count)
         for query in large:
-            self._live.postpone(query, now + upstream.latency.overdue_after(self._attempt_timeout))
+            self._inflight.reschedule(query, now + upstream.latency.overdue_after(self._attempt_timeout))
         if large:
-            self.upstream_table.ask_again(index, large, now)
-            self._watch()
+            self.upstream_table.send_again(index, large, now)
+            self._reset_timer()
         if told:
-            self.owner.answered(told, upstream.label)
+            self.observer.resolved(told, upstream.label)
         for reason, queries in unusable.items():
             useless = BadReply("read", f"an answer of no use: {reason}", upstream.label)
             self.failed(upstream, queries, useless, is_final=False)
         if weak:
             upstream.record_late(len(weak))
             for query in weak:
-                query.pending = taken_back(query.pending, index)
-            self._ask([query for query in weak if not query.pending])
+                query.awaiting = taken_back(query.awaiting, index)
+            self._send([query for query in weak if not query.awaiting])
 
     def _note_time(self, index: int, now: float, took: float, answers: int) -> None:
         """
@@ -175,61 +175,61 @@ class Dispatcher:
             self._noted[index] = (since, before + answers)
         else:
             self._noted[index] = (now, 0)
-            self._upstreams[index].took(took, before + answers)
+            self._upstreams[index].record_latency(took, before + answers)
 
     def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
         """
         An upstream did not answer these; each is asked of the next, or told why there is none.
         """
         index = self._upstreams.index(upstream)
-        now = self._now()
+        now = self._monotonic()
         again: dict[Query, None] = {}  # one may have been sent twice over the same connection
         enough: list[Query] = []
         for query in tokens:
-            if query.home is None:
+            if query.queue is None:
                 continue
-            query.pending = taken_back(query.pending, index)
+            query.awaiting = taken_back(query.awaiting, index)
             if query in again:
                 continue
             query.is_simple = False
             query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
             if isinstance(error, ConnectionGone):
-                query.lost += 1
+                query.lost_connections += 1
                 query.lost_alone += error.was_alone
             elif error.was_not_sent:
-                query.tried = taken_back(query.tried, index)
+                query.attempts = taken_back(query.attempts, index)
             # What was not sent may wait for the upstream to be back, but not for ever.
-            if is_final or (error.was_not_sent and now >= query.asked_at + self._settings.query_timeout / 2):
+            if is_final or (error.was_not_sent and now >= query.started_at + self._settings.query_timeout / 2):
                 query.given_up += (index,)
-            self._live.postpone(query, now + self._attempt_timeout)
-            if query.spare is not None and not query.pending and not query.is_untried:
+            self._inflight.reschedule(query, now + self._attempt_timeout)
+            if query.fallback is not None and not query.awaiting and not query.is_untried:
                 enough.append(query)
             else:
                 again[query] = None
-        self._ask(again)
-        self._refuse(enough)
-        self._watch()
+        self._send(again)
+        self._fail(enough)
+        self._reset_timer()
 
     def is_wanted(self, token: Query) -> bool:
         """
         Whether a query is still live.
         """
-        return token.home is not None
+        return token.queue is not None
 
     def forget(self, query: Query) -> None:
         """
         Nobody needs to know any more.
         """
-        self._live.take(query)
+        self._inflight.take(query)
 
     def stop(self) -> None:
         """
         Give up whatever is still live, and watch over nothing any more.
         """
-        self._refuse(list(self._live), "shutting down")
-        self._watch()
+        self._fail(list(self._inflight), "shutting down")
+        self._reset_timer()
 
-    def _ask(self, queries: Iterable[Query], responsive: Collection[int] = ()) -> None:
+    def _send(self, queries: Iterable[Query], responsive: Collection[int] = ()) -> None:
         """
         Send each to the upstream that is next for it; those for which there is none are refused.
 
@@ -240,7 +240,7 @@ class Dispatcher:
         hopeless: list[Query] = []
         upstreams = self._upstreams
         at_once = self._settings.at_once
-        now = self._now()
+        now = self._monotonic()
         for query in queries:
             first = query.order[0]
             chosen: tuple[int, ...] = (first,)
@@ -249,34 +249,34 @@ class Dispatcher:
                 is_simple = False
                 chosen = self.upstream_table.choose(query, responsive, at_once, now)
                 if not chosen:
-                    if query.pending:  # somebody who was asked may still answer
-                        self._live.postpone(query, query.deadline)
+                    if query.awaiting:  # somebody who was asked may still answer
+                        self._inflight.reschedule(query, query.deadline)
                     else:
                         hopeless.append(query)
                     continue
-            if query.home is None:
-                self._live.add(query, chosen[0])
-            elif query.home is self._live.late:
+            if query.queue is None:
+                self._inflight.add(query, chosen[0])
+            elif query.queue is self._inflight.rescheduled:
                 wait = upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
-                self._live.postpone(query, now + wait)
+                self._inflight.reschedule(query, now + wait)
             query.is_simple = False
-            query.tried += chosen
-            query.pending += chosen
+            query.attempts += chosen
+            query.awaiting += chosen
             for index in chosen:
                 if not is_simple and (isolation := self.upstream_table.isolation_of(query, index, now)):
                     apart.append((index, isolation, query))
                 elif index in asks:
-                    asks[index].append((query, query.sent, query.seen.question_end))
+                    asks[index].append((query, query.sent, query.info.question_end))
                 else:
-                    asks[index] = [(query, query.sent, query.seen.question_end)]
+                    asks[index] = [(query, query.sent, query.info.question_end)]
         for index, questions in asks.items():
-            upstreams[index].ask(questions)
+            upstreams[index].send(questions)
         if apart:
-            self._ask_apart(apart)
+            self._send_isolated(apart)
         if hopeless:
-            self._refuse(hopeless)
+            self._fail(hopeless)
 
-    def _ask_apart(self, queries: list[tuple[int, Isolation, Query]]) -> None:
+    def _send_isolated(self, queries: list[tuple[int, Isolation, Query]]) -> None:
         """
         Have queries sent on connections of their own; those that are ordinary before those that are not.
         """
@@ -284,45 +284,45 @@ class Dispatcher:
         for index, isolation, query in queries:
             is_background = query.is_unusual or isolation is Isolation.KNOWN
             batch = batches.setdefault((is_background, index, isolation), [])
-            batch.append((query, query.sent, query.seen.question_end))
+            batch.append((query, query.sent, query.info.question_end))
         for is_background, index, isolation in sorted(batches):
             batch = batches[is_background, index, isolation]
-            self._upstreams[index].ask_apart(batch, isolation, is_background=is_background)
+            self._upstreams[index].send_isolated(batch, isolation, is_background=is_background)
 
-    def _is_worth_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
+    def _should_try_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
         """
         Whether somebody else may have a better answer than this SERVFAIL or REFUSED (RFC 9520 §3.1: three at most).
         """
-        if any(other != index for other in query.pending):
+        if any(other != index for other in query.awaiting):
             return True
-        age = now - query.asked_at
-        if len(query.tried) >= MAX_SENDS or age > self._settings.query_timeout / 2 or is_bogus(reply):
+        age = now - query.started_at
+        if len(query.attempts) >= MAX_SENDS or age > self._settings.query_timeout / 2 or is_bogus(reply):
             return False
         return query.is_untried or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
 
-    def _look(self) -> None:
+    def _check_overdue(self) -> None:
         """
         Find what is slow, and ask a few of those elsewhere too; what is overdue, and ask all of that elsewhere; what
         is past its deadline, and refuse it.
         """
         self._timer, self._timer_at = None, _NEVER
-        now = self._now() + _GRAIN / 2
+        now = self._monotonic() + _GRAIN / 2
         past: list[Query] = []
         again: list[Query] = []
         responsive: dict[int, bool] = {}
         late: dict[int, int] = {}
-        for query in self._live.overdue(now, self._delays):
-            is_fresh = query.home is not self._live.late
-            first = query.tried[0] if query.tried else query.order[0]
+        for query in self._inflight.overdue(now, self._delays):
+            is_fresh = query.queue is not self._inflight.rescheduled
+            first = query.attempts[0] if query.attempts else query.order[0]
             if query.deadline <= now:
                 past.append(query)
                 continue
             if is_fresh:
-                overdue = query.asked_at + self._upstreams[first].latency.overdue_after(self._attempt_timeout)
+                overdue = query.started_at + self._upstreams[first].latency.overdue_after(self._attempt_timeout)
                 if now < overdue:
-                    self._live.postpone(query, overdue)
+                    self._inflight.reschedule(query, overdue)
                     query.is_hedged = True
-                    self._upstreams[first].watch(query.asked_at, overdue - now)
+                    self._upstreams[first].watch(query.started_at, overdue - now)
                     if self._may_hedge(query):
                         self._upstreams[first].counters.hedges += 1
                         again.append(query)
@@ -330,39 +330,39 @@ class Dispatcher:
             if is_fresh or query.is_hedged:
                 query.is_hedged = False
                 late[first] = late.get(first, 0) + 1
-            self._live.postpone(query, now + self._attempt_timeout)
-            last = query.tried[-1] if query.tried else first
+            self._inflight.reschedule(query, now + self._attempt_timeout)
+            last = query.attempts[-1] if query.attempts else first
             if last not in responsive:
-                responsive[last] = self._upstreams[last].suspect(query.asked_at)
-            if self.owner.may_retry(query) if responsive[last] else query.is_untried:
+                responsive[last] = self._upstreams[last].check_liveness(query.started_at)
+            if self.observer.may_retry(query) if responsive[last] else query.is_untried:
                 again.append(query)
         for index, count in late.items():
             self._upstreams[index].record_late(count)
             self._upstreams[index].counters.retries += count
-        self._ask([query for query in again if query.home], {index for index in responsive if responsive[index]})
-        self._refuse([query for query in past if query.home])
-        self._watch()
+        self._send([query for query in again if query.queue], {index for index in responsive if responsive[index]})
+        self._fail([query for query in past if query.queue])
+        self._reset_timer()
 
     def _may_hedge(self, query: Query) -> bool:
-        others = [index for index in query.order if index not in query.tried and index not in query.given_up]
-        return any(not self._upstreams[index].tier for index in others) and self._settings.hedging.spend()
+        others = [index for index in query.order if index not in query.attempts and index not in query.given_up]
+        return any(not self._upstreams[index].tier for index in others) and self._settings.hedging.try_spend()
 
     def _learned_delays(self) -> list[float]:
         """
         Return how long a fresh query waits before it is looked at, for each upstream it may have been asked of.
         """
         limit = self._attempt_timeout
-        if self._settings.hedging.is_off or len(self.upstream_table.places) == 1:
+        if self._settings.hedging.is_off or len(self.upstream_table.active) == 1:
             return [upstream.latency.overdue_after(limit) for upstream in self._upstreams]
         return [upstream.latency.hedge_after(limit) for upstream in self._upstreams]
 
-    def _watch(self) -> None:
+    def _reset_timer(self) -> None:
         """
         Set the timer for the next query that is to be looked at.
         """
         self._delays = self._learned_delays()
         self._shortest = min(self._delays)
-        self._set_timer(self._live.next_due(self._delays))
+        self._set_timer(self._inflight.next_due(self._delays))
 
     def _set_timer(self, due: float | None) -> None:
         if self._timer is not None and self._timer.active():
@@ -370,21 +370,21 @@ class Dispatcher:
         self._timer, self._timer_at = None, _NEVER
         if due is not None:
             self._timer_at = due
-            self._timer = self._clock.callLater(max(_GRAIN, due - self._now()), self._look)
+            self._timer = self._clock.callLater(max(_GRAIN, due - self._monotonic()), self._check_overdue)
 
-    def _refuse(self, queries: Iterable[Query], why: str = "") -> None:
+    def _fail(self, queries: Iterable[Query], why: str = "") -> None:
         spared: dict[str, list[tuple[Query, Any]]] = {}
         refused: list[tuple[Query, ExtendedError]] = []
         for query in queries:
-            if not self._live.take(query):
+            if not self._inflight.take(query):
                 continue
-            if query.spare is not None:
-                spared.setdefault(query.spare.upstream, []).append((query, query.spare.answer))
+            if query.fallback is not None:
+                spared.setdefault(query.fallback.upstream, []).append((query, query.fallback.answer))
             else:
                 refused.append(
                     (query, ExtendedError(EDE_OTHER, why) if why else explain(query, self.upstream_table.labels))
                 )
         for label, answers in spared.items():
-            self.owner.answered(answers, label)
+            self.observer.resolved(answers, label)
         if refused:
-            self.owner.unanswered(refused)
+            self.observer.failed(refused)

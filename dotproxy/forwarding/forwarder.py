@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from dotproxy.cache.failures import FailureCache
 from dotproxy.cache.key import IN, is_unusual, key_of
-from dotproxy.cache.packets import LONGEST, PacketCache
+from dotproxy.cache.packets import MAX_OCTETS, PacketCache
 from dotproxy.cache.responses import Entry, ResponseCache
 from dotproxy.forwarding.client_filter import NEVER_ANSWERED, ClientFilter
 from dotproxy.forwarding.delivery import Delivery
@@ -27,7 +27,7 @@ from dotproxy.forwarding.interfaces import Answers, Client, Listener, Transfers
 from dotproxy.forwarding.query_filter import TRANSFERS
 from dotproxy.forwarding.response_builder import as_cached
 from dotproxy.forwarding.settings import ForwarderSettings
-from dotproxy.forwarding.stale_timer import PATIENCE, StaleTimer
+from dotproxy.forwarding.stale_timer import STALE_AFTER, StaleTimer
 from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters, Origin, group_of
 from dotproxy.wire.edns import ExtendedError
@@ -46,7 +46,7 @@ _new = tuple.__new__
 class Forwarder:
     """
     Owns: who waits for what.
-    Told by: listeners (``handle_batch``), ``dispatcher`` (``answered``, ``unanswered``).
+    Told by: listeners (``handle_batch``), ``dispatcher`` (``resolved``, ``failed``).
 
     ``elapsed`` returns seconds on a clock that counts sleep, ``date`` seconds since 1970.
     """
@@ -59,9 +59,9 @@ class Forwarder:
         transfers: Transfers,
         cache: ResponseCache | None,
         clock: IReactorTime,
-        now: Callable[[], float],
-        elapsed: Callable[[], float],
-        date: Callable[[], float],
+        monotonic: Callable[[], float],
+        boottime: Callable[[], float],
+        wall_time: Callable[[], float],
         shares: ClientShares,
         failures: FailureCache | None = None,
     ) -> None:
@@ -69,19 +69,19 @@ class Forwarder:
         self._ordering, self._query_filter, self._rewriter = settings.ordering, settings.query_filter, settings.rewriter
         self._transfers = transfers
         self._cache = cache
-        self._now = now
-        self._elapsed = elapsed
-        self._date = date
+        self._monotonic = monotonic
+        self._boottime = boottime
+        self._wall_time = wall_time
         self.shares = shares
         self.counters = Counters()
-        self._filter = ClientFilter(shares, self.counters, settings.limit_actions)
-        self.delivery = Delivery(settings.response_builder, shares, self.counters, now, elapsed)
-        self._memo = PacketCache(self.counters.answers)
+        self._client_filter = ClientFilter(shares, self.counters, settings.limit_actions)
+        self.delivery = Delivery(settings.response_builder, shares, self.counters, monotonic, boottime)
+        self._packets = PacketCache(self.counters.answers)
         self.failures = FailureCache() if failures is None else failures
         self._joined: dict[bytes, Query] = {}
-        self._stale_timer = StaleTimer(clock, now, self._serve_stale)
+        self._stale_timer = StaleTimer(clock, monotonic, self._serve_stale)
         self._drained: Deferred[None] | None = None
-        dispatcher.owner = self
+        dispatcher.observer = self
 
     @property
     def outstanding(self) -> int:
@@ -95,8 +95,8 @@ class Forwarder:
         Take queries; the listener gets an answer to each, now or later, but for those that must have none.  Return how
         many of those there were.
         """
-        elapsed, by_host = self._elapsed(), self.shares.by_host
-        memo = self._memo.at(elapsed, listener.kind)
+        elapsed, by_host = self._boottime(), self.shares.by_host
+        memo = self._packets.entries_for(elapsed, listener.kind)
         answers: Answers = []
         queries: list[Query] = []
         silent = 0
@@ -125,11 +125,11 @@ class Forwarder:
             self.shares.note_batch(listener, len(batch), elapsed)
         if answers:
             self._send({listener: answers}, elapsed)
-            self.counters.here.add(self._elapsed() - elapsed, len(answers))
+            self.counters.here.add(self._boottime() - elapsed, len(answers))
         if self._cache is not None:
             self._cache.credit_prefetch(len(answers) + len(queries))
         if queries:
-            self.dispatcher.ask(queries, queries[0].asked_at)
+            self.dispatcher.dispatch(queries, queries[0].started_at)
         return silent
 
     def _check(
@@ -138,10 +138,10 @@ class Forwarder:
         """
         As ``_respond``, for a client that is not known to be within its share.
         """
-        checked = self._filter.check(listener, octets, client, elapsed)
+        checked = self._client_filter.check(listener, octets, client, elapsed)
         if not isinstance(checked, ClientShare):
             return None if checked is None else self.delivery.local(listener, checked)
-        known = self._memo.response(elapsed, listener.kind, octets)
+        known = self._packets.response(elapsed, listener.kind, octets)
         return known or self._respond(listener, octets, client, checked, queries, elapsed)
 
     def _respond(
@@ -157,31 +157,31 @@ class Forwarder:
         Return the response to a query, b"" if it comes later, None if there is none; add to ``queries`` what upstreams
         have to be asked.
         """
-        seen = self._query_filter.receive(listener, octets, client)
-        if not isinstance(seen, QueryInfo):
-            return None if seen is None else self.delivery.local(listener, seen)
-        if seen.qtype in TRANSFERS:
-            sent = self._rewriter.outgoing(octets, seen)
-            self._transfers.begin(listener, client, octets, seen, sent, self._ordering(octets, seen))
+        info = self._query_filter.receive(listener, octets, client)
+        if not isinstance(info, QueryInfo):
+            return None if info is None else self.delivery.local(listener, info)
+        if info.qtype in TRANSFERS:
+            sent = self._rewriter.rewrite_query(octets, info)
+            self._transfers.begin(listener, client, octets, info, sent, self._ordering(octets, info))
             return b""
-        request = _new(ClientRequest, (listener, client, octets, seen, share.account))
-        key = key_of(octets, seen) if self._rewriter.is_shared else b""
-        entry = self._cache.look(key) if key and self._cache is not None else None
+        request = _new(ClientRequest, (listener, client, octets, info, share.account))
+        key = key_of(octets, info) if self._rewriter.is_shared else b""
+        entry = self._cache.peek(key) if key and self._cache is not None else None
         if entry is not None and elapsed < entry[1]:
-            return self._fresh(key, entry, request, queries, elapsed)
+            return self._from_cache(key, entry, request, queries, elapsed)
         answer = self._failed_before(key, request, queries, elapsed) if len(self.failures) else None
         if answer is None:
             answer = self._ask(key, request, queries, has_stale=entry is not None)
         if answer:
-            self.counters.answers[group_of(listener.kind, seen.qtype, answer[3] & 15)] += 1
+            self.counters.answers[group_of(listener.kind, info.qtype, answer[3] & 15)] += 1
         return answer
 
-    def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
         """
         Called when questions were answered, by the upstream with this label; what each answer says has been read.
         """
         outgoing: dict[Listener, Answers] = {}
-        elapsed = self._elapsed()
+        elapsed = self._boottime()
         for query, answer in answers:
             if query.key:
                 self._joined.pop(query.key, None)
@@ -193,16 +193,16 @@ class Forwarder:
                     continue
                 else:
                     self.failures.remove(query.key)
-                    answer = self._cache.add(query.key, answer, query.seen.qtype, elapsed, int(self._date()))  # noqa: PLW2901
+                    answer = self._cache.add(query.key, answer, query.info.qtype, elapsed, int(self._wall_time()))  # noqa: PLW2901
             self.delivery.give(query, answer, outgoing, upstream)
         self._send(outgoing, elapsed)
 
-    def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
+    def failed(self, queries: list[tuple[Query, ExtendedError]]) -> None:
         """
         Called when questions were not answered, with the reasons.
         """
         outgoing: dict[Listener, Answers] = {}
-        elapsed = self._elapsed()
+        elapsed = self._boottime()
         for query, error in queries:
             if query.key:
                 self._joined.pop(query.key, None)
@@ -225,16 +225,16 @@ class Forwarder:
         Use these settings for queries that arrive from now on.
         """
         self._ordering, self._query_filter, self._rewriter = settings.ordering, settings.query_filter, settings.rewriter
-        self.delivery.answering = settings.response_builder
-        self._filter.actions = settings.limit_actions
-        self._memo.clear()
+        self.delivery.response_builder = settings.response_builder
+        self._client_filter.actions = settings.limit_actions
+        self._packets.clear()
 
     def counted(self) -> Counters:
         """
         Return the counters as they are now.
         """
-        self._memo.settle()
-        self.counters.memo = self._memo.hits
+        self._packets.flush_counts()
+        self.counters.memo = self._packets.hits
         return self.counters
 
     def network_moved(self) -> None:
@@ -243,11 +243,11 @@ class Forwarder:
         """
         self.failures.clear()
 
-    def flushed(self) -> None:
+    def cache_flushed(self) -> None:
         """
         The cache was emptied, or a part of it: nothing of it is given any more.
         """
-        self._memo.clear()
+        self._packets.clear()
         self.failures.clear()
 
     def drain(self) -> Deferred[None]:
@@ -269,19 +269,21 @@ class Forwarder:
         self._stale_timer.stop()
         self._end_drain()
 
-    def _fresh(self, key: bytes, entry: Entry, request: ClientRequest, queries: list[Query], elapsed: float) -> bytes:
+    def _from_cache(
+        self, key: bytes, entry: Entry, request: ClientRequest, queries: list[Query], elapsed: float
+    ) -> bytes:
         """
         Return the answer that is kept; add to ``queries`` what should be asked all the same.  Its age is rounded up to
         the end of the second for which it is remembered, so that no TTL is too high (RFC 1035 §3.2.1).
         """
-        listener, _, octets, seen, _ = request
+        listener, _, octets, info, _ = request
         stored, expires, kept = entry
         second_ends = int(elapsed) + 1
-        answer = self.delivery.answering.written(request, kept, second_ends - int(stored // 1))
-        place = group_of(listener.kind, seen.qtype, answer[3] & 15)
+        answer = self.delivery.response_builder.build(request, kept, second_ends - int(stored // 1))
+        place = group_of(listener.kind, info.qtype, answer[3] & 15)
         self.counters.answers[place] += 1
-        if expires >= second_ends and not seen.ours and len(octets) + len(answer) <= LONGEST:
-            self._memo.add(listener.kind, octets, answer, place)
+        if expires >= second_ends and not info.response_options and len(octets) + len(answer) <= MAX_OCTETS:
+            self._packets.add(listener.kind, octets, answer, place)
         self.counters.fresh += 1
         assert self._cache is not None
         if self._cache.note_hit(key, entry, elapsed) and key not in self._joined:
@@ -314,7 +316,7 @@ class Forwarder:
         Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
         """
         if not self.shares.take(request.account, len(request.octets)):
-            return self.delivery.noted(self._filter.no_place(request))
+            return self.delivery.noted(self._client_filter.no_place(request))
         if key and (joined := self._joined.get(key)) is not None:
             return self._join(request, joined)
         self.counters.missed += 1
@@ -332,15 +334,15 @@ class Forwarder:
         """
         Have a question asked for which nobody waits.
         """
-        _, _, octets, seen, _ = request
-        now = self._now()
-        sent = self._rewriter.outgoing(octets, seen, for_others=bool(key))
-        query = Query(octets, seen, sent, self._ordering(octets, seen), now, now + self.dispatcher.query_timeout, key)
+        _, _, octets, info, _ = request
+        now = self._monotonic()
+        sent = self._rewriter.rewrite_query(octets, info, for_others=bool(key))
+        query = Query(octets, info, sent, self._ordering(octets, info), now, now + self.dispatcher.query_timeout, key)
         queries.append(query)
         if key:
             self._joined[key] = query
-        if (not key or octets[seen.question_end - 1] != IN) and self._rewriter.is_shared:
-            query.is_unusual = is_unusual(octets, seen)
+        if (not key or octets[info.question_end - 1] != IN) and self._rewriter.is_shared:
+            query.is_unusual = is_unusual(octets, info)
             query.is_simple = not query.is_unusual
         return query
 
@@ -348,7 +350,7 @@ class Forwarder:
         """
         Wait with others; whoever comes when they have waited long enough gets what is stale as they do.
         """
-        if self._now() - query.asked_at >= PATIENCE and (stale := self._stale(query.key)):
+        if self._monotonic() - query.started_at >= STALE_AFTER and (stale := self._stale(query.key)):
             self.counters.stale += 1
             self.shares.release(request.account, len(request.octets))
             return self.delivery.at_once(request, stale, Origin.STALE)
@@ -357,7 +359,7 @@ class Forwarder:
         return b""
 
     def _stale(self, key: bytes) -> Answer | None:
-        return self._cache.stale(key, self._elapsed()) if self._cache is not None else None
+        return self._cache.stale(key, self._boottime()) if self._cache is not None else None
 
     def _give_failure(
         self, query: Query, failure: Any, outgoing: dict[Listener, Answers], origin: Origin, upstream: str = ""
@@ -380,7 +382,7 @@ class Forwarder:
             if query.waiting and (stale := self._stale(query.key)):
                 self.counters.stale += len(query.waiting)
                 self.delivery.give(query, stale, outgoing, origin=Origin.STALE)
-        self._send(outgoing, self._elapsed())
+        self._send(outgoing, self._boottime())
 
     def _send(self, outgoing: dict[Listener, Answers], since: float) -> None:
         self.delivery.send(outgoing, since)

@@ -23,18 +23,18 @@ from dotproxy.wire.rewrite import with_least_opt
 
 class ClientRequest(NamedTuple):
     """
-    A query of a client that has no response yet: ``octets`` as it came, ``seen`` what was seen of it, ``account`` whom
+    A query of a client that has no response yet: ``octets`` as it came, ``info`` what was seen of it, ``account`` whom
     it is charged to.
     """
 
     listener: Listener
     client: Client
     octets: bytes
-    seen: QueryInfo
+    info: QueryInfo
     account: ClientShare
 
 
-class Spare(NamedTuple):
+class FallbackResponse(NamedTuple):
     """
     An answer that is better than none, and the label of the upstream that gave it.
     """
@@ -45,44 +45,46 @@ class Spare(NamedTuple):
 
 class Query:
     """
-    One live question.
+    A query in flight.
 
-    ``octets`` is the query it came in, ``seen`` what was seen of that, ``sent`` what upstreams are asked; ``waiting``
-    who is to be answered: nobody, if it is asked to be known; ``key`` what others would ask to wait with it.
+    ``octets`` is the query as its first client sent it, ``info`` what was parsed of it, ``sent`` the query for
+    upstreams; ``waiting`` has the clients that get the response, none if the cache is refreshed; ``key`` is the cache
+    key.
 
-    ``tried`` holds an upstream once for each time it was sent the question, ``pending`` those that may still answer,
-    ``given_up`` those that must not be asked again; ``lost`` counts the connections that ended while it was outstanding
-    on them, ``lost_alone`` those of them that were its own.  ``is_unusual``: servers may treat it unlike others;
-    ``is_simple``: it is not, nor was it sent or has it failed before.  ``spare`` is an answer that is better than none.
+    ``attempts`` has an upstream's slot once for each time the query was sent to it, ``awaiting`` the slots that may
+    still respond, ``given_up`` those that it must not be sent to again; ``lost_connections`` counts the connections
+    that ended while it was in flight on them, ``lost_alone`` those on which it was alone.  ``is_unusual``: servers may
+    treat it unlike others; ``is_simple``: it is not unusual, was not sent and has not failed before.  ``fallback`` is a
+    SERVFAIL or REFUSED, which is used if no upstream has a better response.
     """
 
     __slots__ = (
-        "asked_at",
+        "attempts",
+        "awaiting",
         "deadline",
         "due",
         "errors",
+        "fallback",
         "given_up",
-        "home",
+        "info",
         "is_hedged",
         "is_simple",
         "is_unusual",
         "key",
-        "lost",
         "lost_alone",
+        "lost_connections",
         "octets",
         "order",
-        "pending",
-        "seen",
+        "queue",
         "sent",
-        "spare",
-        "tried",
+        "started_at",
         "waiting",
     )
 
     def __init__(
         self,
         octets: bytes,
-        seen: QueryInfo,
+        info: QueryInfo,
         sent: bytes,
         order: Order,
         asked_at: float,
@@ -90,22 +92,22 @@ class Query:
         key: bytes = b"",
     ) -> None:
         self.octets = octets
-        self.seen = seen
+        self.info = info
         self.sent = sent
         self.order = order
-        self.asked_at = asked_at
+        self.started_at = asked_at
         self.due = self.deadline = deadline
         self.waiting: list[ClientRequest] = []
         self.key = key
-        self.home: dict[Query, None] | None = None
-        self.tried: tuple[int, ...] = ()
-        self.pending: tuple[int, ...] = ()
+        self.queue: dict[Query, None] | None = None
+        self.attempts: tuple[int, ...] = ()
+        self.awaiting: tuple[int, ...] = ()
         self.given_up: tuple[int, ...] = ()
-        self.lost = 0
+        self.lost_connections = 0
         self.lost_alone = 0
         self.is_hedged = self.is_unusual = False
         self.is_simple = True
-        self.spare: Spare | None = None
+        self.fallback: FallbackResponse | None = None
         self.errors: tuple[UpstreamError, ...] = ()
 
     @property
@@ -113,7 +115,7 @@ class Query:
         """
         Whether there is an upstream that was not asked yet and may be.
         """
-        return is_untried(self.order, self.tried, self.given_up)
+        return is_untried(self.order, self.attempts, self.given_up)
 
     def reduce_opt(self, upstream: int) -> bool:
         """
@@ -121,25 +123,25 @@ class Query:
         no note, if it was sent with that already, or to this upstream as often as may be.
         """
         least = with_least_opt(self.sent)
-        if not least or self.tried.count(upstream) >= MAX_SENDS:
+        if not least or self.attempts.count(upstream) >= MAX_SENDS:
             return False
         self.sent = least
-        self.tried += (upstream,)
-        self.pending = (*taken_back(self.pending, upstream), upstream)
+        self.attempts += (upstream,)
+        self.awaiting = (*taken_back(self.awaiting, upstream), upstream)
         return True
 
 
-class Owner(Protocol):
+class DispatchObserver(Protocol):
     """
     Who is told what came of questions.
     """
 
-    def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
         """
         These were answered, by the upstream with this label; what each answer says has been read.
         """
 
-    def unanswered(self, queries: list[tuple[Query, ExtendedError]]) -> None:
+    def failed(self, queries: list[tuple[Query, ExtendedError]]) -> None:
         """
         These were not, and why.
         """
@@ -156,33 +158,33 @@ class InflightQueries:
     """
 
     def __init__(self, upstreams: int) -> None:
-        self.fresh: list[dict[Query, None]] = [{} for _ in range(upstreams)]
-        self.late: dict[Query, None] = {}
+        self.first_attempt: list[dict[Query, None]] = [{} for _ in range(upstreams)]
+        self.rescheduled: dict[Query, None] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self.fresh)) + len(self.late)
+        return sum(map(len, self.first_attempt)) + len(self.rescheduled)
 
     def __iter__(self) -> Iterator[Query]:
-        for fresh in self.fresh:
+        for fresh in self.first_attempt:
             yield from tuple(fresh)
-        yield from tuple(self.late)
+        yield from tuple(self.rescheduled)
 
     def add(self, query: Query, upstream: int) -> None:
         """
         A query is about to be asked of an upstream for the first time.
         """
-        query.home = self.fresh[upstream]
-        query.home[query] = None
+        query.queue = self.first_attempt[upstream]
+        query.queue[query] = None
 
-    def postpone(self, query: Query, due: float) -> None:
+    def reschedule(self, query: Query, due: float) -> None:
         """
         Look at a live query again at ``due``, or at its deadline.
         """
-        if query.home is not self.late:
-            if query.home is not None:
-                del query.home[query]
-            query.home = self.late
-            self.late[query] = None
+        if query.queue is not self.rescheduled:
+            if query.queue is not None:
+                del query.queue[query]
+            query.queue = self.rescheduled
+            self.rescheduled[query] = None
         query.due = min(due, query.deadline)
 
     @staticmethod
@@ -190,10 +192,10 @@ class InflightQueries:
         """
         Take a query out; return whether it was still in.
         """
-        if query.home is None:
+        if query.queue is None:
             return False
-        del query.home[query]
-        query.home = None
+        del query.queue[query]
+        query.queue = None
         return True
 
     def overdue(self, now: float, delays: Sequence[float]) -> list[Query]:
@@ -201,22 +203,22 @@ class InflightQueries:
         Return what is to be looked at; ``delays`` says for each upstream how long a fresh query waits.
         """
         found: list[Query] = []
-        for fresh, delay in zip(self.fresh, delays, strict=True):
+        for fresh, delay in zip(self.first_attempt, delays, strict=True):
             for query in fresh:
-                if query.asked_at + delay > now:
+                if query.started_at + delay > now:
                     break
                 found.append(query)
-        found += [query for query in self.late if query.due <= now]
+        found += [query for query in self.rescheduled if query.due <= now]
         return found
 
     def next_due(self, delays: Sequence[float]) -> float | None:
         """
         Return when the next query is to be looked at, None without any.
         """
-        dues = [query.due for query in self.late]
-        for fresh, delay in zip(self.fresh, delays, strict=True):
+        dues = [query.due for query in self.rescheduled]
+        for fresh, delay in zip(self.first_attempt, delays, strict=True):
             if fresh:
-                dues.append(next(iter(fresh)).asked_at + delay)
+                dues.append(next(iter(fresh)).started_at + delay)
         return min(dues, default=None)
 
 
@@ -226,7 +228,7 @@ def explain(query: Query, labels: Sequence[str]) -> ExtendedError:
     """
     errors = list(query.errors)
     told = {error.upstream for error in errors}
-    asked = dict.fromkeys(labels[index] for index in query.tried)
+    asked = dict.fromkeys(labels[index] for index in query.attempts)
     errors += [Timeout("read", "no answer in time", label) for label in asked if label not in told]
     never_reached = all(error.was_not_sent or error.phase == "connect" for error in errors)
     code = EDE_NO_REACHABLE_AUTHORITY if never_reached else EDE_NETWORK_ERROR

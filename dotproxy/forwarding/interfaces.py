@@ -25,9 +25,9 @@ class QueryLog(Protocol):
     Who is told of each response, if the operator wants that.  What is not noted before it is sent is from the cache.
     """
 
-    def note(self, octets: bytes, origin: Origin, said: Any = None) -> None:
+    def note(self, octets: bytes, origin: Origin, response: Any = None) -> None:
         """
-        This response, not sent yet, comes from there; ``said`` is what it was made from.
+        This response, not sent yet, comes from there; ``response`` is what it was made from.
         """
 
     def note_joined(self, query: bytes, seconds: float) -> None:
@@ -36,14 +36,14 @@ class QueryLog(Protocol):
         """
 
     def note_waited(
-        self, query: bytes, octets: bytes, origin: Origin, said: Any, upstream: str, seconds: float
+        self, query: bytes, octets: bytes, origin: Origin, response: Any, upstream: str, seconds: float
     ) -> None:
         """
         This response is for the client that sent ``query`` and waited; the one in flight took so long, and was answered
         by an upstream.
         """
 
-    def answered(self, kind: int, answers: Answers, seconds: float) -> None:
+    def log_sent(self, kind: int, answers: Answers, seconds: float) -> None:
         """
         These are sent, to clients of a listener of that kind; those that did not have to wait took so long.
         """
@@ -72,7 +72,7 @@ class Listener(Protocol):
         Whether an answer of many messages can be sent: it is then a ``StreamOfParts`` too.
         """
 
-    def options_for(self, query: bytes, seen: QueryInfo, client: Client) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
         Return the listener's own EDNS options for the answer to ``query``, which has options, in wire form.
 
@@ -135,34 +135,36 @@ class MessageRewriter(Protocol):
     @property
     def is_shared(self) -> bool:
         """
-        Whether what is ``read`` once may be ``written`` for others who ask the same.
+        Whether what is ``parse_response`` once may be ``build_response`` for others who ask the same.
         """
 
-    def passing(self, query: bytes, seen: QueryInfo) -> bytes:
+    def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
         """
         Return the EDNS options of a query that upstreams are to see, in wire form.
 
         :raises WireError: if an option in it is malformed.
         """
 
-    def outgoing(self, query: bytes, seen: QueryInfo, *, for_others: bool = False) -> bytes:
+    def rewrite_query(self, query: bytes, info: QueryInfo, *, for_others: bool = False) -> bytes:
         """
         Return a query as upstreams are asked it, so that the answer is good ``for_others`` who ask the same, too, if
         that is wanted; its question stands where it stood.
         """
 
-    def read(self, query: bytes, seen: QueryInfo, reply: bytes) -> Any:
+    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> Any:
         """
         Return what an upstream's reply says, or raise ``WireError`` if nothing can be made of it.
         """
 
-    def written(self, query: bytes, seen: QueryInfo, answer: Any, age: int = 0, limit: int = MAX_MESSAGE) -> bytes:
+    def build_response(
+        self, query: bytes, info: QueryInfo, answer: Any, age: int = 0, limit: int = MAX_MESSAGE
+    ) -> bytes:
         """
         Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it: truncated if it
         is longer than ``limit`` octets.
         """
 
-    def part(self, query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+    def rewrite_transfer_message(self, query: bytes, info: QueryInfo, reply: bytes) -> bytes:
         """
         Return one message of a zone transfer as the client gets it, or raise ``WireError``.
         """
@@ -174,7 +176,7 @@ class Transfers(Protocol):
     """
 
     def begin(
-        self, listener: Any, client: Client, query: bytes, seen: QueryInfo, sent: bytes, order: Sequence[int]
+        self, listener: Any, client: Client, query: bytes, info: QueryInfo, sent: bytes, order: Sequence[int]
     ) -> None:
         """
         Begin one, for a listener that ``takes_transfers``; it is answered in any case.
@@ -187,7 +189,7 @@ class Upstream(Protocol):
     """
 
     label: str
-    outcomes: Any
+    observer: Any
     latency: Latency
     counters: UpstreamCounters
     quarantine: Quarantine
@@ -198,17 +200,19 @@ class Upstream(Protocol):
         Those of a lower tier are preferred: 0 is good, 2 is down.
         """
 
-    def ask(self, questions: list[tuple[Any, bytes, int]]) -> None:
+    def send(self, questions: list[tuple[Any, bytes, int]]) -> None:
         """
-        Ask; ``answered`` or ``failed`` hears of each question.
+        Ask; ``replies_received`` or ``failed`` hears of each question.
         """
 
-    def ask_apart(self, questions: list[tuple[Any, bytes, int]], isolation: Isolation, *, is_background: bool) -> None:
+    def send_isolated(
+        self, questions: list[tuple[Any, bytes, int]], isolation: Isolation, *, is_background: bool
+    ) -> None:
         """
         As ``ask``, on connections of their own; ``is_background``: after all those that are ordinary.
         """
 
-    def took(self, seconds: float, answers: int) -> None:
+    def record_latency(self, seconds: float, answers: int) -> None:
         """
         So many answers of its came together, and the first took so long.
         """
@@ -223,7 +227,7 @@ class Upstream(Protocol):
         A question asked of it at ``since`` is slow, and will be overdue in so many seconds.
         """
 
-    def suspect(self, since: float) -> bool:
+    def check_liveness(self, since: float) -> bool:
         """
         A question asked of it at ``since`` is overdue; return whether asking it again is worth while.
         """

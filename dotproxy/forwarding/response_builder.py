@@ -23,20 +23,20 @@ class ResponseBuilder:
     """
 
     def __init__(self, rewriter: MessageRewriter, udp_max_size: int) -> None:
-        self._written = rewriter.written
+        self._build_response = rewriter.build_response
         self._udp_max_size = udp_max_size
 
-    def written(self, request: ClientRequest, said: Any, age: int = 0) -> bytes:
+    def build(self, request: ClientRequest, response: Any, age: int = 0) -> bytes:
         """
         Return what was said, an answer that is so many seconds old or an ``ExtendedError``, as a client gets it.
         """
-        listener, _, query, seen, _ = request
-        if isinstance(said, ExtendedError):
-            return refusal(query, SERVFAIL, seen, said)  # which has 512 octets at most
+        listener, _, query, info, _ = request
+        if isinstance(response, ExtendedError):
+            return refusal(query, SERVFAIL, info, response)  # which has 512 octets at most
         if listener.is_stream:
-            return self._written(query, seen, said, age)
-        size, limit = seen.udp_size, self._udp_max_size
-        return self._written(query, seen, said, age, size if size < limit else limit)  # noqa: FURB136 (a call takes longer)
+            return self._build_response(query, info, response, age)
+        size, limit = info.udp_size, self._udp_max_size
+        return self._build_response(query, info, response, age, size if size < limit else limit)  # noqa: FURB136 (a call takes longer)
 
 
 def as_cached(failure: Any) -> Any:

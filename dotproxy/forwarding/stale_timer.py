@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from dotproxy.forwarding.inflight import Query
 
 #: A client that could have a stale response waits this long for a fresh one, in seconds (RFC 8767 §5).
-PATIENCE: Final = 1.8
+STALE_AFTER: Final = 1.8
 
 #: Timers closer together than this, in seconds, are one.
 _GRAIN: Final = 0.02
@@ -40,7 +40,7 @@ class StaleTimer:
         """
         self._queries.append(query)
         if self._timer is None:
-            self._timer = self._clock.callLater(PATIENCE, self._due)
+            self._timer = self._clock.callLater(STALE_AFTER, self._due)
 
     def stop(self) -> None:
         """
@@ -55,11 +55,11 @@ class StaleTimer:
         self._timer = None
         now = self._now()
         due: list[Query] = []
-        while self._queries and self._queries[0].asked_at + PATIENCE <= now + _GRAIN:
+        while self._queries and self._queries[0].started_at + STALE_AFTER <= now + _GRAIN:
             due.append(self._queries.popleft())
         while self._queries and not self._queries[0].waiting:
             self._queries.popleft()
         if self._queries:
-            left = self._queries[0].asked_at + PATIENCE - now
+            left = self._queries[0].started_at + STALE_AFTER - now
             self._timer = self._clock.callLater(max(_GRAIN, left), self._due)
         self._serve(due)

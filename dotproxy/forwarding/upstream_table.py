@@ -22,37 +22,37 @@ _REMEMBERED = 120.0
 
 class UpstreamTable:
     """
-    ``everybody`` is by place, those who have left included, and ``labels`` their names; ``places`` of those who are
+    ``slots`` is by place, those who have left included, and ``labels`` their names; ``active`` of those who are
     asked, in the operator's order.
     """
 
-    __slots__ = ("_left", "everybody", "labels", "places")
+    __slots__ = ("_left", "active", "labels", "slots")
 
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
-        self.everybody = list(upstreams)
+        self.slots = list(upstreams)
         self.labels = [upstream.label for upstream in upstreams]
-        self.places: tuple[int, ...] = tuple(range(len(upstreams)))
+        self.active: tuple[int, ...] = tuple(range(len(upstreams)))
         self._left: dict[int, float] = {}
 
     @property
-    def asked(self) -> list[Upstream]:
+    def active_upstreams(self) -> list[Upstream]:
         """
         Those who are asked.
         """
-        return [self.everybody[place] for place in self.places]
+        return [self.slots[place] for place in self.active]
 
     @property
     def is_anyone_up(self) -> bool:
         """
         Whether one of them is not down.
         """
-        return any(upstream.tier < Tier.DOWN for upstream in self.asked)
+        return any(upstream.tier < Tier.DOWN for upstream in self.active_upstreams)
 
     def tier_of(self, place: int) -> int:
         """
         Return what is to be thought of one.
         """
-        return self.everybody[place].tier
+        return self.slots[place].tier
 
     def choose(self, query: Query, responsive: Collection[int], at_once: int, now: float) -> tuple[int, ...]:
         """
@@ -62,65 +62,65 @@ class UpstreamTable:
         question comes after those that are not.
         """
         order: Order = query.order
-        if has_ended_enough(order, query.tried, query.given_up, query.lost_alone):
+        if has_ended_enough(order, query.attempts, query.given_up, query.lost_alone):
             return ()
         wary = [index for index in order if self.is_quarantined(query, index, now)]
         if wary and len(wary) < len(order):
             order = [index for index in order if index not in wary] + wary
-        busy = [index for index in query.pending if index not in responsive]
-        return next_upstreams(order, query.tried, query.given_up, busy, self.tier_of, at_once)
+        busy = [index for index in query.awaiting if index not in responsive]
+        return next_upstreams(order, query.attempts, query.given_up, busy, self.tier_of, at_once)
 
     def is_quarantined(self, query: Query, index: int, now: float) -> bool:
         """
         Return whether an upstream is known to hang up at the question of a query.
         """
-        quarantine = self.everybody[index].quarantine
-        return quarantine.until > now and quarantine.holds(question_key(query.sent, query.seen.question_end), now)
+        quarantine = self.slots[index].quarantine
+        return quarantine.until > now and quarantine.holds(question_key(query.sent, query.info.question_end), now)
 
     def isolation_of(self, query: Query, index: int, now: float) -> Isolation:
         """
         Return on which connection to send a query to an upstream.
         """
-        if query.lost:
-            return isolation_of(query.lost, query.lost_alone, query.tried.count(index))
+        if query.lost_connections:
+            return isolation_of(query.lost_connections, query.lost_alone, query.attempts.count(index))
         if self.is_quarantined(query, index, now):
             return Isolation.KNOWN
         return Isolation.UNUSUAL if query.is_unusual else Isolation.NONE
 
-    def ask_again(self, index: int, queries: list[Query], now: float) -> None:
+    def send_again(self, index: int, queries: list[Query], now: float) -> None:
         """
         Send these to an upstream once more, each on a connection of the kind it needs.
         """
-        upstream = self.everybody[index]
+        upstream = self.slots[index]
         questions: list[tuple[Query, bytes, int]] = []
         for query in queries:
-            question = (query, query.sent, query.seen.question_end)
+            question = (query, query.sent, query.info.question_end)
             if isolation := self.isolation_of(query, index, now):
                 is_background = query.is_unusual or isolation is Isolation.KNOWN
-                upstream.ask_apart([question], isolation, is_background=is_background)
+                upstream.send_isolated([question], isolation, is_background=is_background)
             else:
                 questions.append(question)
         if questions:
-            upstream.ask(questions)
+            upstream.send(questions)
 
-    def change(self, upstreams: Sequence[Upstream], now: float) -> None:
+    def replace(self, upstreams: Sequence[Upstream], now: float) -> None:
         """
         Have these asked from now on.
         """
-        places = [self._place_of(upstream, now) for upstream in upstreams]
-        self._left.update({place: now for place in self.places if place not in places})
+        places = [self._slot_of(upstream, now) for upstream in upstreams]
+        self._left.update({place: now for place in self.active if place not in places})
         for place in places:
             self._left.pop(place, None)
-        self.places = tuple(places)
+        self.active = tuple(places)
 
-    def _place_of(self, upstream: Upstream, now: float) -> int:
-        if upstream in self.everybody:
-            return self.everybody.index(upstream)
+    def _slot_of(self, upstream: Upstream, now: float) -> int:
+        if upstream in self.slots:
+            return self.slots.index(upstream)
         for place, since in self._left.items():
             if now - since > _REMEMBERED:
                 del self._left[place]
-                self.everybody[place], self.labels[place] = upstream, upstream.label
+                self.slots[place], self.labels[place] = upstream, upstream.label
                 return place
-        self.everybody.append(upstream)
+        self.slots.append(upstream)
         self.labels.append(upstream.label)
-        return len(self.everybody) - 1
+        return len(self.slots) - 1

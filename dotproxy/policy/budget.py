@@ -27,13 +27,13 @@ class Budget:
         """
         return not self._share
 
-    def earn(self, questions: int) -> None:
+    def credit(self, questions: int) -> None:
         """
         Clients asked so many questions.
         """
         self._left = min(BURST, self._left + questions * self._share)
 
-    def spend(self) -> bool:
+    def try_spend(self) -> bool:
         """
         Whether one more may be asked; it then counts.
         """

@@ -56,7 +56,7 @@ def failover(facts: Facts) -> Ordering:
     As they were given, each time.
     """
     order = tuple(range(len(facts.candidates)))
-    return lambda query, seen: order
+    return lambda query, info: order
 
 
 def round_robin(facts: Facts) -> Ordering:
@@ -71,7 +71,7 @@ def round_robin(facts: Facts) -> Ordering:
     ]
     turn = facts.random_below(len(orders)) - 1
 
-    def next_order(query: bytes, seen: QueryInfo) -> Order:
+    def next_order(query: bytes, info: QueryInfo) -> Order:
         nonlocal turn
         turn = (turn + 1) % len(orders)
         return orders[turn]
@@ -85,7 +85,7 @@ def at_random(facts: Facts) -> Ordering:
     """
     weights = [candidate.weight for candidate in facts.candidates]
 
-    def shuffled(query: bytes, seen: QueryInfo) -> Order:
+    def shuffled(query: bytes, info: QueryInfo) -> Order:
         rest = list(range(len(weights)))
         order: list[int] = []
         while rest:
@@ -109,7 +109,7 @@ def fastest(facts: Facts) -> Ordering:
     candidates = facts.candidates
     indices = range(len(candidates))
 
-    def by_latency(query: bytes, seen: QueryInfo) -> Order:
+    def by_latency(query: bytes, info: QueryInfo) -> Order:
         order = sorted(indices, key=lambda index: candidates[index].usual_latency or 0.0)
         if len(order) > 1 and not facts.random_below(100):
             order.insert(0, order.pop(1 + facts.random_below(len(order) - 1)))
@@ -124,7 +124,7 @@ def least_outstanding(facts: Facts) -> Ordering:
     """
     candidates = facts.candidates
     indices = range(len(candidates))
-    return lambda query, seen: sorted(
+    return lambda query, info: sorted(
         indices, key=lambda index: candidates[index].outstanding / candidates[index].weight
     )
 
@@ -137,8 +137,8 @@ def by_hash(facts: Facts) -> Ordering:
     entries = [(index, turn) for index, one in enumerate(facts.candidates) for turn in range(one.weight)]
     known: dict[bytes, Order] = {}
 
-    def by_domain(query: bytes, seen: QueryInfo) -> Order:
-        domain = registrable(query[HEADER_SIZE : seen.question_end - 4])
+    def by_domain(query: bytes, info: QueryInfo) -> Order:
+        domain = registrable(query[HEADER_SIZE : info.question_end - 4])
         order = known.get(domain)
         if order is None:
             ranked = sorted(entries, key=lambda entry: blake2s(b"%d %d " % entry + domain, key=facts.key).digest())

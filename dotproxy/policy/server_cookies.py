@@ -29,13 +29,13 @@ class Cookies:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    def option_for(self, query: bytes, seen: QueryInfo, host: str) -> bytes:
+    def option_for(self, query: bytes, info: QueryInfo, host: str) -> bytes:
         """
         Return the COOKIE option that the answer to ``query`` from the address ``host`` gets, ``b""`` if it has none.
 
         :raises WireError: if the query's is malformed (RFC 7873 §5.2.2: FORMERR).
         """
-        for code, start, end in options_of(query, seen.opt_at, seen.opt_end):
+        for code, start, end in options_of(query, info.opt_at, info.opt_end):
             if code == COOKIE:  # the first counts (RFC 7873 §5.2)
                 size = end - start - 4
                 if size != CLIENT_SIZE and size not in _WITH_SERVER_HALF:

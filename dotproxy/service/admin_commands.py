@@ -32,7 +32,7 @@ def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCou
     Return what is known of a proxy in this process, which is called ``name``, at this moment.
     """
     forwarder = proxy.forwarder
-    upstreams = [_upstream(one) for one in forwarder.dispatcher.upstream_table.asked]
+    upstreams = [_upstream(one) for one in forwarder.dispatcher.upstream_table.active_upstreams]
     return Report(
         counters=forwarder.counted(),
         outstanding=forwarder.outstanding,
@@ -120,7 +120,7 @@ class Commands:
             flushed = self._cache.flush_subtree(name)
         else:
             flushed = self._cache.flush_name(name)
-        self._proxy.forwarder.flushed()
+        self._proxy.forwarder.cache_flushed()
         return {"flushed": flushed}
 
     def reload(self, given: dict[str, str]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Assembly:
         dispatcher = self.forwarder.dispatcher
         dispatcher.apply_settings(upstreams, build_dispatcher_settings(config, len(upstreams)))
         self._transfers.change(self._everybody(), rewriter=build_rewriter(config), limit=config.max_transfers)
-        self.forwarder.apply_settings(build_forwarder_settings(config, upstreams, dispatcher.upstream_table.places))
+        self.forwarder.apply_settings(build_forwarder_settings(config, upstreams, dispatcher.upstream_table.active))
         self.forwarder.shares.change(
             AccessList(config.allow_from).allows, max_in_flight=config.max_outstanding, limits=build_limits(config)
         )
@@ -221,7 +221,7 @@ class Assembly:
         return report
 
     def _everybody(self) -> list[Any]:
-        return list(self.forwarder.dispatcher.upstream_table.everybody)
+        return list(self.forwarder.dispatcher.upstream_table.slots)
 
     def _build_watch(self, config: Config) -> NetworkWatch:
         hosts = [[host for host, _ in address.addresses] for address in config.upstream]

@@ -175,7 +175,7 @@ def build_forwarder(
     Return a forwarder that asks ``upstreams``.
     """
     dispatcher = Dispatcher(
-        upstreams, build_dispatcher_settings(config, len(upstreams)), clock=reactor, now=time.monotonic
+        upstreams, build_dispatcher_settings(config, len(upstreams)), clock=reactor, monotonic=time.monotonic
     )
     return Forwarder(
         dispatcher,
@@ -183,9 +183,9 @@ def build_forwarder(
         transfers=transfers,
         cache=cache,
         clock=reactor,
-        now=time.monotonic,
-        elapsed=boottime,
-        date=time.time,
+        monotonic=time.monotonic,
+        boottime=boottime,
+        wall_time=time.time,
         shares=ClientShares(
             AccessList(config.allow_from).allows, max_in_flight=config.max_outstanding, limits=build_limits(config)
         ),
@@ -198,7 +198,7 @@ def build_dispatcher_settings(config: Config, upstreams: int) -> DispatcherSetti
     Return what a dispatcher is told of a configuration with so many upstreams.
     """
     return DispatcherSettings(
-        build_rewriter(config).read,
+        build_rewriter(config).parse_response,
         build_hedging_budget(config),
         config.query_timeout,
         config.attempt_timeout,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 
 
-def settle() -> None:
+def freeze() -> None:
     """
     To be called once, when everything that stays has been made.
     """

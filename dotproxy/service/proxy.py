@@ -145,7 +145,7 @@ class Proxy(MultiService):
         return [datagrams.getsockname()[:2] for datagrams in self._datagrams]
 
     @property
-    def manner(self) -> str:
+    def io_mode(self) -> str:
         """
         How datagrams are read and written, "" if none are.
         """
@@ -180,7 +180,7 @@ class Proxy(MultiService):
         if self._share is None:
             log_listening(self._datagrams, self._streams, self._tls_streams)
             if self.config.log_level == "debug":
-                log.debug("datagrams are read and written {manner}", manner=self.manner)
+                log.debug("datagrams are read and written {manner}", manner=self.io_mode)
             log_upstreams(self.config)
         for streams in (*self._streams, *self._tls_streams):  # the reactor has its own
             streams.close()

@@ -38,7 +38,7 @@ class _Note(NamedTuple):
 
     octets: bytes
     origin: Origin
-    said: Any
+    response: Any
     upstream: str = ""
     seconds: float | None = None
 
@@ -68,11 +68,11 @@ class QueryLog:
             how="in clear" if self._is_clear else "hashed",
         )
 
-    def note(self, octets: bytes, origin: Origin, said: Any = None) -> None:
+    def note(self, octets: bytes, origin: Origin, response: Any = None) -> None:
         """
         Called for a response that did not have to wait, and is not from the cache.
         """
-        self._notes[id(octets)] = _Note(octets, origin, said)
+        self._notes[id(octets)] = _Note(octets, origin, response)
 
     def note_joined(self, query: bytes, seconds: float) -> None:
         """
@@ -82,7 +82,7 @@ class QueryLog:
         self._joined[id(query)] = seconds
 
     def note_waited(
-        self, query: bytes, octets: bytes, origin: Origin, said: Any, upstream: str, seconds: float
+        self, query: bytes, octets: bytes, origin: Origin, response: Any, upstream: str, seconds: float
     ) -> None:
         """
         Called for a response to a client that waited.
@@ -91,9 +91,9 @@ class QueryLog:
         if before is not None:
             seconds -= before
             origin = Origin.JOINED if origin is Origin.UPSTREAM else origin
-        self._notes[id(octets)] = _Note(octets, origin, said, upstream, seconds)
+        self._notes[id(octets)] = _Note(octets, origin, response, upstream, seconds)
 
-    def answered(self, kind: int, answers: Sequence[tuple[bytes, Any]], seconds: float) -> None:
+    def log_sent(self, kind: int, answers: Sequence[tuple[bytes, Any]], seconds: float) -> None:
         """
         Log these; those of which nothing was noted are from the cache.
         """
@@ -107,7 +107,7 @@ class QueryLog:
         end = question_of(octets)
         name = to_text(octets[HEADER_SIZE : end - 4].lower()) if end else "-"
         qtype = octets[end - 4] << 8 | octets[end - 3] if end else 0
-        ede = note.said.code if isinstance(note.said, ExtendedError) else ede_code_of(octets)
+        ede = note.response.code if isinstance(note.response, ExtendedError) else ede_code_of(octets)
         log.info(
             _LINE,
             transport=TRANSPORTS[kind],

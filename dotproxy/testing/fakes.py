@@ -26,7 +26,7 @@ class ScriptedUpstream:
     was to be sent apart.
     """
 
-    outcomes: Any
+    observer: Any
 
     def __init__(self, label: str = "scripted", *, tier: int = 0) -> None:
         self.label = label
@@ -42,7 +42,7 @@ class ScriptedUpstream:
         self.suspicions = 0
         self.is_lively = False
 
-    def ask(self, questions: list[tuple[Any, bytes, int]]) -> None:
+    def send(self, questions: list[tuple[Any, bytes, int]]) -> None:
         """
         Called by the forwarder.
         """
@@ -50,14 +50,16 @@ class ScriptedUpstream:
         self.asked += questions
         self.isolations += [Isolation.NONE] * len(questions)
 
-    def ask_apart(self, questions: list[tuple[Any, bytes, int]], isolation: Isolation, *, is_background: bool) -> None:
+    def send_isolated(
+        self, questions: list[tuple[Any, bytes, int]], isolation: Isolation, *, is_background: bool
+    ) -> None:
         """
         Called by the forwarder.
         """
-        self.ask(questions)
+        self.send(questions)
         self.isolations[-len(questions) :] = [isolation] * len(questions)
 
-    def took(self, seconds: float, answers: int) -> None:
+    def record_latency(self, seconds: float, answers: int) -> None:
         """
         Called by the forwarder.
         """
@@ -74,7 +76,7 @@ class ScriptedUpstream:
         Called by the forwarder.
         """
 
-    def suspect(self, since: float) -> bool:
+    def check_liveness(self, since: float) -> bool:
         """
         Called by the forwarder.
         """
@@ -87,7 +89,7 @@ class ScriptedUpstream:
         """
         token, _, _ = self.asked.pop(index)
         self.isolations.pop(index)
-        self.outcomes.answered(self, [(token, reply)])
+        self.observer.replies_received(self, [(token, reply)])
 
     def fail(self, error: UpstreamError, *, is_final: bool = False) -> None:
         """
@@ -95,7 +97,7 @@ class ScriptedUpstream:
         """
         asked, self.asked, self.isolations = self.asked, [], []
         error.upstream = self.label
-        self.outcomes.failed(self, [token for token, _, _ in asked], error, is_final=is_final)
+        self.observer.failed(self, [token for token, _, _ in asked], error, is_final=is_final)
 
 
 class RecordingListener:
@@ -113,7 +115,7 @@ class RecordingListener:
         self.sources: list[Any] = []
         self.options = b""
 
-    def options_for(self, query: bytes, seen: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
         """
         Called by the forwarder.
         """

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import DO, opt_record
-from dotproxy.wire.message import AA, HEADER, HEADER_SIZE, NXDOMAIN, QR, RD, peek
+from dotproxy.wire.message import AA, HEADER, HEADER_SIZE, NXDOMAIN, QR, RD, parse_query
 from dotproxy.wire.names import fold, from_text
 
 A, TXT, AAAA, IN = 1, 16, 28, 1
@@ -47,17 +47,17 @@ class Zone:
         Return the answer to ``query``, None if it deserves none.
         """
         try:
-            seen = peek(query)
+            info = parse_query(query)
         except WireError:
             return None
-        name = fold(query[HEADER_SIZE : seen.question_end - 4])
-        rdatas = self._records.get((name, seen.qtype), [])
+        name = fold(query[HEADER_SIZE : info.question_end - 4])
+        rdatas = self._records.get((name, info.qtype), [])
         rcode = 0 if name in self._names else NXDOMAIN
         flags = QR | AA | (query[2] << 8) & RD | rcode
-        opt = opt_record(1232, 0, seen.edns_flags & DO) if seen.opt_at else b""
+        opt = opt_record(1232, 0, info.edns_flags & DO) if info.opt_at else b""
         header = HEADER.pack(query[0] << 8 | query[1], flags, 1, len(rdatas), 0, 1 if opt else 0)
-        answers = (b"\xc0\x0c" + query[seen.question_end - 4 : seen.question_end] + _rest(rdata) for rdata in rdatas)
-        return header + query[HEADER_SIZE : seen.question_end] + b"".join(answers) + opt
+        answers = (b"\xc0\x0c" + query[info.question_end - 4 : info.question_end] + _rest(rdata) for rdata in rdatas)
+        return header + query[HEADER_SIZE : info.question_end] + b"".join(answers) + opt
 
 
 def _rest(rdata: bytes) -> bytes:

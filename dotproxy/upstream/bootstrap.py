@@ -39,7 +39,7 @@ FRESH = (60.0, 86400.0)
 MOST_ADDRESSES = 16
 
 #: How long a name may take, in seconds; it is part of a dial.
-PATIENCE = 1.5
+LOOKUP_TIMEOUT = 1.5
 
 #: So many datagrams from the server's address that answer something else are guesses at the ID (RFC 5452 section 9.2).
 MAX_MISMATCHES = 32
@@ -52,7 +52,7 @@ _REASONS = {
     DNSFormatError: "the server did not understand the query (FORMERR)",
     DNSNotImplementedError: "the server does not answer such queries (NOTIMP)",
     DomainError: "the server answered with an error",
-    DNSQueryTimeoutError: f"no answer in {PATIENCE:g} s",
+    DNSQueryTimeoutError: f"no answer in {LOOKUP_TIMEOUT:g} s",
 }
 
 #: Addresses, and how long they count.
@@ -121,7 +121,7 @@ async def addresses_of(resolver: Any, name: str) -> Found:
 
     :raises Unreachable: if there are none.
     """
-    asked = [resolver.lookupAddress(name, [PATIENCE]), resolver.lookupIPV6Address(name, [PATIENCE])]
+    asked = [resolver.lookupAddress(name, [LOOKUP_TIMEOUT]), resolver.lookupIPV6Address(name, [LOOKUP_TIMEOUT])]
     families: list[list[str]] = []
     ttls: list[float] = []
     reasons: list[str] = []
@@ -220,7 +220,7 @@ class _PlainQuestion(DatagramProtocol):
         except OSError:
             self._end()
             raise
-        self._timer = self._reactor.callLater(PATIENCE, self._end)
+        self._timer = self._reactor.callLater(LOOKUP_TIMEOUT, self._end)
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         """

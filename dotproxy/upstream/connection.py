@@ -52,29 +52,29 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
-class Owner(Protocol):
+class ConnectionObserver(Protocol):
     """
     Who a connection reports to.
     """
 
-    def replies_received(self, connection: DotProtocol, answers: list[Answer]) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
         """
         Answers came; each question that is here is no longer outstanding.
         """
 
-    def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
+    def connection_lost(self, connection: DotConnection, tokens: list[Token], error: UpstreamError) -> None:
         """
         It is over, and these questions were outstanding on it.
         """
 
-    def connection_has_room(self, connection: DotProtocol) -> None:
+    def connection_has_room(self, connection: DotConnection) -> None:
         """
         It takes questions again after it did not.
         """
 
 
 @implementer(IPushProducer)
-class DotProtocol(TwistedProtocol):
+class DotConnection(TwistedProtocol):
     """
     Owns: what is outstanding on its connection, until it hands it to its owner.
     Told by: its owner (``ask``, ``close``) and Twisted.
@@ -88,7 +88,7 @@ class DotProtocol(TwistedProtocol):
 
     def __init__(
         self,
-        owner: Owner,
+        observer: ConnectionObserver,
         *,
         clock: IReactorTime,
         now: Callable[[], float],
@@ -96,7 +96,7 @@ class DotProtocol(TwistedProtocol):
         idle_timeout: float,
         counters: UpstreamCounters,
     ) -> None:
-        self._owner = owner
+        self._observer = observer
         self._clock = clock
         self._now = now
         self._idle_timeout = idle_timeout
@@ -127,13 +127,13 @@ class DotProtocol(TwistedProtocol):
         return len(self._conversation.outstanding)
 
     @property
-    def asked(self) -> int:
+    def queries_sent(self) -> int:
         """
         How many questions it was asked so far.
         """
         return self._conversation.answers + len(self._conversation.outstanding)
 
-    def unanswered(self) -> list[Token]:
+    def pending_tokens(self) -> list[Token]:
         """
         What it was asked and has not answered, oldest first.
         """
@@ -160,7 +160,7 @@ class DotProtocol(TwistedProtocol):
         peer = self.transport.getPeer()
         return endpoint_text(peer.host, peer.port)
 
-    def ask(self, questions: Sequence[Question]) -> None:
+    def send(self, questions: Sequence[Question]) -> None:
         """
         Send questions, all in one write; there has to be ``room`` for them.
         """
@@ -203,7 +203,7 @@ class DotProtocol(TwistedProtocol):
             reply = answers[-1][1]  # one of a read will do: a server that grants a timeout does so again and again
             if KEEPALIVE_HEAD in reply:
                 self._note_keepalive(reply)
-            self._owner.replies_received(self, answers)
+            self._observer.replies_received(self, answers)
             if self.is_closing and not self.outstanding:
                 self.close(ConnectionEnd.ASKED_TO_CLOSE)
         if self._conversation.broken and self._error is None:
@@ -220,7 +220,7 @@ class DotProtocol(TwistedProtocol):
                 timer.cancel()
         self._socket = None
         tokens = self._conversation.condemn()
-        self._owner.connection_lost(self, tokens, self._error or self._how_it_ended(reason))
+        self._observer.connection_lost(self, tokens, self._error or self._how_it_ended(reason))
 
     def _how_it_ended(self, reason: Failure) -> UpstreamError:
         return (
@@ -266,7 +266,7 @@ class DotProtocol(TwistedProtocol):
         """
         if self._is_blocked:
             self._is_blocked = False
-            self._owner.connection_has_room(self)
+            self._observer.connection_has_room(self)
 
     def stopProducing(self) -> None:
         """

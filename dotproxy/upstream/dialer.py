@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from dotproxy.errors import Unreachable, UpstreamError
-from dotproxy.upstream.connection import DotProtocol
+from dotproxy.upstream.connection import DotConnection
 
 #: A dial that takes longer than this is not waited for if there is somebody else to ask.
 SLOW_DIAL = 0.25
@@ -35,8 +35,8 @@ class Dials:
         *,
         clock: IReactorTime,
         now: Callable[[], float],
-        build: Callable[[], DotProtocol],
-        connected: Callable[[DotProtocol, float], None],
+        build: Callable[[], DotConnection],
+        connected: Callable[[DotConnection, float], None],
         failed: Callable[[UpstreamError], None],
         slow: Callable[[], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Dials:
             self._ended(dialling)
             dialling.cancel()
 
-    def _connected(self, connection: DotProtocol, dialling: Deferred[Any], began: float) -> None:
+    def _connected(self, connection: DotConnection, dialling: Deferred[Any], began: float) -> None:
         self._ended(dialling)
         if not connection.is_closing:  # else it ended in the instant it stood
             self._told_connected(connection, self._now() - began)

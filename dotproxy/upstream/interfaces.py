@@ -10,17 +10,17 @@ from typing import Any, Protocol
 
 from dotproxy.errors import UpstreamError
 from dotproxy.policy.retry import Isolation
-from dotproxy.upstream.connection import Answer, DotProtocol, Question, Token
+from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
 
 
-class Owner(Protocol):
+class PoolObserver(Protocol):
     """
     Who a pool reports to: the upstream.
     """
 
     label: str
 
-    def connected(self, connection: DotProtocol, seconds: float) -> None:
+    def connected(self, connection: DotConnection, seconds: float) -> None:
         """
         A verified connection stands, after so long a dial, and is the one that takes questions.
         """
@@ -30,7 +30,7 @@ class Owner(Protocol):
         A dial failed.
         """
 
-    def answered(self, connection: DotProtocol, answers: list[Answer], probed_for: float | None) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Answer], probed_for: float | None) -> None:
         """
         Answers came; ``probed_for``: after so long, over a connection that was under suspicion.
         """
@@ -68,7 +68,7 @@ class IsolationObserver(Protocol):
 
     label: str
 
-    def isolated_connected(self, connection: DotProtocol, seconds: float) -> None:
+    def isolated_connected(self, connection: DotConnection, seconds: float) -> None:
         """
         A verified connection stands, after so long a dial.
         """
@@ -106,12 +106,12 @@ class IsolationObserver(Protocol):
         """
 
 
-class Outcomes(Protocol):
+class UpstreamObserver(Protocol):
     """
     Who is told what became of questions.
     """
 
-    def answered(self, upstream: Any, answers: list[Answer]) -> None:
+    def replies_received(self, upstream: Any, answers: list[Answer]) -> None:
         """
         These were answered, by messages that match their questions.
         """

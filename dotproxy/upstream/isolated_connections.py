@@ -22,7 +22,7 @@ from dotproxy.policy.connection_limits import PerConnectionLimit
 from dotproxy.policy.rate_limit import RateLimit
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.connection import Answer, DotProtocol, Question, Token
+from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
 from dotproxy.upstream.dialer import Dials
 from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.interfaces import IsolationObserver
@@ -85,11 +85,11 @@ class IsolatedConnections:
         self._may_dial = may_dial
         self._waiting: deque[QueryGroup] = deque()
         self._background: deque[QueryGroup] = deque()
-        self._busy: dict[DotProtocol, QueryGroup] = {}
-        self._proving: dict[DotProtocol, QueryGroup] = {}
-        self._settling: dict[DotProtocol, QueryGroup | None] = {}
-        self._idle: list[DotProtocol] = []
-        self._standing: set[DotProtocol] = set()
+        self._busy: dict[DotConnection, QueryGroup] = {}
+        self._proving: dict[DotConnection, QueryGroup] = {}
+        self._settling: dict[DotConnection, QueryGroup | None] = {}
+        self._idle: list[DotConnection] = []
+        self._standing: set[DotConnection] = set()
         self._background_limit = RateLimit(BACKGROUND_RATE, now())
         self._most = MAX_CONNECTIONS
         self._most_until = self._unavailable_until = self._paused_until = float("-inf")
@@ -205,7 +205,7 @@ class IsolatedConnections:
         for connection in tuple(self._standing):
             connection.close("stopped")
 
-    def replies_received(self, connection: DotProtocol, answers: list[Answer]) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
         """
         Called by a connection.
         """
@@ -217,7 +217,7 @@ class IsolatedConnections:
         self._timers.forget(connection)
         self._busy.pop(connection, None)
         limit = self._quota.limit
-        if limit is not None and connection.asked >= limit:
+        if limit is not None and connection.queries_sent >= limit:
             connection.close("replaced")
         elif connection.answers == 1:
             self._settling[connection] = group
@@ -226,7 +226,7 @@ class IsolatedConnections:
             self._idle.append(connection)
         self._assign()
 
-    def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
+    def connection_lost(self, connection: DotConnection, tokens: list[Token], error: UpstreamError) -> None:
         """
         Called by a connection.
         """
@@ -255,7 +255,7 @@ class IsolatedConnections:
             done()
         self._assign()
 
-    def connection_has_room(self, connection: DotProtocol) -> None:
+    def connection_has_room(self, connection: DotConnection) -> None:
         """
         Called by a connection; no group is large enough to fill one.
         """
@@ -265,7 +265,7 @@ class IsolatedConnections:
         self._proving.clear()
         self._settling.clear()
 
-    def _not_proved(self, connection: DotProtocol, group: QueryGroup, error: UpstreamError) -> None:
+    def _not_proved(self, connection: DotConnection, group: QueryGroup, error: UpstreamError) -> None:
         """
         A connection ended before the group was sent that it was to be tried for.
         """
@@ -281,7 +281,7 @@ class IsolatedConnections:
         self._assign_later(self._pause)
         self._observer.isolated_check_failed(error)
 
-    def _settled(self, connection: DotProtocol) -> None:
+    def _settled(self, connection: DotConnection) -> None:
         if connection not in self._settling:
             return  # it was given up meanwhile
         group = self._settling.pop(connection)
@@ -348,7 +348,7 @@ class IsolatedConnections:
                 return group
         return None
 
-    def _use(self, connection: DotProtocol, group: QueryGroup) -> None:
+    def _use(self, connection: DotConnection, group: QueryGroup) -> None:
         """
         Send a group over a connection on which nothing is outstanding, or first what shows that it answers.
         """
@@ -359,18 +359,18 @@ class IsolatedConnections:
         if not group.questions or (group.isolation is Isolation.LAST and may_be_proved):
             self._proving[connection] = group
             self._timers.later(PROBE_TIMEOUT, self._give_up, connection)
-            connection.ask([PROBE_QUESTION])
+            connection.send([PROBE_QUESTION])
             return
         self._busy[connection] = group
         self._timers.later(GROUP_TIMEOUT, self._give_up, connection)
-        connection.ask(group.questions)
+        connection.send(group.questions)
 
-    def _give_up(self, connection: DotProtocol) -> None:
+    def _give_up(self, connection: DotConnection) -> None:
         silence = self._now() - connection.last_heard
         connection.abort(Timeout("read", f"connected, but silent for {silence:.1f} s", self._observer.label))
 
-    def _new_connection(self) -> DotProtocol:
-        return DotProtocol(
+    def _new_connection(self) -> DotConnection:
+        return DotConnection(
             self,
             clock=self._clock,
             now=self._now,
@@ -379,7 +379,7 @@ class IsolatedConnections:
             counters=self._counters,
         )
 
-    def _connected(self, connection: DotProtocol, seconds: float) -> None:
+    def _connected(self, connection: DotConnection, seconds: float) -> None:
         self._standing.add(connection)
         self._idle.append(connection)
         self._observer.isolated_connected(connection, seconds)

@@ -21,10 +21,10 @@ from dotproxy.errors import ConnectionEnd, Timeout, UpstreamError
 from dotproxy.policy.connection_limits import IdleLimit, PerConnectionLimit, should_add_connection
 from dotproxy.policy.latency import Latency
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.connection import Answer, DotProtocol, Token
+from dotproxy.upstream.connection import Answer, DotConnection, Token
 from dotproxy.upstream.dialer import Dials
 from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
-from dotproxy.upstream.interfaces import Owner
+from dotproxy.upstream.interfaces import PoolObserver
 from dotproxy.upstream.timers import Timers
 
 #: A retired connection may still answer what it was asked; after this long it is cut.
@@ -58,7 +58,7 @@ class Pool:
 
     def __init__(
         self,
-        owner: Owner,
+        observer: PoolObserver,
         endpoint: IStreamClientEndpoint,
         *,
         clock: IReactorTime,
@@ -69,7 +69,7 @@ class Pool:
         latency: Latency,
         counters: UpstreamCounters,
     ) -> None:
-        self._owner = owner
+        self._observer = observer
         self._clock = clock
         self._now = now
         self._random_octets = random_octets
@@ -77,13 +77,13 @@ class Pool:
         self._idle = IdleLimit(idle_timeout)
         self._latency = latency
         self._counters = counters
-        self._current: DotProtocol | None = None
-        self._standing: set[DotProtocol] = set()
-        self.retired: set[DotProtocol] = set()
-        self._probed: dict[DotProtocol, float] = {}
-        self._finishing: set[DotProtocol] = set()
-        self._spare: dict[DotProtocol, None] = {}
-        self._old: DotProtocol | None = None
+        self._current: DotConnection | None = None
+        self._standing: set[DotConnection] = set()
+        self.retired: set[DotConnection] = set()
+        self._probed: dict[DotConnection, float] = {}
+        self._finishing: set[DotConnection] = set()
+        self._spare: dict[DotConnection, None] = {}
+        self._old: DotConnection | None = None
         self._dial_took = 0.0
         self._content_until = float("-inf")
         self._dials = Dials(
@@ -93,9 +93,9 @@ class Pool:
             build=self._new_connection,
             connected=self._connected,
             failed=self._not_connected,
-            slow=owner.pool_changed,
+            slow=observer.pool_changed,
         )
-        self.quota = PerConnectionLimit(owner.limit_changed)
+        self.per_connection_limit = PerConnectionLimit(observer.limit_changed)
         self.timers = Timers(clock)
         self._all_closed: Deferred[None] | None = None
 
@@ -107,13 +107,13 @@ class Pool:
         return self._dials.is_slow and self._current is None
 
     @property
-    def current(self) -> DotProtocol | None:
+    def current(self) -> DotConnection | None:
         """
         The connection that takes questions, if there is one.
         """
         while (connection := self._current) is not None:
             if not connection.is_closing:
-                if self.quota.limit is None or connection.asked < self.quota.limit:
+                if self.per_connection_limit.limit is None or connection.queries_sent < self.per_connection_limit.limit:
                     break
                 self._finish(connection)
             self._current = self._spare.popitem()[0] if self._spare else None
@@ -126,8 +126,8 @@ class Pool:
         connection = self.current
         if connection is None:
             return 0
-        room = connection.room()
-        return room if self.quota.limit is None else min(room, self.quota.limit - connection.asked)
+        room, limit = connection.room(), self.per_connection_limit.limit
+        return room if limit is None else min(room, limit - connection.queries_sent)
 
     @property
     def is_dialling(self) -> bool:
@@ -161,15 +161,16 @@ class Pool:
         """
         Dial, unless that is under way; more than once where so many questions take more than one connection.
         """
-        wanted = 1 if self.quota.limit is None else min(MAX_DIALS, -(-waiting // self.quota.limit) or 1)
+        limit = self.per_connection_limit.limit
+        wanted = 1 if limit is None else min(MAX_DIALS, -(-waiting // limit) or 1)
         self._dials.dial(min(wanted, MAX_STANDING - len(self._standing)))
 
-    def share(self, took: float) -> None:
+    def balance(self, took: float) -> None:
         """
         Take note that an answer took so long; let the connection with the least to do take questions.
         """
         connection = self.current
-        if connection is None or connection in self._probed or self._old or self.quota.limit is not None:
+        if connection is None or connection in self._probed or self._old or self.per_connection_limit.limit is not None:
             return
         if self._spare:
             least = min(self._spare, key=lambda spare: spare.outstanding)
@@ -178,22 +179,21 @@ class Pool:
                 self._spare[connection], self._current = None, least
         sharing = [connection, *self._spare]
         outstanding = sum(one.outstanding for one in sharing)
-        if self._now() > self._content_until and should_add_connection(
-            took, self._dial_took, outstanding, len(sharing)
-        ):
+        is_content = self._now() <= self._content_until
+        if not is_content and should_add_connection(took, self._dial_took, outstanding, len(sharing)):
             self.dial()
 
-    def probe(self, connection: DotProtocol) -> None:
+    def probe(self, connection: DotConnection) -> None:
         """
         Ask a connection something easy; if that brings nothing, give it up.
         """
         self._probed[connection] = self._now()
         connection.is_probed = True
-        connection.ask([PROBE_QUESTION])
+        connection.send([PROBE_QUESTION])
         self.timers.later(PROBE_TIMEOUT, self._judge_probe, connection)
-        self._owner.pool_changed()
+        self._observer.pool_changed()
 
-    def suspect(self) -> None:
+    def check_liveness(self) -> None:
         """
         Put the connection that takes questions under suspicion, unless it is.
         """
@@ -250,7 +250,7 @@ class Pool:
             connection.close("stopped")
         return all_closed
 
-    def replies_received(self, connection: DotProtocol, answers: list[Answer]) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
         """
         A connection brought answers.
         """
@@ -261,11 +261,11 @@ class Pool:
             others = [answer for answer in answers if answer[0] is not PROBE]
             connection.is_probed = len(others) == len(answers)
             answers = others
-        self._owner.answered(connection, answers, probed_for)
+        self._observer.replies_received(connection, answers, probed_for)
         if not connection.outstanding and (connection in self.retired or connection in self._finishing):
             connection.close("replaced")
 
-    def connection_lost(self, connection: DotProtocol, tokens: list[Token], error: UpstreamError) -> None:
+    def connection_lost(self, connection: DotConnection, tokens: list[Token], error: UpstreamError) -> None:
         """
         A connection ended: of age, of idleness, or under questions.
         """
@@ -282,26 +282,26 @@ class Pool:
         if not connection.is_ours_to_end and not was_retired:
             silence = self._now() - connection.last_heard
             if tokens or silence < _AT_ONCE:
-                self.quota.ended(connection.answers)
+                self.per_connection_limit.ended(connection.answers)
             else:
                 self._idle.closed_by_peer(self._now() - connection.last_used)
         # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
         is_unanswered = bool(tokens) and not connection.answers and not was_retired
         # What was outstanding on a retired one was given back when it retired.
         asked = [] if was_retired else [token for token in tokens if token is not PROBE]
-        self._owner.lost(asked, error, is_unanswered=is_unanswered)
+        self._observer.lost(asked, error, is_unanswered=is_unanswered)
         if self._all_closed is not None and not self._standing:
             done, self._all_closed = self._all_closed, None
             done.callback(None)
 
-    def connection_has_room(self, connection: DotProtocol) -> None:
+    def connection_has_room(self, connection: DotConnection) -> None:
         """
         A connection that took no more takes some again.
         """
-        self._owner.has_room()
+        self._observer.has_room()
 
-    def _new_connection(self) -> DotProtocol:
-        return DotProtocol(
+    def _new_connection(self) -> DotConnection:
+        return DotConnection(
             self,
             clock=self._clock,
             now=self._now,
@@ -310,7 +310,7 @@ class Pool:
             counters=self._counters,
         )
 
-    def _connected(self, connection: DotProtocol, seconds: float) -> None:
+    def _connected(self, connection: DotConnection, seconds: float) -> None:
         before = self.current
         self._standing.add(connection)
         self._dial_took = seconds
@@ -319,29 +319,29 @@ class Pool:
             self._current = connection
         else:
             self._spare[connection] = None
-        self._owner.connected(connection, seconds)
+        self._observer.connected(connection, seconds)
         if before is not None and before is not self._current:
             self._replaced(before)
 
     def _not_connected(self, error: UpstreamError) -> None:
-        error.upstream = self._owner.label
+        error.upstream = self._observer.label
         if self.current is None or self.is_suspect:
-            self._owner.not_connected(error)
+            self._observer.not_connected(error)
             return
         self._content_until = self._now() + CONTENT
         if self._old is not None:
             self.timers.later(CONTENT, self._replace_if_old, self._old)
             self._old = None
 
-    def _judge_probe(self, connection: DotProtocol) -> None:
+    def _judge_probe(self, connection: DotConnection) -> None:
         if connection is self._current and connection in self._probed:
             self._retire(connection)
 
-    def _replace_if_silent(self, connection: DotProtocol) -> None:
+    def _replace_if_silent(self, connection: DotConnection) -> None:
         if connection is self._current and connection in self._probed:
             self.dial()
 
-    def _replace_if_old(self, connection: DotProtocol) -> None:
+    def _replace_if_old(self, connection: DotConnection) -> None:
         if connection in self._spare:
             del self._spare[connection]
             self._finish(connection)
@@ -353,7 +353,7 @@ class Pool:
         else:
             connection.close("age")
 
-    def _replaced(self, connection: DotProtocol) -> None:
+    def _replaced(self, connection: DotConnection) -> None:
         """
         Another connection has taken a connection's place.
         """
@@ -363,7 +363,7 @@ class Pool:
         else:
             self._finish(connection)
 
-    def _finish(self, connection: DotProtocol) -> None:
+    def _finish(self, connection: DotConnection) -> None:
         """
         Ask a connection nothing more, and close it when it has answered what it was asked.
         """
@@ -373,11 +373,11 @@ class Pool:
         else:
             connection.close("replaced")
 
-    def _end_finishing(self, connection: DotProtocol) -> None:
+    def _end_finishing(self, connection: DotConnection) -> None:
         if connection in self._finishing:
-            connection.abort(Timeout("read", "no answer in time", self._owner.label))
+            connection.abort(Timeout("read", "no answer in time", self._observer.label))
 
-    def _retire(self, connection: DotProtocol, why: str = "") -> None:
+    def _retire(self, connection: DotConnection, why: str = "") -> None:
         """
         Ask a connection nothing more, and give its questions back.
         """
@@ -389,12 +389,12 @@ class Pool:
         self._probed.pop(connection, None)
         silence = self._now() - connection.last_heard
         if connection.answers and not why:
-            self.quota.ended(connection.answers)
-        error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._owner.label)
+            self.per_connection_limit.ended(connection.answers)
+        error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._observer.label)
         self.timers.later(RETIREMENT, self._end_retirement, connection, error)
-        tokens = [token for token in connection.unanswered() if token is not PROBE]
-        self._owner.retired(tokens, error, was_silent=was_current and not why)
+        tokens = [token for token in connection.pending_tokens() if token is not PROBE]
+        self._observer.retired(tokens, error, was_silent=was_current and not why)
 
-    def _end_retirement(self, connection: DotProtocol, error: UpstreamError) -> None:
+    def _end_retirement(self, connection: DotConnection, error: UpstreamError) -> None:
         if connection in self.retired:
             connection.abort(error)

@@ -18,8 +18,8 @@ from dotproxy.policy.quarantine import Quarantine, question_key
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
-from dotproxy.upstream.connection import Answer, DotProtocol, Question, Token
-from dotproxy.upstream.interfaces import Outcomes
+from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.isolated_connections import IsolatedConnections
 from dotproxy.wire.message import HEADER_SIZE
 
@@ -38,10 +38,10 @@ class RiskyQueriesObserver(Protocol):
     """
 
     label: str
-    outcomes: Outcomes
+    observer: UpstreamObserver
 
     @property
-    def quota(self) -> PerConnectionLimit:
+    def per_connection_limit(self) -> PerConnectionLimit:
         """
         How many queries it answers over one connection.
         """
@@ -111,7 +111,7 @@ class RiskyQueries:
             now=now,
             random_octets=random_octets,
             counters=counters,
-            quota=observer.quota,
+            quota=observer.per_connection_limit,
             may_dial=lambda: observer.is_up,
         )
         self.send = self._connections.send
@@ -176,7 +176,7 @@ class RiskyQueries:
             self._checked_at = now
             self._connections.check()
 
-    def isolated_connected(self, connection: DotProtocol, seconds: float) -> None:
+    def isolated_connected(self, connection: DotConnection, seconds: float) -> None:
         """
         Called by its connections.
         """
@@ -201,7 +201,7 @@ class RiskyQueries:
         self._answered_at = self._now()
         self.note_replies(answers)
         if answers:
-            self._observer.outcomes.answered(self._observer, answers)
+            self._observer.observer.replies_received(self._observer, answers)
 
     def isolated_lost(
         self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
@@ -216,11 +216,11 @@ class RiskyQueries:
             self.quarantine.add(question, self._now())
             self._events.question_ended_connection(self.label, question)
             if isolation is Isolation.LAST:
-                self._observer.quota.forget()  # the question it was, and not a count
+                self._observer.per_connection_limit.forget()  # the question it was, and not a count
         if not answers and isolation < Isolation.KNOWN and not is_unusual:
             self.note_unanswered(error)
         tokens = [question[0] for question in questions]
-        self._observer.outcomes.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)
+        self._observer.observer.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)
 
     def isolated_check_failed(self, error: UpstreamError) -> None:
         """
@@ -239,7 +239,7 @@ class RiskyQueries:
         Called by its connections.
         """
         if is_final:
-            self._observer.outcomes.failed(self._observer, tokens, error, is_final=True)
+            self._observer.observer.failed(self._observer, tokens, error, is_final=True)
         else:
             self._observer.fail(tokens, error)
 
@@ -247,11 +247,11 @@ class RiskyQueries:
         """
         Called by its connections.
         """
-        return self._observer.outcomes.is_wanted(token)
+        return self._observer.observer.is_wanted(token)
 
 
 def note_connected(
-    connection: DotProtocol, seconds: float, label: str, counters: UpstreamCounters, events: Events
+    connection: DotConnection, seconds: float, label: str, counters: UpstreamCounters, events: Events
 ) -> None:
     """
     Count a verified connection to the upstream of this label, and tell of it.

@@ -19,7 +19,7 @@ RECENTLY = 0.25
 
 class Slowness:
     """
-    Told by: the forwarder, through the upstream (``suspect``, ``watch``, ``took``, ``record_late``).
+    Told by: the forwarder, through the upstream (``check_liveness``, ``watch``, ``record_latency``, ``record_late``).
     Tells: ``changed`` when the upstream has become slow.
     """
 
@@ -33,7 +33,7 @@ class Slowness:
         self._changed = changed
         self._is_watching = False
 
-    def suspect(self, since: float) -> bool:
+    def check_liveness(self, since: float) -> bool:
         """
         Take note that a question, asked at ``since``, has had no answer for too long; return whether the connection is
         lively, so that it seems to be the question, or its answer, that was lost.
@@ -47,7 +47,7 @@ class Slowness:
             return False
         if self._pool.last_heard > since and self._now() - self._pool.last_heard < RECENTLY:
             return True
-        self._pool.suspect()
+        self._pool.check_liveness()
         return False
 
     def watch(self, since: float, seconds: float) -> None:
@@ -59,14 +59,14 @@ class Slowness:
             self._is_watching = True
             self._pool.timers.later(seconds, self._check, since)
 
-    def took(self, seconds: float, answers: int) -> None:
+    def record_latency(self, seconds: float, answers: int) -> None:
         """
         Take note that so many answers came together, and the first took so long.
         """
         if seconds <= self._latency.overdue_after(seconds):
             self._health.was_in_time(answers)
         self._latency.note(seconds)
-        self._pool.share(seconds)
+        self._pool.balance(seconds)
 
     def record_late(self, questions: int) -> None:
         """
@@ -81,7 +81,7 @@ class Slowness:
         self._is_watching = False
         connection = self._pool.current
         if connection is not None and connection.outstanding and self._pool.last_heard <= since:
-            self._pool.suspect()
+            self._pool.check_liveness()
 
     def _try(self) -> None:
         """

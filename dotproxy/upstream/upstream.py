@@ -22,8 +22,8 @@ from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.status import Standing
-from dotproxy.upstream.connection import Answer, DotProtocol, Question, Token
-from dotproxy.upstream.interfaces import Outcomes
+from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.risky_queries import RiskyQueries, note_connected
 from dotproxy.upstream.slowness import Slowness
@@ -35,13 +35,13 @@ LEARNED_LATER = 0.5
 class Upstream(Service):
     """
     Owns: the questions that wait for a connection, and what is known of the upstream's health.
-    Told by: the forwarder (``ask``, ``suspect``, ``took``, ``record_late``), its pool.
-    Tells: ``outcomes``, which is set before the first question.
+    Told by: the forwarder (``ask``, ``check_liveness``, ``record_latency``, ``record_late``), its pool.
+    Tells: ``observer``, which is set before the first question.
 
     ``tier`` says whether it is to be preferred over others; ``latency`` what its answers take; ``weight`` its share.
     """
 
-    outcomes: Outcomes
+    observer: UpstreamObserver
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Upstream(Service):
             latency=self.latency,
             counters=self.counters,
         )
-        self._suspects = RiskyQueries(
+        self._risky_queries = RiskyQueries(
             self,
             endpoint,
             clock=clock,
@@ -93,24 +93,24 @@ class Upstream(Service):
             counters=self.counters,
             events=events,
         )
-        self.quarantine = self._suspects.quarantine
+        self.quarantine = self._risky_queries.quarantine
         slowness = Slowness(self._health, self.latency, self._pool, now=now, changed=self._judge_tier)
-        self.watch, self.took, self.record_late = slowness.watch, slowness.took, slowness.record_late
-        self.suspect = slowness.suspect
+        self.watch, self.check_liveness = slowness.watch, slowness.check_liveness
+        self.record_latency, self.record_late = slowness.record_latency, slowness.record_late
 
     @property
-    def quota(self) -> PerConnectionLimit:
+    def per_connection_limit(self) -> PerConnectionLimit:
         """
         How many queries it answers over one connection.
         """
-        return self._pool.quota
+        return self._pool.per_connection_limit
 
     @property
     def outstanding(self) -> int:
         """
         How many questions it was asked and has not answered.
         """
-        return len(self._waiting) + self._pool.outstanding + self._suspects.outstanding
+        return len(self._waiting) + self._pool.outstanding + self._risky_queries.outstanding
 
     @property
     def usual_latency(self) -> float | None:
@@ -125,13 +125,13 @@ class Upstream(Service):
         """
         return self._endpoint.connect(factory)
 
-    def ask(self, questions: list[Question]) -> None:
+    def send(self, questions: list[Question]) -> None:
         """
-        Ask; ``outcomes`` hears of each question exactly once, later or before this returns.
+        Ask; ``observer`` hears of each question exactly once, later or before this returns.
         """
         connection = self._pool.current
         if connection is not None and not self._waiting and self._pool.room() >= len(questions):
-            connection.ask(questions)
+            connection.send(questions)
         elif self.running:
             if not self._waiting:
                 self._waiting_since = self._now()
@@ -140,19 +140,19 @@ class Upstream(Service):
         else:
             self.fail([question[0] for question in questions], Unreachable("connect", "stopped", self.label))
 
-    def ask_apart(self, questions: list[Question], isolation: Isolation, *, is_background: bool) -> None:
+    def send_isolated(self, questions: list[Question], isolation: Isolation, *, is_background: bool) -> None:
         """
         As ``ask``, on connections of their own; ``is_background``: after all those that are ordinary.
         """
-        if self._suspects.is_available and self.running:
-            self._suspects.send(questions, isolation, is_background=is_background)
+        if self._risky_queries.is_available and self.running:
+            self._risky_queries.send(questions, isolation, is_background=is_background)
             if not self._health.is_up and not self._pool.is_dialling and self._pool.current is None:
                 self._dial_when_due(asked=True)
         elif not is_background:
-            self.ask(questions)
+            self.send(questions)
         else:
             error = Unreachable("connect", "no connection of its own is to be had", self.label)
-            self.outcomes.failed(self, [question[0] for question in questions], error, is_final=True)
+            self.observer.failed(self, [question[0] for question in questions], error, is_final=True)
 
     def network_moved(self) -> None:
         """
@@ -177,7 +177,7 @@ class Upstream(Service):
 
     def _start_anew(self, why: str, end: ConnectionEnd) -> None:
         self._down_since = self._now()
-        self._suspects.drop_all(why, end)
+        self._risky_queries.drop_all(why, end)
         self._pool.drop_all(why, end)
         if self.running and (self._waiting or not self._health.is_up):
             self._cancel_redial()
@@ -192,7 +192,7 @@ class Upstream(Service):
         stopped = self._pool.stop()
         self.fail_waiting(Unreachable("connect", "stopped", self.label))
         all_closed: Deferred[None] = Deferred()
-        self._suspects.stop(lambda: all_closed.callback(None))
+        self._risky_queries.stop(lambda: all_closed.callback(None))
         return stopped.addCallback(lambda _: all_closed)
 
     @property
@@ -209,7 +209,7 @@ class Upstream(Service):
         """
         return None if self._pool.current is None or self._pool.is_suspect else self._pool.last_heard
 
-    def connected(self, connection: DotProtocol, seconds: float) -> None:
+    def connected(self, connection: DotConnection, seconds: float) -> None:
         """
         Called by the pool.
         """
@@ -229,19 +229,19 @@ class Upstream(Service):
         self.note_down(error)
         self.fail_waiting(error)
 
-    def answered(self, connection: DotProtocol, answers: list[Answer], probed_for: float | None) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Answer], probed_for: float | None) -> None:
         """
         Called by the pool.
         """
         if not self._health.is_up and connection not in self._pool.retired:
             self.note_answer()
-        self._suspects.note_replies(answers)
+        self._risky_queries.note_replies(answers)
         if probed_for is not None:
             if probed_for < OVERDUE_FLOOR:
                 self._health.tried_in_time(self._now())
             self._judge_tier()
         if answers:
-            self.outcomes.answered(self, answers)
+            self.observer.replies_received(self, answers)
         if self._waiting:
             self._flush()
 
@@ -252,7 +252,7 @@ class Upstream(Service):
         self._events.connection_closed(self.label, error.reason, len(tokens))
         error.upstream = self.label
         if is_unanswered:
-            self._suspects.note_unanswered(error)
+            self._risky_queries.note_unanswered(error)
         if tokens:
             if self.running and self._health.is_up and self._pool.current is None:
                 self._pool.dial()  # for what comes next
@@ -294,18 +294,18 @@ class Upstream(Service):
         waiting, self._waiting = self._waiting, []
         if waiting:
             self.fail([question[0] for question in waiting], error)
-        self._suspects.fail_waiting(error)
+        self._risky_queries.fail_waiting(error)
 
     def _flush(self) -> None:
         """
         Send what waits, as far as there is room; see to it that there will be.
         """
         while self._waiting and (room := self._pool.room()):
-            batch = [question for question in self._waiting[:room] if self.outcomes.is_wanted(question[0])]
+            batch = [question for question in self._waiting[:room] if self.observer.is_wanted(question[0])]
             del self._waiting[:room]
             if batch and self._pool.current is not None:
                 self.counters.waited.add(self._now() - self._waiting_since, len(batch))
-                self._pool.current.ask(batch)
+                self._pool.current.send(batch)
         if self._waiting and self._pool.current is None:
             if self._pool.is_dialling:
                 self._pool.dial(len(self._waiting))
@@ -345,10 +345,10 @@ class Upstream(Service):
             self._is_known_down = True
             self._events.upstream_went_down(self.label, error)
         if self._pool.current is not None:
-            self._pool.suspect()
+            self._pool.check_liveness()
         elif not self._pool.is_dialling:
             # By itself and without being asked, so that it is known when it works again.
-            self._dial_when_due(asked=bool(self._waiting) or self._suspects.is_waiting)
+            self._dial_when_due(asked=bool(self._waiting) or self._risky_queries.is_waiting)
 
     def learn_down(self, error: UpstreamError) -> None:
         """
@@ -359,7 +359,7 @@ class Upstream(Service):
                 self._down_since = self.standing.failing_since = self._now()
             self._health.failed(error, self._now() + LEARNED_LATER, self._jitter())
             self._judge_tier()
-            self._dial_when_due(asked=bool(self._waiting) or self._suspects.is_waiting)
+            self._dial_when_due(asked=bool(self._waiting) or self._risky_queries.is_waiting)
 
     def learn_up(self) -> None:
         """
@@ -383,7 +383,7 @@ class Upstream(Service):
             self._is_known_down = False
             self._events.upstream_came_up(self.label, self._now() - self._down_since, failures)
         if came_up:
-            self._suspects.resume()
+            self._risky_queries.resume()
 
     def fail(self, tokens: list[Token], error: UpstreamError) -> None:
         """
@@ -391,7 +391,7 @@ class Upstream(Service):
         """
         may_wait = self.running and self._health.may_be_back_soon(self._now(), self._down_since)
         is_final = error.is_lasting or (isinstance(error, Unreachable) and not may_wait)
-        self.outcomes.failed(self, tokens, error, is_final=is_final)
+        self.observer.failed(self, tokens, error, is_final=is_final)
 
     def _cancel_redial(self) -> None:
         if self._redial is not None and self._redial.active():

@@ -86,17 +86,17 @@ class Transfers(Service):
         self.upstreams, self.rewriter, self._limit = tuple(upstreams), rewriter, limit
 
     def begin(
-        self, listener: StreamOfParts, client: Client, query: bytes, seen: QueryInfo, sent: bytes, order: Sequence[int]
+        self, listener: StreamOfParts, client: Client, query: bytes, info: QueryInfo, sent: bytes, order: Sequence[int]
     ) -> None:
         """
         Begin a transfer; ``order`` holds the upstreams, best first.
         """
         if len(self._under_way) >= self._limit:
             rcode, why = (SERVFAIL, _TOO_MANY) if self._limit else (REFUSED, _NONE_AT_ALL)
-            listener.send_answers([(refusal(query, rcode, seen, why), client)])
+            listener.send_answers([(refusal(query, rcode, info, why), client)])
             return
         best = sorted(order, key=lambda index: self.upstreams[index].tier)
-        conveyance = TransferSession(self, listener, client, query, seen, sent, [self.upstreams[i] for i in best])
+        conveyance = TransferSession(self, listener, client, query, info, sent, [self.upstreams[i] for i in best])
         self._under_way.add(conveyance)
         conveyance.start()
 
@@ -129,7 +129,7 @@ class TransferSession:
         listener: StreamOfParts,
         client: Client,
         query: bytes,
-        seen: QueryInfo,
+        info: QueryInfo,
         sent: bytes,
         upstreams: list[Dialled],
     ) -> None:
@@ -137,7 +137,7 @@ class TransferSession:
         self._listener = listener
         self._client = client
         self._query = query
-        self._seen = seen
+        self._info = info
         self._sent = sent
         self._left = upstreams
         self._label = ""
@@ -211,9 +211,11 @@ class TransferSession:
             for message in messages:
                 transfer.take(message)
                 if transfer.is_refused and self._left:
-                    self._refused = self._refused or self._owner.rewriter.part(self._query, self._seen, message)
+                    self._refused = self._refused or self._owner.rewriter.rewrite_transfer_message(
+                        self._query, self._info, message
+                    )
                     raise WireError("refused")
-                parts.append(self._owner.rewriter.part(self._query, self._seen, message))
+                parts.append(self._owner.rewriter.rewrite_transfer_message(self._query, self._info, message))
                 if transfer.is_over:
                     break
         except WireError as error:
@@ -242,7 +244,7 @@ class TransferSession:
         upstream = self._left.pop(0)
         self._label = upstream.label
         ident = self._owner.random_octets(2)
-        factory = Factory.forProtocol(lambda: _Connection(self, Transfer(self._query, self._seen), ident))
+        factory = Factory.forProtocol(lambda: _Connection(self, Transfer(self._query, self._info), ident))
         factory.noisy = False
         self._dialling = dialling = upstream.dial(factory)
         dialling.addCallbacks(self._dialled, self._not_dialled)
@@ -267,7 +269,7 @@ class TransferSession:
             self._answer(self._refused)
         else:
             told = ExtendedError(EDE_NETWORK_ERROR, "; ".join(map(str, self._errors)))
-            self._answer(refusal(self._query, SERVFAIL, self._seen, told))
+            self._answer(refusal(self._query, SERVFAIL, self._info, told))
 
     def _answer(self, last: bytes) -> None:
         listener, client = self._listener, self._client

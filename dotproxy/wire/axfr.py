@@ -23,11 +23,11 @@ class Transfer:
     refusal, and nothing of the zone came before it.
     """
 
-    def __init__(self, query: bytes, seen: QueryInfo) -> None:
+    def __init__(self, query: bytes, info: QueryInfo) -> None:
         self._query = query
-        self._question = query[HEADER_SIZE : seen.question_end]
-        self._may_be_differences = seen.qtype == IXFR
-        self._have = _serial_in(query, seen) if self._may_be_differences else None
+        self._question = query[HEADER_SIZE : info.question_end]
+        self._may_be_differences = info.qtype == IXFR
+        self._have = _serial_in(query, info) if self._may_be_differences else None
         self._records = 0
         self._newest = b""
         self._is_differences = False
@@ -83,12 +83,12 @@ class Transfer:
             self._adds = None
 
 
-def _serial_in(query: bytes, seen: QueryInfo) -> bytes | None:
+def _serial_in(query: bytes, info: QueryInfo) -> bytes | None:
     """
     Return the serial that the client has (RFC 1995 §3), if it says so.
     """
     try:
-        for record in walk(query, seen.question_end, query[8] << 8 | query[9]):
+        for record in walk(query, info.question_end, query[8] << 8 | query[9]):
             if record.type == SOA:
                 return _serial(query, record)
     except WireError:

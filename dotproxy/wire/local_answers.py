@@ -23,38 +23,38 @@ _LOOPBACK = {A: b"\x7f\0\0\1", AAAA: b"\0" * 15 + b"\1"}
 _SOA_REST = from_text("nobody.invalid.") + Struct("!5I").pack(1, 3600, 1200, 604800, TTL)
 
 
-def negative(query: bytes, seen: QueryInfo, rcode: int, zone: bytes) -> bytes:
+def negative(query: bytes, info: QueryInfo, rcode: int, zone: bytes) -> bytes:
     """
     Return NXDOMAIN or, with ``rcode`` 0, no data, with the SOA of ``zone`` that lets it be cached.
     """
     rdata = zone + _SOA_REST
-    return _message(query, seen, rcode, b"", 0, zone + _FIXED.pack(SOA, 1, TTL, len(rdata)) + rdata)
+    return _message(query, info, rcode, b"", 0, zone + _FIXED.pack(SOA, 1, TTL, len(rdata)) + rdata)
 
 
-def loopback(query: bytes, seen: QueryInfo, zone: bytes) -> bytes:
+def loopback(query: bytes, info: QueryInfo, zone: bytes) -> bytes:
     """
     Return the loopback addresses of the type asked for; no data for any other type.
     """
-    types = (A, AAAA) if seen.qtype == ANY else (seen.qtype,)
+    types = (A, AAAA) if info.qtype == ANY else (info.qtype,)
     rdatas = [(rtype, _LOOPBACK[rtype]) for rtype in types if rtype in _LOOPBACK]
     if not rdatas:
-        return negative(query, seen, 0, zone)
+        return negative(query, info, 0, zone)
     answers = b"".join(b"\xc0\x0c" + _FIXED.pack(rtype, 1, TTL, len(rdata)) + rdata for rtype, rdata in rdatas)
-    return _message(query, seen, 0, answers, len(rdatas), b"")
+    return _message(query, info, 0, answers, len(rdatas), b"")
 
 
-def minimal_any(query: bytes, seen: QueryInfo) -> bytes:
+def minimal_any(query: bytes, info: QueryInfo) -> bytes:
     """
     Return the one record that says that ANY is not answered here (RFC 8482 §4.2).
     """
     rdata = b"\x07RFC8482\0"
     record = b"\xc0\x0c" + _FIXED.pack(HINFO, 1, TTL, len(rdata)) + rdata
-    return _message(query, seen, 0, record, 1, b"", is_ours=False)
+    return _message(query, info, 0, record, 1, b"", is_ours=False)
 
 
 def _message(
     query: bytes,
-    seen: QueryInfo,
+    info: QueryInfo,
     rcode: int,
     answers: bytes,
     count: int,
@@ -63,7 +63,7 @@ def _message(
     is_ours: bool = True,
 ) -> bytes:
     ident, flags = query[0] << 8 | query[1], query[2] << 8 | query[3]
-    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO, seen.ours) if seen.opt_at else b""
+    opt = opt_record(OUR_UDP_SIZE, 0, info.edns_flags & DO, info.response_options) if info.opt_at else b""
     ours = QR | (AA if is_ours else 0) | flags & (RD | CD) | RA | rcode
     header = HEADER.pack(ident, ours, 1, count, 1 if authority else 0, 1 if opt else 0)
-    return header + query[HEADER_SIZE : seen.question_end] + answers + authority + opt
+    return header + query[HEADER_SIZE : info.question_end] + answers + authority + opt

@@ -54,8 +54,8 @@ class QueryInfo(NamedTuple):
     ``is_signed`` whether it ends in a TSIG or SIG(0).  Of a query without question, which can only be one for
     a cookie (RFC 7873 §5.4), ``question_end`` is the offset after the header.
 
-    ``ours`` is what the OPT of any answer to it is to hold besides, ``passed`` what of its own OPT upstreams are to
-    see: EDNS options, in wire form.
+    ``response_options`` are the EDNS options that a response gets in addition, ``forwarded_options`` those of the query
+    that upstreams get: both in wire form.
     """
 
     question_end: int
@@ -65,11 +65,11 @@ class QueryInfo(NamedTuple):
     edns_flags: int
     opt_end: int = 0
     is_signed: bool = False
-    ours: bytes = b""
-    passed: bytes = b""
+    response_options: bytes = b""
+    forwarded_options: bytes = b""
 
 
-def peek(octets: bytes) -> QueryInfo:
+def parse_query(octets: bytes) -> QueryInfo:
     """
     Look at a query.
 

@@ -39,24 +39,24 @@ _FIXED = struct.Struct("!HHIH")
 _LEAST = frozenset((EDE_OPTION, PADDING))
 
 
-def refusal(query: bytes, rcode: int, seen: QueryInfo | None = None, error: ExtendedError | None = None) -> bytes:
+def refusal(query: bytes, rcode: int, info: QueryInfo | None = None, error: ExtendedError | None = None) -> bytes:
     """
     Return an answer to ``query`` with no records: ``rcode``, its question if it has one, and, if it
     came with EDNS, an OPT with ``error`` in it.
 
-    ``seen`` is None when ``query`` could not be parsed; there is then an OPT if one can be read in it, and with a
+    ``info`` is None when ``query`` could not be parsed; there is then an OPT if one can be read in it, and with a
     BADVERS, which cannot be said without one.  ``query`` has at least 12 octets.
     """
     ident, flags, _, _, _, _ = HEADER.unpack_from(query)
-    end = (seen.question_end if seen else question_of(query)) or HEADER_SIZE
+    end = (info.question_end if info else question_of(query)) or HEADER_SIZE
     opt = b""
-    if seen is None:
+    if info is None:
         edns_flags = edns_flags_of(query)
         if edns_flags is not None or rcode > 15:
             opt = opt_record(OUR_UDP_SIZE, rcode, (edns_flags or 0) & DO)
-    elif seen.opt_at:
-        options = seen.ours + (ede_option(error) if error else b"")
-        opt = opt_record(OUR_UDP_SIZE, rcode, seen.edns_flags & DO, options)
+    elif info.opt_at:
+        options = info.response_options + (ede_option(error) if error else b"")
+        opt = opt_record(OUR_UDP_SIZE, rcode, info.edns_flags & DO, options)
     ours = QR | flags & OPCODE | rcode & 15
     if not flags & OPCODE:
         ours |= flags & (RD | CD) | RA  # which are defined for QUERY alone
@@ -64,30 +64,30 @@ def refusal(query: bytes, rcode: int, seen: QueryInfo | None = None, error: Exte
     return header + query[HEADER_SIZE:end] + opt
 
 
-def reply_to(query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+def reply_to(query: bytes, info: QueryInfo, reply: bytes) -> bytes:
     """
     Return an upstream's ``reply`` as the answer to ``query``: its ID, its question as it was spelled.
 
     Everything else is the upstream's, octet for octet.  An error that came without its question gets it
     back, and an OPT if ``query`` has one, and no more.
     """
-    end = seen.question_end
+    end = info.question_end
     if reply[5]:
         return query[:2] + reply[2:HEADER_SIZE] + query[HEADER_SIZE:end] + reply[end:]
-    opt = opt_record(OUR_UDP_SIZE, 0, seen.edns_flags & DO, seen.ours) if seen.opt_at else b""
+    opt = opt_record(OUR_UDP_SIZE, 0, info.edns_flags & DO, info.response_options) if info.opt_at else b""
     flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
     return query[:2] + flags + (_WITH_OPT if opt else _BARE) + query[HEADER_SIZE:end] + opt
 
 
-def ask_over_tcp(query: bytes, seen: QueryInfo) -> bytes:
+def ask_over_tcp(query: bytes, info: QueryInfo) -> bytes:
     """
     Return an answer with no records and TC set: there is one, but not over UDP.
     """
-    answer = refusal(query, 0, seen)
+    answer = refusal(query, 0, info)
     return answer[:2] + bytes((answer[2] | TC >> 8,)) + answer[3:]
 
 
-def truncated(reply: bytes, query: bytes, seen: QueryInfo, limit: int, *, is_empty: bool = False) -> bytes:
+def truncated(reply: bytes, query: bytes, info: QueryInfo, limit: int, *, is_empty: bool = False) -> bytes:
     """
     Return ``reply`` with TC set and no longer than ``limit`` octets: its question as in ``query``, of its
     records as many whole ones as fit, from the first (RFC 2181 §9; a stub that does not ask again over TCP can
@@ -100,7 +100,7 @@ def truncated(reply: bytes, query: bytes, seen: QueryInfo, limit: int, *, is_emp
     One that ``is_empty`` has no records and no options but the listener's own: it is hardly longer than ``query``.
     """
     _, flags, _, *counts = HEADER.unpack_from(reply)
-    end = seen.question_end
+    end = info.question_end
     records, opt_at, opt_end = _records_and_opt(reply, end, limit, counts)
 
     def first_records(room: int) -> tuple[list[int], bytes]:
@@ -112,11 +112,11 @@ def truncated(reply: bytes, query: bytes, seen: QueryInfo, limit: int, *, is_emp
             kept[section] += 1
         return kept, reply[end:cut]
 
-    return _cut(query, seen, flags, reply[opt_at:opt_end], limit, None if is_empty else first_records)
+    return _cut(query, info, flags, reply[opt_at:opt_end], limit, None if is_empty else first_records)
 
 
 def truncated_answer(
-    answer: Answer, query: bytes, seen: QueryInfo, limit: int, *, age: int = 0, is_empty: bool = False
+    answer: Answer, query: bytes, info: QueryInfo, limit: int, *, age: int = 0, is_empty: bool = False
 ) -> bytes:
     """
     Return the same as ``truncated`` of an answer that was taken apart, so many seconds later.
@@ -132,13 +132,13 @@ def truncated_answer(
         kept = [min(count, answers), before - min(count, answers), count - before]
         return kept, cut.aged(age) if age else cut.body
 
-    opt = opt_record(0, extended << 4, 0, options + seen.ours)
-    return _cut(query, seen, head[0] << 8 | head[1], opt, limit, None if is_empty else first_records)
+    opt = opt_record(0, extended << 4, 0, options + info.response_options)
+    return _cut(query, info, head[0] << 8 | head[1], opt, limit, None if is_empty else first_records)
 
 
 def _cut(
     query: bytes,
-    seen: QueryInfo,
+    info: QueryInfo,
     flags: int,
     opt: bytes,
     limit: int,
@@ -150,19 +150,19 @@ def _cut(
     ``first_records`` returns how many records of each section fit into so many octets, and those; without it there are
     none.
     """
-    end, kept, records = seen.question_end, [0, 0, 0], b""
+    end, kept, records = info.question_end, [0, 0, 0], b""
     extended = opt[5] if opt else 0
-    options = seen.ours
+    options = info.response_options
     if opt and first_records is not None:
         options = _as_many_as_fit(opt, limit - end - OPT_SIZE, dropped=_LEAST)
-    opt_size = OPT_SIZE + len(options) if seen.opt_at else 0
+    opt_size = OPT_SIZE + len(options) if info.opt_at else 0
     if first_records is not None:
         kept, records = first_records(limit - end - opt_size)
         if opt:
             options += _as_many_as_fit(opt, limit - end - len(records) - opt_size, only=EDE_OPTION)
-    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, kept[0], kept[1], kept[2] + bool(seen.opt_at))
+    header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, kept[0], kept[1], kept[2] + bool(info.opt_at))
     cut = header + query[HEADER_SIZE:end] + records
-    return cut + opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options) if seen.opt_at else cut
+    return cut + opt_record(OUR_UDP_SIZE, extended << 4, info.edns_flags & DO, options) if info.opt_at else cut
 
 
 def _records_and_opt(reply: bytes, end: int, limit: int, counts: list[int]) -> tuple[list[tuple[int, int]], int, int]:

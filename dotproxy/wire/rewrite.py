@@ -25,7 +25,7 @@ from dotproxy.wire.message import (
     SERVFAIL,
     TC,
     QueryInfo,
-    peek,
+    parse_query,
     sections_of,
 )
 from dotproxy.wire.parsed_response import Answer, error_alone, options_without, take_apart
@@ -80,42 +80,44 @@ class PassthroughRewriter:
         self._block = block
         self._truncates_all = truncates_all
 
-    def passing(self, query: bytes, seen: QueryInfo) -> bytes:
+    def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
         """
         Return nothing: its options are not looked at.
         """
         return b""
 
-    def outgoing(self, query: bytes, seen: QueryInfo, *, for_others: bool = False) -> bytes:
+    def rewrite_query(self, query: bytes, info: QueryInfo, *, for_others: bool = False) -> bytes:
         """
         Return ``query`` without TC, and padded if it has an OPT; of what is signed, all as it is.
         """
-        if seen.is_signed:
+        if info.is_signed:
             return query
         if query[2] & _TC:
             query = query[:2] + _WITHOUT_TC[query[2]] + query[3:]
-        return _padded(query, seen, self._block) if self._block and seen.opt_at else query
+        return _padded(query, info, self._block) if self._block and info.opt_at else query
 
-    def read(self, query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> bytes:
         """
         Return ``reply`` without padding, if ``query`` could be padded.
         """
-        return reply if seen.is_signed or not seen.opt_at else _unpadded(reply, seen)
+        return reply if info.is_signed or not info.opt_at else _unpadded(reply, info)
 
-    def written(self, query: bytes, seen: QueryInfo, answer: bytes, age: int = 0, limit: int = MAX_MESSAGE) -> bytes:
+    def build_response(
+        self, query: bytes, info: QueryInfo, answer: bytes, age: int = 0, limit: int = MAX_MESSAGE
+    ) -> bytes:
         """
         Return ``answer`` with the query's ID, truncated if it is longer than ``limit`` octets.
         """
-        reply = reply_to(query, seen, answer)
-        return reply if len(reply) <= limit else truncated(reply, query, seen, limit, is_empty=self._truncates_all)
+        reply = reply_to(query, info, answer)
+        return reply if len(reply) <= limit else truncated(reply, query, info, limit, is_empty=self._truncates_all)
 
-    def part(self, query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+    def rewrite_transfer_message(self, query: bytes, info: QueryInfo, reply: bytes) -> bytes:
         """
         Return one message of a transfer with the query's ID.
 
         :raises WireError: never.
         """
-        return query[:2] + self.read(query, seen, reply)[2:]
+        return query[:2] + self.parse_response(query, info, reply)[2:]
 
 
 class EdnsRewriter:
@@ -137,85 +139,85 @@ class EdnsRewriter:
         # The tail of a question without options of the client's: by DO, and by the length of what is before.
         self._tails = {do: [self._tail(do, self._added, length) for length in range(block or 1)] for do in (0, DO)}
 
-    def passing(self, query: bytes, seen: QueryInfo) -> bytes:
+    def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
         """
         Return those options of a query that travel, in wire form; none if they are longer than ``MAX_PASSED``.
 
         :raises WireError: if an option in it is malformed (RFC 6891 §7: FORMERR).
         """
-        if seen.is_signed:
+        if info.is_signed:
             return b""
-        passed = options_without(query, seen.opt_at, seen.opt_end, self._dropped)
+        passed = options_without(query, info.opt_at, info.opt_end, self._dropped)
         return passed if len(passed) <= MAX_PASSED else b""
 
-    def outgoing(self, query: bytes, seen: QueryInfo, *, for_others: bool = False) -> bytes:
+    def rewrite_query(self, query: bytes, info: QueryInfo, *, for_others: bool = False) -> bytes:
         """
-        Return ``query`` with our OPT instead of its own, and in it the options of ``seen.passed``.
+        Return ``query`` with our OPT instead of its own, and in it the options of ``info.forwarded_options``.
 
         If the answer is ``for_others``, too, it has AD set, as somebody among them may want to know (RFC 6840 §5.7).
         """
-        if seen.is_signed:
+        if info.is_signed:
             return query
-        do = seen.edns_flags & DO
-        head = query[HEADER_SIZE : seen.question_end]
+        do = info.edns_flags & DO
+        head = query[HEADER_SIZE : info.question_end]
         additionals = query[10] << 8 | query[11]
-        if additionals - bool(seen.opt_at) or query[6:10] != b"\0\0\0\0":
+        if additionals - bool(info.opt_at) or query[6:10] != b"\0\0\0\0":
             before = (query[6] << 8 | query[7]) + (query[8] << 8 | query[9])
             # What stands after the last record would be read as one, with our OPT behind it.
-            end = sections_of(query, seen.question_end, before, additionals)[3]
-            head = query[HEADER_SIZE : seen.opt_at or end] + (query[seen.opt_end : end] if seen.opt_at else b"")
-        additionals += not seen.opt_at
+            end = sections_of(query, info.question_end, before, additionals)[3]
+            head = query[HEADER_SIZE : info.opt_at or end] + (query[info.opt_end : end] if info.opt_at else b"")
+        additionals += not info.opt_at
         flags = _WITHOUT_TC[query[2]] + (_WITH_AD[query[3]] if for_others else query[3:4])
         message = query[:2] + flags + query[4:10] + _COUNT.pack(additionals) + head
-        if seen.passed:
-            message += self._tail(do, seen.passed + self._added, len(message))
+        if info.forwarded_options:
+            message += self._tail(do, info.forwarded_options + self._added, len(message))
         else:
             tails = self._tails[do]
             message += tails[len(message) % len(tails)]
         return message if len(message) <= MAX_MESSAGE else query  # there is no room to hide its length in
 
-    def read(self, query: bytes, seen: QueryInfo, reply: bytes) -> Answer | bytes:
+    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> Answer | bytes:
         """
-        Return what ``reply`` says to ``query``, to be ``written`` for whoever asked the same; of what is signed, all.
+        Return ``reply`` as ``build_response`` takes it, for each client with the same question; a signed one is whole.
 
         :raises TruncatedReply: if it was truncated.
         :raises WireError: if its records cannot be walked, or its OPT is not well formed.
         """
-        if seen.is_signed:
+        if info.is_signed:
             return reply
         if not reply[5]:
             flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
-            return error_alone(reply, flags, seen.question_end, self._dropped)
+            return error_alone(reply, flags, info.question_end, self._dropped)
         if reply[2] & _TC:
             raise TruncatedReply
-        return take_apart(reply, seen.question_end, self._dropped)
+        return take_apart(reply, info.question_end, self._dropped)
 
-    def written(
-        self, query: bytes, seen: QueryInfo, answer: Answer | bytes, age: int = 0, limit: int = MAX_MESSAGE
+    def build_response(
+        self, query: bytes, info: QueryInfo, answer: Answer | bytes, age: int = 0, limit: int = MAX_MESSAGE
     ) -> bytes:
         """
         Return the answer to ``query``, so many seconds later: with an OPT if and only if the query has one, truncated
         if it is longer than ``limit`` octets.
         """
         if isinstance(answer, bytes):
-            reply = reply_to(query, seen, answer)
-            return reply if len(reply) <= limit else truncated(reply, query, seen, limit, is_empty=self._truncates_all)
+            reply = reply_to(query, info, answer)
+            return reply if len(reply) <= limit else truncated(reply, query, info, limit, is_empty=self._truncates_all)
         head, additionals, rest, _, extended, options, end, _ = answer
         opt = b""
-        if seen.opt_at:
-            options += seen.ours
+        if info.opt_at:
+            options += info.response_options
             if options or extended:
-                opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options)
+                opt = opt_record(OUR_UDP_SIZE, extended << 4, info.edns_flags & DO, options)
             else:
-                opt = _PLAIN_OPT[seen.edns_flags & DO]
+                opt = _PLAIN_OPT[info.edns_flags & DO]
         elif extended:
-            return refusal(query, SERVFAIL, seen)  # an rcode that cannot be told without EDNS
-        if head[1] & AD and not (query[3] & AD or seen.edns_flags & DO):
+            return refusal(query, SERVFAIL, info)  # an rcode that cannot be told without EDNS
+        if head[1] & AD and not (query[3] & AD or info.edns_flags & DO):
             head = bytes((head[0], head[1] & ~AD)) + head[2:]
         if end + len(rest) + len(opt) > limit:
             if limit < MAX_MESSAGE:
                 answer = answer._replace(head=head)
-                return truncated_answer(answer, query, seen, limit, age=age, is_empty=self._truncates_all)
+                return truncated_answer(answer, query, info, limit, age=age, is_empty=self._truncates_all)
             opt = b""  # the longest answers have no room for it
         if age:
             rest = answer.aged(age)
@@ -223,16 +225,16 @@ class EdnsRewriter:
             additionals += 1
         return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest + opt
 
-    def part(self, query: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+    def rewrite_transfer_message(self, query: bytes, info: QueryInfo, reply: bytes) -> bytes:
         """
         Return one message of a transfer; of those after the first the question may be missing (RFC 5936 §2.2.1).
 
-        :raises WireError: as ``read``.
+        :raises WireError: as ``parse_response``.
         """
-        if seen.is_signed:
+        if info.is_signed:
             return query[:2] + reply[2:]
-        end = seen.question_end if reply[5] else HEADER_SIZE
-        return self.written(query, seen, take_apart(reply, end, self._dropped))
+        end = info.question_end if reply[5] else HEADER_SIZE
+        return self.build_response(query, info, take_apart(reply, end, self._dropped))
 
     def _tail(self, do: int, options: bytes, length: int) -> bytes:
         if self._block:
@@ -248,40 +250,40 @@ def with_least_opt(sent: bytes) -> bytes:
 
     Without an OPT nothing is padded, and client subnet is not spoken of: this is for what cannot be had otherwise.
     """
-    seen = peek(sent)
-    do = seen.edns_flags & DO
+    info = parse_query(sent)
+    do = info.edns_flags & DO
     least = _PLAIN_OPT[DO] if do else b""
-    if seen.opt_end - seen.opt_at == len(least):
+    if info.opt_end - info.opt_at == len(least):
         return b""
     additionals = (sent[10] << 8 | sent[11]) - (not do)
-    return sent[:10] + _COUNT.pack(additionals) + sent[HEADER_SIZE : seen.opt_at] + least + sent[seen.opt_end :]
+    return sent[:10] + _COUNT.pack(additionals) + sent[HEADER_SIZE : info.opt_at] + least + sent[info.opt_end :]
 
 
-def _padded(query: bytes, seen: QueryInfo, block: int) -> bytes:
+def _padded(query: bytes, info: QueryInfo, block: int) -> bytes:
     """
     Return ``query`` with padding at the end of its OPT, in place of what was there; as it is if its OPT is not the
     last of it, or not well formed, or there is no room.
     """
-    if seen.opt_end < len(query):
+    if info.opt_end < len(query):
         return query
     try:
-        options = options_without(query, seen.opt_at, seen.opt_end, _PADDING_ALONE)
+        options = options_without(query, info.opt_at, info.opt_end, _PADDING_ALONE)
     except WireError:
         return query
-    end = seen.opt_at + OPT_SIZE
+    end = info.opt_at + OPT_SIZE
     options += option(PADDING, bytes(-(end + len(options) + 4) % block))
     padded = query[: end - 2] + _COUNT.pack(len(options)) + options
     return padded if len(padded) <= MAX_MESSAGE else query
 
 
-def _unpadded(reply: bytes, seen: QueryInfo) -> bytes:
+def _unpadded(reply: bytes, info: QueryInfo) -> bytes:
     """
     Return ``reply`` without its padding; as it is if it has none, or cannot be read, or something follows its OPT.
     """
     if _PADDING_CODE not in reply:
         return reply
     _, _, questions, answers, authorities, additionals = HEADER.unpack_from(reply)
-    end = seen.question_end if questions else HEADER_SIZE
+    end = info.question_end if questions else HEADER_SIZE
     try:
         opt_at, opt_end, _, _ = sections_of(reply, end, answers + authorities, additionals)
         options = options_without(reply, opt_at, opt_end, _PADDING_ALONE)

@@ -4,7 +4,7 @@ How long a failure lasts.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cache.failures import FIRST, LONGEST, MOST, MOST_OPTIONS, FailureCache
+from dotproxy.cache.failures import FIRST, LONGEST, MAX_ENTRIES, MOST_OPTIONS, FailureCache
 from dotproxy.wire.parsed_response import Answer
 
 
@@ -57,9 +57,9 @@ class FailuresTests(SynchronousTestCase):
         The oldest goes first.
         """
         failures = FailureCache()
-        for number in range(MOST + 5):
+        for number in range(MAX_ENTRIES + 5):
             failures.add(b"%d" % number, "why", 0.0)
-        self.assertEqual(MOST, len(failures))
+        self.assertEqual(MAX_ENTRIES, len(failures))
         self.assertIsNone(failures.get(b"4"))
         self.assertIsNotNone(failures.get(b"5"))
 

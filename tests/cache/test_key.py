@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.key import key_of, name_in
 from dotproxy.errors import WireError
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter, Subnet
 
 NSID = dns.edns.GenericOption(3, b"")
@@ -35,10 +35,10 @@ def key(wire: bytes, subnet: Subnet = Subnet.PRIVATE) -> bytes:
     """
     Its key.
     """
-    seen = peek(wire)
-    if seen.opt_at:
-        seen = seen._replace(passed=EdnsRewriter(subnet=subnet).passing(wire, seen))
-    return key_of(wire, seen)
+    info = parse_query(wire)
+    if info.opt_at:
+        info = info._replace(forwarded_options=EdnsRewriter(subnet=subnet).forwarded_options(wire, info))
+    return key_of(wire, info)
 
 
 class KeyTests(SynchronousTestCase):
@@ -137,9 +137,9 @@ class KeyTests(SynchronousTestCase):
         Whatever can be looked at has a key or none, and one that begins with its name in lower case.
         """
         try:
-            seen = peek(wire)
+            info = parse_query(wire)
         except WireError:
             return
-        found = key_of(wire, seen)
+        found = key_of(wire, info)
         if found:
-            self.assertEqual(wire[12 : seen.question_end - 4].lower(), name_in(found))
+            self.assertEqual(wire[12 : info.question_end - 4].lower(), name_in(found))

@@ -18,7 +18,7 @@ from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.testing.client import make_query
 from dotproxy.wire.rewrite import EdnsRewriter
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.cache.key import key_of
 
 pattern, count, records, size, is_used = sys.argv[1], *map(int, sys.argv[2:])
@@ -29,19 +29,19 @@ def resident():
     getattr(ctypes.CDLL(None), "malloc_trim", lambda room: None)(0)
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
-hop = EdnsRewriter()
+rewriter = EdnsRewriter()
 cache = ResponseCache(entries=10**6, octets=10**12, limits=Limits(), stale_for=0)
 
 def add(number):
     query = make_query(pattern % number, 1)
-    seen = peek(query)
+    info = parse_query(query)
     record = bytes.fromhex("c00c 0001 0001 00000e10") + size.to_bytes(2, "big") + bytes(size)
     head = query[:2] + bytes.fromhex("8180 0001") + records.to_bytes(2, "big") + bytes(4)
-    reply = head + query[12 : seen.question_end] + record * records
-    cache.add(key_of(query, seen), hop.read(query, seen, reply), 1, 0.0, 0)
+    reply = head + query[12 : info.question_end] + record * records
+    cache.add(key_of(query, info), rewriter.parse_response(query, info, reply), 1, 0.0, 0)
     if is_used:
-        key = key_of(query, seen)
-        cache.note_hit(key, cache.look(key), 0.0)
+        key = key_of(query, info)
+        cache.note_hit(key, cache.peek(key), 0.0)
 
 for number in range(100):
     add(10**7 + number)

@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.cache.key import key_of
 from dotproxy.cache.responses import STALE_TTL, Entry, ResponseCache
 from dotproxy.cache.ttl import Limits
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
 from dotproxy.wire.rewrite import EdnsRewriter
 
@@ -31,7 +31,7 @@ def fresh(cache: ResponseCache, key: bytes, now: float) -> Entry | None:
     """
     What the cache has, if it is fresh.
     """
-    entry = cache.look(key)
+    entry = cache.peek(key)
     return entry if entry is not None and now < entry[1] else None
 
 
@@ -223,11 +223,11 @@ class CacheTests(SynchronousTestCase):
                 question = (name.lower(), rtype, do, cd)
                 query = make_query(name, rtype, do=do, cd=cd)
                 wire = query.to_wire()
-                seen = peek(wire)
-                key = key_of(wire, seen)
+                info = parse_query(wire)
+                key = key_of(wire, info)
                 if step == "store":
-                    answer = REWRITER.read(wire, seen, wire_of(how))
-                    given = cache.add(key, answer, seen.qtype, now, DATE)  # type: ignore[arg-type]
+                    answer = REWRITER.parse_response(wire, info, wire_of(how))
+                    given = cache.add(key, answer, info.qtype, now, DATE)  # type: ignore[arg-type]
                     before = model.kept.get(question)
                     model.store(question, how, now)
                     if model.kept.get(question) is not before:
@@ -255,7 +255,9 @@ class CacheTests(SynchronousTestCase):
         """
         The rcode and the records a client gets.
         """
-        reply = dns.message.from_wire(REWRITER.written(wire, peek(wire), answer, age), one_rr_per_rrset=True)
+        reply = dns.message.from_wire(
+            REWRITER.build_response(wire, parse_query(wire), answer, age), one_rr_per_rrset=True
+        )
         return int(reply.rcode()), [
             (rrset.name.to_text().lower(), dns.rdatatype.to_text(rrset.rdtype), rrset.ttl)
             for section in (reply.answer, reply.authority, reply.additional)
@@ -288,9 +290,9 @@ class MoreTests(SynchronousTestCase):
         else:
             reply.answer.append(record(name, ttl, "A", "192.0.2.1"))
         wire = query.to_wire()
-        seen = peek(wire)
-        key = key_of(wire, seen)
-        answer = REWRITER.read(wire, seen, reply.to_wire())
+        info = parse_query(wire)
+        key = key_of(wire, info)
+        answer = REWRITER.parse_response(wire, info, reply.to_wire())
         self.cache.add(key, answer, 1, now, DATE)  # type: ignore[arg-type]
         return key
 
@@ -311,9 +313,9 @@ class MoreTests(SynchronousTestCase):
         All clients get the same octets, which are not written again for each; what is fresh stays as it is.
         """
         key = self.add()
-        fresh_one = self.cache.look(key)
+        fresh_one = self.cache.peek(key)
         self.assertIsNotNone(self.cache.stale(key, 50.0))
-        self.assertIs(fresh_one, self.cache.look(key))
+        self.assertIs(fresh_one, self.cache.peek(key))
         octets = self.cache.octets
         first, second = self.cache.stale(key, 100.0), self.cache.stale(key, 120.0)
         assert first is not None

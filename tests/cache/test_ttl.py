@@ -6,7 +6,7 @@ import dns.message
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.ttl import Limits, freshness
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.cache.test_responses import DATE, record, signature
 
@@ -25,7 +25,7 @@ def lifetime(*answer: tuple[str, int, str, str] | int, rcode: int = 0, soa: tupl
     if soa:
         reply.authority.append(record("test.", soa[0], "SOA", f"ns.test. admin.test. 1 2 3 4 {soa[1]}"))
     wire = query.to_wire()
-    read = EdnsRewriter().read(wire, peek(wire), reply.to_wire())
+    read = EdnsRewriter().parse_response(wire, parse_query(wire), reply.to_wire())
     return freshness(read, 1, Limits(), DATE)[0]  # type: ignore[arg-type]
 
 

@@ -31,7 +31,7 @@ from dotproxy.policy.server_cookies import Cookies
 from dotproxy.telemetry.counters import TCP, TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.framing import Deframer, frame
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from tests.downstream.tls_client import TlsClient, Transport
 from tests.wire.test_proxy_header import header
 
@@ -193,7 +193,7 @@ class DatagramTests(ProxiedCase):
         ).to_wire()
         for source in ("192.0.2.7", "192.0.2.8", "192.0.2.7"):
             self.listener.datagrams_received([(header(source) + query, (BALANCER, 1000))])
-        seen = peek(query)
+        seen = parse_query(query)
         first, second, third = (
             self.listener.options_for(octets, seen, client) for _, octets, client in self.asker.received
         )

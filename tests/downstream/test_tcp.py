@@ -20,7 +20,7 @@ from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.stream_limits import FIRST_WINDOW, MAX_UNREAD, MAX_UNREAD_IN_ALL
 from dotproxy.wire.framing import MAX_QUERY, Deframer, frame
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 
 
 class Transport(StringTransport):
@@ -318,10 +318,10 @@ class StreamTests(StreamScene):
         """
         asks = dns.message.make_query("www.test.", "A", use_edns=0, options=[dns.edns.GenericOption(11, b"")]).to_wire()
         other = dns.message.make_query("www.test.", "A", use_edns=0, options=[dns.edns.GenericOption(3, b"")]).to_wire()
-        self.assertEqual(b"\0\x0b\0\2\0\x64", self.listener.options_for(asks, peek(asks), None))
-        self.assertEqual(b"", self.listener.options_for(other, peek(other), None))
+        self.assertEqual(b"\0\x0b\0\2\0\x64", self.listener.options_for(asks, parse_query(asks), None))
+        self.assertEqual(b"", self.listener.options_for(other, parse_query(other), None))
         self.factory.tells_idle_timeout = False
-        self.assertEqual(b"", self.listener.options_for(asks, peek(asks), None))
+        self.assertEqual(b"", self.listener.options_for(asks, parse_query(asks), None))
 
     def test_answers_of_many_messages(self) -> None:
         """

@@ -24,7 +24,7 @@ from dotproxy.testing.certificates import Authority
 from dotproxy.upstream.tls_reads import new_connection
 from dotproxy.wire.edns import KEEPALIVE
 from dotproxy.wire.framing import Deframer, frame
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from tests.downstream.tls_client import TlsClient, Transport, client_context
 
 AUTHORITY = Authority()
@@ -325,7 +325,7 @@ class QueryTests(TlsListenerCase):
         self.assertTrue(client.shake_hands())
         client.send(frame(query))
         listener, octets, address = self.asker.received.pop()
-        self.assertEqual(b"\0\x0b\0\2\0\x64", listener.options_for(octets, peek(octets), address))
+        self.assertEqual(b"\0\x0b\0\2\0\x64", listener.options_for(octets, parse_query(octets), address))
 
     def test_the_end(self) -> None:
         """

@@ -97,7 +97,7 @@ class RefusedClientTests(SynchronousTestCase):
         Silence, if that is wanted.
         """
         scene = SharedScene()
-        scene.forwarder._filter.actions = LimitActions(not_allowed=LimitAction.DROP)
+        scene.forwarder._client_filter.actions = LimitActions(not_allowed=LimitAction.DROP)
         self.assertEqual(1, scene.ask(make_query("www.test.", A), client=OUTSIDER))
         self.assertEqual(([], {ShedReason.NOT_ALLOWED: 1}), (scene.answers(), scene.shed))
 

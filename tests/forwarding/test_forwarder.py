@@ -26,7 +26,7 @@ from dotproxy.policy.special_names import FAMILIES, SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
 from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
@@ -70,10 +70,16 @@ class Scene:
         )
         now = self.clock.seconds
         self.dispatcher = Dispatcher(
-            self.upstreams, DispatcherSettings(rewriter.read, **asked), clock=self.clock, now=now
+            self.upstreams, DispatcherSettings(rewriter.parse_response, **asked), clock=self.clock, monotonic=now
         )
         self.forwarder = Forwarder(
-            self.dispatcher, forwarder_settings, clock=self.clock, now=now, elapsed=now, date=lambda: 0.0, **given
+            self.dispatcher,
+            forwarder_settings,
+            clock=self.clock,
+            monotonic=now,
+            boottime=now,
+            wall_time=lambda: 0.0,
+            **given,
         )
         self.listener = RecordingListener()
 
@@ -134,7 +140,7 @@ class ForwardingTests(SynchronousTestCase):
         scene.ask(*[make_query("www.test.", A, ident=n) for n in range(5)])
         upstream = scene.upstreams[0]
         self.assertEqual([5], upstream.batches)
-        upstream.outcomes.answered(
+        upstream.observer.replies_received(
             upstream, [(token, reply_of((token, octets, end))) for token, octets, end in upstream.asked]
         )
         self.assertEqual([5], scene.listener.batches)
@@ -149,7 +155,7 @@ class ForwardingTests(SynchronousTestCase):
         scene.ask(make_query("www.test.", A, ident=1))
         scene.ask(make_query("www.test.", A, ident=2), client=("127.0.0.2", 1), listener=other)
         upstream = scene.upstreams[0]
-        upstream.outcomes.answered(upstream, [(asked[0], reply_of(asked)) for asked in upstream.asked])
+        upstream.observer.replies_received(upstream, [(asked[0], reply_of(asked)) for asked in upstream.asked])
         self.assertEqual([(1, CLIENT)], [(octets[1], client) for octets, client in scene.listener.answers])
         self.assertEqual([(2, ("127.0.0.2", 1))], [(octets[1], client) for octets, client in other.answers])
 
@@ -237,7 +243,7 @@ class JudgementTests(SynchronousTestCase):
         listener = RecordingListener(is_stream=True)
         queries = [make_query("test.", 252), make_query("test.", 251)]
         scene.ask(*queries, listener=listener)
-        self.assertEqual([(listener, CLIENT, query, peek(query), query, (0, 1)) for query in queries], begun)
+        self.assertEqual([(listener, CLIENT, query, parse_query(query), query, (0, 1)) for query in queries], begun)
         self.assertEqual(0, scene.forwarder.outstanding)
 
     def test_overload(self) -> None:

@@ -14,7 +14,7 @@ from dotproxy.cache.failures import FIRST
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.errors import ConnectionGone, Unreachable
-from dotproxy.forwarding.forwarder import PATIENCE
+from dotproxy.forwarding.forwarder import STALE_AFTER
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.forwarding.test_forwarder import Scene
@@ -301,7 +301,7 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question())
         scene.answer()
         scene.cache.flush()
-        scene.forwarder.flushed()
+        scene.forwarder.cache_flushed()
         scene.ask(question())
         self.assertEqual(1, len(scene.asked))
 
@@ -514,7 +514,7 @@ class StaleTests(SynchronousTestCase):
         is kept.
         """
         self.scene.ask(question(id=1), question(id=2))
-        self.scene.pass_time(PATIENCE - 0.2)
+        self.scene.pass_time(STALE_AFTER - 0.2)
         self.assertEqual([], self.scene.answers())
         self.scene.pass_time(0.3)
         for answer in self.scene.answers():

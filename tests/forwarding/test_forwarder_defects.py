@@ -24,7 +24,7 @@ CULPRIT = dns.message.make_query(
 ).to_wire()
 
 
-class BrokenHop:
+class BrokenRewriter:
     """
     Has a defect in the method named ``broken``, for the culprit alone.
     """
@@ -67,7 +67,7 @@ class DefectTests(SynchronousTestCase):
         The queries before and after the culprit are asked once and answered once; the culprit is counted, logged, and
         holds nothing.
         """
-        scene = Scene(rewriter=BrokenHop(broken))
+        scene = Scene(rewriter=BrokenRewriter(broken))
         before, after = make_query("a.test.", A, ident=1), make_query("b.test.", A, ident=2)
         self.assertEqual(1, scene.ask(before, CULPRIT, after))
         self.assertEqual([before, after], [sent for _, sent, _ in scene.upstreams[0].asked])
@@ -82,19 +82,19 @@ class DefectTests(SynchronousTestCase):
         """
         In what is seen of a query.
         """
-        self.check("passing")
+        self.check("forwarded_options")
 
     def test_when_it_is_written_for_upstreams(self) -> None:
         """
         In what upstreams are asked, when the client has its place in flight already.
         """
-        self.check("outgoing")
+        self.check("rewrite_query")
 
     def test_it_is_logged_by_its_size(self) -> None:
         """
         And not by its name; once a second, however many come.
         """
-        scene = Scene(rewriter=BrokenHop("outgoing"))
+        scene = Scene(rewriter=BrokenRewriter("rewrite_query"))
         self.assertEqual(5, scene.ask(*[CULPRIT] * 5))
         scene.clock.advance(1.0)
         scene.ask(CULPRIT)
@@ -110,7 +110,7 @@ class DefectTests(SynchronousTestCase):
         """
         If a response cannot be written for one client, it gets SERVFAIL, and the others their response.
         """
-        scene = Scene(rewriter=BrokenHop("written"))
+        scene = Scene(rewriter=BrokenRewriter("build_response"))
         scene.ask(make_query("a.test.", A, ident=1), CULPRIT, make_query("b.test.", A, ident=3))
         for asked in list(scene.upstreams[0].asked):
             scene.upstreams[0].answer(reply_of(asked))
@@ -135,6 +135,6 @@ class DefectTests(SynchronousTestCase):
         scene.ask(make_query("c.test.", A, ident=3))
         self.assertEqual(2, len(scene.upstreams[0].asked))
         upstream = scene.upstreams[0]
-        upstream.outcomes.answered(upstream, [(each[0], reply_of(each)) for each in upstream.asked])
+        upstream.observer.replies_received(upstream, [(each[0], reply_of(each)) for each in upstream.asked])
         self.assertEqual((1, 0), (len(scene.listener.answers), scene.forwarder.outstanding))
         self.assertEqual(1, len(self.logged))  # once a second

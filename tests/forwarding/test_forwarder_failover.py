@@ -357,7 +357,7 @@ class NoRoomTests(SynchronousTestCase):
         asked, upstream.asked = upstream.asked, []
         replies = [(token, reply_of((token, octets, end))) for token, octets, end in asked]
         cut = [(token, reply[:2] + bytes((reply[2] | 2,)) + reply[3:]) for token, reply in replies[1:]]
-        upstream.outcomes.answered(upstream, [replies[0], *cut])
+        upstream.observer.replies_received(upstream, [replies[0], *cut])
         self.assertEqual([0], [answer.id for answer in scene.answers()])
         self.assertEqual([3, 2], upstream.batches)
         for question in list(upstream.asked):

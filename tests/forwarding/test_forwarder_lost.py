@@ -179,9 +179,9 @@ class HangingUp:
         now = self.clock.seconds
         self.dispatcher = Dispatcher(
             upstreams,
-            DispatcherSettings(EdnsRewriter().read, scene.dispatcher._settings.hedging, 4.0, 1.5),
+            DispatcherSettings(EdnsRewriter().parse_response, scene.dispatcher._settings.hedging, 4.0, 1.5),
             clock=self.clock,
-            now=now,
+            monotonic=now,
         )
         given: dict[str, Any] = {"transfers": None, "cache": None}
         given["shares"] = ClientShares(lambda host: True, max_in_flight=20000)
@@ -194,9 +194,9 @@ class HangingUp:
                 response_builder=ResponseBuilder(EdnsRewriter(), 1232),
             ),
             clock=self.clock,
-            now=now,
-            elapsed=now,
-            date=lambda: 0.0,
+            monotonic=now,
+            boottime=now,
+            wall_time=lambda: 0.0,
             **given,
         )
         self.listener = scene.listener

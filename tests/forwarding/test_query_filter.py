@@ -14,7 +14,7 @@ from dotproxy.forwarding.query_filter import QueryFilter
 from dotproxy.policy.server_cookies import Cookies
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.testing.fakes import RecordingListener
-from dotproxy.wire.message import QueryInfo, peek
+from dotproxy.wire.message import QueryInfo, parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.wire.test_message import octets
 
@@ -73,7 +73,7 @@ class ReceptionTests(SynchronousTestCase):
         query = dns.message.make_query("www.lab.example.", "A", use_edns=0, options=[nsid])
         received = self.receive(query)
         assert isinstance(received, QueryInfo)
-        self.assertEqual(peek(query.to_wire())._replace(passed=b"\0\3\0\0"), received)
+        self.assertEqual(parse_query(query.to_wire())._replace(forwarded_options=b"\0\3\0\0"), received)
 
     def test_a_malformed_option(self) -> None:
         """

@@ -19,14 +19,15 @@ class RosterTests(SynchronousTestCase):
         """
         a, b, c, d, e = (ScriptedUpstream(label) for label in "abcde")
         upstream_table = UpstreamTable([a, b])
-        upstream_table.change([b, c], 0.0)
+        upstream_table.replace([b, c], 0.0)
         self.assertEqual(
-            ((1, 2), [b, c], ["a", "b", "c"]), (upstream_table.places, upstream_table.asked, upstream_table.labels)
+            ((1, 2), [b, c], ["a", "b", "c"]),
+            (upstream_table.active, upstream_table.active_upstreams, upstream_table.labels),
         )
-        upstream_table.change([b, c, d], 100.0)
-        self.assertEqual((1, 2, 3), upstream_table.places)
-        upstream_table.change([b, e], 130.0)
-        self.assertEqual(((1, 0), ["e", "b", "c", "d"]), (upstream_table.places, upstream_table.labels))
+        upstream_table.replace([b, c, d], 100.0)
+        self.assertEqual((1, 2, 3), upstream_table.active)
+        upstream_table.replace([b, e], 130.0)
+        self.assertEqual(((1, 0), ["e", "b", "c", "d"]), (upstream_table.active, upstream_table.labels))
 
     def test_coming_back(self) -> None:
         """
@@ -34,9 +35,9 @@ class RosterTests(SynchronousTestCase):
         """
         a, b = ScriptedUpstream("a"), ScriptedUpstream("b")
         upstream_table = UpstreamTable([a, b])
-        upstream_table.change([b], 0.0)
-        upstream_table.change([a, b], 1000.0)
-        self.assertEqual((0, 1), upstream_table.places)
+        upstream_table.replace([b], 0.0)
+        upstream_table.replace([a, b], 1000.0)
+        self.assertEqual((0, 1), upstream_table.active)
 
     def test_who_is_up(self) -> None:
         """
@@ -45,7 +46,7 @@ class RosterTests(SynchronousTestCase):
         a, b = ScriptedUpstream("a"), ScriptedUpstream("b", tier=2)
         upstream_table = UpstreamTable([a, b])
         self.assertTrue(upstream_table.is_anyone_up)
-        upstream_table.change([b], 0.0)
+        upstream_table.replace([b], 0.0)
         self.assertFalse(upstream_table.is_anyone_up)
         b.tier = 1
         self.assertTrue(upstream_table.is_anyone_up)

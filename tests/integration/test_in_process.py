@@ -18,7 +18,8 @@ from twisted.names import dns as names
 from twisted.names.client import Resolver
 from twisted.names.error import DomainError
 
-from dotproxy import DoTResolver, demo
+from dotproxy import DoTResolver
+from dotproxy.cli import demo
 from dotproxy.config.load import load
 from dotproxy.service.assembly import build
 from dotproxy.telemetry.events import Events

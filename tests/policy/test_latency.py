@@ -70,16 +70,16 @@ class HedgeTests(SynchronousTestCase):
         """
         budget = Budget(0.03)
         self.assertFalse(budget.is_off)
-        self.assertEqual(BURST, sum(budget.spend() for _ in range(1000)))
-        budget.earn(100)
-        self.assertEqual(3, sum(budget.spend() for _ in range(1000)))
-        budget.earn(1000000)
-        self.assertEqual(BURST, sum(budget.spend() for _ in range(1000)))
+        self.assertEqual(BURST, sum(budget.try_spend() for _ in range(1000)))
+        budget.credit(100)
+        self.assertEqual(3, sum(budget.try_spend() for _ in range(1000)))
+        budget.credit(1000000)
+        self.assertEqual(BURST, sum(budget.try_spend() for _ in range(1000)))
 
     def test_off(self) -> None:
         """
         With no share there is never any.
         """
         budget = Budget(0)
-        budget.earn(1000)
-        self.assertEqual((True, False), (budget.is_off, budget.spend()))
+        budget.credit(1000)
+        self.assertEqual((True, False), (budget.is_off, budget.try_spend()))

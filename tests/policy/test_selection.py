@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.policy.selection import POLICIES, Facts, Order, registrable
 from dotproxy.testing.client import make_query
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
 
 
@@ -43,7 +43,7 @@ def make(
 
     def order(name: str = "www.example.") -> Order:
         query = make_query(name, 1)
-        return ordering(query, peek(query))
+        return ordering(query, parse_query(query))
 
     return order
 

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import WireError
 from dotproxy.policy.server_cookies import Cookies
-from dotproxy.wire.message import FORMERR, peek
+from dotproxy.wire.message import FORMERR, parse_query
 
 HOST = "192.0.2.7"
 
@@ -19,7 +19,7 @@ def cookie_for(cookies: Cookies, *values: bytes, host: str = HOST) -> bytes:
     """
     options = [dns.edns.GenericOption(10, value) for value in values]
     query = dns.message.make_query("www.test.", "A", use_edns=0, options=options).to_wire()
-    return cookies.option_for(query, peek(query), host)
+    return cookies.option_for(query, parse_query(query), host)
 
 
 class CookieTests(SynchronousTestCase):

@@ -19,7 +19,7 @@ from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.service.cache_file import INTERVAL, Snapshot
 from dotproxy.service.cache_file_format import encoded, key_path, load_file, save_file
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.cache.test_responses import fresh
 from tests.config.test_schema import folder
@@ -43,9 +43,9 @@ def add(cache: ResponseCache, name: str, now: float, ttl: int = 60) -> bytes:
     reply.answer.append(dns.rrset.from_text(name, ttl, "IN", "A", "192.0.2.1", "192.0.2.2"))
     reply.use_edns(0, options=[dns.edns.EDEOption(0, "of some interest")])
     wire = query.to_wire()
-    seen = peek(wire)
+    seen = parse_query(wire)
     key = key_of(wire, seen)
-    cache.add(key, REWRITER.read(wire, seen, reply.to_wire()), 1, now, 0)  # type: ignore[arg-type]
+    cache.add(key, REWRITER.parse_response(wire, seen, reply.to_wire()), 1, now, 0)  # type: ignore[arg-type]
     return key
 
 

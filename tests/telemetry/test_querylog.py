@@ -13,7 +13,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable
-from dotproxy.forwarding.forwarder import PATIENCE
+from dotproxy.forwarding.forwarder import STALE_AFTER
 from dotproxy.telemetry.lines import as_json
 from dotproxy.telemetry.querylog import QueryLog
 from tests.forwarding.test_forwarder import OUTSIDER
@@ -180,7 +180,7 @@ class QueryLogTests(SynchronousTestCase):
         scene.lines()
         scene.pass_time(TTL + 1)
         scene.ask(question())
-        scene.clock.advance(PATIENCE)
+        scene.clock.advance(STALE_AFTER)
         self.assertEqual(("stale", None, 3), told(scene.line(), "source", "upstream", "ede"))
         scene.clock.advance(0.1)
         scene.ask(question("WWW.lab.example."))

@@ -73,7 +73,7 @@ class Told:
         """
         return [token for token, _, _ in self.failures]
 
-    def answered(self, upstream: object, answers: list[tuple[Any, bytes]]) -> None:
+    def replies_received(self, upstream: object, answers: list[tuple[Any, bytes]]) -> None:
         """
         Called by the upstream.
         """
@@ -144,14 +144,14 @@ class Scene:
             idle_timeout=idle_timeout,
             events=self.heard,
         )
-        self.upstream.outcomes = self.told
+        self.upstream.observer = self.told
         self.upstream.startService()
 
     def ask(self, *tokens: object) -> None:
         """
         Ask, in one batch.
         """
-        self.upstream.ask([make_question(token) for token in tokens])
+        self.upstream.send([make_question(token) for token in tokens])
 
     def connect(self, *tokens: object) -> None:
         """

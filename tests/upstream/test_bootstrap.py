@@ -29,9 +29,9 @@ from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.testing.zone import A, Zone, address_rdata
 from dotproxy.upstream.bootstrap import (
     FRESH,
+    LOOKUP_TIMEOUT,
     MAX_MISMATCHES,
     MOST_ADDRESSES,
-    PATIENCE,
     NamedEndpoint,
     PlainAsker,
     addresses_of,
@@ -327,7 +327,7 @@ class PlainTests(SynchronousTestCase):
         self.reactor = Reactor()
         self.counters = PlaintextCounters()
         asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
-        self.result = ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [PATIENCE])
+        self.result = ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [LOOKUP_TIMEOUT])
         (self.port,) = self.reactor.ports
         ((self.query, self.server),) = self.port.sent
 
@@ -362,7 +362,7 @@ class PlainTests(SynchronousTestCase):
         for _ in range(21):
             self.port.protocol.datagramReceived(right, self.server)
         self.assertEqual(1, len(self.successResultOf(self.result)[0]))
-        self.reactor.advance(PATIENCE)
+        self.reactor.advance(LOOKUP_TIMEOUT)
         self.assertFalse(self.port.is_open)
 
     def test_a_late_response_is_ignored(self) -> None:
@@ -370,7 +370,7 @@ class PlainTests(SynchronousTestCase):
         So is a response after the time a question has.
         """
         right = Zone({("dot.test.", A): [address_rdata("192.0.2.1")]})(self.query) or b""
-        self.reactor.advance(PATIENCE)
+        self.reactor.advance(LOOKUP_TIMEOUT)
         self.port.protocol.datagramReceived(right, self.server)
         self.failureResultOf(self.result)
 
@@ -379,7 +379,7 @@ class PlainTests(SynchronousTestCase):
         Each question has a socket of its own at a random port, connected, so that others' datagrams never arrive.
         """
         asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
-        ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [PATIENCE]).addErrback(lambda _: None)
+        ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [LOOKUP_TIMEOUT]).addErrback(lambda _: None)
         self.assertEqual([0, 0], self.reactor.numbers)
         self.assertIsNot(self.reactor.ports[0], self.reactor.ports[1])
         self.assertEqual([("192.0.2.53", 53)] * 2, [port.connected_to for port in self.reactor.ports])
@@ -395,7 +395,7 @@ class PlainTests(SynchronousTestCase):
         self.assertFalse(self.port.is_open)
         self.port.protocol.datagramReceived(right, self.server)
         self.assertNoResult(self.result)
-        self.reactor.advance(PATIENCE)
+        self.reactor.advance(LOOKUP_TIMEOUT)
         self.failureResultOf(self.result)
 
     def test_no_route(self) -> None:
@@ -415,7 +415,7 @@ class PlainTests(SynchronousTestCase):
         """
         It is waited for so long, and the socket closed.
         """
-        self.reactor.advance(PATIENCE)
+        self.reactor.advance(LOOKUP_TIMEOUT)
         self.failureResultOf(self.result)
         self.assertFalse(self.port.is_open)
         self.assertEqual("dot.test. IN A", dns.message.from_wire(self.query).question[0].to_text())
@@ -426,9 +426,9 @@ class PlainTests(SynchronousTestCase):
         """
         self.assertEqual(1, self.counters.bootstrap)
         asker = PlainAsker(self.reactor, "192.0.2.54", 53, lambda size: b"\xab\xcd", self.counters)
-        second = ForwarderResolver(asker, self.reactor).lookupIPV6Address("dot.test", [PATIENCE])
+        second = ForwarderResolver(asker, self.reactor).lookupIPV6Address("dot.test", [LOOKUP_TIMEOUT])
         self.assertEqual(2, self.counters.bootstrap)
-        self.reactor.advance(PATIENCE)
+        self.reactor.advance(LOOKUP_TIMEOUT)
         for result in (self.result, second):
             self.failureResultOf(result)
         self.assertEqual(2, self.counters.bootstrap)

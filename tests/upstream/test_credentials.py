@@ -142,7 +142,7 @@ class ReplacedCredentialsTests(SynchronousTestCase):
         scene = self.scene()
         scene.connect("first")
         scene.server.answer = lambda query: None
-        scene.upstream.ask_apart([make_question("odd")], Isolation.UNUSUAL, is_background=False)
+        scene.upstream.send_isolated([make_question("odd")], Isolation.UNUSUAL, is_background=False)
         scene.network.accept(scene.server)
         self.assertEqual(2, len(scene.server.queries))
         self.credentials.replace(AUTHORITY.pem, TlsChoices())

@@ -51,7 +51,7 @@ class IsolationScene(Scene):
         questions = [
             make_question(token, f"{token}.test." if token.startswith("bad") else "www.test.") for token in tokens
         ]
-        self.upstream.ask_apart(questions, isolation, is_background=is_background)
+        self.upstream.send_isolated(questions, isolation, is_background=is_background)
         if accepted:
             self.network.accept_all(self.server)
 

@@ -155,7 +155,7 @@ class SharingTests(SynchronousTestCase):
         scene.connect("a")
         scene.server.answer = lambda query: None
         scene.ask(*range(20))
-        scene.upstream.took(0.5, 1)
+        scene.upstream.record_latency(0.5, 1)
         self.assertEqual(2, scene.dials)
         return scene
 
@@ -166,7 +166,7 @@ class SharingTests(SynchronousTestCase):
         scene = self.burdened()
         scene.network.accept(scene.server)
         scene.ask("first")
-        scene.upstream.took(0.05, 1)
+        scene.upstream.record_latency(0.05, 1)
         scene.ask("second")
         scene.network.settle()
         one, other = scene.server.connections
@@ -181,7 +181,7 @@ class SharingTests(SynchronousTestCase):
             if turn < 3:
                 scene.network.accept(scene.server)
             scene.ask(*range(100 * turn + 100, 100 * turn + 200))
-            scene.upstream.took(0.5, 1)
+            scene.upstream.record_latency(0.5, 1)
         self.assertEqual(4, scene.dials)
 
     def test_another_is_not_to_be_had(self) -> None:
@@ -191,10 +191,10 @@ class SharingTests(SynchronousTestCase):
         scene = self.burdened()
         scene.network.refuse(Refused())
         self.assertEqual((Tier.GOOD, []), (scene.upstream.tier, scene.told.failures))
-        scene.upstream.took(0.5, 1)
+        scene.upstream.record_latency(0.5, 1)
         self.assertEqual(2, scene.dials)
         scene.clock.rightNow += 61
-        scene.upstream.took(0.5, 1)
+        scene.upstream.record_latency(0.5, 1)
         self.assertEqual(3, scene.dials)
 
     def test_one_of_them_falls_silent(self) -> None:
@@ -203,11 +203,11 @@ class SharingTests(SynchronousTestCase):
         """
         scene = self.burdened()
         scene.network.accept(scene.server)
-        scene.upstream.took(0.05, 1)
+        scene.upstream.record_latency(0.05, 1)
         for _ in range(6):
             scene.ask("on")
             scene.clock.rightNow += 1
-            scene.upstream.suspect(scene.clock.seconds() - 0.3)
+            scene.upstream.check_liveness(scene.clock.seconds() - 0.3)
         self.assertEqual(set(range(20)), set(scene.told.failed_tokens) - {"on"})
 
     def test_an_old_one_of_them(self) -> None:
@@ -218,7 +218,7 @@ class SharingTests(SynchronousTestCase):
         scene.connect("a")
         scene.server.answer = lambda query: None
         scene.ask(*range(20))
-        scene.upstream.took(0.5, 1)
+        scene.upstream.record_latency(0.5, 1)
         scene.network.accept(scene.server)
         for connection in tuple(scene.server.connections):
             for query in connection.queries[-20:]:
@@ -302,7 +302,7 @@ class QuotaTests(SynchronousTestCase):
         since = scene.clock.seconds()
         scene.ask("c")
         scene.network.advance(0.3)
-        scene.upstream.suspect(since)
+        scene.upstream.check_liveness(since)
         self.assertEqual(["a", "b"], scene.told.failed_tokens)
 
     def test_one_that_is_spent_and_answers(self) -> None:
@@ -494,18 +494,18 @@ class ManyConnectionsTests(SynchronousTestCase):
             idle_timeout=30.0,
             events=Heard(),
         )
-        upstream.outcomes = Told()
+        upstream.observer = Told()
         upstream.startService()
-        upstream.quota.learn(1)
+        upstream.per_connection_limit.learn(1)
         most = 0
         for number in range(600):
-            upstream.ask([make_question(number)])
+            upstream.send([make_question(number)])
             clock.advance(0.005)
             most = max(most, len(server.connections))
         self.assertEqual(MAX_STANDING, most)
         stood = tuple(server.connections)
         clock.pump([0.5] * 12)
         self.assertTrue(all(connection.is_over for connection in stood))
-        upstream.ask([make_question("one more")])
+        upstream.send([make_question("one more")])
         clock.advance(0.005)
         self.assertTrue(server.connections)

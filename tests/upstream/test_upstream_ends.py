@@ -50,8 +50,8 @@ class SilenceTests(SynchronousTestCase):
         Under suspicion it is asked something easy; if that is answered nothing changes.
         """
         self.server.answer = self.answering
-        self.assertFalse(self.scene.upstream.suspect(self.since))
-        self.assertFalse(self.scene.upstream.suspect(self.since))
+        self.assertFalse(self.scene.upstream.check_liveness(self.since))
+        self.assertFalse(self.scene.upstream.check_liveness(self.since))
         self.network.settle()
         self.assertEqual(1, names(self.server.queries).count(IS_PROBE))
         self.network.advance(PROBE_TIMEOUT + 0.1)
@@ -65,7 +65,7 @@ class SilenceTests(SynchronousTestCase):
         self.server.answer = self.answering
         self.scene.ask("c")
         self.network.settle()
-        self.assertTrue(self.scene.upstream.suspect(self.since))
+        self.assertTrue(self.scene.upstream.check_liveness(self.since))
         self.assertEqual(0, names(self.server.queries).count(IS_PROBE))
 
     def test_without_a_connection_there_is_nothing_to_suspect(self) -> None:
@@ -74,14 +74,14 @@ class SilenceTests(SynchronousTestCase):
         """
         scene = Scene()
         scene.ask("a")
-        self.assertFalse(scene.upstream.suspect(self.since))
+        self.assertFalse(scene.upstream.check_liveness(self.since))
 
     def test_a_silent_one_is_retired(self) -> None:
         """
         If the probe brings nothing, questions are given back, a new connection is dialled, and a late answer
         over the old one still counts.
         """
-        self.scene.upstream.suspect(self.since)
+        self.scene.upstream.check_liveness(self.since)
         self.network.advance(PROBE_TIMEOUT)
         self.assertEqual(["b"], self.told.failed_tokens)
         _, error, is_final = self.told.failures[0]
@@ -121,7 +121,7 @@ class SilenceTests(SynchronousTestCase):
         If the probe brings nothing soon another connection is dialled; once that stands the questions are given back,
         and the upstream was never down.
         """
-        self.scene.upstream.suspect(self.since)
+        self.scene.upstream.check_liveness(self.since)
         self.assertEqual(Tier.SLOW, self.scene.upstream.tier)
         self.network.advance(PROBE_GRACE[1] - 0.01)
         self.assertEqual(1, self.scene.dials)
@@ -138,7 +138,7 @@ class SilenceTests(SynchronousTestCase):
         """
         A probe's answer is nobody's, whenever it comes: after other answers, or over a connection that was given up.
         """
-        self.scene.upstream.suspect(self.since)
+        self.scene.upstream.check_liveness(self.since)
         self.network.settle()
         probe = self.server.queries[-1]
         connection = self.server.connections[0]
@@ -152,7 +152,7 @@ class SilenceTests(SynchronousTestCase):
         """
         A retired connection is cut in the end, and its questions are not given back a second time.
         """
-        self.scene.upstream.suspect(self.since)
+        self.scene.upstream.check_liveness(self.since)
         self.network.advance(PROBE_TIMEOUT)
         self.network.advance(RETIREMENT)
         self.assertEqual((["b"], []), (self.told.failed_tokens, self.server.connections))
@@ -161,7 +161,7 @@ class SilenceTests(SynchronousTestCase):
         """
         When everything was answered after all, a retired connection has no more use.
         """
-        self.scene.upstream.suspect(self.since)
+        self.scene.upstream.check_liveness(self.since)
         self.network.advance(PROBE_TIMEOUT)
         for query in self.server.queries[1:]:
             self.server.connections[0].send(ZONE(query) or b"")
@@ -172,7 +172,7 @@ class SilenceTests(SynchronousTestCase):
         """
         It is up again when a probe is answered, and probed on every connection until then.
         """
-        self.scene.upstream.suspect(self.since)
+        self.scene.upstream.check_liveness(self.since)
         self.network.advance(PROBE_TIMEOUT)
         self.network.advance(0.1)
         self.network.accept(self.server)
@@ -233,7 +233,7 @@ class RoomTests(SynchronousTestCase):
         scene.ask("b")
         scene.network.advance(2)
         scene.upstream._pool.current.pauseProducing()
-        self.assertFalse(scene.upstream.suspect(scene.clock.seconds()))
+        self.assertFalse(scene.upstream.check_liveness(scene.clock.seconds()))
         self.assertEqual(["b"], scene.told.failed_tokens)
 
 
@@ -296,7 +296,7 @@ class StopTests(SynchronousTestCase):
         scene.server.answer = lambda query: None
         scene.connect("a")
         scene.network.advance(2)
-        scene.upstream.suspect(scene.clock.seconds())
+        scene.upstream.check_liveness(scene.clock.seconds())
         scene.network.advance(PROBE_TIMEOUT)
         scene.network.advance(0.1)
         scene.network.accept(scene.server)

@@ -14,7 +14,7 @@ from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.upstream.zone_transfer import FAREWELL, SILENCE, Transfers
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.upstream.scenes import ADDRESS, GOOD, STRANGER, Counting, Heard, make_trust
 from tests.wire.test_axfr import host, make_query, messages_of, soa, whole
@@ -57,8 +57,8 @@ class Scene:
         A client asks for the zone.
         """
         wire = self.query.to_wire()
-        seen = peek(wire)
-        sent = EdnsRewriter().outgoing(wire, seen)
+        seen = parse_query(wire)
+        sent = EdnsRewriter().rewrite_query(wire, seen)
         self.transfers.begin(self.listener, CLIENT, wire, seen, sent, range(len(self.upstreams)))
         self.network.settle()
 

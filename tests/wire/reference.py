@@ -30,31 +30,33 @@ def aged(body: bytes, offsets: Iterable[int], seconds: int) -> bytes:
     return bytes(octets)
 
 
-def written(query: bytes, seen: QueryInfo, answer: Answer, age: int, limit: int) -> bytes:
+def written(query: bytes, info: QueryInfo, answer: Answer, age: int, limit: int) -> bytes:
     """
     Return an answer for a client, whole if it fits, else truncated.
     """
     rest, additionals = aged(answer.body, answer.offsets(), age), answer.additionals
-    if seen.opt_at:
-        rest += opt_record(OUR_UDP_SIZE, answer.extended << 4, seen.edns_flags & DO, answer.options + seen.ours)
+    if info.opt_at:
+        rest += opt_record(
+            OUR_UDP_SIZE, answer.extended << 4, info.edns_flags & DO, answer.options + info.response_options
+        )
         additionals += 1
     whole = query[:2] + answer.head + additionals.to_bytes(2, "big") + query[HEADER_SIZE : answer.end] + rest
-    return whole if len(whole) <= limit else truncated(whole, query, seen, limit)
+    return whole if len(whole) <= limit else truncated(whole, query, info, limit)
 
 
-def truncated(reply: bytes, query: bytes, seen: QueryInfo, limit: int) -> bytes:
+def truncated(reply: bytes, query: bytes, info: QueryInfo, limit: int) -> bytes:
     """
     Return as many whole records as fit, from the first, and OPT.
     """
     _, flags, _, *counts = HEADER.unpack_from(reply)
-    end = cut = seen.question_end
+    end = cut = info.question_end
     records, opt_at, opt_end = _records_and_opt(reply, end, limit, counts)
-    extended, options, errors = 0, seen.ours, b""
+    extended, options, errors = 0, info.response_options, b""
     room = limit - end - OPT_SIZE
     if opt_at:
         extended = reply[opt_at + 5]
         options = _as_many_as_fit(reply, opt_at, opt_end, room, dropped=frozenset((EDE_OPTION, PADDING)))
-    opt_size = OPT_SIZE + len(options) if seen.opt_at else 0
+    opt_size = OPT_SIZE + len(options) if info.opt_at else 0
     kept = [0, 0, 0]
     for section, record_end in records:
         if record_end + opt_size > limit:
@@ -62,10 +64,10 @@ def truncated(reply: bytes, query: bytes, seen: QueryInfo, limit: int) -> bytes:
         cut = record_end
         kept[section] += 1
     opt = b""
-    if seen.opt_at:
+    if info.opt_at:
         if opt_at:
             errors = _as_many_as_fit(reply, opt_at, opt_end, limit - cut - opt_size, only=EDE_OPTION)
-        opt = opt_record(OUR_UDP_SIZE, extended << 4, seen.edns_flags & DO, options + errors)
+        opt = opt_record(OUR_UDP_SIZE, extended << 4, info.edns_flags & DO, options + errors)
         kept[2] += 1
     header = HEADER.pack(query[0] << 8 | query[1], flags | TC, 1, *kept)
     return header + query[HEADER_SIZE:end] + reply[end:cut] + opt

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import WireError
 from dotproxy.wire.axfr import Transfer
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 
 ORIGIN = dns.name.from_text("lab.test.")
 
@@ -99,7 +99,7 @@ def take_all(query: dns.message.Message, messages: list[bytes]) -> list[bool]:
     Whether the transfer was over, after each message.
     """
     wire = query.to_wire()
-    transfer = Transfer(wire, peek(wire))
+    transfer = Transfer(wire, parse_query(wire))
     overs: list[bool] = []
     for message in messages:
         transfer.take(message)
@@ -157,7 +157,7 @@ class TransferTests(SynchronousTestCase):
         self.assertEqual([False], take_all(query, messages_of(query, [soa(1)], set())))
         wire = make_query("IXFR", 1).to_wire()[:-21]
         wire = wire[:-3] + b"\0\0"
-        transfer = Transfer(wire, peek(make_query("IXFR").to_wire()))
+        transfer = Transfer(wire, parse_query(make_query("IXFR").to_wire()))
         self.assertFalse(transfer.is_over)
 
     def test_refusals(self) -> None:
@@ -170,7 +170,7 @@ class TransferTests(SynchronousTestCase):
                 reply = dns.message.make_response(query)
                 reply.set_rcode(rcode)
                 wire = query.to_wire()
-                transfer = Transfer(wire, peek(wire))
+                transfer = Transfer(wire, parse_query(wire))
                 transfer.take(reply.to_wire())
                 self.assertEqual((True, True), (transfer.is_over, transfer.is_refused))
 
@@ -180,7 +180,7 @@ class TransferTests(SynchronousTestCase):
         """
         query = make_query("AXFR")
         wire = query.to_wire()
-        transfer = Transfer(wire, peek(wire))
+        transfer = Transfer(wire, parse_query(wire))
         transfer.take(messages_of(query, whole(1, range(9)), {4})[0])
         reply = dns.message.make_response(query)
         reply.set_rcode(2)

@@ -84,17 +84,17 @@ class ConversationTests(SynchronousTestCase):
         Questions submitted together come as one run of octets, in order (RFC 7766 §6.2.1.1 and §8, RFC 7858 §3.3).
         """
         batch = [(n, *query(b"n%d" % n)) for n in range(5)]
-        seen = self.upstream.feed(self.conversation.submit(batch))
-        self.assertEqual([wire[2:] for _, wire, _ in batch], [message[2:] for message in seen])
+        info = self.upstream.feed(self.conversation.submit(batch))
+        self.assertEqual([wire[2:] for _, wire, _ in batch], [message[2:] for message in info])
 
     def test_answers_out_of_order(self) -> None:
         """
         Each answer finds its question, whatever the order (RFC 7766 §7).
         """
-        seen = [self.ask(n, b"n%d" % n) for n in range(3)]
-        received = self.conversation.receive(b"".join(frame(answer(asked)) for asked in reversed(seen)))
+        info = [self.ask(n, b"n%d" % n) for n in range(3)]
+        received = self.conversation.receive(b"".join(frame(answer(asked)) for asked in reversed(info)))
         self.assertEqual([2, 1, 0], [token for token, _ in received])
-        self.assertEqual(answer(seen[2]), received[0][1])
+        self.assertEqual(answer(info[2]), received[0][1])
 
     def test_what_does_not_match_does_not_count(self) -> None:
         """
@@ -184,8 +184,8 @@ class ConversationTests(SynchronousTestCase):
         No two questions outstanding share an ID, and IDs do not count up (RFC 7766 §6.2.1, RFC 5452 §9.2).
         """
         batch = [(n, *query(b"n")) for n in range(2000)]
-        seen = self.upstream.feed(self.conversation.submit(batch))
-        idents = [int.from_bytes(message[:2], "big") for message in seen]
+        info = self.upstream.feed(self.conversation.submit(batch))
+        idents = [int.from_bytes(message[:2], "big") for message in info]
         self.assertEqual(2000, len(set(idents)))
         steps = {b - a for a, b in itertools.pairwise(idents)}
         self.assertGreater(len(steps), 1500)
@@ -224,8 +224,8 @@ class ConversationTests(SynchronousTestCase):
         """
         What has no answer is given back once, oldest first.
         """
-        seen = [self.ask(n, b"n%d" % n) for n in range(4)]
-        self.conversation.receive(frame(answer(seen[1])))
+        info = [self.ask(n, b"n%d" % n) for n in range(4)]
+        self.conversation.receive(frame(answer(info[1])))
         self.assertEqual([0, 2, 3], self.conversation.condemn())
         self.assertEqual([], self.conversation.condemn())
 
@@ -256,7 +256,7 @@ class ConversationMachine(RuleBasedStateMachine):
         super().__init__()
         self.conversation = Conversation(numbers())
         self.upstream = Deframer()
-        self.seen: dict[int, bytes] = {}
+        self.info: dict[int, bytes] = {}
         self.owed: set[int] = set()
         self.on_the_way = b""
         self.tokens = 0
@@ -270,17 +270,17 @@ class ConversationMachine(RuleBasedStateMachine):
         self.tokens += count
         batch = [(token, *query(b"n%d" % token)) for token in tokens]
         for token, message in zip(tokens, self.upstream.feed(self.conversation.submit(batch)), strict=True):
-            self.seen[token] = message
+            self.info[token] = message
             self.owed.add(token)
 
-    @precondition(lambda self: self.seen)
+    @precondition(lambda self: self.info)
     @rule(data=st.data(), copies=st.integers(1, 2))
     def answer(self, data: st.DataObject, copies: int) -> None:
         """
         The upstream answers something, perhaps again, perhaps twice.
         """
-        token = data.draw(st.sampled_from(sorted(self.seen)))
-        self.on_the_way += frame(answer(self.seen[token])) * copies
+        token = data.draw(st.sampled_from(sorted(self.info)))
+        self.on_the_way += frame(answer(self.info[token])) * copies
 
     @rule(ident=st.integers(0, 65535))
     def stray(self, ident: int) -> None:
@@ -289,13 +289,13 @@ class ConversationMachine(RuleBasedStateMachine):
         """
         self.on_the_way += frame(ident.to_bytes(2, "big") + query(b"nothing")[0][2:])
 
-    @precondition(lambda self: self.seen)
+    @precondition(lambda self: self.info)
     @rule(data=st.data())
     def wrong(self, data: st.DataObject) -> None:
         """
         The upstream answers under the right ID, but another question, or as if it were asking.
         """
-        asked = self.seen[data.draw(st.sampled_from(sorted(self.seen)))]
+        asked = self.info[data.draw(st.sampled_from(sorted(self.info)))]
         question = data.draw(st.sampled_from([query(b"nothing")[0][12:], asked[12:-1] + b"\3", asked[12:-4]]))
         flags = data.draw(st.sampled_from([b"\x81\x80", b"\1\0"]))
         self.on_the_way += frame(answer(asked, question=question, flags=flags))
@@ -308,7 +308,7 @@ class ConversationMachine(RuleBasedStateMachine):
         cut = data.draw(st.integers(0, len(self.on_the_way)))
         for token, reply in self.conversation.receive(self.on_the_way[:cut]):
             assert token in self.owed, "answered twice, or never asked"
-            assert reply == answer(self.seen[token]), "somebody else's answer"
+            assert reply == answer(self.info[token]), "somebody else's answer"
             self.owed.remove(token)
         self.on_the_way = self.on_the_way[cut:]
 
@@ -319,7 +319,7 @@ class ConversationMachine(RuleBasedStateMachine):
         """
         outstanding = self.conversation.outstanding
         assert {ident: entry[0] for ident, entry in outstanding.items()} == {
-            int.from_bytes(self.seen[token][:2], "big"): token for token in self.owed
+            int.from_bytes(self.info[token][:2], "big"): token for token in self.owed
         }
         assert len(outstanding) == len(self.owed) == MAX_OUTSTANDING - self.conversation.room
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.testing.client import make_query
 from dotproxy.wire.local_answers import TTL, loopback, negative
-from dotproxy.wire.message import NXDOMAIN, peek
+from dotproxy.wire.message import NXDOMAIN, parse_query
 from dotproxy.wire.names import from_text
 from tests.wire.test_message import queries
 
@@ -27,7 +27,7 @@ class LocalAnswerTests(SynchronousTestCase):
         RFC 2308 §5).
         """
         wire = query.to_wire()
-        answer = dns.message.from_wire(negative(wire, peek(wire), NXDOMAIN, from_text("home.arpa")))
+        answer = dns.message.from_wire(negative(wire, parse_query(wire), NXDOMAIN, from_text("home.arpa")))
         self.assertEqual((query.id, query.question, query.edns), (answer.id, answer.question, answer.edns))
         self.assertEqual(dns.rcode.NXDOMAIN, answer.rcode())
         (soa,) = answer.authority
@@ -42,7 +42,7 @@ class LocalAnswerTests(SynchronousTestCase):
         expected = {1: ["127.0.0.1"], 28: ["::1"], 255: ["127.0.0.1", "::1"], 16: []}
         for rtype, addresses in expected.items():
             wire = make_query("x.localhost.", rtype)
-            answer = dns.message.from_wire(loopback(wire, peek(wire), from_text("localhost")))
+            answer = dns.message.from_wire(loopback(wire, parse_query(wire), from_text("localhost")))
             self.assertEqual(dns.rcode.NOERROR, answer.rcode())
             self.assertEqual(addresses, [rdata.to_text() for rrset in answer.answer for rdata in rrset])
             self.assertEqual(not addresses, bool(answer.authority))

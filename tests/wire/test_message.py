@@ -18,7 +18,7 @@ from dotproxy.wire.message import (
     NOTIMP,
     QueryInfo,
     opt_of,
-    peek,
+    parse_query,
     question_of,
 )
 
@@ -110,14 +110,14 @@ class PeekTests(SynchronousTestCase):
         Question, OPT, size and flags of any well-formed query are found.
         """
         wire = message.to_wire()
-        seen = peek(wire)
+        info = parse_query(wire)
         question = message.question[0]
-        self.assertEqual(question.rdtype, seen.qtype)
-        self.assertEqual(12 + len(question.name.to_wire()) + 4, seen.question_end)
-        self.assertEqual(message.edns >= 0, bool(seen.opt_at))
-        self.assertEqual(message.edns >= 0, bool(opt_of(wire, seen.question_end)))
-        self.assertEqual(max(512, message.payload) if message.edns >= 0 else 512, seen.udp_size)
-        self.assertEqual(message.ednsflags & 0xFFFF if message.edns >= 0 else 0, seen.edns_flags)
+        self.assertEqual(question.rdtype, info.qtype)
+        self.assertEqual(12 + len(question.name.to_wire()) + 4, info.question_end)
+        self.assertEqual(message.edns >= 0, bool(info.opt_at))
+        self.assertEqual(message.edns >= 0, bool(opt_of(wire, info.question_end)))
+        self.assertEqual(max(512, message.payload) if message.edns >= 0 else 512, info.udp_size)
+        self.assertEqual(message.ednsflags & 0xFFFF if message.edns >= 0 else 0, info.edns_flags)
 
     @given(queries(), st.data())
     def test_mutations_are_queries_or_refused(self, message: dns.message.Message, data: st.DataObject) -> None:
@@ -147,7 +147,7 @@ class PeekTests(SynchronousTestCase):
         except (dns.exception.DNSException, ValueError):
             theirs = None
         try:
-            seen = peek(packet)
+            info = parse_query(packet)
         except WireError as error:
             if len(packet) < 12 or packet[2] & 0x80:
                 self.assertIsNone(error.rcode)
@@ -161,17 +161,17 @@ class PeekTests(SynchronousTestCase):
                     self.assertEqual("pointer or unknown label type in the question name", error.reason)
             return
         self.assertEqual((0, b"\0\1"), (packet[2] & 0xF8, packet[4:6]))
-        self.assertLessEqual(seen.question_end, len(packet))
-        self.assertEqual(seen.opt_at > 0, packet[seen.opt_at : seen.opt_at + 3] == b"\0\0\x29")
+        self.assertLessEqual(info.question_end, len(packet))
+        self.assertEqual(info.opt_at > 0, packet[info.opt_at : info.opt_at + 3] == b"\0\0\x29")
         if theirs is not None:
-            self.assertEqual((theirs.question[0].rdtype, theirs.edns), (seen.qtype, 0 if seen.opt_at else -1))
+            self.assertEqual((theirs.question[0].rdtype, theirs.edns), (info.qtype, 0 if info.opt_at else -1))
 
     @given(st.integers(1, 15), st.binary(max_size=40))
     def test_every_other_opcode_is_not_implemented(self, opcode: int, rest: bytes) -> None:
         """
         An opcode that is not QUERY gets NOTIMP, whether or not what follows can be parsed (RFC 8906 §3.1.4).
         """
-        error = self.assertRaises(WireError, peek, b"\x12\x34" + bytes([opcode << 3, 0]) + bytes(8) + rest)
+        error = self.assertRaises(WireError, parse_query, b"\x12\x34" + bytes([opcode << 3, 0]) + bytes(8) + rest)
         self.assertEqual(NOTIMP, error.rcode)
 
     @given(st.integers(0x8000, 0xFFFF), st.binary(min_size=8, max_size=40))
@@ -179,7 +179,7 @@ class PeekTests(SynchronousTestCase):
         """
         With QR set nothing is said, whatever else is wrong, or servers could talk for ever (RFC 1035 §7.3).
         """
-        error = self.assertRaises(WireError, peek, b"\x12\x34" + flags.to_bytes(2, "big") + rest)
+        error = self.assertRaises(WireError, parse_query, b"\x12\x34" + flags.to_bytes(2, "big") + rest)
         self.assertEqual((None, "not a query"), (error.rcode, error.reason))
 
     @given(st.integers(0, 65535).filter(lambda count: count != 1), st.binary(max_size=40))
@@ -188,7 +188,7 @@ class PeekTests(SynchronousTestCase):
         Any other number of questions is a format error (RFC 9619 §4).
         """
         head = b"\x12\x34\1\0" + count.to_bytes(2, "big") + bytes(6)
-        error = self.assertRaises(WireError, peek, head + rest)
+        error = self.assertRaises(WireError, parse_query, head + rest)
         self.assertEqual((FORMERR, f"{count} questions"), (error.rcode, error.reason))
 
     def test_hostile_packets_get_what_the_rules_say(self) -> None:
@@ -199,7 +199,7 @@ class PeekTests(SynchronousTestCase):
         otherwise: dict[str, object] = {}
         for why, (packet, rcode) in HOSTILE.items():
             try:
-                otherwise[why] = peek(octets(packet))
+                otherwise[why] = parse_query(octets(packet))
             except WireError as error:
                 if error.rcode != rcode:
                     otherwise[why] = error.rcode
@@ -209,7 +209,7 @@ class PeekTests(SynchronousTestCase):
         """
         Without OPT a client takes 512 octets (RFC 1035 §4.2.1).
         """
-        self.assertEqual(QueryInfo(33, 1, 0, 512, 0), peek(octets(HEAD + "0000" + QUESTION)))
+        self.assertEqual(QueryInfo(33, 1, 0, 512, 0), parse_query(octets(HEAD + "0000" + QUESTION)))
 
     def test_sizes_below_512_are_512(self) -> None:
         """
@@ -217,22 +217,24 @@ class PeekTests(SynchronousTestCase):
         """
         for size, taken in (("0000", 512), ("0064", 512), ("01ff", 512), ("0200", 512), ("0201", 513), ("ffff", 65535)):
             query = octets(HEAD + "0001" + QUESTION + f"00 0029 {size} 00000000 0000")
-            self.assertEqual(taken, peek(query).udp_size, size)
+            self.assertEqual(taken, parse_query(query).udp_size, size)
 
     def test_octets_after_the_message_do_no_harm(self) -> None:
         """
         What follows a whole query is passed over.
         """
-        self.assertEqual(QueryInfo(33, 1, 0, 512, 0), peek(octets(HEAD + "0000" + QUESTION + "ffff")))
-        self.assertEqual(QueryInfo(33, 1, 33, 1232, 0, 44), peek(octets(HEAD + "0001" + QUESTION + OPT + "ffff")))
+        self.assertEqual(QueryInfo(33, 1, 0, 512, 0), parse_query(octets(HEAD + "0000" + QUESTION + "ffff")))
+        self.assertEqual(
+            QueryInfo(33, 1, 33, 1232, 0, 44), parse_query(octets(HEAD + "0001" + QUESTION + OPT + "ffff"))
+        )
 
     def test_records_that_are_no_opt_do_no_harm(self) -> None:
         """
         A query may carry other records, as a TSIG, beside its OPT or without one.
         """
         tsig = "00 00fa 00ff 00000000 0002 aabb"
-        self.assertEqual(0, peek(octets(HEAD + "0001" + QUESTION + tsig)).opt_at)
-        self.assertEqual(33, peek(octets(HEAD + "0002" + QUESTION + OPT + tsig)).opt_at)
+        self.assertEqual(0, parse_query(octets(HEAD + "0001" + QUESTION + tsig)).opt_at)
+        self.assertEqual(33, parse_query(octets(HEAD + "0002" + QUESTION + OPT + tsig)).opt_at)
 
 
 class QuestionOfTests(SynchronousTestCase):

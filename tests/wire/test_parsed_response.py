@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import DO, ExtendedError, ede_option, option
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.parsed_response import MOST_OFFSETS, Answer, take_apart
 from dotproxy.wire.responses import truncated, truncated_answer
 from dotproxy.wire.rewrite import EdnsRewriter
@@ -42,7 +42,7 @@ def reply_of(query: bytes, records: list[tuple[bytes, int, int]], counts: tuple[
     """
     A reply with these records, so many in the first and in the second section.
     """
-    end = peek(query).question_end
+    end = parse_query(query).question_end
     head = b"\x84\xa3\0\1" + b"".join(n.to_bytes(2, "big") for n in (*counts, len(records) - sum(counts)))
     body = b"".join(
         owner + b"\xff\0\0\1" + ttl.to_bytes(4, "big") + size.to_bytes(2, "big") + b"\1" * size
@@ -57,15 +57,15 @@ def answers(draw: Callable[..., object]) -> tuple[bytes, Answer]:
     A query and an answer to it, with few records or many.
     """
     query = make_query("www.example.org.", 65280, edns=draw(st.booleans()))
-    if peek(query).opt_at and draw(st.booleans()):
+    if parse_query(query).opt_at and draw(st.booleans()):
         query = query[:-4] + DO.to_bytes(2, "big") + query[-2:]
     count = draw(st.integers(0, MOST_OFFSETS + 2) | st.integers(MOST_OFFSETS, 150))
     records = list(islice(cycle(draw(st.lists(RECORDS, min_size=1, max_size=5))), count))
     first = draw(st.integers(0, count))
     reply = reply_of(query, records, (first, draw(st.integers(0, count - first))))
-    answer = take_apart(reply, peek(query).question_end, frozenset())
+    answer = take_apart(reply, parse_query(query).question_end, frozenset())
     options = b"".join(draw(st.lists(OPTIONS, max_size=4)))
-    has_edns = bool(peek(query).opt_at)
+    has_edns = bool(parse_query(query).opt_at)
     return query, answer._replace(options=options, extended=draw(st.sampled_from((0, 1))) if has_edns else 0)
 
 
@@ -99,17 +99,21 @@ class ManyRecordsTests(SynchronousTestCase):
         Cut and then aged, an answer is the same as aged, written and then cut; dnspython reads it.
         """
         query, answer = case
-        seen = peek(query)
-        if seen.opt_at and cookie:
-            seen = seen._replace(ours=option(65002, cookie))
-        cut = EdnsRewriter().written(query, seen, answer, age, limit)
-        whole = bytearray(reference.written(query, seen, answer, age, limit))
-        if not seen.edns_flags & DO:
+        info = parse_query(query)
+        if info.opt_at and cookie:
+            info = info._replace(response_options=option(65002, cookie))
+        cut = EdnsRewriter().build_response(query, info, answer, age, limit)
+        whole = bytearray(reference.written(query, info, answer, age, limit))
+        if not info.edns_flags & DO:
             whole[3] &= ~0x20  # AD is for those who know it
         self.assertEqual(bytes(whole), cut)
         self.assertLessEqual(len(cut), limit)
         message = dns.message.from_wire(cut, raise_on_truncation=False)
-        whole_size = seen.question_end + len(answer.body) + (11 + len(answer.options + seen.ours)) * bool(seen.opt_at)
+        whole_size = (
+            info.question_end
+            + len(answer.body)
+            + (11 + len(answer.options + info.response_options)) * bool(info.opt_at)
+        )
         self.assertEqual(whole_size > limit, bool(message.flags & dns.flags.TC))
 
     @given(answers(), st.integers(512, 1500), st.binary(max_size=60), st.integers(0, 3000))
@@ -118,12 +122,12 @@ class ManyRecordsTests(SynchronousTestCase):
         A reply that was not taken apart is cut to the same, also if its records make no sense.
         """
         query, answer = case
-        seen = peek(query)
-        reply = bytearray(reference.written(query, seen, answer, 0, 65535))
-        start = min(len(reply), seen.question_end + at)
+        info = parse_query(query)
+        reply = bytearray(reference.written(query, info, answer, 0, 65535))
+        start = min(len(reply), info.question_end + at)
         reply[start : start + len(junk)] = junk
         self.assertEqual(
-            reference.truncated(bytes(reply), query, seen, limit), truncated(bytes(reply), query, seen, limit)
+            reference.truncated(bytes(reply), query, info, limit), truncated(bytes(reply), query, info, limit)
         )
 
     @given(answers(), st.integers(512, 1500))
@@ -133,10 +137,10 @@ class ManyRecordsTests(SynchronousTestCase):
         than the query.
         """
         query, answer = case
-        seen = peek(query)
+        info = parse_query(query)
         for cut in (
-            truncated_answer(answer, query, seen, limit, age=3, is_empty=True),
-            truncated(reference.written(query, seen, answer, 3, 65535), query, seen, limit, is_empty=True),
+            truncated_answer(answer, query, info, limit, age=3, is_empty=True),
+            truncated(reference.written(query, info, answer, 3, 65535), query, info, limit, is_empty=True),
         ):
             message = dns.message.from_wire(cut, raise_on_truncation=False)
             self.assertEqual(len(query), len(cut))
@@ -149,13 +153,13 @@ class ManyRecordsTests(SynchronousTestCase):
         An extended rcode is told over UDP, also if the whole answer has no room for an OPT.
         """
         query = make_query("www.example.org.", 65280, edns=True)
-        end = peek(query).question_end
+        end = parse_query(query).question_end
         records = [(b"\xc0\x0c", 60, 0)] * 4000 + [(b"\xc0\x0c", 60, 65535 - end - 4001 * 12)]
         answer = take_apart(reply_of(query, records, (4001, 0)), end, frozenset())._replace(extended=1)
-        whole = EdnsRewriter().written(query, peek(query), answer, 1)
+        whole = EdnsRewriter().build_response(query, parse_query(query), answer, 1)
         self.assertEqual((65535, 0), (len(whole), dns.message.from_wire(whole, ignore_trailing=True).rcode() >> 4))
         cut = dns.message.from_wire(
-            EdnsRewriter().written(query, peek(query), answer, 1, 1232), raise_on_truncation=False
+            EdnsRewriter().build_response(query, parse_query(query), answer, 1, 1232), raise_on_truncation=False
         )
         self.assertEqual((1, 0), (cut.rcode() >> 4, cut.edns))
 
@@ -165,11 +169,11 @@ class ManyRecordsTests(SynchronousTestCase):
         each record.
         """
         query = make_query("www.example.org.", 65280, edns=True)
-        rewriter, seen = EdnsRewriter(), peek(query)
+        rewriter, info = EdnsRewriter(), parse_query(query)
         lines: list[int] = []
         for count in (590, 5900):
             answer = take_apart(
-                reply_of(query, [(b"\0", 60, 0)] * count, (count, 0)), peek(query).question_end, frozenset()
+                reply_of(query, [(b"\0", 60, 0)] * count, (count, 0)), parse_query(query).question_end, frozenset()
             )
             run = 0
 
@@ -181,7 +185,7 @@ class ManyRecordsTests(SynchronousTestCase):
             before = sys.gettrace()
             sys.settrace(trace)
             try:
-                octets = rewriter.written(query, seen, answer, 5, 1232)
+                octets = rewriter.build_response(query, info, answer, 5, 1232)
                 answer.aged(7)
                 answer.with_ttl(30)
             finally:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, ede_option, opt_record, option
-from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, peek, question_of
+from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, parse_query, question_of
 from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, reply_to, truncated
 from tests.wire.test_message import HEAD, QUESTION, octets, queries
 
@@ -29,8 +29,8 @@ class RefusalTests(SynchronousTestCase):
         (RFC 6891 §6.1.1 and §7).
         """
         wire = query.to_wire()
-        seen = peek(wire)
-        octets_ = refusal(wire, rcode, seen, ExtendedError(22, "because"))
+        info = parse_query(wire)
+        octets_ = refusal(wire, rcode, info, ExtendedError(22, "because"))
         reply = dns.message.from_wire(octets_, raise_on_truncation=False)
         self.assertEqual(query.id, reply.id)
         self.assertEqual(query.question, reply.question)
@@ -40,8 +40,8 @@ class RefusalTests(SynchronousTestCase):
         self.assertTrue(reply.flags & dns.flags.RA)
         self.assertFalse(reply.flags & (dns.flags.AA | dns.flags.TC | dns.flags.AD | 0x40))
         self.assertEqual([], [*reply.answer, *reply.authority, *reply.additional])
-        self.assertEqual(wire[12 : seen.question_end], octets_[12 : seen.question_end])
-        if seen.opt_at:
+        self.assertEqual(wire[12 : info.question_end], octets_[12 : info.question_end])
+        if info.opt_at:
             self.assertEqual(rcode, int(reply.rcode()))
             self.assertEqual(query.ednsflags & dns.flags.DO, reply.ednsflags & 0xFFFF)
             self.assertEqual(OUR_UDP_SIZE, reply.payload)
@@ -159,7 +159,7 @@ class ReplyTests(SynchronousTestCase):
         A query, and a reply with other ID and spelling.
         """
         self.query = octets("aaaa 0100 0001 0000 0000 0000 03575757 00 0001 0001")
-        self.seen = peek(self.query)
+        self.info = parse_query(self.query)
         self.rest = octets("c00c 0001 0001 00000e10 0004 c0000201")
 
     def test_only_id_and_spelling_change(self) -> None:
@@ -168,13 +168,13 @@ class ReplyTests(SynchronousTestCase):
         """
         reply = octets("bbbb 87b0 0001 0001 0000 0000 03777777 00 0001 0001") + self.rest
         expected = octets("aaaa 87b0 0001 0001 0000 0000 03575757 00 0001 0001") + self.rest
-        self.assertEqual(expected, reply_to(self.query, self.seen, reply))
+        self.assertEqual(expected, reply_to(self.query, self.info, reply))
 
     def test_an_error_without_question_gets_it_back(self) -> None:
         """
         A client is told FORMERR in an answer to its question, even if the upstream left that out.
         """
-        reply = reply_to(self.query, self.seen, octets("bbbb 8181 0000 0000 0000 0000"))
+        reply = reply_to(self.query, self.info, octets("bbbb 8181 0000 0000 0000 0000"))
         self.assertEqual(octets("aaaa 8181 0001 0000 0000 0000 03575757 00 0001 0001"), reply)
 
     def test_such_an_error_has_opt_if_the_query_has(self) -> None:
@@ -182,7 +182,7 @@ class ReplyTests(SynchronousTestCase):
         A client with EDNS gets an OPT with its error, DO as it was, even if the upstream sent none (RFC 6891 §6.1.1).
         """
         query = octets("aaaa 0110 0001 0000 0000 0001 03575757 00 0001 0001 00 0029 1000 00008001 0000")
-        reply = reply_to(query, peek(query), octets("bbbb 8185 0000 0000 0000 0000"))
+        reply = reply_to(query, parse_query(query), octets("bbbb 8185 0000 0000 0000 0000"))
         expected = octets("aaaa 8195 0001 0000 0000 0001 03575757 00 0001 0001") + opt_record(OUR_UDP_SIZE, 0, DO)
         self.assertEqual(expected, reply)
 
@@ -192,11 +192,11 @@ class ReplyTests(SynchronousTestCase):
         Whatever the query, its reply comes back under its ID, with its spelling, otherwise as the upstream sent it.
         """
         wire = query.to_wire()
-        seen = peek(wire)
-        question = wire[12 : seen.question_end]
+        info = parse_query(wire)
+        question = wire[12 : info.question_end]
         shouted = question[:-4].upper() + question[-4:]
         tail = b"\x81\x80\0\1\0\7\0\0\0\0"
-        reply = reply_to(wire, seen, ident.to_bytes(2, "big") + tail + shouted + rest)
+        reply = reply_to(wire, info, ident.to_bytes(2, "big") + tail + shouted + rest)
         self.assertEqual(wire[:2] + tail + question + rest, reply)
 
 
@@ -226,8 +226,8 @@ class TruncatedTests(SynchronousTestCase):
         """
         query = dns.message.make_query("www.example.org", "TXT", want_dnssec=True)
         wire = query.to_wire()
-        whole = reply_to(wire, peek(wire), self.make_reply(query))
-        cut = truncated(whole, wire, peek(wire), 1232)
+        whole = reply_to(wire, parse_query(wire), self.make_reply(query))
+        cut = truncated(whole, wire, parse_query(wire), 1232)
         reply = dns.message.from_wire(cut, raise_on_truncation=False)
         self.assertTrue(query.is_response(reply))
         self.assertEqual(dns.flags.from_text("QR AA TC RD RA AD"), reply.flags & 0xFFF0)
@@ -244,9 +244,9 @@ class TruncatedTests(SynchronousTestCase):
         """
         query = dns.message.make_query("www.example.org", "TXT", use_edns=0)
         wire = query.to_wire()
-        seen = peek(wire)._replace(ours=ours)
+        info = parse_query(wire)._replace(response_options=ours)
         reply = self.make_reply(query)[: 33 + 9 * 213] + opt_record(OUR_UDP_SIZE, 0, 0, b"".join(options) + ours)
-        cut = truncated(reply, wire, seen, limit)
+        cut = truncated(reply, wire, info, limit)
         self.assertTrue(cut[2] & 2)
         self.assertLessEqual(len(cut), limit)
         records = int.from_bytes(cut[6:8], "big")
@@ -304,18 +304,18 @@ class TruncatedTests(SynchronousTestCase):
         records.sort()
         query = dns.message.make_query("www.example.org", "TXT", use_edns=0 if edns else -1)
         wire = query.to_wire()
-        seen = peek(wire)
+        info = parse_query(wire)
         pieces = [b"\xc0\x0c\xff\0\0\1\0\0\0\0" + size.to_bytes(2, "big") + b"x" * size for _, size in records]
         counts = [sum(section == at for at, _ in records) for section in range(3)]
         ours = opt_record(OUR_UDP_SIZE) if edns else b""
         head = wire[:2] + b"\x81\x80\0\1" + b"".join(n.to_bytes(2, "big") for n in (*counts[:2], counts[2] + edns))
-        whole = head + wire[12 : seen.question_end] + b"".join(pieces) + ours
-        cut = truncated(whole, wire, seen, limit)
+        whole = head + wire[12 : info.question_end] + b"".join(pieces) + ours
+        cut = truncated(whole, wire, info, limit)
         self.assertLessEqual(len(cut), limit)
         kept = 0
-        while kept < len(pieces) and seen.question_end + sum(map(len, pieces[: kept + 1])) + len(ours) <= limit:
+        while kept < len(pieces) and info.question_end + sum(map(len, pieces[: kept + 1])) + len(ours) <= limit:
             kept += 1
-        self.assertEqual(b"".join(pieces[:kept]) + ours, cut[seen.question_end :])
+        self.assertEqual(b"".join(pieces[:kept]) + ours, cut[info.question_end :])
         shown = [sum(section == at for at, _ in records[:kept]) for section in range(3)]
         self.assertEqual([*shown[:2], shown[2] + edns], [int.from_bytes(cut[n : n + 2], "big") for n in (6, 8, 10)])
 
@@ -326,18 +326,18 @@ class TruncatedTests(SynchronousTestCase):
         query has one, and with the whole rcode the upstream gave (RFC 6891 §6.1.1, §6.1.3, §7).
         """
         wire = query.to_wire()
-        seen = peek(wire)
+        info = parse_query(wire)
         opt = b"" if plain else opt_record(4096, extended << 4, DO)
         head = wire[:2] + bytes([0x84, 0x80 | rcode]) + b"\0\1\0\1\0\0" + (b"\0\0" if plain else b"\0\1")
         record = b"\xc0\x0c\0\x10\0\1\0\0\0\0\7\xd1" + b"\xff" * 2001
-        cut = truncated(head + wire[12 : seen.question_end] + record + opt, wire, seen, 512)
+        cut = truncated(head + wire[12 : info.question_end] + record + opt, wire, info, 512)
         reply = dns.message.from_wire(cut, raise_on_truncation=False)
         self.assertEqual((query.id, query.question, query.edns), (reply.id, reply.question, reply.edns))
         self.assertEqual(dns.flags.QR | dns.flags.AA | dns.flags.TC | dns.flags.RA, reply.flags & 0xFFF0)
         self.assertEqual(rcode | (extended << 4 if query.edns >= 0 and not plain else 0), int(reply.rcode()))
         if query.edns >= 0:
             self.assertEqual(query.ednsflags & dns.flags.DO, reply.ednsflags & 0xFFFF)
-        self.assertEqual(seen.question_end + (11 if seen.opt_at else 0), len(cut))
+        self.assertEqual(info.question_end + (11 if info.opt_at else 0), len(cut))
 
     def test_without_edns(self) -> None:
         """
@@ -345,7 +345,7 @@ class TruncatedTests(SynchronousTestCase):
         """
         wire = dns.message.make_query("www.example.org", "TXT", use_edns=False).to_wire()
         reply = self.make_reply(dns.message.from_wire(wire))
-        cut = truncated(reply, wire, peek(wire), 512)
+        cut = truncated(reply, wire, parse_query(wire), 512)
         self.assertEqual(wire[:2] + reply[2:4], cut[:2] + bytes([cut[2] & ~2]) + cut[3:4])
         self.assertEqual(b"\0\1\0\2\0\0\0\0" + wire[12:33], cut[4:33])
         self.assertEqual(33 + 2 * 213, len(cut))
@@ -356,7 +356,7 @@ class TruncatedTests(SynchronousTestCase):
         """
         wire = dns.message.make_query("www.example.org", "TXT", use_edns=0).to_wire()
         reply = wire[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + wire[12:33] + b"\xff" * 2000
-        cut = dns.message.from_wire(truncated(reply, wire, peek(wire), 1232), raise_on_truncation=False)
+        cut = dns.message.from_wire(truncated(reply, wire, parse_query(wire), 1232), raise_on_truncation=False)
         self.assertEqual((0, True), (int(cut.rcode()), bool(cut.flags & dns.flags.TC)))
 
     def test_servfail_always_fits(self) -> None:
@@ -365,6 +365,6 @@ class TruncatedTests(SynchronousTestCase):
         """
         name = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"a" * 61 + b"\0"
         query = octets(HEAD + "0001") + name + octets("0001 0001 00 0029 04d0 00000000 0000")
-        reply = refusal(query, SERVFAIL, peek(query), ExtendedError(22, "x" * 999))
+        reply = refusal(query, SERVFAIL, parse_query(query), ExtendedError(22, "x" * 999))
         self.assertLessEqual(len(reply), 512)
         self.assertEqual("x" * (MAX_EXTRA_TEXT - 3) + "...", dns.message.from_wire(reply).options[0].text)

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import opt_record, options_of
-from dotproxy.wire.message import FORMERR, HEADER, QueryInfo, peek, sections_of
+from dotproxy.wire.message import FORMERR, HEADER, QueryInfo, parse_query, sections_of
 from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter, Subnet, with_least_opt
 from tests.wire.test_message import queries
 
@@ -40,15 +40,15 @@ def look(rewriter: Any, wire: bytes) -> QueryInfo:
     """
     What is seen of a query, its options that travel included.
     """
-    seen = peek(wire)
-    return seen._replace(passed=rewriter.passing(wire, seen)) if seen.opt_at else seen
+    info = parse_query(wire)
+    return info._replace(forwarded_options=rewriter.forwarded_options(wire, info)) if info.opt_at else info
 
 
-def back(rewriter: Any, wire: bytes, seen: QueryInfo, reply: bytes) -> bytes:
+def back(rewriter: Any, wire: bytes, info: QueryInfo, reply: bytes) -> bytes:
     """
     A reply as the client gets it.
     """
-    octets: bytes = rewriter.written(wire, seen, rewriter.read(wire, seen, reply))
+    octets: bytes = rewriter.build_response(wire, info, rewriter.parse_response(wire, info, reply))
     return octets
 
 
@@ -57,7 +57,7 @@ def outgoing(rewriter: Any, query: dns.message.Message) -> tuple[dns.message.Mes
     A query as it goes out, parsed, and its size.
     """
     wire = query.to_wire()
-    sent = rewriter.outgoing(wire, look(rewriter, wire))
+    sent = rewriter.rewrite_query(wire, look(rewriter, wire))
     return dns.message.from_wire(sent), len(sent)
 
 
@@ -127,10 +127,10 @@ class OutgoingTests(SynchronousTestCase):
                 odd = wire[:2] + flags.to_bytes(2, "big") + wire[4:]
                 for rewriter in (EdnsRewriter(), PassthroughRewriter()):
                     told = flags & ~0x0200
-                    self.assertEqual(told.to_bytes(2, "big"), rewriter.outgoing(odd, peek(odd))[2:4])
-                rebuilt = EdnsRewriter().outgoing(odd, peek(odd), for_others=True)
+                    self.assertEqual(told.to_bytes(2, "big"), rewriter.rewrite_query(odd, parse_query(odd))[2:4])
+                rebuilt = EdnsRewriter().rewrite_query(odd, parse_query(odd), for_others=True)
                 self.assertEqual((told | 0x20).to_bytes(2, "big"), rebuilt[2:4])
-                self.assertEqual(odd[4:], PassthroughRewriter().outgoing(odd, peek(odd))[4:])
+                self.assertEqual(odd[4:], PassthroughRewriter().rewrite_query(odd, parse_query(odd))[4:])
 
     def test_tc_of_a_signed_question(self) -> None:
         """
@@ -141,7 +141,7 @@ class OutgoingTests(SynchronousTestCase):
         query.use_tsig(dns.tsig.Key("key.", b"secret"))
         wire = query.to_wire()
         for rewriter in (EdnsRewriter(), PassthroughRewriter()):
-            self.assertEqual(wire, rewriter.outgoing(wire, peek(wire)))
+            self.assertEqual(wire, rewriter.rewrite_query(wire, parse_query(wire)))
 
     def test_clients_without_edns_are_padded_too(self) -> None:
         """
@@ -183,8 +183,8 @@ class OutgoingTests(SynchronousTestCase):
         query = plain(use_edns=0, options=[COOKIE])
         query.use_tsig(dns.tsig.Key("key.", b"secret"))
         wire = query.to_wire()
-        self.assertTrue(peek(wire).is_signed)
-        self.assertEqual(wire, EdnsRewriter().outgoing(wire, peek(wire)))
+        self.assertTrue(parse_query(wire).is_signed)
+        self.assertEqual(wire, EdnsRewriter().rewrite_query(wire, parse_query(wire)))
 
     def test_questions_signed_with_sig0(self) -> None:
         """
@@ -194,8 +194,8 @@ class OutgoingTests(SynchronousTestCase):
         rdata = b"\0\0\x0f\0" + bytes(4) + bytes(12) + b"\0" + bytes(64)
         record = b"\0\0\x18\0\xff" + bytes(4) + len(rdata).to_bytes(2, "big") + rdata
         wire = query[:10] + b"\0\2" + query[12:] + record
-        self.assertTrue(peek(wire).is_signed)
-        self.assertEqual(wire, EdnsRewriter().outgoing(wire, peek(wire)))
+        self.assertTrue(parse_query(wire).is_signed)
+        self.assertEqual(wire, EdnsRewriter().rewrite_query(wire, parse_query(wire)))
 
     def test_other_records(self) -> None:
         """
@@ -217,7 +217,7 @@ class OutgoingTests(SynchronousTestCase):
         wire = make_query("www.test.", 1, edns=False)
         wire = wire[:10] + b"\0\1" + wire[12:] + record
         self.assertLessEqual(len(wire), 65535)
-        self.assertEqual(wire, EdnsRewriter(4096).outgoing(wire, look(EdnsRewriter(4096), wire)))
+        self.assertEqual(wire, EdnsRewriter(4096).rewrite_query(wire, look(EdnsRewriter(4096), wire)))
 
     def test_options_passed_are_bounded(self) -> None:
         """
@@ -226,9 +226,9 @@ class OutgoingTests(SynchronousTestCase):
         for size, passed in ((508, 512), (509, 0)):
             option = (65001).to_bytes(2, "big") + size.to_bytes(2, "big") + bytes(size)
             wire = make_query("www.test.", 1)[:-2] + len(option).to_bytes(2, "big") + option
-            seen = look(EdnsRewriter(), wire)
-            self.assertEqual(passed, len(seen.passed))
-            sent = dns.message.from_wire(EdnsRewriter().outgoing(wire, seen))
+            info = look(EdnsRewriter(), wire)
+            self.assertEqual(passed, len(info.forwarded_options))
+            sent = dns.message.from_wire(EdnsRewriter().rewrite_query(wire, info))
             self.assertEqual(bool(passed), 65001 in [int(option.otype) for option in sent.options])
 
     def test_octets_after_the_question(self) -> None:
@@ -239,7 +239,8 @@ class OutgoingTests(SynchronousTestCase):
             wire = make_query("www.test.", 1, edns=edns)
             rewriter = EdnsRewriter()
             self.assertEqual(
-                rewriter.outgoing(wire, peek(wire)), rewriter.outgoing(wire + b"junk", peek(wire + b"junk"))
+                rewriter.rewrite_query(wire, parse_query(wire)),
+                rewriter.rewrite_query(wire + b"junk", parse_query(wire + b"junk")),
             )
 
     def test_octets_after_other_records(self) -> None:
@@ -253,7 +254,7 @@ class OutgoingTests(SynchronousTestCase):
         for count, records in ((1, other), (2, opt + other), (2, other + opt)):
             query = head + bytes((0, count)) + question + records + b"\xc0"
             with self.subTest(query=query):
-                sent = EdnsRewriter().outgoing(query, peek(query))
+                sent = EdnsRewriter().rewrite_query(query, parse_query(query))
                 self.assertIn(other, sent)
                 self.assertEqual(len(sent), sections_of(sent, 12 + len(question), 0, 2)[3])
                 self.assertEqual(query[:10], with_least_opt(sent)[:10])
@@ -264,7 +265,7 @@ class OutgoingTests(SynchronousTestCase):
         """
         for rdata in (b"\0", b"\0\x0a\0", b"\0\x0a\0\x08short"):
             wire = make_query("www.test.", 1)[:-2] + len(rdata).to_bytes(2, "big") + rdata
-            error = self.assertRaises(WireError, EdnsRewriter().passing, wire, peek(wire))
+            error = self.assertRaises(WireError, EdnsRewriter().forwarded_options, wire, parse_query(wire))
             self.assertEqual(FORMERR, error.rcode)
 
 
@@ -280,11 +281,11 @@ class LeastOptTests(SynchronousTestCase):
         """
         wire = query.to_wire()
         try:
-            sent = EdnsRewriter().outgoing(wire, look(EdnsRewriter(), wire))
+            sent = EdnsRewriter().rewrite_query(wire, look(EdnsRewriter(), wire))
         except WireError:
             return
         less = with_least_opt(sent)
-        end = peek(sent).opt_at
+        end = parse_query(sent).opt_at
         if query.edns >= 0 and query.ednsflags & 0x8000:
             self.assertEqual(sent[:end] + opt_record(1232, 0, 0x8000), less)
         else:
@@ -298,7 +299,7 @@ class LeastOptTests(SynchronousTestCase):
         query = plain(use_edns=0)
         query.additional.append(A_RECORD)
         wire = query.to_wire()
-        less = dns.message.from_wire(with_least_opt(EdnsRewriter().outgoing(wire, peek(wire))))
+        less = dns.message.from_wire(with_least_opt(EdnsRewriter().rewrite_query(wire, parse_query(wire))))
         self.assertEqual(([A_RECORD], -1), (less.additional, less.edns))
 
 
@@ -368,7 +369,7 @@ class IncomingTests(SynchronousTestCase):
         """
         query = make_query("wWw.test.", 1, ident=0x1234, edns=False)
         reply = b"\xff\xff\x85\x90\0\1\0\1\0\0\0\0" + query[12:].lower() + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1"
-        answer = back(EdnsRewriter(), query, peek(query), reply)
+        answer = back(EdnsRewriter(), query, parse_query(query), reply)
         self.assertEqual(query[:2] + reply[2:12] + query[12:] + reply[len(query) :], answer)
 
     def test_ad(self) -> None:
@@ -399,7 +400,7 @@ class IncomingTests(SynchronousTestCase):
         """
         query = plain(use_edns=0, options=[NSID]).to_wire()
         reply = reply_to(plain(use_edns=0), NSID).to_wire()
-        answer = back(EdnsRewriter(), query, peek(query)._replace(ours=b"\xfd\xe9\0\0"), reply)
+        answer = back(EdnsRewriter(), query, parse_query(query)._replace(response_options=b"\xfd\xe9\0\0"), reply)
         self.assertEqual([3, 65001], codes(dns.message.from_wire(answer)))
 
     def test_octets_after_an_answer(self) -> None:
@@ -409,8 +410,8 @@ class IncomingTests(SynchronousTestCase):
         for edns in (-1, 0):
             query = plain(use_edns=edns).to_wire()
             for reply in (reply_to(plain(use_edns=0)).to_wire(), reply_to(plain(), edns=False).to_wire()):
-                expected = back(EdnsRewriter(), query, peek(query), reply)
-                self.assertEqual(expected, back(EdnsRewriter(), query, peek(query), reply + b"junk"))
+                expected = back(EdnsRewriter(), query, parse_query(query), reply)
+                self.assertEqual(expected, back(EdnsRewriter(), query, parse_query(query), reply + b"junk"))
 
     def test_age(self) -> None:
         """
@@ -421,12 +422,12 @@ class IncomingTests(SynchronousTestCase):
         last = b"\2ns\4test\0\0\1\0\1\0\0\1\x2c\0\4\xc0\0\2\x09"
         reply = reply[:10] + b"\0\2" + reply[12:] + last
         rewriter = EdnsRewriter()
-        answer: Any = rewriter.read(query, peek(query), reply)
+        answer: Any = rewriter.parse_response(query, parse_query(query), reply)
         for age, ttls in ((0, [60, 300]), (10, [50, 290]), (100, [0, 200]), (1000, [0, 0])):
-            parsed = dns.message.from_wire(rewriter.written(query, peek(query), answer, age))
+            parsed = dns.message.from_wire(rewriter.build_response(query, parse_query(query), answer, age))
             self.assertEqual(ttls, [rrset.ttl for rrset in (*parsed.answer, *parsed.additional)])
             self.assertEqual(0x8000, parsed.ednsflags)
-        self.assertNotIn(b"\xff\xff", rewriter.written(query, peek(query), answer, 1000))
+        self.assertNotIn(b"\xff\xff", rewriter.build_response(query, parse_query(query), answer, 1000))
 
     def test_the_longest_answers(self) -> None:
         """
@@ -437,7 +438,7 @@ class IncomingTests(SynchronousTestCase):
         record = b"\xc0\x0c\xff\0\0\1\0\0\0\0" + (room - 12).to_bytes(2, "big") + b"x" * (room - 12)
         reply = query[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:-11] + record
         self.assertEqual(65535, len(reply))
-        self.assertEqual(reply, back(EdnsRewriter(), query, peek(query), reply))
+        self.assertEqual(reply, back(EdnsRewriter(), query, parse_query(query), reply))
 
     def test_signed_answers(self) -> None:
         """
@@ -447,7 +448,7 @@ class IncomingTests(SynchronousTestCase):
         query.use_tsig(dns.tsig.Key("key.", b"secret"))
         wire = query.to_wire()
         reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
-        self.assertEqual(wire[:2] + reply[2:], back(EdnsRewriter(), wire, peek(wire), reply))
+        self.assertEqual(wire[:2] + reply[2:], back(EdnsRewriter(), wire, parse_query(wire), reply))
 
     def test_answers_that_cannot_be_read(self) -> None:
         """
@@ -458,7 +459,7 @@ class IncomingTests(SynchronousTestCase):
         two = good[:10] + b"\0\2" + good[12:] + good[-11:]
         odd = good[:-2] + b"\0\1\0"
         for reply in (good[:-1], two, odd):
-            self.assertRaises(WireError, back, EdnsRewriter(), query, peek(query), reply)
+            self.assertRaises(WireError, back, EdnsRewriter(), query, parse_query(query), reply)
 
     def test_errors_without_question(self) -> None:
         """
@@ -466,7 +467,7 @@ class IncomingTests(SynchronousTestCase):
         """
         query = plain(use_edns=0).to_wire()
         error = HEADER.pack(0, 0x8181, 0, 0, 0, 0)
-        answer = dns.message.from_wire(back(EdnsRewriter(), query, peek(query), error))
+        answer = dns.message.from_wire(back(EdnsRewriter(), query, parse_query(query), error))
         self.assertEqual((dns.rcode.FORMERR, 0, 1), (answer.rcode(), answer.edns, len(answer.question)))
 
 
@@ -480,9 +481,9 @@ class VerbatimTests(SynchronousTestCase):
         Both ways everything passes as it is, but for the ID.
         """
         query = plain(use_edns=0, options=[COOKIE, PADDING]).to_wire()
-        self.assertIs(query, PassthroughRewriter().outgoing(query, peek(query)))
+        self.assertIs(query, PassthroughRewriter().rewrite_query(query, parse_query(query)))
         reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
-        self.assertEqual(query[:2] + reply[2:], back(PassthroughRewriter(), query, peek(query), reply))
+        self.assertEqual(query[:2] + reply[2:], back(PassthroughRewriter(), query, parse_query(query), reply))
 
     @given(queries())
     def test_a_question_with_an_opt_is_padded(self, query: dns.message.Message) -> None:
@@ -491,7 +492,7 @@ class VerbatimTests(SynchronousTestCase):
         client's (RFC 7830 §3); nothing else of it changes but TC.  One without an OPT stays as it is.
         """
         wire = query.to_wire()
-        sent = PassthroughRewriter(128).outgoing(wire, peek(wire))
+        sent = PassthroughRewriter(128).rewrite_query(wire, parse_query(wire))
         if query.edns < 0:
             self.assertEqual(query.flags & ~dns.flags.TC, int.from_bytes(sent[2:4], "big"))
             self.assertEqual((wire[:2], wire[4:]), (sent[:2], sent[4:]))
@@ -499,10 +500,10 @@ class VerbatimTests(SynchronousTestCase):
         self.assertEqual(0, len(sent) % 128)
         self.assertLess(len(sent), len(wire) + 4 + 128)
         self.assertEqual(query.flags & ~dns.flags.TC, int.from_bytes(sent[2:4], "big"))
-        seen, found = peek(wire), peek(sent)
-        self.assertEqual((wire[:2], wire[4 : seen.opt_at + 9]), (sent[:2], sent[4 : seen.opt_at + 9]))
-        self.assertEqual(seen._replace(opt_end=0), found._replace(opt_end=0))
-        theirs = [wire[start:end] for code, start, end in options_of(wire, seen.opt_at, len(wire)) if code != 12]
+        info, found = parse_query(wire), parse_query(sent)
+        self.assertEqual((wire[:2], wire[4 : info.opt_at + 9]), (sent[:2], sent[4 : info.opt_at + 9]))
+        self.assertEqual(info._replace(opt_end=0), found._replace(opt_end=0))
+        theirs = [wire[start:end] for code, start, end in options_of(wire, info.opt_at, len(wire)) if code != 12]
         *others, padding = [sent[start:end] for _, start, end in options_of(sent, found.opt_at, len(sent))]
         self.assertEqual(theirs, others)
         self.assertEqual((b"\0\x0c", bytes(len(padding) - 4)), (padding[:2], padding[4:]))
@@ -517,7 +518,7 @@ class VerbatimTests(SynchronousTestCase):
         bare = make_query("www.test.", 1)
         long = bare[:-2] + b"\xff\x00" + (65001).to_bytes(2, "big") + (0xFEFC).to_bytes(2, "big") + bytes(0xFEFC)
         for wire in (signed.to_wire(), bare[:-2] + b"\0\1\0", bare + b"junk", long):
-            self.assertIs(wire, PassthroughRewriter(4096).outgoing(wire, peek(wire)))
+            self.assertIs(wire, PassthroughRewriter(4096).rewrite_query(wire, parse_query(wire)))
 
     def test_clients_get_no_padding(self) -> None:
         """
@@ -528,11 +529,16 @@ class VerbatimTests(SynchronousTestCase):
         unpadded = reply_to(plain(use_edns=0), COOKIE, UNKNOWN).to_wire()
         for options in ((COOKIE, PADDING, UNKNOWN), (COOKIE, UNKNOWN, PADDING)):
             padded = reply_to(plain(use_edns=0), *options).to_wire()
-            self.assertEqual(query[:2] + unpadded[2:], back(PassthroughRewriter(128), query, peek(query), padded))
-            self.assertEqual(query[:2] + unpadded[2:], PassthroughRewriter(128).part(query, peek(query), padded))
+            self.assertEqual(
+                query[:2] + unpadded[2:], back(PassthroughRewriter(128), query, parse_query(query), padded)
+            )
+            self.assertEqual(
+                query[:2] + unpadded[2:],
+                PassthroughRewriter(128).rewrite_transfer_message(query, parse_query(query), padded),
+            )
         alone = HEADER.pack(7, 0x8000, 0, 0, 0, 1) + reply_to(plain(use_edns=0), PADDING).to_wire()[-22:]
         expected = query[:2] + alone[2:12] + alone[12:21] + b"\0\0"
-        self.assertEqual(expected, PassthroughRewriter(128).part(query, peek(query), alone))
+        self.assertEqual(expected, PassthroughRewriter(128).rewrite_transfer_message(query, parse_query(query), alone))
 
     def test_answers_whose_padding_stays(self) -> None:
         """
@@ -550,4 +556,4 @@ class VerbatimTests(SynchronousTestCase):
             (signed.to_wire(), padded),
             (plain().to_wire(), padded),
         ):
-            self.assertEqual(wire[:2] + reply[2:], back(PassthroughRewriter(128), wire, peek(wire), reply))
+            self.assertEqual(wire[:2] + reply[2:], back(PassthroughRewriter(128), wire, parse_query(wire), reply))

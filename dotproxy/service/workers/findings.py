@@ -44,7 +44,7 @@ class LearningUpstream(Protocol):
     quarantine: Quarantine
 
     @property
-    def quota(self) -> PerConnectionLimit:
+    def per_connection_limit(self) -> PerConnectionLimit:
         """
         How many queries it answers over one connection.
         """
@@ -152,7 +152,7 @@ def _learn_of(upstream: LearningUpstream, kind: str, rest: list[Any], now: Calla
     elif kind == "ends":
         upstream.quarantine.add(bytes.fromhex(rest[0]), now())
     elif kind == "limit":
-        upstream.quota.learn(rest[0])
+        upstream.per_connection_limit.learn(rest[0])
 
 
 def _failure_of(rest: list[Any]) -> Any:

@@ -55,9 +55,9 @@ class WorkerSlot:
         reactor: Any,
         *,
         beginning: Callable[[WorkerSlot], dict[str, Any]],
-        came: Callable[[WorkerSlot], None],
+        on_ready: Callable[[WorkerSlot], None],
         found: Callable[[WorkerSlot, dict[str, Any]], None],
-        went: Callable[[WorkerSlot], None],
+        on_exit: Callable[[WorkerSlot], None],
     ) -> None:
         self.name = name
         self.is_serving = False
@@ -69,9 +69,9 @@ class WorkerSlot:
         self._sockets = sockets
         self._reactor = reactor
         self._beginning = beginning
-        self._came = came
+        self._came = on_ready
         self._found = found
-        self._went = went
+        self._went = on_exit
         self._channel: Channel | None = None
         self._process: Any = None
         self._began = 0.0

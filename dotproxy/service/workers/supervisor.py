@@ -49,7 +49,7 @@ LOOK = 1.0
 _SHARED = ("cache_size", "cache_memory", "client_rate", "max_outstanding", "tcp_max_connections")
 
 #: How long after the end of ``DRAIN`` a worker may take to end, in seconds.
-PATIENCE = 3.0
+WORKER_STOP_TIMEOUT = 3.0
 
 #: Whose sockets are that all workers read.
 _EVERYBODY = "*"
@@ -158,9 +158,9 @@ class Supervisor(MultiService):
                 sockets,
                 self._reactor,
                 beginning=self._beginning,
-                came=self._came,
+                on_ready=self._came,
                 found=self._share,
-                went=self._went,
+                on_exit=self._went,
             )
         for place in self.places.values():
             place.start()
@@ -378,7 +378,7 @@ class Supervisor(MultiService):
             self._looking.stop()
         for _, bound in self._owned():  # as long as we have them, somebody would wait in them for nothing
             bound.close()
-        limit = self._reactor.callLater(DRAIN + PATIENCE, self._kill_all)
+        limit = self._reactor.callLater(DRAIN + WORKER_STOP_TIMEOUT, self._kill_all)
         await DeferredList([place.leave() for place in self.places.values()])
         if limit.active():
             limit.cancel()

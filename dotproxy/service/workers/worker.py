@@ -19,7 +19,7 @@ from twisted.logger import LogEvent, Logger, LogLevel, eventAsJSON, globalLogBeg
 from dotproxy.config.load import load_text
 from dotproxy.errors import ConfigError
 from dotproxy.service.assembly import Assembly
-from dotproxy.service.gc_tuning import settle
+from dotproxy.service.gc_tuning import freeze
 from dotproxy.service.network_monitor import boottime
 from dotproxy.service.privileges import FILES, give_up
 from dotproxy.service.proxy import Proxy, WorkerShare
@@ -83,8 +83,8 @@ class Worker:
         }
         self._reactor.addSystemEventTrigger("before", "shutdown", proxy.stopService)
         proxy.startService()
-        settle()
-        return proxy.manner
+        freeze()
+        return proxy.io_mode
 
     def log(self, event: LogEvent) -> None:
         """

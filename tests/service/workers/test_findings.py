@@ -29,7 +29,7 @@ class Upstream:
     def __init__(self, label: str) -> None:
         self.label = label
         self.quarantine = Quarantine()
-        self.quota = PerConnectionLimit()
+        self.per_connection_limit = PerConnectionLimit()
         self.told: list[Any] = []
 
     def learn_down(self, error: UpstreamError) -> None:
@@ -116,10 +116,10 @@ class FindingTests(SynchronousTestCase):
         self.events.query_limit_changed("one", 5)
         self.carry()
         self.assertTrue(self.upstream.quarantine.holds(QUESTION, 6.0))
-        self.assertEqual(5, self.upstream.quota.limit)
+        self.assertEqual(5, self.upstream.per_connection_limit.limit)
         self.events.query_limit_changed("one", None)
         self.carry()
-        self.assertIsNone(self.upstream.quota.limit)
+        self.assertIsNone(self.upstream.per_connection_limit.limit)
 
     def test_another_upstream(self) -> None:
         """

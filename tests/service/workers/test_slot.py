@@ -36,9 +36,9 @@ class PlaceTests(SynchronousTestCase):
             [self.socket],
             self.processes,
             beginning=lambda place: {"name": place.name},
-            came=lambda place: self.events.append("came"),
+            on_ready=lambda place: self.events.append("came"),
             found=lambda place, given: self.events.append(given),
-            went=lambda place: self.events.append("went"),
+            on_exit=lambda place: self.events.append("went"),
         )
         self.patch(os, "environ", {"HOME": "/x", "NOTIFY_SOCKET": "/n", "LISTEN_FDS": "1", "DOTPROXY_WORKERS": "2"})
         globalLogPublisher.addObserver(self.logged.append)

@@ -19,7 +19,7 @@ from dotproxy.service.proxy import DRAIN
 from dotproxy.service.readiness import AT_START, LONGEST
 from dotproxy.service.systemd import Manager
 from dotproxy.service.workers.channel import Refused
-from dotproxy.service.workers.supervisor import PATIENCE, Supervisor
+from dotproxy.service.workers.supervisor import WORKER_STOP_TIMEOUT, Supervisor
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.report import UpstreamReport
 from dotproxy.telemetry.status import State, UpstreamStatus
@@ -347,7 +347,7 @@ class SupervisorTests(SynchronousTestCase):
         for process in self.processes.all:
             self.assertEqual([("stop", None), ("stop_now", None)], self.told(process, "stop", "stop_now"))
         self.processes.all[0].end()
-        self.processes.advance(DRAIN + PATIENCE - 0.1)
+        self.processes.advance(DRAIN + WORKER_STOP_TIMEOUT - 0.1)
         self.assertNoResult(stopped)
         self.processes.advance(0.2)
         self.successResultOf(stopped)
