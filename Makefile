@@ -113,7 +113,7 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-COMPILED = pyproject.toml mypy.ini $(wildcard dotproxy/*.py dotproxy/*/*.py)
+COMPILED = pyproject.toml mypy.ini $(wildcard dotproxy/*.py dotproxy/*/*.py dotproxy/*/*/*.py)
 
 $(VENV)-compiled/ready: $(VENV)/ready-to-check $(COMPILED)
 	rm -rf dist/compiled $(VENV)-compiled
