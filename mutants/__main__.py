@@ -189,7 +189,7 @@ def _run_all(drawn: list[Mutation], sources: dict[str, str], equivalents: Equiva
     line_map = LineMap(ROOT, paths[0], BUILD / "map.json")
     failed = line_map.refresh()
     if failed:
-        raise SystemExit("these tests fail without any mutation:\n" + "\n".join(failed))
+        print("left out, as they fail without any mutation:", *failed, sep="\n  ", file=sys.stderr, flush=True)
     outcomes = [
         Outcome(mutation, "equivalent", reason) for mutation in drawn if (reason := equivalents.reason(mutation))
     ]

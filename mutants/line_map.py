@@ -40,7 +40,7 @@ class LineMap:
 
     def refresh(self) -> list[str]:
         """
-        Execute what changed under coverage; return the tests that fail with the code as it is.
+        Execute what changed under coverage; return the tests that fail with the code as it is, which are left out.
         """
         test_files = [
             str(path.relative_to(self._root))
@@ -69,17 +69,13 @@ class LineMap:
             print(f"{len(stale)} of {len(test_files)} test files under coverage …", file=sys.stderr, flush=True)
             seen = self._execute(stale)
             failed = seen["failed"]
+            by_file = _by_file(seen)
             for name in stale:
-                prefix = name + "::"
-                self._kept[name] = {
-                    "seconds": {test: took for test, took in seen["seconds"].items() if test.startswith(prefix)},
-                    "lines": {
-                        module: found for module, lines in seen["lines"].items() if (found := _of_file(lines, prefix))
-                    },
-                }
+                self._kept[name] = by_file.get(name, {"seconds": {}, "lines": {}})
                 self._kept[name]["of"] = expected(name)
-            if not failed:
-                self._file.write_text(json.dumps(self._kept), "utf-8")
+            broken = {test.split("::")[0] for test in failed}
+            clean = {name: entry for name, entry in self._kept.items() if name not in broken}
+            self._file.write_text(json.dumps(clean), "utf-8")
         self._index()
         return failed
 
@@ -107,7 +103,8 @@ class LineMap:
         )
         seen: dict[str, Any] = json.loads(out.read_text("utf-8"))
         out.unlink()
-        seen["failed"] = [line for line in finished.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        lines = [line.split(" ") for line in finished.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        seen["failed"] = [line[1] for line in lines]
         return seen
 
     def _index(self) -> None:
@@ -154,12 +151,20 @@ class LineMap:
         return sum(self._seconds[test] for test in tests)
 
 
-def _of_file(lines: dict[str, list[str]], prefix: str) -> dict[str, list[str]]:
+def _by_file(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """
-    Keep of a module's lines the tests of one file.
+    Return what was seen of the tests that did not fail, by test file.
     """
-    kept = {line: [test for test in tests if test.startswith(prefix)] for line, tests in lines.items()}
-    return {line: tests for line, tests in kept.items() if tests}
+    found: dict[str, dict[str, Any]] = {}
+    files = {test: test.split("::")[0] for test in seen["seconds"].keys() - set(seen["failed"])}
+    for test, file in files.items():
+        found.setdefault(file, {"seconds": {}, "lines": {}})["seconds"][test] = seen["seconds"][test]
+    for module, lines in seen["lines"].items():
+        for line, tests in lines.items():
+            for test in tests:
+                if test in files:
+                    found[files[test]]["lines"].setdefault(module, {}).setdefault(line, []).append(test)
+    return found
 
 
 def _digest(paths: Iterable[Path]) -> str:
