@@ -18,6 +18,8 @@ from mutants.operators import Mutation
 
 #: What is not a unit test, or executes none of the code in its own process.
 _LEFT_OUT = {"integration", "typing", "misbehaving"}
+#: A test that takes no longer is quick, in seconds.
+_QUICK = 0.1
 
 
 class LineMap:
@@ -120,7 +122,7 @@ class LineMap:
         Return test ids: those of the module's own test file first, then the others, the quickest first.
 
         A line in a function has the tests that execute it; one that is executed on import only (a constant, a default)
-        has all tests that execute anything of the module, and then all others.
+        has the module's own tests, and the quick ones of all tests that execute anything of the module.
         """
         first, last = mutation.lines
         found = {test for line in range(first, last + 1) for test in self._tests_by_line.get((mutation.path, line), ())}
@@ -129,8 +131,7 @@ class LineMap:
         others = sorted(found - set(own), key=self._key)
         if not found:
             touching = self._tests_by_path.get(mutation.path, set()) - set(own)
-            others = sorted(touching, key=self._key)
-            others += sorted(self._seconds.keys() - touching - set(own), key=self._key)
+            others = sorted((test for test in touching if self._seconds[test] < _QUICK), key=self._key)
         return own + others
 
     def _key(self, test: str) -> tuple[float, str]:
