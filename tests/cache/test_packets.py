@@ -4,7 +4,7 @@ The packet cache: responses of this second, by the octets of the query.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cache.packets import MOST, PacketCache
+from dotproxy.cache.packets import MAX_ENTRIES, PacketCache
 from dotproxy.telemetry.counters import TCP, TLS, UDP
 from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A
@@ -24,7 +24,7 @@ class PacketCacheTests(SynchronousTestCase):
         self.packets = PacketCache(self.counts)
 
     def add(self, now: float = 1.0, query: bytes = QUERY, kind: int = UDP, place: int = 3) -> None:
-        self.packets.at(now, kind)
+        self.packets.entries_for(now, kind)
         self.packets.add(kind, query, RESPONSE, place)
 
     def test_found_under_any_id(self) -> None:
@@ -72,11 +72,11 @@ class PacketCacheTests(SynchronousTestCase):
         self.packets.response(1.0, UDP, QUERY[:-1])
         self.assertEqual(0, self.packets.hits)
         for _ in range(2):
-            self.packets.settle()
+            self.packets.flush_counts()
             self.assertEqual([0, 0, 0, 3, 0, 1, 0, 0], self.counts)
             self.assertEqual(4, self.packets.hits)
         self.packets.response(1.0, UDP, QUERY)
-        self.packets.settle()
+        self.packets.flush_counts()
         self.assertEqual(4, self.counts[3])
         self.assertEqual(5, self.packets.hits)
 
@@ -86,19 +86,19 @@ class PacketCacheTests(SynchronousTestCase):
         """
         self.add()
         self.packets.response(1.0, UDP, QUERY)
-        self.packets.at(2.0, UDP)
+        self.packets.entries_for(2.0, UDP)
         self.assertEqual((1, 1), (self.counts[3], self.packets.hits))
 
     def test_at_most_10_000_are_kept(self) -> None:
         """
         With more than 10,000 of one kind all are forgotten, and counted.
         """
-        self.assertEqual(10_000, MOST)
-        found = self.packets.at(1.0, UDP)
+        self.assertEqual(10_000, MAX_ENTRIES)
+        found = self.packets.entries_for(1.0, UDP)
         for number in range(10_000):
             self.packets.add(UDP, b"id" + number.to_bytes(4, "big"), RESPONSE, 0)
         self.assertIsNotNone(self.packets.response(1.0, UDP, b"id\0\0\0\0"))
         self.assertEqual(10_000, len(found))
         self.packets.add(UDP, b"id and one more", RESPONSE, 0)
-        self.assertEqual({}, self.packets.at(1.5, UDP))
+        self.assertEqual({}, self.packets.entries_for(1.5, UDP))
         self.assertEqual((1, 1), (self.counts[0], self.packets.hits))

@@ -9,12 +9,12 @@ from dotproxy.cache.stored_response import check_stored
 from dotproxy.errors import WireError
 from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A, Zone, address_rdata
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
 from dotproxy.wire.parsed_response import Answer, take_apart
 
 QUERY = make_query("www.test.", A)
-KEY = key_of(QUERY, peek(QUERY))
+KEY = key_of(QUERY, parse_query(QUERY))
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1"), address_rdata("192.0.2.2")]})
 ECS = b"\0\x08\0\x07\0\1\x18\0\xc0\0\2"
 
@@ -25,7 +25,7 @@ def parsed() -> Answer:
     """
     reply = ZONE(QUERY)
     assert reply is not None
-    return take_apart(reply, peek(QUERY).question_end, frozenset())
+    return take_apart(reply, parse_query(QUERY).question_end, frozenset())
 
 
 ANSWER = parsed()

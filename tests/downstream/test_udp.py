@@ -14,7 +14,7 @@ from dotproxy.errors import ShedReason
 from dotproxy.telemetry.counters import UDP
 from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 
 QUERY = make_query("www.test.", A)
 CLIENT, OTHER = ("192.0.2.1", 4000), ("192.0.2.2", 4001)
@@ -78,7 +78,7 @@ class ListenerTests(SynchronousTestCase):
         """
         They go by the query and the client's address; without them there is no option.
         """
-        seen = peek(QUERY)
+        seen = parse_query(QUERY)
         self.assertEqual(b"", self.listener.options_for(QUERY, seen, CLIENT))
         listener = self.make(lambda query, seen, host: query[:2] + host.encode())
         self.assertEqual(QUERY[:2] + b"192.0.2.1", listener.options_for(QUERY, seen, CLIENT))

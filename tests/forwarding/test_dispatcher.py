@@ -17,7 +17,7 @@ from dotproxy.policy.retry import Isolation
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import ScriptedUpstream
 from dotproxy.testing.zone import A, Zone, address_rdata
-from dotproxy.wire.message import NXDOMAIN, REFUSED, SERVFAIL, peek
+from dotproxy.wire.message import NXDOMAIN, REFUSED, SERVFAIL, parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 
 OCTETS = make_query("www.test.", A)
@@ -30,7 +30,7 @@ def reply(query: bytes, rcode: int = 0) -> bytes:
     """
     if not rcode:
         return ZONE(query) or b""
-    end = peek(query).question_end
+    end = parse_query(query).question_end
     return query[:2] + b"\x81" + bytes([0x80 | rcode]) + b"\0\1\0\0\0\0\0\0" + query[12:end]
 
 
@@ -43,24 +43,24 @@ class Scene:
         self.clock = Clock()
         self.upstreams = [ScriptedUpstream(f"u{number}") for number in range(upstreams)]
         self.is_worth_a_retry = True
-        self.resolved: list[tuple[Query, Any, str]] = []
+        self.answers: list[tuple[Query, Any, str]] = []
         self.failures: list[tuple[Query, Any]] = []
         self.dispatcher = Dispatcher(
-            self.upstreams, self.settings(**settings), clock=self.clock, now=self.clock.seconds
+            self.upstreams, self.settings(**settings), clock=self.clock, monotonic=self.clock.seconds
         )
-        self.dispatcher.owner = self
+        self.dispatcher.observer = self
 
     @staticmethod
     def settings(**changes: Any) -> DispatcherSettings:
         given: dict[str, Any] = {"hedging": Budget(0), "query_timeout": 4.0, "attempt_timeout": 1.5, **changes}
-        return DispatcherSettings(EdnsRewriter().read, **given)
+        return DispatcherSettings(EdnsRewriter().parse_response, **given)
 
     # As the owner.
 
-    def answered(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
-        self.resolved += [(query, answer, upstream) for query, answer in answers]
+    def resolved(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
+        self.answers += [(query, answer, upstream) for query, answer in answers]
 
-    def unanswered(self, queries: list[tuple[Query, Any]]) -> None:
+    def failed(self, queries: list[tuple[Query, Any]]) -> None:
         self.failures += queries
 
     def may_retry(self, query: Query) -> bool:
@@ -74,12 +74,12 @@ class Scene:
         """
         now = self.clock.seconds()
         order = tuple(range(len(self.upstreams))) if order is None else order
-        seen = peek(OCTETS)
+        seen = parse_query(OCTETS)
         queries = [Query(OCTETS, seen, OCTETS, order, now, now + self.dispatcher.query_timeout) for _ in range(count)]
         for query in queries:
             for name, value in changes.items():
                 setattr(query, name, value)
-        self.dispatcher.ask(queries, now)
+        self.dispatcher.dispatch(queries, now)
         return queries[0] if count == 1 else queries
 
     def sent(self) -> list[int]:
@@ -96,7 +96,7 @@ class Scene:
         upstream.answer(reply(upstream.asked[0][1], rcode))
 
     def labels(self) -> list[str]:
-        return [label for _, _, label in self.resolved]
+        return [label for _, _, label in self.answers]
 
 
 class AnswerTests(SynchronousTestCase):
@@ -123,9 +123,9 @@ class AnswerTests(SynchronousTestCase):
         octets = scene.upstreams[0].asked[0][1]
         scene.say(0)
         self.assertFalse(scene.dispatcher.is_wanted(query))
-        scene.dispatcher.answered(scene.upstreams[0], [(query, reply(octets))])
+        scene.dispatcher.replies_received(scene.upstreams[0], [(query, reply(octets))])
         scene.dispatcher.failed(scene.upstreams[0], [query], Unreachable("connect", "no"), is_final=False)
-        self.assertEqual(([(query, "u0")], []), ([(told, label) for told, _, label in scene.resolved], scene.failures))
+        self.assertEqual(([(query, "u0")], []), ([(told, label) for told, _, label in scene.answers], scene.failures))
         self.assertEqual((0, []), (len(scene.dispatcher), list(scene.dispatcher)))
         self.assertEqual([2], [scene.upstreams[0].counters.answers[0]])
 
@@ -217,7 +217,7 @@ class ErrorReplyTests(SynchronousTestCase):
             scene = Scene()
             scene.ask()
             scene.say(0, rcode)
-            self.assertEqual(([0, 1], [], 1), (scene.sent(), scene.resolved, scene.upstreams[0].useless))
+            self.assertEqual(([0, 1], [], 1), (scene.sent(), scene.answers, scene.upstreams[0].useless))
             scene.say(1)
             self.assertEqual(["u1"], scene.labels())
         scene = Scene()
@@ -234,7 +234,7 @@ class ErrorReplyTests(SynchronousTestCase):
         scene.say(0, SERVFAIL)
         scene.clock.advance(0.3)
         scene.say(1, REFUSED)
-        ((_, answer, label),) = scene.resolved
+        ((_, answer, label),) = scene.answers
         self.assertEqual((REFUSED, "u1"), (answer.rcode, label))
 
     def test_a_quick_servfail_is_asked_again(self) -> None:
@@ -284,9 +284,9 @@ class ErrorReplyTests(SynchronousTestCase):
         scene.ask()
         self.assertEqual([1, 1], scene.sent())
         scene.say(0, REFUSED)
-        self.assertEqual([], scene.resolved)
+        self.assertEqual([], scene.answers)
         scene.upstreams[1].fail(Unreachable("connect", "no"), is_final=True)
-        ((_, answer, label),) = scene.resolved
+        ((_, answer, label),) = scene.answers
         self.assertEqual((REFUSED, "u0"), (answer.rcode, label))
 
 
@@ -326,7 +326,7 @@ class FailureTests(SynchronousTestCase):
         query = scene.ask()
         for _ in range(5):
             scene.upstreams[0].fail(Unreachable("connect", "no"))
-        self.assertEqual((1, [1]), (len(query.tried), scene.sent()))
+        self.assertEqual((1, [1]), (len(query.attempts), scene.sent()))
         scene.clock.advance(1.99)
         scene.upstreams[0].fail(Unreachable("connect", "no"))
         self.assertEqual([1], scene.sent())
@@ -345,7 +345,7 @@ class FailureTests(SynchronousTestCase):
             isolations += scene.upstreams[0].isolations
             scene.upstreams[0].fail(ConnectionGone("read", "gone"))
         self.assertEqual([Isolation.NONE, Isolation.LOST, Isolation.LAST], isolations)
-        self.assertEqual((3, 1), (query.lost, len(scene.failures)))
+        self.assertEqual((3, 1), (query.lost_connections, len(scene.failures)))
 
     def test_one_sent_twice_over_a_connection_is_sent_again_once(self) -> None:
         """
@@ -353,11 +353,11 @@ class FailureTests(SynchronousTestCase):
         """
         scene = Scene()
         query = scene.ask()
-        query.tried, query.pending = (0, 0), (0, 0)
+        query.attempts, query.awaiting = (0, 0), (0, 0)
         scene.upstreams[0].asked *= 2
         scene.upstreams[0].fail(ConnectionGone("read", "gone"))
-        self.assertEqual(([0, 1], 1), (scene.sent(), query.lost))
-        self.assertEqual((1,), query.pending)
+        self.assertEqual(([0, 1], 1), (scene.sent(), query.lost_connections))
+        self.assertEqual((1,), query.awaiting)
 
     def test_those_apart_go_after_those_that_are_not(self) -> None:
         """
@@ -365,7 +365,7 @@ class FailureTests(SynchronousTestCase):
         """
         scene = Scene(1)
         calls: list[tuple[int, bool]] = []
-        scene.upstreams[0].ask_apart = (  # type: ignore[method-assign]
+        scene.upstreams[0].send_isolated = (  # type: ignore[method-assign]
             lambda questions, isolation, *, is_background: calls.append((len(questions), is_background))
         )
         odd = scene.ask(is_unusual=True, is_simple=False)

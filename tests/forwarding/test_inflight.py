@@ -9,7 +9,7 @@ from dotproxy.forwarding.inflight import InflightQueries, Query, explain
 from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 
 OCTETS = make_query("www.test.", A)
 LABELS = ("one", "two", "three")
@@ -21,7 +21,7 @@ def make(
     """
     Return a query that was asked at some time.
     """
-    return Query(octets, peek(octets), octets, order, asked_at, deadline)
+    return Query(octets, parse_query(octets), octets, order, asked_at, deadline)
 
 
 class InflightTests(SynchronousTestCase):
@@ -72,12 +72,12 @@ class InflightTests(SynchronousTestCase):
         It has a time of its own then, whatever the delays.
         """
         query = self.add(0, 1.0)
-        self.inflight.postpone(query, 3.0)
+        self.inflight.reschedule(query, 3.0)
         self.assertEqual(1, len(self.inflight))
         self.assertEqual([], self.inflight.overdue(2.9, [0.0, 0.0]))
         self.assertEqual([query], self.inflight.overdue(3.0, [9.0, 9.0]))
         self.assertEqual(3.0, self.inflight.next_due([0.0, 0.0]))
-        self.inflight.postpone(query, 2.0)
+        self.inflight.reschedule(query, 2.0)
         self.assertEqual((2.0, [query]), (self.inflight.next_due([0.0, 0.0]), list(self.inflight)))
 
     def test_never_later_than_its_deadline(self) -> None:
@@ -85,7 +85,7 @@ class InflightTests(SynchronousTestCase):
         At the deadline it is looked at in any case.
         """
         query = self.add(deadline=4.0)
-        self.inflight.postpone(query, 5.0)
+        self.inflight.reschedule(query, 5.0)
         self.assertEqual(4.0, self.inflight.next_due([1.0, 1.0]))
         self.assertEqual([query], self.inflight.overdue(4.0, [1.0, 1.0]))
 
@@ -95,9 +95,9 @@ class InflightTests(SynchronousTestCase):
         """
         late = self.add(0, 0.0)
         self.add(1, 1.0)
-        self.inflight.postpone(late, 1.5)
+        self.inflight.reschedule(late, 1.5)
         self.assertEqual(1.5, self.inflight.next_due([9.0, 1.0]))
-        self.inflight.postpone(late, 2.5)
+        self.inflight.reschedule(late, 2.5)
         self.assertEqual(2.0, self.inflight.next_due([9.0, 1.0]))
 
     def test_taken_once(self) -> None:
@@ -105,7 +105,7 @@ class InflightTests(SynchronousTestCase):
         Whoever takes it finishes it; nobody can take it again, wherever it was.
         """
         fresh, late = self.add(0), self.add(1)
-        self.inflight.postpone(late, 2.0)
+        self.inflight.reschedule(late, 2.0)
         for query in (fresh, late):
             self.assertTrue(self.inflight.take(query))
             self.assertFalse(self.inflight.take(query))
@@ -117,7 +117,7 @@ class InflightTests(SynchronousTestCase):
         """
         query = make()
         self.assertFalse(self.inflight.take(query))
-        self.inflight.postpone(query, 1.0)
+        self.inflight.reschedule(query, 1.0)
         self.assertEqual([query], list(self.inflight))
         self.assertTrue(self.inflight.take(query))
 
@@ -133,10 +133,10 @@ class QueryTests(SynchronousTestCase):
         """
         query = make(order=(0, 1, 2))
         self.assertTrue(query.is_untried)
-        query.tried = (0, 0)
+        query.attempts = (0, 0)
         query.given_up = (1,)
         self.assertTrue(query.is_untried)
-        query.tried += (2,)
+        query.attempts += (2,)
         self.assertFalse(query.is_untried)
 
     def test_the_least_opt(self) -> None:
@@ -145,13 +145,13 @@ class QueryTests(SynchronousTestCase):
         """
         octets = OCTETS[:-2] + b"\0\4\xff\xfe\0\0"
         query = make(octets=octets)
-        query.tried, query.pending = (1, 0), (1, 0)
+        query.attempts, query.awaiting = (1, 0), (1, 0)
         self.assertTrue(query.reduce_opt(0))
         self.assertEqual(make_query("www.test.", A, edns=False), query.sent)
-        self.assertEqual(((1, 0, 0), (1, 0)), (query.tried, query.pending))
+        self.assertEqual(((1, 0, 0), (1, 0)), (query.attempts, query.awaiting))
         sent = query.sent
         self.assertFalse(query.reduce_opt(0))
-        self.assertEqual((sent, (1, 0, 0)), (query.sent, query.tried))
+        self.assertEqual((sent, (1, 0, 0)), (query.sent, query.attempts))
 
     def test_not_more_than_three_sends(self) -> None:
         """
@@ -159,10 +159,10 @@ class QueryTests(SynchronousTestCase):
         """
         octets = OCTETS[:-2] + b"\0\4\xff\xfe\0\0"
         query = make(octets=octets)
-        query.tried = (0, 0, 0)
+        query.attempts = (0, 0, 0)
         self.assertFalse(query.reduce_opt(0))
         self.assertEqual(octets, query.sent)
-        query.tried = (0, 0, 1)
+        query.attempts = (0, 0, 1)
         self.assertTrue(query.reduce_opt(0))
 
 
@@ -176,7 +176,7 @@ class ExplainTests(SynchronousTestCase):
         Errors in their order, then those that were sent the query and said nothing.
         """
         query = make(order=(0, 1, 2))
-        query.tried = (0, 1, 1, 0)
+        query.attempts = (0, 1, 1, 0)
         query.errors = (ConnectionGone("read", "gone", "two"),)
         error = explain(query, LABELS)
         self.assertEqual(EDE_NETWORK_ERROR, error.code)

@@ -16,7 +16,7 @@ from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
 from dotproxy.wire.edns import EDE_CACHED_ERROR, EDE_OTHER, ExtendedError, opt_record
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
@@ -29,7 +29,11 @@ def request(octets: bytes, *, is_stream: bool = False) -> ClientRequest:
     """
     shares = ClientShares(lambda client: True, max_in_flight=10, limits=ShareLimits())
     return ClientRequest(
-        RecordingListener(is_stream=is_stream), ("192.0.2.9", 1), octets, peek(octets), shares.of("192.0.2.9", 0.0)
+        RecordingListener(is_stream=is_stream),
+        ("192.0.2.9", 1),
+        octets,
+        parse_query(octets),
+        shares.of("192.0.2.9", 0.0),
     )
 
 
@@ -39,7 +43,7 @@ def answer_to(octets: bytes) -> Any:
     """
     reply = ZONE(octets)
     assert reply is not None
-    return REWRITER.read(octets, peek(octets), reply)
+    return REWRITER.parse_response(octets, parse_query(octets), reply)
 
 
 def big(size: int) -> bytes:
@@ -61,7 +65,7 @@ class WrittenTests(SynchronousTestCase):
         builder = ResponseBuilder(REWRITER, 1232)
         for edns in (False, True):
             query = make_query("www.test.", A, ident=0xABCD, edns=edns)
-            message = dns.message.from_wire(builder.written(request(query), answer_to(query)))
+            message = dns.message.from_wire(builder.build(request(query), answer_to(query)))
             self.assertEqual((0xABCD, 1), (message.id, len(message.answer)))
             self.assertEqual(0 if edns else -1, message.edns)
 
@@ -69,18 +73,18 @@ class WrittenTests(SynchronousTestCase):
         """
         The smaller one of what the client takes and what is configured, to the octet; a stream has none.
         """
-        whole = len(ResponseBuilder(REWRITER, 65535).written(request(big(4096)), answer_to(big(4096))))
+        whole = len(ResponseBuilder(REWRITER, 65535).build(request(big(4096)), answer_to(big(4096))))
         for configured, taken, is_cut in (
             *((whole, 4096, False), (whole - 1, 4096, True), (65535, whole, False), (65535, whole - 1, True)),
             *((1232, 4096, True), (65535, 1232, True)),
         ):
             query = big(taken)
-            octets = ResponseBuilder(REWRITER, configured).written(request(query), answer_to(query))
+            octets = ResponseBuilder(REWRITER, configured).build(request(query), answer_to(query))
             flags = dns.message.from_wire(octets, raise_on_truncation=False).flags
             self.assertEqual(is_cut, bool(flags & dns.flags.TC), (configured, taken))
             self.assertLessEqual(len(octets), min(configured, taken))
         query = big(1232)
-        octets = ResponseBuilder(REWRITER, 1232).written(request(query, is_stream=True), answer_to(query))
+        octets = ResponseBuilder(REWRITER, 1232).build(request(query, is_stream=True), answer_to(query))
         self.assertEqual(whole, len(octets))
 
     def test_aged(self) -> None:
@@ -91,7 +95,7 @@ class WrittenTests(SynchronousTestCase):
         for is_stream in (False, True):
             builder = ResponseBuilder(REWRITER, 1232)
             fresh, old = (
-                dns.message.from_wire(builder.written(request(query, is_stream=is_stream), answer_to(query), age))
+                dns.message.from_wire(builder.build(request(query, is_stream=is_stream), answer_to(query), age))
                 for age in (0, 7)
             )
             self.assertEqual(fresh.answer[0].ttl - 7, old.answer[0].ttl)
@@ -101,7 +105,7 @@ class WrittenTests(SynchronousTestCase):
         SERVFAIL, with the reason for a client that speaks EDNS.
         """
         query = make_query("www.test.", A, ident=7)
-        octets = ResponseBuilder(REWRITER, 1232).written(request(query), ExtendedError(EDE_OTHER, "why"))
+        octets = ResponseBuilder(REWRITER, 1232).build(request(query), ExtendedError(EDE_OTHER, "why"))
         message = dns.message.from_wire(octets)
         self.assertEqual((7, dns.rcode.SERVFAIL), (message.id, message.rcode()))
         (option,) = message.options

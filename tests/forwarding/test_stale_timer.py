@@ -24,7 +24,7 @@ class StaleTimerTests(SynchronousTestCase):
         )
 
     def add(self, name: str = "a", *, is_waited_for: bool = True) -> Any:
-        query = SimpleNamespace(name=name, asked_at=self.clock.seconds(), waiting=[object()] * is_waited_for)
+        query = SimpleNamespace(name=name, started_at=self.clock.seconds(), waiting=[object()] * is_waited_for)
         self.timer.add(query)
         return query
 

@@ -36,12 +36,12 @@ class RosterTests(SynchronousTestCase):
         for since, now, is_kept in ((1000.0, 1120.0, True), (1000.0, 1120.1, False)):
             a, b, c = (ScriptedUpstream(label) for label in "abc")
             table = UpstreamTable([a, b])
-            table.change([b], since)
-            table.change([b], now - 1)
-            table.change([b, c], now)
-            self.assertEqual((1, 2) if is_kept else (1, 0), table.places)
+            table.replace([b], since)
+            table.replace([b], now - 1)
+            table.replace([b, c], now)
+            self.assertEqual((1, 2) if is_kept else (1, 0), table.active)
             self.assertEqual(["a", "b", "c"] if is_kept else ["c", "b"], table.labels)
-            self.assertIs(c, table.everybody[table.places[1]])
+            self.assertIs(c, table.slots[table.active[1]])
 
     def test_one_that_came_back_leaves_again(self) -> None:
         """
@@ -49,11 +49,11 @@ class RosterTests(SynchronousTestCase):
         """
         a, b, c = (ScriptedUpstream(label) for label in "abc")
         table = UpstreamTable([a, b])
-        table.change([b], 0.0)
-        table.change([a, b], 100.0)
-        table.change([b], 200.0)
-        table.change([b, c], 300.0)
-        self.assertEqual((1, 2), table.places)
+        table.replace([b], 0.0)
+        table.replace([a, b], 100.0)
+        table.replace([b], 200.0)
+        table.replace([b, c], 300.0)
+        self.assertEqual((1, 2), table.active)
 
     def test_coming_back(self) -> None:
         """

@@ -12,7 +12,7 @@ def spent(budget: Budget) -> int:
     Return how much there is to spend, and spend it.
     """
     count = 0
-    while count < 1000 and budget.spend():
+    while count < 1000 and budget.try_spend():
         count += 1
     return count
 
@@ -29,7 +29,7 @@ class BudgetTests(SynchronousTestCase):
         budget = Budget(0.1)
         self.assertFalse(budget.is_off)
         self.assertEqual(20, spent(budget))
-        budget.earn(100_000)
+        budget.credit(100_000)
         self.assertEqual(20, spent(budget))
 
     def test_the_share(self) -> None:
@@ -38,12 +38,12 @@ class BudgetTests(SynchronousTestCase):
         """
         budget = Budget(0.25)
         spent(budget)
-        budget.earn(3)
-        self.assertFalse(budget.spend())
-        budget.earn(1)
-        self.assertTrue(budget.spend())
-        self.assertFalse(budget.spend())
-        budget.earn(9)
+        budget.credit(3)
+        self.assertFalse(budget.try_spend())
+        budget.credit(1)
+        self.assertTrue(budget.try_spend())
+        self.assertFalse(budget.try_spend())
+        budget.credit(9)
         self.assertEqual(2, spent(budget))
 
     def test_none(self) -> None:
@@ -52,5 +52,5 @@ class BudgetTests(SynchronousTestCase):
         """
         budget = Budget(0)
         self.assertTrue(budget.is_off)
-        budget.earn(100_000)
-        self.assertFalse(budget.spend())
+        budget.credit(100_000)
+        self.assertFalse(budget.try_spend())

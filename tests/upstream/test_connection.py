@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionEnd, Timeout, UpstreamError
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.connection import DotProtocol
+from dotproxy.upstream.connection import DotConnection
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import HEADER
@@ -70,7 +70,7 @@ class ConnectionTests(SynchronousTestCase):
         self.replies: list[tuple[Any, bytes]] = []
         self.lost: list[tuple[list[Any], UpstreamError]] = []
         self.rooms = 0
-        self.connection = DotProtocol(
+        self.connection = DotConnection(
             self,
             clock=self.clock,
             now=self.clock.seconds,
@@ -98,7 +98,7 @@ class ConnectionTests(SynchronousTestCase):
         Ask, and return the queries that were written.
         """
         self.transport.clear()
-        self.connection.ask([make_question(token) for token in tokens])
+        self.connection.send([make_question(token) for token in tokens])
         return list(Deframer().feed(self.transport.value()))
 
     def reply(self, query: bytes) -> None:
@@ -128,15 +128,19 @@ class ConnectionTests(SynchronousTestCase):
         Outstanding are those without a reply, in the order they were asked.
         """
         first, second, third = self.ask("a", "b", "c")
-        self.assertEqual((3, 3, 0), (self.connection.outstanding, self.connection.asked, self.connection.answers))
+        self.assertEqual(
+            (3, 3, 0), (self.connection.outstanding, self.connection.queries_sent, self.connection.answers)
+        )
         self.reply(second)
         self.assertEqual(["b"], self.tokens())
-        self.assertEqual((2, 3, 1), (self.connection.outstanding, self.connection.asked, self.connection.answers))
-        self.assertEqual(["a", "c"], self.connection.unanswered())
+        self.assertEqual(
+            (2, 3, 1), (self.connection.outstanding, self.connection.queries_sent, self.connection.answers)
+        )
+        self.assertEqual(["a", "c"], self.connection.pending_tokens())
         self.reply(third)
         self.reply(first)
         self.assertEqual(["b", "c", "a"], self.tokens())
-        self.assertEqual([], self.connection.unanswered())
+        self.assertEqual([], self.connection.pending_tokens())
 
     def test_several_replies_in_one_read_are_told_together(self) -> None:
         """

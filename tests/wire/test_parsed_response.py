@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import DO, ExtendedError, ede_option, opt_record, option
-from dotproxy.wire.message import peek
+from dotproxy.wire.message import parse_query
 from dotproxy.wire.parsed_response import MOST_OFFSETS, Answer, take_apart
 from dotproxy.wire.responses import truncated, truncated_answer
 from dotproxy.wire.rewrite import EdnsRewriter
@@ -154,7 +154,7 @@ class ManyRecordsTests(SynchronousTestCase):
         Each record's section goes by counts of 16 bits, its rdata by a length of 16 bits.
         """
         query = make_query("www.example.org.", 65280, edns=False)
-        end = peek(query).question_end
+        end = parse_query(query).question_end
         for counts in ((3, 2), (300, 2), (2, 300), (260, 513)):
             records = [(b"\xc0\x0c", number, number % 7) for number in range(sum(counts) + 5)]
             answer = take_apart(reply_of(query, records, counts), end, frozenset())
@@ -170,7 +170,7 @@ class ManyRecordsTests(SynchronousTestCase):
         They are no part of the answer, be its records few or many, with an OPT behind them, before them, or none.
         """
         query = make_query("www.example.org.", 65280, edns=False)
-        end = peek(query).question_end
+        end = parse_query(query).question_end
         opt = opt_record(1232, options=option(3, b"server"))
         for count in (0, 1, MOST_OFFSETS, MOST_OFFSETS + 1, 40):
             plain = bytearray(reply_of(query, [(b"\xc0\x0c", 60, 3)] * count, (0, 0)))
@@ -192,7 +192,7 @@ class ManyRecordsTests(SynchronousTestCase):
         An OPT is the only one, of the additional section, and its owner is the root (RFC 6891 §6.1.1).
         """
         query = make_query("www.example.org.", 65280, edns=False)
-        end = peek(query).question_end
+        end = parse_query(query).question_end
         head, opt = reply_of(query, [], (0, 0))[:end], opt_record(1232)
 
         def reply(body: bytes, *counts: int) -> bytes:
@@ -210,7 +210,7 @@ class ManyRecordsTests(SynchronousTestCase):
         Each field and each octet of rdata has to be there.
         """
         query = make_query("www.example.org.", 65280, edns=False)
-        end = peek(query).question_end
+        end = parse_query(query).question_end
         whole = reply_of(query, [(b"\xc0\x0c", 60, 3), (b"\3abc\0", 60, 300)], (1, 1))
         take_apart(whole, end, frozenset())
         for cut in range(end, len(whole)):
