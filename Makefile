@@ -8,7 +8,7 @@ PACKETS ?= 2000000
 SEED ?= 1
 BIN = $(VENV)/bin
 
-.PHONY: help venv demo test run check cover servers unit wheel sdist man image lock audit fuzz flood compiled test-compiled
+.PHONY: help venv demo test run check cover servers unit wheel sdist man image lock audit fuzz flood mutants compiled test-compiled
 .PHONY: bench bench-steps bench-bad-names attack clean
 .DEFAULT_GOAL := help
 
@@ -86,6 +86,9 @@ test-compiled: $(VENV)-compiled/ready  ## the unit tests, with what is compiled 
 	$(BIN)/python -m fuzz.flood >build/compiled/flood-interpreted
 	cat build/compiled/flood-compiled build/compiled/flood-interpreted
 	test "$$(tail -n 1 build/compiled/flood-compiled)" = "$$(tail -n 1 build/compiled/flood-interpreted)"
+
+mutants: $(VENV)/ready       ## change the code in 200 places, one at a time: which changes no unit test notices (ARGS="--seed 2 --count 50")
+	$(BIN)/python -m mutants $(ARGS)
 
 bench: $(VENV)-compiled/ready servers ## beside Unbound, dnsdist, Knot Resolver and stubby, into docs/performance.md (ARGS="--quick")
 	$(VENV)-compiled/bin/python -m benchmarks --write docs/performance.md $(ARGS)

@@ -64,6 +64,20 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(1, len({key(wire) for wire in same}))
         self.assertTrue(key(same[0]))
 
+    def test_what_a_key_is(self) -> None:
+        """
+        The name in lower case, type and class, and one octet for CD and DO.
+        """
+        question = b"\3www\4test\0" + b"\0\1" + b"\0\1"
+        self.assertEqual(
+            [question + mark for mark in (b"\0", b"\1", b"\2", b"\3")],
+            [
+                key(make("WWW.test.", flags=flags, use_edns=0, ednsflags=edns_flags))
+                for edns_flags in (0, 0x8000)
+                for flags in (0x100, 0x110)
+            ],
+        )
+
     def test_other_questions(self) -> None:
         """
         Name, type, class, DO (RFC 3225 §3) and CD are all of the question; a type is not folded like a name.

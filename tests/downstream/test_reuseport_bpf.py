@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.downstream import reuseport_bpf
 from dotproxy.downstream.reuseport_bpf import (
     BPF_A,
     BPF_ADD,
@@ -195,6 +196,69 @@ class HashTests(SynchronousTestCase):
             self.assertEqual(
                 run(made, make_query(names[7], 1)), run(made, make_query(names[7].upper(), 28, edns=False))
             )
+
+
+class InstructionTests(SynchronousTestCase):
+    """
+    What the kernel is given.
+    """
+
+    def test_codes_are_those_of_the_kernel(self) -> None:
+        """
+        As in <linux/bpf_common.h> and <linux/filter.h>.
+        """
+        codes = {
+            "LD": 0x00,
+            "LDX": 0x01,
+            "ST": 0x02,
+            "ALU": 0x04,
+            "JMP": 0x05,
+            "RET": 0x06,
+            "MISC": 0x07,
+            "W": 0x00,
+            "B": 0x10,
+            "IMM": 0x00,
+            "ABS": 0x20,
+            "IND": 0x40,
+            "MEM": 0x60,
+            "ADD": 0x00,
+            "SUB": 0x10,
+            "MUL": 0x20,
+            "OR": 0x40,
+            "AND": 0x50,
+            "LSH": 0x60,
+            "RSH": 0x70,
+            "MOD": 0x90,
+            "XOR": 0xA0,
+            "JA": 0x00,
+            "JEQ": 0x10,
+            "JGE": 0x30,
+            "K": 0x00,
+            "X": 0x08,
+            "A": 0x10,
+            "TAX": 0x00,
+        }
+        self.assertEqual(codes, {name: getattr(reuseport_bpf, f"BPF_{name}") for name in codes})
+
+    def test_what_an_instruction_does_not_use_is_zero(self) -> None:
+        """
+        Only conditional jumps have two targets; what works on X, and what ends the program, has no constant.
+        """
+        for what, if_so, if_not, constant in struct.iter_unpack("=HBBI", program(3, b"key")):
+            kind, operation = what & 0x07, what & 0xF0
+            if kind != BPF_JMP or operation == BPF_JA:
+                self.assertEqual((0, 0), (if_so, if_not), hex(what))
+            if kind in (BPF_MISC, BPF_RET) or (kind == BPF_ALU and what & BPF_X):
+                self.assertEqual(0, constant, hex(what))
+
+    def test_how_long_it_is(self) -> None:
+        """
+        All labels and words of the longest name are looked at, or half of them where the kernel has room for less.
+        """
+        whole, half = program(2, b"key"), program(2, b"key", 64, 32)
+        self.assertEqual(whole, program(2, b"key", 127, 63))
+        self.assertLessEqual(len(whole) // 8, 4096)  # BPF_MAXINSNS
+        self.assertLess(len(half), len(whole))
 
 
 class SteeringTests(SynchronousTestCase):

@@ -131,6 +131,26 @@ class SourcePortTests(SynchronousTestCase):
         self.assertEqual(1, scene.forwarder.outstanding)
 
 
+class StreamTests(SynchronousTestCase):
+    """
+    Clients over TCP.
+    """
+
+    def test_no_credit_is_won(self) -> None:
+        """
+        Each query counts, and a client without credit is served all the same.
+        """
+        scene = SharedScene()
+        scene.meet(LOUD)
+        share = scene.forwarder.shares.by_host[LOUD[0]]
+        stream = RecordingListener(is_stream=True)
+        before = share.credit = 2
+        for number in range(1, 6):
+            scene.ask(*scene.queries(1), client=LOUD, listener=stream)
+            self.assertEqual(before - number, share.credit)
+        self.assertEqual(({}, 5), (scene.shed, scene.forwarder.outstanding))
+
+
 class RateTests(SynchronousTestCase):
     """
     A client over its rate, while there is too much to do.

@@ -29,6 +29,32 @@ class RosterTests(SynchronousTestCase):
         upstream_table.replace([b, e], 130.0)
         self.assertEqual(((1, 0), ["e", "b", "c", "d"]), (upstream_table.active, upstream_table.labels))
 
+    def test_a_place_is_kept_for_two_minutes(self) -> None:
+        """
+        Counted from when its upstream left, not from when others did: replies may still come for it.
+        """
+        for since, now, is_kept in ((1000.0, 1120.0, True), (1000.0, 1120.1, False)):
+            a, b, c = (ScriptedUpstream(label) for label in "abc")
+            table = UpstreamTable([a, b])
+            table.replace([b], since)
+            table.replace([b], now - 1)
+            table.replace([b, c], now)
+            self.assertEqual((1, 2) if is_kept else (1, 0), table.active)
+            self.assertEqual(["a", "b", "c"] if is_kept else ["c", "b"], table.labels)
+            self.assertIs(c, table.slots[table.active[1]])
+
+    def test_one_that_came_back_leaves_again(self) -> None:
+        """
+        The two minutes begin anew.
+        """
+        a, b, c = (ScriptedUpstream(label) for label in "abc")
+        table = UpstreamTable([a, b])
+        table.replace([b], 0.0)
+        table.replace([a, b], 100.0)
+        table.replace([b], 200.0)
+        table.replace([b, c], 300.0)
+        self.assertEqual((1, 2), table.active)
+
     def test_coming_back(self) -> None:
         """
         Whoever comes back has its place again.

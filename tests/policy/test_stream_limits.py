@@ -4,7 +4,7 @@ What a TCP client may have others wait for, or keep in memory.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.stream_limits import FIRST_BATCH, MAX_BATCH, most_unread, next_batch
+from dotproxy.policy.stream_limits import FIRST_BATCH, MAX_BATCH, first_window, most_unread, next_batch
 
 
 class BatchTests(SynchronousTestCase):
@@ -29,6 +29,18 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(1, next_batch(MAX_BATCH, 60_000))
         self.assertEqual(1, next_batch(1, 60_000))
         self.assertEqual(2, next_batch(1, 100))
+
+    def test_large_is_more_than_32_kib(self) -> None:
+        """
+        Of all responses that came at once.
+        """
+        self.assertEqual((8, 1), (next_batch(4, 32768), next_batch(4, 32769)))
+
+    def test_the_first_queries_of_a_connection(self) -> None:
+        """
+        A client with connections that it does not read may have less in flight over others.
+        """
+        self.assertEqual((4, 1), (first_window(does_not_read=False), first_window(does_not_read=True)))
 
 
 class UnreadTests(SynchronousTestCase):

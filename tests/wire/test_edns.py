@@ -5,10 +5,12 @@ OPT records and Extended DNS Errors.
 import dns.edns
 import dns.flags
 import dns.message
+import dns.rdatatype
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.wire import edns
 from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, ede_option, opt_record
 
 
@@ -17,6 +19,43 @@ def parse(opt: bytes) -> dns.message.Message:
     The message dnspython sees when ``opt`` is all there is in it.
     """
     return dns.message.from_wire(b"\0\0\x80\0" + b"\0\0" * 3 + b"\0\1" + opt)
+
+
+class NumberTests(SynchronousTestCase):
+    """
+    Numbers of the IANA registries.
+    """
+
+    def test_options(self) -> None:
+        """
+        Option codes and the flag DO are those that dnspython has.
+        """
+        self.assertEqual(
+            (dns.edns.OptionType.ECS, dns.edns.OptionType.COOKIE, 11, dns.edns.OptionType.PADDING),
+            (edns.ECS, edns.COOKIE, edns.KEEPALIVE, edns.PADDING),
+        )
+        self.assertEqual(dns.edns.OptionType.EDE, edns.EDE_OPTION)
+        self.assertEqual((dns.rdatatype.OPT, dns.flags.DO), (edns.OPT, DO))
+
+    def test_extended_errors(self) -> None:
+        """
+        INFO-CODEs are those of RFC 8914 §4.
+        """
+        code = dns.edns.EDECode
+        self.assertEqual(
+            (code.OTHER, code.STALE_ANSWER, code.CACHED_ERROR, code.PROHIBITED, code.STALE_NXDOMAIN_ANSWER),
+            (
+                edns.EDE_OTHER,
+                edns.EDE_STALE_ANSWER,
+                edns.EDE_CACHED_ERROR,
+                edns.EDE_PROHIBITED,
+                edns.EDE_STALE_NXDOMAIN,
+            ),
+        )
+        self.assertEqual(
+            (code.NO_REACHABLE_AUTHORITY, code.NETWORK_ERROR),
+            (edns.EDE_NO_REACHABLE_AUTHORITY, edns.EDE_NETWORK_ERROR),
+        )
 
 
 class OptTests(SynchronousTestCase):

@@ -257,6 +257,18 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(r"a\.b.\\\000\255\(.", to_text(b"\3a.b\4\\\0\xff(\0"))
         self.assertEqual(r"\032\127~!.", to_text(b"\4 \x7f~!\0"))
 
+    def test_decimal_escapes_have_three_digits(self) -> None:
+        """
+        Each decimal digit begins one, and its value is an octet; what is next to the digits stands for itself.
+        """
+        for first in "0123456789":
+            for text in (f"\\{first}", f"\\{first}0", f"\\{first}0x"):
+                self.assertRaises(WireError, from_text, text)
+        self.assertEqual(b"\1\x63\0", from_text(r"\099"))
+        self.assertEqual(b"\1\xff\0", from_text(r"\255"))
+        self.assertRaises(WireError, from_text, r"\256")
+        self.assertEqual(b"\2/:\0", from_text(r"\/\:"))
+
     def test_text_of_the_root_and_of_unicode(self) -> None:
         """
         The root is a dot; a name beyond ASCII is taken in its A-label form.

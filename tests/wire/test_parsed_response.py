@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.errors import WireError
 from dotproxy.testing.client import make_query
-from dotproxy.wire.edns import DO, ExtendedError, ede_option, option
+from dotproxy.wire.edns import DO, ExtendedError, ede_option, opt_record, option
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.parsed_response import MOST_OFFSETS, Answer, take_apart
 from dotproxy.wire.responses import truncated, truncated_answer
@@ -147,6 +148,73 @@ class ManyRecordsTests(SynchronousTestCase):
             self.assertTrue(message.flags & dns.flags.TC)
             self.assertEqual(answer.rcode, message.rcode())
             self.assertEqual((0, 0, 0, 0), (*map(len, message.sections[1:]), len(message.options)))
+
+    def test_sections(self) -> None:
+        """
+        Each record's section goes by counts of 16 bits, its rdata by a length of 16 bits.
+        """
+        query = make_query("www.example.org.", 65280, edns=False)
+        end = parse_query(query).question_end
+        for counts in ((3, 2), (300, 2), (2, 300), (260, 513)):
+            records = [(b"\xc0\x0c", number, number % 7) for number in range(sum(counts) + 5)]
+            answer = take_apart(reply_of(query, records, counts), end, frozenset())
+            expected = [0] * counts[0] + [1] * counts[1] + [2] * 5
+            found = list(answer.records())
+            self.assertEqual(expected, [section for section, *_ in found])
+            self.assertEqual([record[1:] for record in records], [(ttl, to - at) for _, _, ttl, at, to in found])
+            self.assertEqual({65280}, {rtype for _, rtype, *_ in found})
+            self.assertEqual(5, answer.additionals)
+
+    def test_octets_after_the_last_record(self) -> None:
+        """
+        They are no part of the answer, be its records few or many, with an OPT behind them, before them, or none.
+        """
+        query = make_query("www.example.org.", 65280, edns=False)
+        end = parse_query(query).question_end
+        opt = opt_record(1232, options=option(3, b"server"))
+        for count in (0, 1, MOST_OFFSETS, MOST_OFFSETS + 1, 40):
+            plain = bytearray(reply_of(query, [(b"\xc0\x0c", 60, 3)] * count, (0, 0)))
+            body = bytes(plain[end:])
+            without = take_apart(bytes(plain) + b"rest", end, frozenset())
+            plain[10:12] = (count + 1).to_bytes(2, "big")
+            behind = take_apart(bytes(plain) + opt + b"rest", end, frozenset())
+            before = take_apart(bytes(plain[:end]) + opt + body + b"rest", end, frozenset())
+            for answer in (without, behind, before):
+                self.assertEqual((body, count), (answer.body, answer.additionals), count)
+                self.assertEqual(without.offsets(), answer.offsets())
+                self.assertEqual(bool(answer.marks), count > MOST_OFFSETS)
+            self.assertEqual(
+                (b"", option(3, b"server"), option(3, b"server")), tuple(a.options for a in (without, behind, before))
+            )
+
+    def test_opt_twice_or_out_of_place(self) -> None:
+        """
+        An OPT is the only one, of the additional section, and its owner is the root (RFC 6891 §6.1.1).
+        """
+        query = make_query("www.example.org.", 65280, edns=False)
+        end = parse_query(query).question_end
+        head, opt = reply_of(query, [], (0, 0))[:end], opt_record(1232)
+
+        def reply(body: bytes, *counts: int) -> bytes:
+            return head[:6] + b"".join(count.to_bytes(2, "big") for count in counts) + head[12:] + body
+
+        take_apart(reply(opt, 0, 0, 1), end, frozenset())
+        for wrong in (
+            *(reply(opt, 1, 0, 0), reply(opt, 0, 1, 0), reply(opt + opt, 0, 0, 2)),
+            *(reply(b"\1x" + opt, 0, 0, 1), reply(b"\xc0\x0c" + opt[1:], 0, 0, 1)),
+        ):
+            self.assertRaises(WireError, take_apart, wrong, end, frozenset())
+
+    def test_records_that_run_past_the_end(self) -> None:
+        """
+        Each field and each octet of rdata has to be there.
+        """
+        query = make_query("www.example.org.", 65280, edns=False)
+        end = parse_query(query).question_end
+        whole = reply_of(query, [(b"\xc0\x0c", 60, 3), (b"\3abc\0", 60, 300)], (1, 1))
+        take_apart(whole, end, frozenset())
+        for cut in range(end, len(whole)):
+            self.assertRaises(WireError, take_apart, whole[:cut], end, frozenset())
 
     def test_the_longest_answer(self) -> None:
         """

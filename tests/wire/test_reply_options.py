@@ -1,5 +1,5 @@
 """
-Idle timeouts that upstreams grant.
+What the EDNS options of a reply say: idle timeouts, and why an upstream failed.
 """
 
 import dns.edns
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.wire.reply_options import KEEPALIVE_HEAD, keepalive_of
+from dotproxy.wire.reply_options import KEEPALIVE_HEAD, ede_code_of, is_bogus, keepalive_of
 
 
 def reply_with(*options: dns.edns.Option, edns: bool = True, question: bool = True) -> bytes:
@@ -52,3 +52,46 @@ class KeepaliveTests(SynchronousTestCase):
         Whatever comes, it is a number or nothing.
         """
         self.assertIn(type(keepalive_of(octets)), (int, type(None)))
+
+
+def extended_error(code: int, text: bytes = b"") -> dns.edns.Option:
+    """
+    An Extended DNS Error.
+    """
+    return dns.edns.GenericOption(15, code.to_bytes(2, "big") + text)
+
+
+class ExtendedErrorTests(SynchronousTestCase):
+    """
+    Why a name was not resolved (RFC 8914).
+    """
+
+    def test_broken_dnssec(self) -> None:
+        """
+        It is the name's fault with these codes, of all there are, and with no other (RFC 8914 §4).
+        """
+        broken = {
+            dns.edns.EDECode.UNSUPPORTED_DNSKEY_ALGORITHM,
+            dns.edns.EDECode.UNSUPPORTED_DS_DIGEST_TYPE,
+            dns.edns.EDECode.DNSSEC_INDETERMINATE,
+            dns.edns.EDECode.DNSSEC_BOGUS,
+            dns.edns.EDECode.SIGNATURE_EXPIRED,
+            dns.edns.EDECode.SIGNATURE_NOT_YET_VALID,
+            dns.edns.EDECode.DNSKEY_MISSING,
+            dns.edns.EDECode.RRSIGS_MISSING,
+            dns.edns.EDECode.NO_ZONE_KEY_BIT_SET,
+            dns.edns.EDECode.NSEC_MISSING,
+        }
+        for code in range(40):
+            self.assertEqual(code in broken, is_bogus(reply_with(extended_error(code, b"text"))), code)
+        self.assertFalse(is_bogus(reply_with(extended_error(0x0106))))
+        self.assertFalse(is_bogus(reply_with(dns.edns.GenericOption(16, b"\0\6"))))
+
+    def test_the_code(self) -> None:
+        """
+        That of the first one; none without, or where it is cut short.
+        """
+        self.assertEqual(0x1234, ede_code_of(reply_with(extended_error(0x1234), extended_error(2))))
+        self.assertEqual(6, ede_code_of(reply_with(dns.edns.GenericOption(15, b"\0"), extended_error(6, b"text"))))
+        for reply in (reply_with(), reply_with(edns=False), reply_with(dns.edns.GenericOption(16, b"\0\6"))):
+            self.assertIsNone(ede_code_of(reply))

@@ -1,0 +1,186 @@
+"""
+Whether an answer from a file is one that can be given to a client.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.cache.key import key_of
+from dotproxy.cache.stored_response import check_stored
+from dotproxy.errors import WireError
+from dotproxy.testing.client import make_query
+from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.wire.message import parse_query
+from dotproxy.wire.names import from_text
+from dotproxy.wire.parsed_response import Answer, take_apart
+
+QUERY = make_query("www.test.", A)
+KEY = key_of(QUERY, parse_query(QUERY))
+ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1"), address_rdata("192.0.2.2")]})
+ECS = b"\0\x08\0\x07\0\1\x18\0\xc0\0\2"
+
+
+def parsed() -> Answer:
+    """
+    Return an answer of two records.
+    """
+    reply = ZONE(QUERY)
+    assert reply is not None
+    return take_apart(reply, parse_query(QUERY).question_end, frozenset())
+
+
+ANSWER = parsed()
+
+
+def with_head(at: int, value: int) -> Answer:
+    """
+    Return the answer with another octet in its header.
+    """
+    return ANSWER._replace(head=ANSWER.head[:at] + bytes([value]) + ANSWER.head[at + 1 :])
+
+
+class StoredTests(SynchronousTestCase):
+    """
+    Each thing that has to hold.
+    """
+
+    def refused(self, answer: Answer = ANSWER, key: bytes = KEY) -> str:
+        """
+        Return why it is refused.
+        """
+        return self.assertRaises(WireError, check_stored, key, answer).reason
+
+    def test_what_was_taken_apart_passes(self) -> None:
+        """
+        With each key there can be: DO and CD, and a client subnet.
+        """
+        for marks in b"\0", b"\1", b"\2", b"\3":
+            check_stored(KEY[:-1] + marks, ANSWER)
+            check_stored(KEY[:-1] + marks + ECS, ANSWER)
+
+    def test_keys(self) -> None:
+        """
+        A key is a name in lower case, type and class, one octet of marks, and no more than a client subnet.
+        """
+        self.assertEqual("a name in upper case", self.refused(key=KEY.replace(b"www", b"wwW")))
+        not_keys: tuple[bytes, ...] = (
+            KEY[:-1],
+            KEY[:-1] + b"\4",
+            KEY + b"x",
+            KEY + ECS[:-1],
+            KEY + ECS + b"x",
+            KEY + b"\0\x08\0",
+            KEY + b"\0\x09" + ECS[2:],
+        )
+        for key in not_keys:
+            self.assertEqual("not a key", self.refused(key=key), key)
+        check_stored(KEY + b"\0\x08\0\0", ANSWER)
+
+    def test_types_of_keys(self) -> None:
+        """
+        Types from 128 to 254 are not of data (RFC 6895 §3.1); 127, 255 and 256 may be.
+        """
+        at = KEY.index(b"\0\1\0\1")
+        for rtype, passes in ((127, True), (128, False), (254, False), (255, True), (256, True), (384, True)):
+            key = KEY[:at] + rtype.to_bytes(2, "big") + KEY[at + 2 :]
+            if passes:
+                check_stored(key, ANSWER)
+            else:
+                self.assertEqual("not a key", self.refused(key=key), rtype)
+
+    def test_the_question_is_that_of_the_key(self) -> None:
+        """
+        It ends where that of the key does.
+        """
+        for end in (ANSWER.end - 1, ANSWER.end + 1):
+            self.assertEqual("the question is not that of its key", self.refused(ANSWER._replace(end=end)))
+
+    def test_headers(self) -> None:
+        """
+        A response, opcode 0, TC clear, NOERROR or NXDOMAIN, nothing in the extended rcode.
+        """
+        first, second = ANSWER.head[:2]
+        for answer in (
+            with_head(0, first & 0x7F),
+            *(with_head(0, first | bit) for bit in (0x40, 0x20, 0x10, 0x08, 0x02)),
+            *(with_head(1, second & 0xF0 | rcode) for rcode in (1, 2, 4, 5, 15)),
+            ANSWER._replace(head=ANSWER.head[:7]),
+            ANSWER._replace(head=ANSWER.head + b"\0"),
+            ANSWER._replace(extended=1),
+        ):
+            self.assertEqual("a header that is not kept", self.refused(answer), answer.head)
+        check_stored(KEY, with_head(0, first | 0x05))
+        check_stored(KEY, with_head(1, second | 3))
+
+    def test_counts(self) -> None:
+        """
+        One question, and as many records as there are TTLs.
+        """
+        for answer in (
+            *(with_head(2, 1), with_head(3, 0), with_head(3, 2), with_head(4, 1), with_head(5, 1), with_head(5, 3)),
+            *(with_head(6, 1), with_head(7, 1), ANSWER._replace(additionals=1)),
+        ):
+            self.assertEqual("counts that are not those of its records", self.refused(answer), answer.head)
+        check_stored(KEY, with_head(5, 1)._replace(additionals=1))
+        check_stored(KEY, with_head(5, 0)._replace(head=with_head(5, 0).head[:7] + b"\2"))
+
+    def test_size(self) -> None:
+        """
+        With an OPT of 11 octets the message has 65,535 octets at most.
+        """
+        room = 65535 - 11 - ANSWER.end - len(ANSWER.body)
+        option = b"\0\x0f" + (room - 4).to_bytes(2, "big") + bytes(room - 4)
+        check_stored(KEY, ANSWER._replace(options=option))
+        longer = b"\0\x0f" + (room - 3).to_bytes(2, "big") + bytes(room - 3)
+        self.assertEqual("longer than a message", self.refused(ANSWER._replace(options=longer)))
+
+    def test_options(self) -> None:
+        """
+        EDNS options end where they say.
+        """
+        check_stored(KEY, ANSWER._replace(options=b"\0\x0f\0\0" + b"\0\x0f\1\0" + bytes(256)))
+        for options in (b"\0\x0f\0", b"\0\x0f\0\0" + b"\0\x0f\0"):
+            self.assertEqual("an EDNS option is cut short", self.refused(ANSWER._replace(options=options)))
+        for options in (b"\0\x0f\0\2x", b"\0\x0f\1\0" + bytes(255)):
+            self.assertEqual("an EDNS option runs past its end", self.refused(ANSWER._replace(options=options)))
+
+    def test_records(self) -> None:
+        """
+        Each TTL stands where a record has one, and the last record ends where the body does.
+        """
+        there_is_none = "a TTL stands where there is none"
+        first, second = ANSWER.ttls
+        for ttls in ((first + 1, second), (first - 1, second), (first, second + 1)):
+            self.assertEqual(there_is_none, self.refused(ANSWER._replace(ttls=ttls)))
+        self.assertEqual("octets after the last record", self.refused(ANSWER._replace(body=ANSWER.body + b"x")))
+        past = "rdata runs past the end of the message"
+        self.assertEqual(past, self.refused(ANSWER._replace(body=ANSWER.body[:-1])))
+        self.assertEqual(there_is_none, self.refused(ANSWER._replace(body=ANSWER.body[: second + 5])))
+
+    def test_record_of_any_owner(self) -> None:
+        """
+        An owner written out is walked; rdata has up to 65,535 octets by its length of two octets.
+        """
+        owner = from_text("a.b.")
+        rdata = bytes(300)
+        body = owner + b"\0\1\0\1\0\0\0\1" + len(rdata).to_bytes(2, "big") + rdata
+        answer = with_head(5, 1)._replace(body=body, ttls=(len(owner) + 4,))
+        check_stored(KEY, answer)
+        self.assertTrue(self.refused(answer._replace(body=body[:-1])))
+
+    def test_no_opt_among_the_records(self) -> None:
+        """
+        The OPT belongs to a hop (RFC 6891 §6.1.1); type 297 has the same lower octet and is none.
+        """
+
+        def typed(rtype: int) -> Answer:
+            at = ANSWER.ttls[0] - 4
+            return ANSWER._replace(body=ANSWER.body[:at] + rtype.to_bytes(2, "big") + ANSWER.body[at + 2 :])
+
+        self.assertEqual("a TTL stands where there is none", self.refused(typed(41)))
+        check_stored(KEY, typed(41 + 256))
+
+    def test_empty(self) -> None:
+        """
+        An answer without records is one.
+        """
+        check_stored(KEY, with_head(5, 0)._replace(body=b"", ttls=()))

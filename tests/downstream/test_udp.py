@@ -1,0 +1,100 @@
+"""
+The UDP listener: what it hands on, and what it sends.
+"""
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.downstream.udp import DatagramListener
+from dotproxy.errors import ShedReason
+from dotproxy.telemetry.counters import UDP
+from dotproxy.testing.client import make_query
+from dotproxy.testing.zone import A
+from dotproxy.wire.message import parse_query
+
+QUERY = make_query("www.test.", A)
+CLIENT, OTHER = ("192.0.2.1", 4000), ("192.0.2.2", 4001)
+
+
+class ListenerTests(SynchronousTestCase):
+    """
+    Between a port and a factory, both of which are the test's.
+    """
+
+    def setUp(self) -> None:
+        self.batches: list[tuple[Any, Any]] = []
+        self.sent: list[Any] = []
+        self.counters = SimpleNamespace(shed=Counter())
+        self.listener = self.make()
+
+    def make(self, cookie_for: Any = None) -> DatagramListener:
+        factory = SimpleNamespace(
+            handle_batch=lambda listener, batch: self.batches.append((listener, batch)), counters=self.counters
+        )
+        listener = DatagramListener(factory, Clock(), cookie_for)
+        listener.transport = SimpleNamespace(write_batch=self.sent.append, queue_delay=0.125)
+        return listener
+
+    def test_what_it_is(self) -> None:
+        """
+        Neither a stream, nor good for zone transfers.
+        """
+        listener = self.listener
+        self.assertEqual((UDP, False, False), (listener.kind, listener.is_stream, listener.takes_transfers))
+
+    def test_batches_are_handed_on(self) -> None:
+        """
+        As they come; a single datagram of any other port is a batch of one.
+        """
+        batch = [(QUERY, CLIENT), (b"", OTHER)]
+        self.listener.datagrams_received(batch)
+        self.listener.datagramReceived(QUERY, OTHER)
+        self.assertEqual([(self.listener, batch), (self.listener, [(QUERY, OTHER)])], self.batches)
+
+    def test_answers_are_sent_together(self) -> None:
+        """
+        All of a batch in one call; none once the port is closed.
+        """
+        answers = [(b"one", CLIENT), (b"two", OTHER)]
+        self.listener.send_answers(answers)
+        self.assertEqual([answers], self.sent)
+        self.listener.transport = None
+        self.listener.send_answers(answers)
+        self.assertEqual(1, len(self.sent))
+
+    def test_responses_may_be_limited(self) -> None:
+        """
+        Only those are sent that may be.
+        """
+        self.listener.limit_responses = lambda answers: answers[1:]
+        self.listener.send_answers([(b"one", CLIENT), (b"two", OTHER)])
+        self.assertEqual([[(b"two", OTHER)]], self.sent)
+
+    def test_cookies(self) -> None:
+        """
+        They go by the query and the client's address; without them there is no option.
+        """
+        seen = parse_query(QUERY)
+        self.assertEqual(b"", self.listener.options_for(QUERY, seen, CLIENT))
+        listener = self.make(lambda query, seen, host: query[:2] + host.encode())
+        self.assertEqual(QUERY[:2] + b"192.0.2.1", listener.options_for(QUERY, seen, CLIENT))
+
+    def test_what_waited_too_long(self) -> None:
+        """
+        It is counted.
+        """
+        self.listener.datagrams_too_old(3)
+        self.listener.datagrams_too_old(2)
+        self.assertEqual({ShedReason.TOO_OLD: 5}, dict(self.counters.shed))
+
+    def test_delay_of_the_queue(self) -> None:
+        """
+        The port knows; one of Twisted's does not.
+        """
+        self.assertEqual(0.125, self.listener.queue_delay)
+        self.listener.transport = object()
+        self.assertEqual(0.0, self.listener.queue_delay)

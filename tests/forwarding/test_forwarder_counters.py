@@ -1,0 +1,150 @@
+"""
+What is counted of queries: each once, where it was answered from.
+"""
+
+import dns.rcode
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import Unreachable
+from dotproxy.telemetry.counters import TCP, UDP, group_of
+from dotproxy.testing.client import make_query
+from dotproxy.testing.fakes import RecordingListener
+from dotproxy.testing.zone import AAAA, TXT, A
+
+from .test_forwarder import OUTSIDER
+from .test_forwarder_cache import CachedScene, question
+
+
+def counted(scene: CachedScene) -> dict[str, int]:
+    """
+    Return the numbers that are not zero.
+    """
+    counters = scene.forwarder.counted()
+    names = ("memo", "fresh", "stale", "failed_before", "joined", "missed", "prefetched", "silent", "overloaded")
+    return {name: number for name in names if (number := getattr(counters, name))}
+
+
+def answers(scene: CachedScene) -> dict[int, int]:
+    """
+    Return how many answers there were, by group.
+    """
+    return {group: count for group, count in enumerate(scene.forwarder.counted().answers) if count}
+
+
+class CountTests(SynchronousTestCase):
+    """
+    Queries by where their responses came from, and responses by transport, type and rcode.
+    """
+
+    def test_a_miss_and_hits(self) -> None:
+        """
+        A miss, a hit in the cache, then hits in the packet cache; all are answers over UDP of type A.
+        """
+        scene = CachedScene()
+        scene.know(question(id=1))
+        scene.ask(question(id=2))
+        scene.ask(question(id=3), question(id=4))
+        self.assertEqual({"missed": 1, "fresh": 1, "memo": 2}, counted(scene))
+        self.assertEqual({group_of(UDP, A, 0): 4}, answers(scene))
+        self.assertEqual(1, sum(scene.forwarder.counters.asked.counts))
+        self.assertEqual(3, sum(scene.forwarder.counters.here.counts))
+
+    def test_each_transport_type_and_rcode_has_its_own(self) -> None:
+        """
+        A hit counts where its own listener, type and rcode do.
+        """
+        scene = CachedScene()
+        stream = RecordingListener(is_stream=True)
+        scene.know(question(), rcode=dns.rcode.NXDOMAIN)
+        for _ in range(3):
+            scene.ask(question(), listener=stream)
+        self.assertEqual(
+            {group_of(UDP, A, dns.rcode.NXDOMAIN): 1, group_of(TCP, A, dns.rcode.NXDOMAIN): 3}, answers(scene)
+        )
+        self.assertEqual({"missed": 1, "fresh": 1, "memo": 2}, counted(scene))
+
+    def test_joined(self) -> None:
+        """
+        All that wait with one query; how long they waited counts for each.
+        """
+        scene = CachedScene()
+        scene.ask(question(), question())
+        scene.ask(question())
+        scene.pass_time(0.2)
+        scene.reply()
+        self.assertEqual({"missed": 1, "joined": 2}, counted(scene))
+        self.assertEqual({group_of(UDP, A, 0): 3}, answers(scene))
+        asked = scene.forwarder.counters.asked
+        self.assertEqual(3, sum(asked.counts))
+        self.assertAlmostEqual(0.6, asked.total)
+
+    def test_stale(self) -> None:
+        """
+        Those that get a stale response after 1.8 s, and those that come while the query is still under way.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        scene.pass_time(61)
+        scene.ask(question(), question())
+        scene.pass_time(1.9)
+        self.assertEqual(2, len(scene.answers()))
+        scene.ask(question())
+        self.assertEqual({"missed": 2, "joined": 1, "stale": 3}, counted(scene))
+        self.assertEqual({group_of(UDP, A, 0): 4}, answers(scene))
+
+    def test_failures(self) -> None:
+        """
+        A failure is answered with SERVFAIL, and again from the failure cache.
+        """
+        scene = CachedScene(2)
+        scene.ask(question())
+        for upstream in scene.upstreams:
+            upstream.fail(Unreachable("connect", "no"), is_final=True)
+        scene.ask(question())
+        self.assertEqual({"missed": 1, "failed_before": 1}, counted(scene))
+        self.assertEqual({group_of(UDP, A, dns.rcode.SERVFAIL): 2}, answers(scene))
+
+    def test_stale_instead_of_a_failure(self) -> None:
+        """
+        Each client that waits counts.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        scene.pass_time(61)
+        scene.ask(question(), question())
+        scene.upstreams[0].fail(Unreachable("connect", "no"), is_final=True)
+        self.assertEqual({"missed": 2, "joined": 1, "stale": 2}, counted(scene))
+
+    def test_refreshed(self) -> None:
+        """
+        A popular answer that is about to end is asked for once; nobody misses it.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        scene.pass_time(10)
+        scene.ask(question())
+        scene.pass_time(45)
+        scene.ask(question())
+        scene.ask(question())
+        self.assertEqual({"missed": 1, "fresh": 2, "memo": 1, "prefetched": 1}, counted(scene))
+        scene.reply()
+        self.assertEqual({group_of(UDP, A, 0): 4}, answers(scene))
+
+    def test_answered_here(self) -> None:
+        """
+        What is refused or answered here is no miss, and counts under no type; what gets no response is silent.
+        """
+        scene = CachedScene(forwarded=())
+        scene.ask(make_query("localhost.", AAAA), make_query("x.invalid.", TXT))
+        scene.ask(question(), client=OUTSIDER)
+        self.assertEqual(
+            {
+                group_of(UDP, 0, 0): 1,
+                group_of(UDP, 0, dns.rcode.NXDOMAIN): 1,
+                group_of(UDP, 0, dns.rcode.REFUSED): 1,
+            },
+            answers(scene),
+        )
+        self.assertEqual({}, counted(scene))
+        scene.ask(b"short", question()[:2] + b"\x81" + question()[3:])
+        self.assertEqual({"silent": 2}, counted(scene))

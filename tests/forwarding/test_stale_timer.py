@@ -1,0 +1,98 @@
+"""
+When a client that could have a stale response has waited long enough.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.forwarding.stale_timer import StaleTimer
+
+
+class StaleTimerTests(SynchronousTestCase):
+    """
+    1.8 s after each was asked (RFC 8767 §5).
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.served: list[tuple[float, list[Any]]] = []
+        self.timer = StaleTimer(
+            self.clock, self.clock.seconds, lambda queries: self.served.append((self.clock.seconds(), list(queries)))
+        )
+
+    def add(self, name: str = "a", *, is_waited_for: bool = True) -> Any:
+        query = SimpleNamespace(name=name, started_at=self.clock.seconds(), waiting=[object()] * is_waited_for)
+        self.timer.add(query)
+        return query
+
+    def names(self) -> list[list[str]]:
+        return [[query.name for query in queries] for _, queries in self.served]
+
+    def test_after_1_8_seconds(self) -> None:
+        """
+        Not sooner, and once.
+        """
+        self.add()
+        self.clock.advance(1.79)
+        self.assertEqual([], self.served)
+        self.clock.advance(0.01)
+        self.assertEqual([["a"]], self.names())
+        self.clock.advance(10)
+        self.assertEqual(1, len(self.served))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_each_at_its_time(self) -> None:
+        """
+        One timer serves all; each has its own 1.8 s.
+        """
+        self.add("a")
+        self.clock.advance(1.0)
+        self.add("b")
+        self.assertEqual(1, len(self.clock.getDelayedCalls()))
+        self.clock.advance(0.8)
+        self.assertEqual([["a"]], self.names())
+        self.clock.advance(0.99)
+        self.assertEqual(1, len(self.served))
+        self.clock.advance(0.02)
+        self.assertEqual([["a"], ["b"]], self.names())
+
+    def test_those_close_together_are_served_together(self) -> None:
+        """
+        20 ms make no difference to a client, and a timer for each would cost.
+        """
+        self.add("a")
+        self.clock.advance(0.015)
+        self.add("b")
+        self.clock.advance(0.01)
+        self.add("c")
+        self.clock.advance(1.8 - 0.025)
+        self.assertEqual([["a", "b"]], self.names())
+
+    def test_what_nobody_waits_for_needs_no_timer(self) -> None:
+        """
+        Once one is due, those in front that were answered meanwhile are dropped.
+        """
+        self.add("a")
+        self.clock.advance(0.5)
+        self.add("b", is_waited_for=False)
+        self.clock.advance(0.5)
+        self.add("c")
+        self.clock.advance(0.8)
+        self.assertEqual(2.8, self.clock.getDelayedCalls()[0].getTime())
+        self.clock.advance(1.0)
+        self.assertEqual([["a"], ["c"]], self.names())
+
+    def test_stop(self) -> None:
+        """
+        Nothing is served any more, no timer is left, and it can be used again.
+        """
+        self.add("a")
+        self.timer.stop()
+        self.timer.stop()
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.add("b")
+        self.clock.advance(1.8)
+        self.assertEqual([["b"]], self.names())

@@ -1,0 +1,343 @@
+"""
+One connection: when octets are written, when it is closed, and what its owner is told.
+"""
+
+from typing import Any
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import BadReply, ConnectionEnd, Timeout, UpstreamError
+from dotproxy.telemetry.counters import UpstreamCounters
+from dotproxy.upstream.connection import DotConnection
+from dotproxy.wire.edns import opt_record
+from dotproxy.wire.framing import Deframer, frame
+from dotproxy.wire.message import HEADER
+
+from .scenes import ZONE, Counting, make_question
+
+
+class Transport(StringTransport):
+    """
+    A TLS transport above no socket.
+    """
+
+    transport: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = 0
+        self.options: list[str] = []
+
+    def getPeerCertificate(self) -> None:
+        """
+        Only TLS has one.
+        """
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.options.append(f"no delay {enabled}")
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self.options.append(f"keep alive {enabled}")
+
+    def abortConnection(self) -> None:
+        self.aborted += 1
+
+
+def keepalive(query: bytes, granted: bytes) -> bytes:
+    """
+    Return a reply to a query with the edns-tcp-keepalive option (RFC 7828 §3.1).
+    """
+    reply = ZONE(query)
+    assert reply is not None
+    end = 12 + len(b"\3www\4test\0") + 4
+    option = b"\0\x0b" + len(granted).to_bytes(2, "big") + granted
+    return query[:2] + HEADER.pack(0, 0x8180, 1, 0, 0, 1)[2:] + reply[12:end] + opt_record(1232, options=option)
+
+
+class ConnectionTests(SynchronousTestCase):
+    """
+    Own transport, own clock; the test is the owner.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.transport = Transport()
+        self.counters = UpstreamCounters()
+        self.replies: list[tuple[Any, bytes]] = []
+        self.lost: list[tuple[list[Any], UpstreamError]] = []
+        self.rooms = 0
+        self.connection = DotConnection(
+            self,
+            clock=self.clock,
+            now=self.clock.seconds,
+            random_octets=Counting(),
+            idle_timeout=30.0,
+            counters=self.counters,
+        )
+        self.connection.makeConnection(self.transport)
+
+    # As its owner.
+
+    def replies_received(self, connection: object, answers: list[tuple[Any, bytes]]) -> None:
+        self.replies += answers
+
+    def connection_lost(self, connection: object, tokens: list[Any], error: UpstreamError) -> None:
+        self.lost.append((tokens, error))
+
+    def connection_has_room(self, connection: object) -> None:
+        self.rooms += 1
+
+    # What happens.
+
+    def ask(self, *tokens: object) -> list[bytes]:
+        """
+        Ask, and return the queries that were written.
+        """
+        self.transport.clear()
+        self.connection.send([make_question(token) for token in tokens])
+        return list(Deframer().feed(self.transport.value()))
+
+    def reply(self, query: bytes) -> None:
+        reply = ZONE(query)
+        assert reply is not None
+        self.connection.dataReceived(frame(reply))
+
+    def tokens(self) -> list[Any]:
+        return [token for token, _ in self.replies]
+
+    def error(self) -> UpstreamError:
+        ((_, error),) = self.lost
+        return error
+
+    # Tests.
+
+    def test_the_transport_is_set_up(self) -> None:
+        """
+        No Nagle, TCP keepalive, and told when to stop.
+        """
+        self.assertEqual(["no delay True", "keep alive True"], self.transport.options)
+        self.assertIs(self.connection, self.transport.producer)
+        self.assertTrue(self.transport.streaming)
+
+    def test_counts_what_is_asked_and_answered(self) -> None:
+        """
+        Outstanding are those without a reply, in the order they were asked.
+        """
+        first, second, third = self.ask("a", "b", "c")
+        self.assertEqual(
+            (3, 3, 0), (self.connection.outstanding, self.connection.queries_sent, self.connection.answers)
+        )
+        self.reply(second)
+        self.assertEqual(["b"], self.tokens())
+        self.assertEqual(
+            (2, 3, 1), (self.connection.outstanding, self.connection.queries_sent, self.connection.answers)
+        )
+        self.assertEqual(["a", "c"], self.connection.pending_tokens())
+        self.reply(third)
+        self.reply(first)
+        self.assertEqual(["b", "c", "a"], self.tokens())
+        self.assertEqual([], self.connection.pending_tokens())
+
+    def test_several_replies_in_one_read_are_told_together(self) -> None:
+        """
+        One call for all of them.
+        """
+        told: list[int] = []
+        self.replies_received = lambda connection, answers: told.append(len(answers))  # type: ignore[method-assign]
+        replies = [ZONE(query) or b"" for query in self.ask("a", "b")]
+        self.connection.dataReceived(b"".join(map(frame, replies)))
+        self.assertEqual([2], told)
+
+    def test_nothing_was_sent_in_the_clear(self) -> None:
+        """
+        Over TLS none is counted; each query over anything else would be.
+        """
+        self.ask("a")
+        self.assertEqual(0, self.counters.plaintext)
+        plain: Any = StringTransport()
+        plain.setTcpKeepAlive = plain.setTcpNoDelay = lambda enabled: None
+        self.connection.makeConnection(plain)
+        self.ask("b", "c")
+        self.assertEqual(2, self.counters.plaintext)
+
+    def test_when_it_was_used_and_heard(self) -> None:
+        """
+        Asking is use; only octets from the upstream are heard.
+        """
+        self.clock.advance(1)
+        (query,) = self.ask("a")
+        self.assertEqual((0.0, 1.0), (self.connection.last_heard, self.connection.last_used))
+        self.clock.advance(2)
+        self.reply(query)
+        self.assertEqual((3.0, 3.0), (self.connection.last_heard, self.connection.last_used))
+
+    def test_blocked(self) -> None:
+        """
+        While the transport holds too much there is no room; then the owner is told, once.
+        """
+        self.assertEqual(32768, self.connection.room())
+        self.ask("a")
+        self.assertEqual(32767, self.connection.room())
+        self.connection.pauseProducing()
+        self.assertEqual(0, self.connection.room())
+        self.connection.resumeProducing()
+        self.connection.resumeProducing()
+        self.assertEqual((32767, 1), (self.connection.room(), self.rooms))
+
+    def test_idle(self) -> None:
+        """
+        After 30 s without use it is closed, counted from the last use.
+        """
+        self.clock.advance(20)
+        (query,) = self.ask("a")
+        self.reply(query)
+        self.clock.advance(29.9)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.2)
+        self.assertTrue(self.transport.disconnecting)
+        self.assertEqual((ConnectionEnd.IDLE, True), (self.connection.ended_for, self.connection.is_ours_to_end))
+
+    def test_not_idle_while_a_reply_is_outstanding(self) -> None:
+        """
+        It is looked at again after half the idle timeout at the earliest.
+        """
+        (query,) = self.ask("a")
+        self.clock.pump([15.0] * 8)
+        self.assertFalse(self.transport.disconnecting)
+        self.reply(query)
+        self.clock.pump([10.0] * 3)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_close(self) -> None:
+        """
+        It takes no more questions, and is cut a second later, if it still stands.
+        """
+        self.connection.close(ConnectionEnd.AGE)
+        self.assertEqual((0, True), (self.connection.room(), self.transport.disconnecting))
+        self.assertIsNone(self.transport.producer)
+        self.clock.advance(0.9)
+        self.assertEqual(0, self.transport.aborted)
+        self.clock.advance(0.1)
+        self.assertEqual(1, self.transport.aborted)
+
+    def test_the_first_reason_to_close_counts(self) -> None:
+        """
+        A second close changes nothing.
+        """
+        self.connection.close(ConnectionEnd.AGE)
+        self.connection.close(ConnectionEnd.IDLE)
+        self.assertEqual(ConnectionEnd.AGE, self.connection.ended_for)
+        self.connection.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual("closed here: age", self.error().reason)
+
+    def test_end(self) -> None:
+        """
+        What was outstanding is told with the reason, and no timer is left.
+        """
+        self.ask("a", "b")
+        self.connection.close(ConnectionEnd.AGE)
+        self.connection.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual([["a", "b"]], [tokens for tokens, _ in self.lost])
+        self.assertEqual((0, 0), (self.connection.outstanding, self.connection.room()))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_ended_by_the_upstream(self) -> None:
+        """
+        How it ended is told in words and by a code; it was not ended here.
+        """
+        self.ask("a")
+        self.connection.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(
+            ("the connection broke", ConnectionEnd.CONNECTION_LOST), (self.error().reason, self.error().code)
+        )
+        self.assertEqual(("", False), (self.connection.ended_for, self.connection.is_ours_to_end))
+
+    def test_abort(self) -> None:
+        """
+        It is cut at once; the first error is what is told.
+        """
+        self.ask("a")
+        error = Timeout("read", "silent")
+        self.connection.abort(error)
+        self.connection.abort(BadReply("read", "later"))
+        self.assertEqual(2, self.transport.aborted)
+        self.assertTrue(self.connection.is_closing)
+        self.assertTrue(self.connection.is_ours_to_end)
+        self.connection.close(ConnectionEnd.IDLE)
+        self.assertFalse(self.transport.disconnecting)
+        self.connection.connectionLost(Failure(ConnectionAborted()))
+        self.assertIs(error, self.error())
+
+    def test_not_dns(self) -> None:
+        """
+        A message that cannot be one ends the connection, once; what came before it counts.
+        """
+        (query,) = self.ask("a")
+        self.connection.dataReceived(frame(ZONE(query) or b"") + frame(b"short"))
+        self.assertEqual((["a"], 1), (self.tokens(), self.transport.aborted))
+        self.connection.dataReceived(frame(b"short"))
+        self.assertEqual(1, self.transport.aborted)
+        self.connection.connectionLost(Failure(ConnectionAborted()))
+        self.assertIsInstance(self.error(), BadReply)
+        self.assertEqual("the upstream sent a message of 5 octets", self.error().reason)
+
+    def test_granted_timeout(self) -> None:
+        """
+        Nine tenths of what the upstream grants, in tenths of a second, replace a longer idle timeout (RFC 7828 §3.2.2).
+        """
+        (query,) = self.ask("a")
+        self.connection.dataReceived(frame(keepalive(query, (100).to_bytes(2, "big"))))
+        self.clock.advance(8.9)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.2)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_a_longer_one_changes_nothing(self) -> None:
+        """
+        Our own idle timeout is the most.
+        """
+        (query,) = self.ask("a")
+        self.connection.dataReceived(frame(keepalive(query, (6000).to_bytes(2, "big"))))
+        self.clock.advance(29.9)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.2)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_a_grant_of_nothing(self) -> None:
+        """
+        With 0 the upstream wants to be left: nothing more is asked, what is outstanding is waited for (RFC 7828 §3.4).
+        """
+        first, second = self.ask("a", "b")
+        self.connection.dataReceived(frame(keepalive(first, b"\0\0")))
+        self.assertEqual((0, False), (self.connection.room(), self.transport.disconnecting))
+        self.connection.dataReceived(frame(keepalive(second, b"\0\0")))
+        self.assertEqual(["a", "b"], self.tokens())
+        self.assertTrue(self.transport.disconnecting)
+        self.assertEqual(ConnectionEnd.ASKED_TO_CLOSE, self.connection.ended_for)
+        self.clock.advance(1.0)
+        self.assertEqual(1, self.transport.aborted)
+        self.clock.advance(10.0)
+        self.assertEqual(1, self.transport.aborted)
+
+    def test_a_last_reply_that_does_not_come(self) -> None:
+        """
+        After four seconds it is waited for no longer.
+        """
+        first, _ = self.ask("a", "b")
+        self.connection.dataReceived(frame(keepalive(first, b"\0\0")))
+        self.clock.advance(3.9)
+        self.assertEqual(0, self.transport.aborted)
+        self.clock.advance(0.1)
+        self.assertEqual(1, self.transport.aborted)
+
+    def test_an_empty_grant_says_nothing(self) -> None:
+        """
+        The option without a timeout is what clients send.
+        """
+        (query,) = self.ask("a")
+        self.connection.dataReceived(frame(keepalive(query, b"")))
+        self.assertEqual((False, 32768), (self.connection.is_closing, self.connection.room()))

@@ -1,0 +1,126 @@
+"""
+Dials under way: how many, how long, and what is told of them.
+"""
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.errors import Unreachable, UpstreamError
+from dotproxy.upstream.dialer import Dials
+
+
+class Connection:
+    """
+    A connection that may have ended already.
+    """
+
+    def __init__(self, *, is_closing: bool = False) -> None:
+        self.is_closing = is_closing
+
+
+class DialTests(SynchronousTestCase):
+    """
+    An endpoint of which each dial is a Deferred that the test holds.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.dialled: list[Deferred[Any]] = []
+        self.cancelled = 0
+        self.connected: list[tuple[Any, float]] = []
+        self.failed: list[UpstreamError] = []
+        self.slow = 0
+        self.dials = Dials(
+            self,
+            clock=self.clock,
+            now=self.clock.seconds,
+            build=Connection,
+            connected=lambda connection, seconds: self.connected.append((connection, seconds)),
+            failed=self.failed.append,
+            slow=self.note_slow,
+        )
+
+    def connect(self, factory: Any) -> "Deferred[Any]":
+        """
+        Called as an endpoint.
+        """
+        self.dialled.append(Deferred(self.note_cancelled))
+        return self.dialled[-1]
+
+    def note_cancelled(self, dial: object) -> None:
+        self.cancelled += 1
+
+    def note_slow(self) -> None:
+        self.slow += 1
+
+    def test_so_many_as_are_wanted(self) -> None:
+        """
+        Those that are under way count.
+        """
+        self.dials.dial(2)
+        self.assertEqual((2, 2), (len(self.dials), len(self.dialled)))
+        self.dials.dial(2)
+        self.dials.dial(1)
+        self.assertEqual(2, len(self.dialled))
+        self.dials.dial(3)
+        self.assertEqual(3, len(self.dialled))
+
+    def test_connected(self) -> None:
+        """
+        How long it took is told; the dial is over, and so is its timer.
+        """
+        self.dials.dial(1)
+        self.clock.advance(0.2)
+        connection = Connection()
+        self.dialled[0].callback(connection)
+        self.assertEqual([(connection, 0.2)], self.connected)
+        self.assertEqual((0, []), (len(self.dials), self.clock.getDelayedCalls()))
+
+    def test_one_that_ended_in_the_same_instant_is_not_told(self) -> None:
+        """
+        The connection itself tells that it was lost.
+        """
+        self.dials.dial(1)
+        self.dialled[0].callback(Connection(is_closing=True))
+        self.assertEqual(([], 0), (self.connected, len(self.dials)))
+
+    def test_failed(self) -> None:
+        """
+        An error of ours is told as it is, any other as an upstream that cannot be reached.
+        """
+        self.dials.dial(2)
+        error = Unreachable("tls", "no")
+        self.dialled[0].errback(error)
+        self.dialled[1].errback(OSError("no route"))
+        self.assertIs(error, self.failed[0])
+        self.assertIsInstance(self.failed[1], Unreachable)
+        self.assertEqual(("connect", "no route"), (self.failed[1].phase, self.failed[1].reason))
+        self.assertEqual((0, []), (len(self.dials), self.clock.getDelayedCalls()))
+
+    def test_slow_after_a_quarter_of_a_second(self) -> None:
+        """
+        It is told once, and over with the dial.
+        """
+        self.dials.dial(1)
+        self.clock.advance(0.249)
+        self.assertEqual((0, False), (self.slow, self.dials.is_slow))
+        self.clock.advance(0.001)
+        self.assertEqual((1, True), (self.slow, self.dials.is_slow))
+        self.clock.advance(10)
+        self.assertEqual(1, self.slow)
+        self.dialled[0].errback(Unreachable("connect", "no"))
+        self.assertFalse(self.dials.is_slow)
+
+    def test_given_up(self) -> None:
+        """
+        All are cancelled, nobody is told, and others can be begun.
+        """
+        self.dials.dial(2)
+        self.dials.give_up()
+        self.assertEqual((2, 0), (self.cancelled, len(self.dials)))
+        self.assertEqual(([], [], []), (self.connected, self.failed, self.clock.getDelayedCalls()))
+        self.dials.dial(1)
+        self.assertEqual(3, len(self.dialled))
