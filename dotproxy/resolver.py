@@ -39,7 +39,7 @@ class DoTResolver(ForwarderResolver):
             options["upstream"] = upstreams
         config = load(options, {}).config
         services: list[IService] = []
-        events = LoggedEvents(debug=config.log_level == "debug")
+        events = LoggedEvents(debug=config.is_debug)
         credentials = Credentials(*read_tls_files(config).credentials(config))
         self._upstreams = build_upstreams(config, reactor, events, services, credentials)
         self._services = [*services, *self._upstreams]

@@ -144,9 +144,8 @@ def _taker(setting: Setting) -> Callable[[Options, str], None]:
     def take(self: Options, value: str) -> None:
         self.given.setdefault(setting.key, []).append(value)
 
-    default = setting.default
-    shown = " ".join(default) if setting.is_list and setting.key != "allow_from" else default
-    suffix = "" if default in (None, ()) or setting.key == "allow_from" else f" [default: {shown}]"
+    shown = " ".join(map(str, setting.defaults))
+    suffix = "" if setting.default in (None, ()) or setting.key == "allow_from" else f" [default: {shown}]"
     take.__doc__ = setting.help + suffix
     return take
 

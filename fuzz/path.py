@@ -37,14 +37,14 @@ from dotproxy.wire.edns import opt_record
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import HEADER, HEADER_SIZE, RD, question_of
 from dotproxy.wire.responses import OUR_UDP_SIZE
-from dotproxy.wire.rewrite import EdnsRewriter, Subnet
+from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter
 
 GOOD = make_query("good.fuzz.example.", A)
 ZONE = Zone({(f"{name}.fuzz.example.", A): [address_rdata("192.0.2.1")] for name in ("www", "good")})
 CLIENT = ("127.0.0.1", 4000)
 
 #: Made once, since that takes longer than a message.
-REWRITER = EdnsRewriter(128, Subnet.PASS)
+REWRITER = EdnsRewriter(128, ClientSubnet.PASS)
 _SPECIAL = SpecialNames()
 
 #: No message may cost more CPU time than this, in seconds.

@@ -74,6 +74,7 @@ def _run(arguments: list[str]) -> int:
     from twisted.python.usage import UsageError
     from twisted.scripts.twistd import run
 
+    from dotproxy.config.choices import LogFormat
     from dotproxy.tap import Options, refuse
 
     options = Options()
@@ -84,7 +85,7 @@ def _run(arguments: list[str]) -> int:
         return refuse("dotproxy run", error)
     assert options.loaded is not None
     form = options.loaded.config.log_format
-    maker = {"text": "as_text", "json": "as_json", "journal": "for_journal"}.get(form, "auto")
+    maker = {LogFormat.TEXT: "as_text", LogFormat.JSON: "as_json", LogFormat.JOURNAL: "for_journal"}.get(form, "auto")
     logger = f"--logger=dotproxy.telemetry.lines.{maker}"
     sys.argv = ["twistd", "--nodaemon", "--pidfile=", logger, "dotproxy", *arguments]
     run()

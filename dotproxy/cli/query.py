@@ -22,7 +22,7 @@ from dotproxy.wire.edns import DO, opt_record
 from dotproxy.wire.message import HEADER, RD, parse_query
 from dotproxy.wire.names import from_text
 from dotproxy.wire.responses import OUR_UDP_SIZE
-from dotproxy.wire.rewrite import EdnsRewriter, Subnet
+from dotproxy.wire.rewrite import EdnsRewriter
 from dotproxy.wire.rrtypes import NAMES
 
 
@@ -40,7 +40,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
     :raises UpstreamError: if nobody answers.
     """
     wire = _question(name, rtype, dnssec=dnssec)
-    sent = EdnsRewriter(config.padding, Subnet(config.client_subnet)).rewrite_query(wire, parse_query(wire))
+    sent = EdnsRewriter(config.padding, config.client_subnet).rewrite_query(wire, parse_query(wire))
     failures: list[str] = []
     for host, port in upstream.addresses:
         trust = trust_in(config, upstream, host)

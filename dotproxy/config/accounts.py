@@ -7,7 +7,6 @@ Decides how they are written, and that they exist: ``USER``, ``USER:GROUP``, by 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 try:
     import grp
@@ -31,7 +30,7 @@ class Account:
         return f"{self.name}:{self.group}" if self.group else self.name
 
 
-def parse_account(value: Any) -> Account:
+def parse_account(value: object) -> Account:
     """
     Return the user ``USER`` with its own group, or ``USER:GROUP``; a number may stand for either.
 

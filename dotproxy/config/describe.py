@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
@@ -84,10 +83,10 @@ def default_as_toml(setting: Setting) -> str:
     """
     if setting.default is None:
         return '""'
-    return "[" + ", ".join(map(_toml, setting.default)) + "]" if setting.is_list else _toml(setting.default)
+    return "[" + ", ".join(map(_toml, setting.defaults)) + "]" if setting.is_list else _toml(setting.default)
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -152,7 +151,7 @@ def describe_changes(before: Config, after: Config) -> list[str]:
     return changes
 
 
-def value_in_words(setting: Setting, value: Any) -> str:
+def value_in_words(setting: Setting, value: object) -> str:
     """
     Return a value as log lines have it: a list's members with spaces between them, times and sizes with units.
     """
@@ -166,12 +165,14 @@ def value_in_words(setting: Setting, value: Any) -> str:
 
 
 #: How numbers are shown, by what a setting's value is called, and from where on digits alone are hard to read.
-_SHOW: dict[str, tuple[Callable[[Any], str], int]] = {"SECONDS": (show_seconds, 60), "OCTETS": (show_octets, 1024)}
+_SHOW: dict[str, tuple[Callable[[float], str], int]] = {"SECONDS": (show_seconds, 60), "OCTETS": (show_octets, 1024)}
 
 
-def _with_unit(setting: Setting, value: Any) -> str:
+def _with_unit(setting: Setting, value: object) -> str:
     """
-    A large time or size in larger units.
+    Return a large time or size in larger units, in brackets; "" for any other value.
     """
     show, large = _SHOW.get(setting.metavar, (plain, 0))
-    return f" ({show(value)})" if large and value >= large and show(value) != plain(value) else ""
+    if not large or not isinstance(value, int | float) or value < large or show(value) == plain(value):
+        return ""
+    return f" ({show(value)})"

@@ -21,6 +21,7 @@ from dotproxy.config.served_tls import warnings_of_tls
 from dotproxy.config.service_links import is_service_link
 from dotproxy.config.setting import Setting
 from dotproxy.config.together import disagreements
+from dotproxy.config.values import parse_listen
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.spec import endpoint_text
 
@@ -54,7 +55,7 @@ class _Given:
     Raw values for one setting.  ``source`` says where they stand, for people.
     """
 
-    values: Sequence[Any]
+    values: Sequence[object]
     source: str
 
 
@@ -119,11 +120,12 @@ def load_text(text: str) -> Loaded:
 
 
 def _checked(given: Mapping[str, _Given], problems: list[str], warnings: Sequence[str] = ()) -> Loaded:
+    # Any: each value has the type that its setting's ``parse`` returns, and a test compares settings and fields.
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     unusable: set[str] = set()
     for setting in SETTINGS:
-        default = _Given(setting.default if setting.is_list else (setting.default,), "default")
+        default = _Given(setting.defaults, "default")
         raw = given.get(setting.key, default)
         sources[setting.key] = raw.source
         before = len(problems)
@@ -138,8 +140,8 @@ def _checked(given: Mapping[str, _Given], problems: list[str], warnings: Sequenc
     return Loaded(config, sources, (*warnings, *warnings_of_tls(config, sources)))
 
 
-def _parse(setting: Setting, raw: _Given, problems: list[str]) -> Any:
-    parsed: list[Any] = []
+def _parse(setting: Setting, raw: _Given, problems: list[str]) -> object:
+    parsed: list[object] = []
     for value in raw.values:
         if value is None:
             parsed.append(None)
@@ -161,7 +163,7 @@ def _from_options(options: Mapping[str, Sequence[str]]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for key, texts in options.items():
         setting = BY_KEY[key]
-        values: list[Any] = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
+        values: list[object] = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
         if setting.default is None:
             values = [value or None for value in values]  # none, and said so
         given[key] = _Given(values, f"--{setting.option}")
@@ -216,10 +218,10 @@ def _listen_on(port: str, below: _Given | None) -> _Given:
     """
     The addresses of the source below, or the default's, with their port replaced.
     """
-    addresses: list[Any] = []
-    for value in below.values if below else BY_KEY["listen"].default:
+    addresses: list[object] = []
+    for value in below.values if below else BY_KEY["listen"].defaults:
         try:
-            addresses.append(endpoint_text(BY_KEY["listen"].parse(value).host, 0).removesuffix("0") + port)
+            addresses.append(endpoint_text(parse_listen(value).host, 0).removesuffix("0") + port)
         except ValueError:
             addresses.append(value)  # it is reported as what it is
     return _Given(addresses, _ALIASES[2])
@@ -243,7 +245,7 @@ def _from_toml(path: str, path_source: str, problems: list[str]) -> dict[str, _G
     return _from_table(table, path, problems)
 
 
-def _from_table(table: Mapping[str, Any], path: str, problems: list[str]) -> dict[str, _Given]:
+def _from_table(table: Mapping[str, object], path: str, problems: list[str]) -> dict[str, _Given]:
     given: dict[str, _Given] = {}
     for key, value in table.items():
         if key not in BY_KEY:
@@ -260,7 +262,7 @@ def _from_table(table: Mapping[str, Any], path: str, problems: list[str]) -> dic
 
 
 def _default_upstreams() -> str:
-    return "[" + ", ".join(f'"{name}"' for name in BY_KEY["upstream"].default) + "]"
+    return "[" + ", ".join(f'"{name}"' for name in BY_KEY["upstream"].defaults) + "]"
 
 
 def split(text: str) -> list[str]:

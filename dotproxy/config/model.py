@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dotproxy.config.accounts import Account
+from dotproxy.config.choices import LogFormat, LogLevel, QueryLogMode, TlsVersion, UdpTruncation
 from dotproxy.config.values import BootstrapServer, ListenAddress
-from dotproxy.policy.access import Network
+from dotproxy.policy.access import LimitAction, Network
+from dotproxy.policy.selection import Policy
 from dotproxy.upstream.spec import UpstreamAddress
+from dotproxy.wire.rewrite import ClientSubnet
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +36,16 @@ class Config:
     ca_file: Path | None
     client_certificate: Path | None
     client_key: Path | None
-    tls_minimum: str
+    tls_minimum: TlsVersion
     tls_ciphers: str | None
-    policy: str
+    policy: Policy
     allow_from: tuple[Network, ...]
-    not_allowed: str
+    not_allowed: LimitAction
     client_rate: float
     client_prefix_v4: int
     client_prefix_v6: int
     client_exempt: tuple[Network, ...]
-    over_limit: str
+    over_limit: LimitAction
     response_rate_limit: int
     response_rate_slip: int
     query_timeout: float
@@ -53,8 +57,8 @@ class Config:
     tcp_max_connections: int
     tcp_max_outstanding: int
     udp_max_size: int
-    udp_truncation: str
-    workers: int | str
+    udp_truncation: UdpTruncation
+    workers: int | Literal["auto"]
     udp_batched: bool
     forward_special: tuple[str, ...]
     transparent: bool
@@ -62,7 +66,7 @@ class Config:
     minimal_any: bool
     max_transfers: int
     padding: int
-    client_subnet: str
+    client_subnet: ClientSubnet
     max_outstanding: int
     cache_size: int
     cache_memory: int
@@ -76,7 +80,14 @@ class Config:
     admin_hosts: tuple[str, ...]
     admin_socket: Path | None
     user: Account | None
-    query_log: str
+    query_log: QueryLogMode
     query_log_sample: float
-    log_format: str
-    log_level: str
+    log_format: LogFormat
+    log_level: LogLevel
+
+    @property
+    def is_debug(self) -> bool:
+        """
+        Whether debug lines are logged.
+        """
+        return self.log_level is LogLevel.DEBUG

@@ -7,6 +7,7 @@ Decides their names, defaults and help texts; ``schema`` has the other settings,
 from __future__ import annotations
 
 from dotproxy.config.accounts import parse_account
+from dotproxy.config.choices import LogFormat, LogLevel, QueryLogMode
 from dotproxy.config.setting import Setting
 from dotproxy.config.values import number, one_of, parse_admin_host, parse_listen, parse_log_level, parse_new_file
 
@@ -53,8 +54,8 @@ OPERATION: tuple[Setting, ...] = (
     ),
     Setting(
         "query_log",
-        "off",
-        one_of("off", "hashed", "clear"),
+        QueryLogMode.OFF,
+        one_of(*QueryLogMode),
         "HOW",
         "Log a line for each answer: off, hashed (names and clients under a key of this run), or clear.",
     ),
@@ -67,15 +68,15 @@ OPERATION: tuple[Setting, ...] = (
     ),
     Setting(
         "log_format",
-        "auto",
-        one_of("auto", "text", "json", "journal"),
+        LogFormat.AUTO,
+        one_of(*LogFormat),
         "FORM",
         "Lines as text, json, or journal (text with priorities); auto: text on a terminal, journal for journald, else"
         " json. For `dotproxy run`; twistd has --logger.",
     ),
     Setting(
         "log_level",
-        "info",
+        LogLevel.INFO,
         parse_log_level,
         "LEVEL",
         "info: a line for each change of state; debug: one for each connection, too.",

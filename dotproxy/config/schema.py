@@ -8,6 +8,7 @@ documentation and the example file all come from here.  Imports no Twisted.
 from __future__ import annotations
 
 from dotproxy.config.caching import CACHING
+from dotproxy.config.choices import TlsVersion, UdpTruncation
 from dotproxy.config.operation import OPERATION
 from dotproxy.config.setting import Setting
 from dotproxy.config.tls_listener import TLS_LISTENER
@@ -29,7 +30,10 @@ from dotproxy.config.values import (
     parse_workers,
     parse_yes_or_no,
 )
+from dotproxy.policy.access import LimitAction
+from dotproxy.policy.selection import Policy
 from dotproxy.policy.special_names import FAMILIES, PRIVATE_TLDS
+from dotproxy.wire.rewrite import ClientSubnet
 
 #: Loopback and private networks: nobody else can be meant by a laptop or a cluster.
 PRIVATE_NETWORKS = (
@@ -97,7 +101,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("client_key", None, parse_key, "PEM", "The key of client_certificate, without a passphrase."),
     Setting(
         "tls_minimum",
-        "1.2",
+        TlsVersion.TLS_1_2,
         parse_tls_version,
         "VERSION",
         "The oldest version of TLS spoken: 1.2 or 1.3.",
@@ -113,7 +117,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "policy",
-        "failover",
+        Policy.FAILOVER,
         parse_policy,
         "NAME",
         "Which upstream is asked first: failover (as given), round_robin, random, fastest, least_outstanding, hash"
@@ -130,8 +134,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "not_allowed",
-        "refuse",
-        one_of("refuse", "drop"),
+        LimitAction.REFUSE,
+        one_of(LimitAction.REFUSE, LimitAction.DROP),
         "HOW",
         "What other clients get: refuse (REFUSED) or drop (no response).",
     ),
@@ -168,8 +172,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "over_limit",
-        "truncate",
-        one_of("truncate", "refuse", "drop"),
+        LimitAction.TRUNCATE,
+        one_of(*LimitAction),
         "HOW",
         "What a client gets over UDP that is over its share: truncate (TC=1, so that it asks again over TCP), refuse"
         " (REFUSED) or drop (no response).",
@@ -259,8 +263,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "udp_truncation",
-        "partial",
-        one_of("partial", "empty"),
+        UdpTruncation.PARTIAL,
+        one_of(*UdpTruncation),
         "HOW",
         "What a client gets over UDP that asks for more than fits: partial, as many records as fit, for stubs that do"
         " not ask again over TCP; or empty, no records: then nobody gets more octets by a truncated answer than it"
@@ -329,7 +333,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "client_subnet",
-        "private",
+        ClientSubnet.PRIVATE,
         parse_client_subnet,
         "HOW",
         "EDNS client subnet: private (ask upstreams to use none), off (say nothing), or pass (what clients send).",

@@ -7,9 +7,11 @@ particular: ``schema`` and ``operation`` have them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+#: A default as the schema has it: one value, or a tuple of them for a list.
+Default = str | float | tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +26,20 @@ class Setting:
     """
 
     key: str
-    default: Any
-    parse: Callable[[Any], Any]
+    default: Default
+    parse: Callable[[object], object]
     metavar: str
     help: str
     short: str | None = None
     is_list: bool = False
     is_guarded: bool = False
+
+    @property
+    def defaults(self) -> Sequence[object]:
+        """
+        The default as a sequence of values, one of them unless the setting is a list.
+        """
+        return self.default if isinstance(self.default, tuple) else (self.default,)
 
     @property
     def option(self) -> str:

@@ -67,16 +67,16 @@ def show_seconds(seconds: float) -> str:
     return parts
 
 
-def show_octets(octets: int) -> str:
+def show_octets(octets: float) -> str:
     """
     Return a size as ``octets_of`` reads it: ``128MiB``, ``1232``.
     """
-    shown, prefix = octets, ""
+    shown, prefix = int(octets), ""
     for larger in _PREFIXES:
         if not shown or shown % 1024:
             break
         shown, prefix = shown // 1024, larger
-    return f"{shown}{prefix.replace('k', 'K')}iB" if prefix else str(octets)
+    return f"{shown}{prefix.replace('k', 'K')}iB" if prefix else str(shown)
 
 
 def plain(number: float) -> str:

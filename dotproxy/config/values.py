@@ -11,22 +11,27 @@ import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from fractions import Fraction
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from dotproxy.config.choices import LogLevel, TlsVersion
 from dotproxy.config.units import octets_of, plain, seconds_of, show_octets, show_seconds
 from dotproxy.policy.access import Network
-from dotproxy.policy.selection import POLICIES
+from dotproxy.policy.selection import Policy
 from dotproxy.policy.special_names import SWITCHES
 from dotproxy.upstream.spec import UpstreamAddress, endpoint_text, from_table, is_ip, parse_upstream
+from dotproxy.wire.rewrite import ClientSubnet
 
 DEFAULT_LISTEN_PORT = 5300
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class ListenAddress:
         return endpoint_text(self.host, self.port)
 
 
-def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenAddress:
+def parse_listen(value: object, default_port: int = DEFAULT_LISTEN_PORT) -> ListenAddress:
     """
     Return where to listen: ``ADDRESS``, ``ADDRESS:PORT``, ``[IPv6]:PORT`` or ``:PORT``.
     """
@@ -69,7 +74,7 @@ def parse_listen(value: Any, default_port: int = DEFAULT_LISTEN_PORT) -> ListenA
     return ListenAddress(address, int(port))
 
 
-def parse_listen_tls(value: Any) -> ListenAddress:
+def parse_listen_tls(value: object) -> ListenAddress:
     """
     Return where to listen for DNS over TLS; as ``parse_listen``, but that the port is 853 unless it is given.
     """
@@ -91,7 +96,7 @@ def _refuse_ambiguous(text: str, default_port: int) -> None:
     raise ValueError(f"{text!r} is not an address to listen on; write [{host}]:{port}")
 
 
-def parse_upstream_value(value: Any) -> UpstreamAddress:
+def parse_upstream_value(value: object) -> UpstreamAddress:
     """
     Return an upstream given as a SPEC or as a table with ``address``, ``port``, ``name``, ``pin_sha256``, ``weight``.
     """
@@ -128,7 +133,7 @@ class BootstrapServer:
         return str(self.upstream) if self.plain is None else f"udp://{endpoint_text(*self.plain)}"
 
 
-def parse_bootstrap(value: Any) -> BootstrapServer:
+def parse_bootstrap(value: object) -> BootstrapServer:
     """
     Return who looks up names: ``tls://ADDRESS#NAME`` or a preset, or ``udp://ADDRESS[:PORT]`` for plain DNS.
     """
@@ -142,7 +147,7 @@ def parse_bootstrap(value: Any) -> BootstrapServer:
     return BootstrapServer(upstream, None)
 
 
-def string(value: Any) -> str:
+def string(value: object) -> str:
     """
     Return a string, without the space around it.
     """
@@ -151,7 +156,7 @@ def string(value: Any) -> str:
     return value.strip()
 
 
-def parse_new_file(value: Any) -> Path:
+def parse_new_file(value: object) -> Path:
     """
     Return the path of a file that can be written, whether or not it is there.
     """
@@ -167,7 +172,7 @@ def parse_new_file(value: Any) -> Path:
     return path
 
 
-def parse_certificates(value: Any) -> Path:
+def parse_certificates(value: object) -> Path:
     """
     Return the path of a file of PEM certificates that can be read.
     """
@@ -187,7 +192,7 @@ def parse_certificates(value: Any) -> Path:
     return path
 
 
-def parse_key(value: Any) -> Path:
+def parse_key(value: object) -> Path:
     """
     Return the path of a file with a private key, in PEM and without a passphrase, that can be read.
     """
@@ -203,17 +208,15 @@ def parse_key(value: Any) -> Path:
     return path
 
 
-def parse_tls_version(value: Any) -> str:
+def parse_tls_version(value: object) -> TlsVersion:
     """
     Return a version of TLS.
     """
     version = str(value).lower().removeprefix("tlsv").removeprefix("tls").strip()
-    if version not in ("1.2", "1.3"):
-        raise ValueError(f"{value!r} is not a version of TLS to insist on; there are 1.2 and 1.3")
-    return version
+    return _choice(TlsVersion, version, f"{value!r} is not a version of TLS to insist on; there are 1.2 and 1.3")
 
 
-def parse_ciphers(value: Any) -> str:
+def parse_ciphers(value: object) -> str:
     """
     Return a list of ciphers that OpenSSL understands.
     """
@@ -230,17 +233,15 @@ def parse_ciphers(value: Any) -> str:
     return text
 
 
-def parse_policy(value: Any) -> str:
+def parse_policy(value: object) -> Policy:
     """
-    Return the name of a policy.
+    Return a policy by its name.
     """
     name = string(value).replace("-", "_")
-    if name not in POLICIES:
-        raise ValueError(f"{value!r} is not a policy; there are {', '.join(POLICIES)}")
-    return name
+    return _choice(Policy, name, f"{value!r} is not a policy; there are {', '.join(Policy)}")
 
 
-def parse_yes_or_no(value: Any) -> bool:
+def parse_yes_or_no(value: object) -> bool:
     """
     Return what a yes or no means.
     """
@@ -250,7 +251,7 @@ def parse_yes_or_no(value: Any) -> bool:
     return answer
 
 
-def parse_special_family(value: Any) -> str:
+def parse_special_family(value: object) -> str:
     """
     Return the name of a family of special names, or of one of the private top-level domains.
     """
@@ -260,27 +261,23 @@ def parse_special_family(value: Any) -> str:
     return name
 
 
-def parse_client_subnet(value: Any) -> str:
+def parse_client_subnet(value: object) -> ClientSubnet:
     """
     Return how client subnets are treated.
     """
-    how = string(value).lower()
-    if how not in ("private", "off", "pass"):
-        raise ValueError(f"{value!r} is not a way to treat client subnets; there are private, off, pass")
-    return how
+    problem = f"{value!r} is not a way to treat client subnets; there are {', '.join(ClientSubnet)}"
+    return _choice(ClientSubnet, string(value).lower(), problem)
 
 
-def parse_log_level(value: Any) -> str:
+def parse_log_level(value: object) -> LogLevel:
     """
     Return a log level.
     """
-    level = string(value).lower()
-    if level not in ("info", "debug"):
-        raise ValueError(f"{value!r} is not a log level; there are info and debug")
-    return level
+    problem = f"{value!r} is not a log level; there are {' and '.join(LogLevel)}"
+    return _choice(LogLevel, string(value).lower(), problem)
 
 
-def parse_network(value: Any) -> Network:
+def parse_network(value: object) -> Network:
     """
     Return a network, IPv4 or IPv6; an address is a network of one.
     """
@@ -298,7 +295,7 @@ class _Unit:
     """
 
     read: Callable[[str], Fraction]
-    show: Callable[[Any], str]
+    show: Callable[[float], str]
     examples: str
 
 
@@ -308,7 +305,7 @@ _UNITS = {
 }
 
 
-def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callable[[Any], Any]:
+def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callable[[object], float]:
     """
     Return a function that reads numbers from ``low`` to ``high``; of seconds and octets also as text with a unit.
     """
@@ -317,7 +314,7 @@ def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callab
     limits = f"from {_limit(low, unit)} to {_limit(high, unit)}"
     spelling = _UNITS.get(unit)
 
-    def parse(value: Any) -> float:
+    def parse(value: object) -> float:
         try:
             number = _read_number(value, spelling, whole=whole)
         except (TypeError, ValueError, OverflowError):
@@ -330,8 +327,8 @@ def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callab
     return parse
 
 
-def _read_number(value: Any, spelling: _Unit | None, *, whole: bool) -> float:
-    if isinstance(value, bool):
+def _read_number(value: object, spelling: _Unit | None, *, whole: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(value)
     try:
         return int(str(value)) if whole else float(value)
@@ -354,7 +351,7 @@ def _limit(limit: float, unit: str) -> str:
     return f"{plain(limit)} ({_UNITS[unit].show(limit)})"
 
 
-def parse_workers(value: Any) -> int | str:
+def parse_workers(value: object) -> int | Literal["auto"]:
     """
     Return how many processes, or "auto".
     """
@@ -366,21 +363,29 @@ def parse_workers(value: Any) -> int | str:
         raise ValueError(f"{error}, nor auto") from None
 
 
-def one_of(*words: str) -> Callable[[Any], str]:
+def one_of(*choices: _Choice) -> Callable[[object], _Choice]:
     """
-    Return a function that reads one of these words.
+    Return a function that reads one of these members of an enum by its value.
     """
+    by_word = {choice.value: choice for choice in choices}
 
-    def parse(value: Any) -> str:
-        word = string(value).strip().lower()
-        if word not in words:
-            raise ValueError(f"{value!r} is none of {', '.join(words)}")
-        return word
+    def parse(value: object) -> _Choice:
+        choice = by_word.get(string(value).lower())
+        if choice is None:
+            raise ValueError(f"{value!r} is none of {', '.join(by_word)}")
+        return choice
 
     return parse
 
 
-def parse_admin_host(value: Any) -> str:
+def _choice(choices: type[_Choice], word: str, problem: str) -> _Choice:
+    try:
+        return choices(word)
+    except ValueError:
+        raise ValueError(problem) from None
+
+
+def parse_admin_host(value: object) -> str:
     """
     Return a host name in lower case, or "*".
     """

@@ -7,12 +7,12 @@ know what a query asks.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Final, NamedTuple
 
 from dotproxy.errors import ShedReason, WireError
 from dotproxy.forwarding.inflight import ClientRequest
 from dotproxy.forwarding.interfaces import Client, Listener
+from dotproxy.policy.access import LimitAction
 from dotproxy.policy.client_shares import ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters
 from dotproxy.wire.edns import EDE_OTHER, EDE_PROHIBITED, ExtendedError
@@ -28,16 +28,6 @@ _NOT_SERVED: Final = ExtendedError(EDE_PROHIBITED, "")
 _OVER_RATE: Final = ExtendedError(EDE_OTHER, "over the rate of queries for one client")
 _OVER_SHARE: Final = ExtendedError(EDE_OTHER, "too many queries of this client outstanding")
 _OVERLOADED: Final = ExtendedError(EDE_OTHER, "too many queries outstanding")
-
-
-class LimitAction(Enum):
-    """
-    What a client gets instead of a response: TC=1 over UDP, so that it asks again over TCP; REFUSED; or nothing.
-    """
-
-    TRUNCATE = "truncate"
-    REFUSE = "refuse"
-    DROP = "drop"
 
 
 class LimitActions(NamedTuple):

@@ -1,18 +1,29 @@
 """
-Which clients are served.
+Which clients are served, and what the others get.
 
-Decides by address alone, before anything a client sent is looked at.
+Decides by the client's address alone, before its query is parsed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
 
 #: Verdicts remembered; enough for a large site, small enough that spoofed addresses cost nothing.
 _REMEMBERED = 8192
+
+
+class LimitAction(StrEnum):
+    """
+    What a client gets instead of a response: TC=1 over UDP, so that it retries over TCP; REFUSED; or nothing.
+    """
+
+    TRUNCATE = "truncate"
+    REFUSE = "refuse"
+    DROP = "drop"
 
 
 class AccessList:

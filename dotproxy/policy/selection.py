@@ -9,10 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from hashlib import blake2s
 from typing import Protocol
 
 from dotproxy.wire.message import HEADER_SIZE, QueryInfo
+
+
+class Policy(StrEnum):
+    """
+    How upstreams are ordered for a query.
+    """
+
+    FAILOVER = "failover"
+    ROUND_ROBIN = "round_robin"
+    RANDOM = "random"
+    FASTEST = "fastest"
+    LEAST_OUTSTANDING = "least_outstanding"
+    HASH = "hash"
+    RACE = "race"
+
 
 Order = Sequence[int]
 #: From a query and what was seen of it to an order.
@@ -172,13 +188,13 @@ def registrable(name: bytes) -> bytes:
     return name[starts[-labels] :].lower()
 
 
-#: The policies by the names they are configured by.  ``race`` asks as failover does, but of everybody at once.
-POLICIES: dict[str, Callable[[Facts], Ordering]] = {
-    "failover": failover,
-    "round_robin": round_robin,
-    "random": at_random,
-    "fastest": fastest,
-    "least_outstanding": least_outstanding,
-    "hash": by_hash,
-    "race": failover,
+#: What each policy does.  ``RACE`` has the order of ``FAILOVER``, but the query is sent to all upstreams at once.
+POLICIES: dict[Policy, Callable[[Facts], Ordering]] = {
+    Policy.FAILOVER: failover,
+    Policy.ROUND_ROBIN: round_robin,
+    Policy.RANDOM: at_random,
+    Policy.FASTEST: fastest,
+    Policy.LEAST_OUTSTANDING: least_outstanding,
+    Policy.HASH: by_hash,
+    Policy.RACE: failover,
 }

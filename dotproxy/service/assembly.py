@@ -21,6 +21,7 @@ from twisted.internet.threads import deferToThread
 
 from dotproxy.cache.failures import FailureCache
 from dotproxy.cache.responses import ResponseCache
+from dotproxy.config.choices import QueryLogMode
 from dotproxy.config.describe import as_started, describe_changes
 from dotproxy.config.model import Config
 from dotproxy.policy.access import AccessList
@@ -57,7 +58,7 @@ def build(config: Config, reactor: Any, events: Events | None = None) -> Proxy:
     """
     Return the proxy that ``config`` describes, not started.
     """
-    return Assembly(config, reactor, events or LoggedEvents(debug=config.log_level == "debug", clock=reactor)).proxy
+    return Assembly(config, reactor, events or LoggedEvents(debug=config.is_debug, clock=reactor)).proxy
 
 
 class Assembly:
@@ -170,7 +171,7 @@ class Assembly:
         )
         self.forwarder.delivery.query_log = _build_query_log(config, self._secret)
         if isinstance(self._events, LoggedEvents) and before.log_level != config.log_level:
-            self._events.debug = config.log_level == "debug"
+            self._events.debug = config.is_debug
         if self.cache is not None:
             self.cache.change(limits=ttl_limits(config), stale_for=config.serve_stale, prefetches=config.prefetch)
         gone = [upstream for upstream in self._upstreams if upstream not in upstreams]
@@ -243,9 +244,9 @@ def _build_snapshot(cache: ResponseCache, file: Path, config: Config, reactor: A
 
 
 def _build_query_log(config: Config, secret: bytes) -> QueryLog | None:
-    if config.query_log == "off":
+    if config.query_log is QueryLogMode.OFF:
         return None
-    is_clear = config.query_log == "clear"
+    is_clear = config.query_log is QueryLogMode.CLEAR
     # Not the cookies' key, though from the same secret: names and cookies are told to different people.
     key = blake2s(secret, person=b"queries").digest()
     queries = QueryLog(is_clear=is_clear, sample=config.query_log_sample, key=key, chance=random.random)

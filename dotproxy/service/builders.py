@@ -26,12 +26,13 @@ from twisted.logger import Logger
 from dotproxy.cache.failures import FailureCache
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
+from dotproxy.config.choices import UdpTruncation
 from dotproxy.config.model import Config
 from dotproxy.config.schema import PRIVATE_NETWORKS
 from dotproxy.downstream.in_process import ForwarderResolver
 from dotproxy.downstream.udp import LimitResponses
 from dotproxy.errors import ShedReason, Unreachable
-from dotproxy.forwarding.client_filter import LimitAction, LimitActions
+from dotproxy.forwarding.client_filter import LimitActions
 from dotproxy.forwarding.dispatcher import Dispatcher
 from dotproxy.forwarding.forwarder import Forwarder
 from dotproxy.forwarding.interfaces import MessageRewriter
@@ -42,7 +43,7 @@ from dotproxy.policy.access import AccessList, Network
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.response_rate import ResponseRateLimit
-from dotproxy.policy.selection import POLICIES, Facts, Ordering
+from dotproxy.policy.selection import POLICIES, Facts, Ordering, Policy
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.service.network_monitor import boottime
 from dotproxy.telemetry.counters import Counters, PlaintextCounters
@@ -54,7 +55,7 @@ from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verification import Credentials, ServerVerifier
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.upstream.zone_transfer import Transfers
-from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter, Subnet
+from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter
 
 #: From an upstream's name to its addresses.
 Lookup = Callable[[str], Deferred[Found]]
@@ -202,7 +203,7 @@ def build_dispatcher_settings(config: Config, upstreams: int) -> DispatcherSetti
         build_hedging_budget(config),
         config.query_timeout,
         config.attempt_timeout,
-        upstreams if config.policy == "race" else 1,
+        upstreams if config.policy is Policy.RACE else 1,
     )
 
 
@@ -251,7 +252,7 @@ def build_actions(config: Config) -> LimitActions:
     """
     Return what clients get that are over their share, or not served.
     """
-    return LimitActions(LimitAction(config.over_limit), LimitAction(config.not_allowed))
+    return LimitActions(config.over_limit, config.not_allowed)
 
 
 def build_response_limit(config: Config, counters: Counters) -> LimitResponses | None:
@@ -278,7 +279,7 @@ def build_hedging_budget(config: Config) -> Budget:
     Return how much may be asked twice for being slow.
     """
     # Under ``hash`` each name is one upstream's business, slow or not.
-    return Budget(config.hedge_percent / 100 if config.policy != "hash" else 0)
+    return Budget(config.hedge_percent / 100 if config.policy is not Policy.HASH else 0)
 
 
 def ttl_limits(config: Config) -> Limits:
@@ -302,10 +303,10 @@ def build_rewriter(config: Config) -> MessageRewriter:
     """
     Return what messages look like on the other side.
     """
-    truncates_all = config.udp_truncation == "empty"
+    truncates_all = config.udp_truncation is UdpTruncation.EMPTY
     if config.transparent:
         return PassthroughRewriter(config.padding, truncates_all=truncates_all)
-    return EdnsRewriter(config.padding, Subnet(config.client_subnet), truncates_all=truncates_all)
+    return EdnsRewriter(config.padding, config.client_subnet, truncates_all=truncates_all)
 
 
 def _build_upstream(

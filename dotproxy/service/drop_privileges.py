@@ -96,7 +96,7 @@ class Confinement:
         Nothing that comes needs any.
         """
         self._refused += give_up(self._kept)
-        if self._config.log_level == "debug":
+        if self._config.is_debug:
             log.debug("privileges were given up{but}", but="".join(f"; {one}" for one in self._refused))
 
     def _announce_root(self) -> None:

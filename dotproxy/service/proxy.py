@@ -179,7 +179,7 @@ class Proxy(MultiService):
         self._listen()
         if self._share is None:
             log_listening(self._datagrams, self._streams, self._tls_streams)
-            if self.config.log_level == "debug":
+            if self.config.is_debug:
                 log.debug("datagrams are read and written {manner}", manner=self.io_mode)
             log_upstreams(self.config)
         for streams in (*self._streams, *self._tls_streams):  # the reactor has its own

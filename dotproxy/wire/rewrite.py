@@ -10,7 +10,7 @@ know it (RFC 6840 §5.8).  A signed message is passed on as it is, but for its I
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from struct import Struct
 
 from dotproxy.errors import TruncatedReply, WireError
@@ -54,9 +54,9 @@ _PLAIN_OPT = {do: opt_record(OUR_UDP_SIZE, 0, do) for do in (0, DO)}
 _PRIVATE = option(ECS, b"\0\1\0\0")
 
 
-class Subnet(Enum):
+class ClientSubnet(StrEnum):
     """
-    What happens to client subnet: ask for privacy, say nothing, or pass on what the client says.
+    The EDNS client subnet option of queries to upstreams (RFC 7871): sent as 0/0, not sent, or the client's own.
     """
 
     PRIVATE = "private"
@@ -130,12 +130,14 @@ class EdnsRewriter:
 
     is_shared = True
 
-    def __init__(self, block: int = 128, subnet: Subnet = Subnet.PRIVATE, *, truncates_all: bool = False) -> None:
+    def __init__(
+        self, block: int = 128, subnet: ClientSubnet = ClientSubnet.PRIVATE, *, truncates_all: bool = False
+    ) -> None:
         self._block = block
         self._truncates_all = truncates_all
         self._subnet = subnet
-        self._dropped = _BETWEEN_NEIGHBOURS | (frozenset() if subnet is Subnet.PASS else {ECS})
-        self._added = option(KEEPALIVE, b"") + (_PRIVATE if subnet is Subnet.PRIVATE else b"")
+        self._dropped = _BETWEEN_NEIGHBOURS | (frozenset() if subnet is ClientSubnet.PASS else {ECS})
+        self._added = option(KEEPALIVE, b"") + (_PRIVATE if subnet is ClientSubnet.PRIVATE else b"")
         # The tail of a question without options of the client's: by DO, and by the length of what is before.
         self._tails = {do: [self._tail(do, self._added, length) for length in range(block or 1)] for do in (0, DO)}
 

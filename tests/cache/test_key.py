@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.cache.key import key_of, name_in
 from dotproxy.errors import WireError
 from dotproxy.wire.message import parse_query
-from dotproxy.wire.rewrite import EdnsRewriter, Subnet
+from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter
 
 NSID = dns.edns.GenericOption(3, b"")
 COOKIE = dns.edns.GenericOption(10, b"cookie!!")
@@ -31,7 +31,7 @@ def make(name: str = "www.test.", rtype: str = "A", flags: int = 0x100, **change
     return query.to_wire()
 
 
-def key(wire: bytes, subnet: Subnet = Subnet.PRIVATE) -> bytes:
+def key(wire: bytes, subnet: ClientSubnet = ClientSubnet.PRIVATE) -> bytes:
     """
     Its key.
     """
@@ -124,10 +124,10 @@ class KeyTests(SynchronousTestCase):
         """
         subnets = [dns.edns.ECSOption("192.0.2.0", bits) for bits in (0, 16, 24)]
         asked = [make(use_edns=0, options=[subnet]) for subnet in subnets] + [make()]
-        self.assertEqual(4, len({key(wire, Subnet.PASS) for wire in asked} - {b""}))
+        self.assertEqual(4, len({key(wire, ClientSubnet.PASS) for wire in asked} - {b""}))
         self.assertEqual(1, len({key(wire) for wire in asked}))
-        self.assertEqual(b"", key(make(use_edns=0, options=[subnets[0], NSID]), Subnet.PASS))
-        self.assertEqual(b"", key(make(use_edns=0, options=[NSID, subnets[0]]), Subnet.PASS))
+        self.assertEqual(b"", key(make(use_edns=0, options=[subnets[0], NSID]), ClientSubnet.PASS))
+        self.assertEqual(b"", key(make(use_edns=0, options=[NSID, subnets[0]]), ClientSubnet.PASS))
 
     def test_a_client_subnet_that_is_none(self) -> None:
         """
@@ -135,8 +135,8 @@ class KeyTests(SynchronousTestCase):
         """
         long = make(use_edns=0, options=[dns.edns.GenericOption(8, bytes(21))])
         longest = make(use_edns=0, options=[dns.edns.ECSOption("2001:db8::1", 128)])
-        self.assertEqual(b"", key(long, Subnet.PASS))
-        self.assertNotEqual(b"", key(longest, Subnet.PASS))
+        self.assertEqual(b"", key(long, ClientSubnet.PASS))
+        self.assertNotEqual(b"", key(longest, ClientSubnet.PASS))
 
     def test_names_in_keys(self) -> None:
         """

@@ -4,16 +4,21 @@ Each setting: what it takes, and what it says to what it does not take.
 
 import datetime as dt
 import tempfile
+from enum import StrEnum
 from ipaddress import ip_network
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.config.choices import LogFormat, LogLevel, QueryLogMode, TlsVersion, UdpTruncation
 from dotproxy.config.model import Config
 from dotproxy.config.schema import BY_KEY, SETTINGS
 from dotproxy.config.values import ListenAddress, parse_listen, parse_upstream_value
+from dotproxy.policy.access import LimitAction
+from dotproxy.policy.selection import Policy
 from dotproxy.testing.certificates import Authority
 from dotproxy.upstream.spec import UpstreamAddress
+from dotproxy.wire.rewrite import ClientSubnet
 
 
 def folder(case: SynchronousTestCase) -> Path:
@@ -45,6 +50,31 @@ class SchemaTests(SynchronousTestCase):
             for default in defaults:
                 if default is not None:
                     setting.parse(default)
+
+    def test_settings_of_a_few_words_are_enums(self) -> None:
+        """
+        A setting that takes one of a few words has a member of an enum as its default and its value, and every member
+        can be written.
+        """
+        enums = {
+            "tls_minimum": TlsVersion,
+            "policy": Policy,
+            "not_allowed": LimitAction,
+            "over_limit": LimitAction,
+            "udp_truncation": UdpTruncation,
+            "client_subnet": ClientSubnet,
+            "query_log": QueryLogMode,
+            "log_format": LogFormat,
+            "log_level": LogLevel,
+        }
+        for setting in SETTINGS:
+            enum = enums.get(setting.key)
+            self.assertEqual(enum is not None, isinstance(setting.default, StrEnum), setting.key)
+            for member in enum or ():
+                if (setting.key, member) == ("not_allowed", LimitAction.TRUNCATE):
+                    self.assertRaises(ValueError, setting.parse, "truncate")
+                else:
+                    self.assertIs(member, setting.parse(member.value), setting.key)
 
     def test_spellings(self) -> None:
         """

@@ -12,7 +12,8 @@ import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import ShedReason
-from dotproxy.forwarding.client_filter import NEVER_ANSWERED, LimitAction, LimitActions
+from dotproxy.forwarding.client_filter import NEVER_ANSWERED, LimitActions
+from dotproxy.policy.access import LimitAction
 from dotproxy.policy.client_shares import FULL_BATCH, ShareLimits
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener

@@ -17,7 +17,7 @@ from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import opt_record, options_of
 from dotproxy.wire.message import FORMERR, HEADER, QueryInfo, parse_query, sections_of
-from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter, Subnet, with_least_opt
+from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter, PassthroughRewriter, with_least_opt
 from tests.wire.test_message import queries
 
 A_RECORD = dns.rrset.from_text("www.test.", 60, "IN", "A", "192.0.2.1")
@@ -163,7 +163,7 @@ class OutgoingTests(SynchronousTestCase):
         Upstreams are asked not to use any, told nothing, or told what the client said (RFC 7871 §7.1.2).
         """
         query = plain(use_edns=0, options=[SUBNET])
-        expected = {Subnet.PRIVATE: ["0.0.0.0/0"], Subnet.OFF: [], Subnet.PASS: ["192.0.2.0/24"]}
+        expected = {ClientSubnet.PRIVATE: ["0.0.0.0/0"], ClientSubnet.OFF: [], ClientSubnet.PASS: ["192.0.2.0/24"]}
         for subnet, told in expected.items():
             sent, _ = outgoing(EdnsRewriter(subnet=subnet), query)
             subnets = [option for option in sent.options if isinstance(option, dns.edns.ECSOption)]
@@ -173,7 +173,7 @@ class OutgoingTests(SynchronousTestCase):
         """
         With a block of 0 there is no padding.
         """
-        sent, size = outgoing(EdnsRewriter(0, Subnet.OFF), plain(use_edns=-1))
+        sent, size = outgoing(EdnsRewriter(0, ClientSubnet.OFF), plain(use_edns=-1))
         self.assertEqual(([11], 12 + 14 + 11 + 4), (codes(sent), size))
 
     def test_signed_questions(self) -> None:
@@ -351,7 +351,7 @@ class IncomingTests(SynchronousTestCase):
         Its scope comes back if it was passed on (RFC 7871 §7.2.2).
         """
         query = plain(use_edns=0, options=[SUBNET])
-        self.assertEqual([8], codes(incoming(EdnsRewriter(subnet=Subnet.PASS), query, reply_to(query, SUBNET))))
+        self.assertEqual([8], codes(incoming(EdnsRewriter(subnet=ClientSubnet.PASS), query, reply_to(query, SUBNET))))
 
     def test_other_additional_records(self) -> None:
         """

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from dotproxy import __version__
+from dotproxy.config.choices import LogLevel
 from dotproxy.config.describe import as_started, describe_changes, effective
 from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded
@@ -242,7 +243,7 @@ class Supervisor(MultiService):
         """
 
         def done(each: list[Any]) -> Any:
-            self._log_level = given["level"]
+            self._log_level = LogLevel(given["level"])
             return {"level": given["level"]}
 
         logged = gatherResults([place.ask("log", given) for place in self._serving()], consumeErrors=True)
@@ -313,7 +314,7 @@ class Supervisor(MultiService):
         return owned + [("", bound) for bound in self._streams]
 
     def _came(self, place: WorkerSlot) -> None:
-        if self._is_ready or self._log_level == "debug":
+        if self._is_ready or self._log_level is LogLevel.DEBUG:
             log.info("worker {name} ({pid}) serves", name=place.name, pid=place.pid)
         self._cover()
         if not self._is_ready and len(self._serving()) == self._count:
@@ -323,7 +324,7 @@ class Supervisor(MultiService):
 
     def _log_listening(self, manner: str) -> None:
         log_listening(next(iter(self._datagrams.values()), []), self._streams, self._tls_streams)
-        if self._log_level == "debug":
+        if self._log_level is LogLevel.DEBUG:
             log.debug("datagrams are read and written {manner}", manner=manner)
         how = "name" if self._is_by_name else "client"
         log.info("{count} workers serve; queries over UDP are distributed by {how}", count=self._count, how=how)

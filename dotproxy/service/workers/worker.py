@@ -61,7 +61,7 @@ class Worker:
         share = WorkerShare(given["name"], secret, own, streams, spare=sockets, tls_streams=tls_streams)
         events = ToldEvents(
             lambda found: self.channel.tell_if_room("found", {"findings": found}),
-            debug=config.log_level == "debug",
+            debug=config.is_debug,
             clock=self._reactor,
         )
         assembly = Assembly(config, self._reactor, events, share)
