@@ -21,8 +21,8 @@ from twisted.internet.task import Clock
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.downstream.sockets import bind_both
-from dotproxy.downstream.udp import DatagramListener
-from dotproxy.downstream.udp_port import BATCH, BatchPort
+from dotproxy.downstream.udp import UdpListener
+from dotproxy.downstream.udp_port import BATCH, UdpPort
 from dotproxy.forwarding.dispatcher import Dispatcher
 from dotproxy.forwarding.forwarder import Forwarder
 from dotproxy.forwarding.query_filter import QueryFilter
@@ -308,13 +308,13 @@ class Sockets:
         self._bound, streams = bind_both("127.0.0.1", 0)
         streams.close()
         reactor = Reactor()
-        self.port = BatchPort(self._bound, DatagramListener(self, reactor), reactor)
+        self.port = UdpPort(self._bound, UdpListener(self, reactor), reactor)
         self.port.startListening()
         self._client = socket.socket(type=socket.SOCK_DGRAM)
         self._client.connect(self._bound.getsockname())
         self._client.setblocking(False)
 
-    def handle_batch(self, listener: DatagramListener, batch: list[Any]) -> int:
+    def handle_batch(self, listener: UdpListener, batch: list[Any]) -> int:
         """
         Called by the listener.
         """

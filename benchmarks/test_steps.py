@@ -61,7 +61,7 @@ def test_memo_hit(benchmark: Any) -> None:
     forwarding.answer(forwarding.answers())
     forwarding.ask(batch)
     benchmark(forwarding.ask, batch)
-    assert forwarding.forwarder.counted().memo >= BATCH
+    assert forwarding.forwarder.counted().packet_cache_hits >= BATCH
     assert not forwarding.upstream.asked
 
 
@@ -79,7 +79,7 @@ def test_cache_hit(benchmark: Any) -> None:
         forwarding.ask(batch)
 
     benchmark(hit)
-    assert not forwarding.forwarder.counted().memo
+    assert not forwarding.forwarder.counted().packet_cache_hits
     assert not forwarding.upstream.asked
 
 

@@ -22,7 +22,7 @@ from dotproxy.config.load import load
 from dotproxy.config.values import ListenAddress
 from dotproxy.downstream.sockets import has_address
 from dotproxy.errors import ConfigError
-from dotproxy.telemetry.words import counted
+from dotproxy.telemetry.words import pluralized
 from dotproxy.wire.printable import printable
 
 #: A query that dotproxy answers by itself, whatever its upstreams do: the root's zone transfer, over UDP, is REFUSED.
@@ -109,19 +109,19 @@ def _status(given: Any) -> int:
     print(f"dotproxy {status['version']}, up for {_duration(status['seconds'])}, {_ready(status)}")
     where = ", ".join(status["listening"])
     rate = status["queries_per_second"]
-    answers = counted(status["answers"], "answer") + ("" if rate is None else f" ({rate:g}/s)")
+    answers = pluralized(status["answers"], "answer") + ("" if rate is None else f" ({rate:g}/s)")
     print(f"listening on {where}; {answers}, {status['outstanding']} outstanding")
     if status["listening_tls"]:
         where = ", ".join(status["listening_tls"])
         print(f"listening for TLS on {where}; the certificate expires on {status['tls_certificate_expires']}")
     plaintext = {purpose: count for purpose, count in status["plaintext_queries"].items() if count}
     if plaintext:
-        told = (f"{counted(count, 'query', 'queries')} for {purpose}" for purpose, count in plaintext.items())
+        told = (f"{pluralized(count, 'query', 'queries')} for {purpose}" for purpose, count in plaintext.items())
         print("left without TLS:", ", ".join(told))
     workers = status["workers"]
     if len(workers) > 1 or status["worker_restarts"]:
         memory = ", ".join(f"{one['name']}: {one['resident'] / 1e6:.0f} MB" for one in workers)
-        print(f"{counted(len(workers), 'worker')} ({memory}), {status['worker_restarts']} restarted")
+        print(f"{pluralized(len(workers), 'worker')} ({memory}), {status['worker_restarts']} restarted")
     _print_cache(status["cache"])
     rows = [_HEAD, *map(_row, status["upstreams"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -138,7 +138,7 @@ def _print_trouble(one: dict[str, Any]) -> None:
     Say why an upstream is down, and that its certificate expires soon.
     """
     if one["failed_attempts"]:
-        attempts = counted(one["failed_attempts"], "failed attempt")
+        attempts = pluralized(one["failed_attempts"], "failed attempt")
         duration = _duration(round(one["down_seconds"]))
         print(f"{one['name']}: failing since {one['down_since']} ({duration}), {attempts}: {one['error']}")
     days = one["certificate_days_left"]
@@ -175,14 +175,14 @@ def _cache(given: Any) -> int:
         _print_cache(_ask(given, "GET", "/status")["cache"])
         return 0
     arguments = {"name": given.name, "subtree": "yes" if given.subtree else ""}
-    print(f"{counted(_ask(given, 'POST', '/flush', arguments)['flushed'], 'answer')} forgotten")
+    print(f"{pluralized(_ask(given, 'POST', '/flush', arguments)['flushed'], 'answer')} forgotten")
     return 0
 
 
 def _print_cache(cache: dict[str, Any]) -> None:
     rate = "nothing asked yet" if cache["hit_rate"] is None else f"{cache['hit_rate']:.1%} of queries found"
     print(
-        f"cache: {counted(cache['entries'], 'answer')}, {cache['octets'] / 1e6:.1f} MB, {rate}"
+        f"cache: {pluralized(cache['entries'], 'answer')}, {cache['octets'] / 1e6:.1f} MB, {rate}"
         f" ({cache['memo'] + cache['fresh']} fresh, {cache['stale']} stale, {cache['joined']} joined,"
         f" {cache['missed']} missed), {cache['evicted']} thrown out"
     )

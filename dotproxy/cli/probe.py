@@ -23,7 +23,7 @@ from dotproxy.cli.session import Session, connect, trust_in
 from dotproxy.cli.tls_inspect import Seen, look
 from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone, DotproxyError
-from dotproxy.telemetry.words import counted
+from dotproxy.telemetry.words import pluralized
 from dotproxy.upstream.spec import UpstreamAddress, endpoint_text
 from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
 from dotproxy.wire.message import AD, HEADER, RD, TC, question_of, sections_of
@@ -250,7 +250,7 @@ def shown(report: Report) -> str:
         line("certificate", f"for {', '.join(seen.names) or 'no name'}; by {seen.issuer}")
     if seen.expires:
         days = (seen.expires - datetime.now(UTC)).days
-        left = f"{counted(days, 'day')} left" if days >= 0 else f"{counted(-days, 'day')} ago"
+        left = f"{pluralized(days, 'day')} left" if days >= 0 else f"{pluralized(-days, 'day')} ago"
         line("expires", f"{seen.expires:%Y-%m-%d} ({left})")
     line("pin", f"?pin-sha256={seen.pin}" if seen.pin else "")
     line("answers", ", ".join(_answers(report)))

@@ -15,7 +15,7 @@ from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.errors import ConfigError
-from dotproxy.telemetry.words import counted
+from dotproxy.telemetry.words import pluralized
 from dotproxy.upstream.spec import UpstreamAddress
 
 
@@ -58,7 +58,7 @@ def _upstreams(before: Config, fresh: Loaded) -> Iterator[str]:
         olds = [] if new in before.upstream else [old for old in gone if _hosts(old) & _hosts(new)]
         if not new.pins and (pinned := next((old for old in olds if old.pins), None)):
             yield (
-                f"upstream ({source}): {pinned.label} has {counted(len(pinned.pins), 'pin')}, and would have none as"
+                f"upstream ({source}): {pinned.label} has {pluralized(len(pinned.pins), 'pin')}, and would have none as"
                 f" {new}; if that is meant, restart"
             )
         if new.name is None and (named := next((old for old in olds if old.name), None)):

@@ -21,7 +21,7 @@ from twisted.names.error import DNSQueryTimeoutError, DNSServerError, DomainErro
 from twisted.python.failure import Failure
 
 from dotproxy.errors import WireError
-from dotproxy.telemetry.counters import INSIDE
+from dotproxy.telemetry.counters import IN_PROCESS
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.message import HEADER, RD, QueryInfo, question_of
 from dotproxy.wire.names import MAX_LABEL, MAX_NAME, read_name
@@ -53,7 +53,7 @@ _NAMES_IN_RDATA = {
 }
 
 
-class Asker(Protocol):
+class QueryReceiver(Protocol):
     """
     Who takes questions: the forwarder.
     """
@@ -69,11 +69,11 @@ class ForwarderResolver(ResolverBase):
     A resolver that asks a forwarder of this process.
     """
 
-    kind = INSIDE
+    kind = IN_PROCESS
     is_stream = True
     takes_transfers = False
 
-    def __init__(self, asker: Asker, clock: IReactorTime) -> None:
+    def __init__(self, asker: QueryReceiver, clock: IReactorTime) -> None:
         super().__init__()
         self._asker = asker
         self._clock = clock

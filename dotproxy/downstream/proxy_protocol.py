@@ -30,8 +30,8 @@ from zope.interface import alsoProvides, directlyProvides, implementer, provided
 
 from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext
-from dotproxy.downstream.tls_listener import TlsClients, TlsListenerFactory
-from dotproxy.downstream.udp import CookieFor, DatagramListener
+from dotproxy.downstream.tls_listener import TlsConnectionFactory, TlsListenerFactory
+from dotproxy.downstream.udp import CookieFor, UdpListener
 from dotproxy.downstream.udp_port import Datagram
 from dotproxy.errors import WireError
 from dotproxy.telemetry.counters import ListenerCounters
@@ -55,7 +55,7 @@ class ProxiedClient(tuple[Any, ...]):
     __slots__ = ()
 
 
-class ProxiedDatagramListener(DatagramListener):
+class ProxiedUdpListener(UdpListener):
     """
     A UDP listener for clients, some of which are behind balancers.
     """
@@ -109,18 +109,18 @@ class ProxiedDatagramListener(DatagramListener):
 
 
 @implementer(IHandshakeListener)
-class ProxiedStream(ProtocolWrapper):
+class ProxiedConnection(ProtocolWrapper):
     """
     A balancer's connection, over TCP or TLS: its header, and then the transport of what is behind that.
 
     Owns: the timer of the header, and its octets until it is whole.
     """
 
-    factory: ProxiedStreamFactory
+    factory: ProxiedConnectionFactory
     wrappedProtocol: Any
     transport: Any
 
-    def __init__(self, factory: ProxiedStreamFactory, peer: IAddress) -> None:
+    def __init__(self, factory: ProxiedConnectionFactory, peer: IAddress) -> None:
         super().__init__(factory, Protocol())
         self._client = peer
         self._octets = b""
@@ -238,7 +238,7 @@ class ProxiedStream(ProtocolWrapper):
             self._timer.cancel()
 
 
-class ProxiedStreamFactory(WrappingFactory[ProxiedStream]):
+class ProxiedConnectionFactory(WrappingFactory[ProxiedConnection]):
     """
     Told by: Twisted.
     Tells: ``behind``, the factory of those that serve clients, over ``transport``: ``tcp`` or ``tls``.
@@ -274,7 +274,7 @@ class ProxiedStreamFactory(WrappingFactory[ProxiedStream]):
         """
         if not self._is_balancer(addr.host):
             return self.wrappedFactory.buildProtocol(addr)
-        return ProxiedStream(self, addr) if self.waiting < self._listeners.max_connections else None
+        return ProxiedConnection(self, addr) if self.waiting < self._listeners.max_connections else None
 
     def doStart(self) -> None:
         """
@@ -300,25 +300,27 @@ class ProxiedStreamFactory(WrappingFactory[ProxiedStream]):
             stream.stop_waiting_for_header()
 
 
-def behind_balancers(
+def proxied_tcp_factory(
     listeners: ListenerFactory, is_balancer: IsBalancer, counters: ListenerCounters
-) -> ProxiedStreamFactory:
+) -> ProxiedConnectionFactory:
     """
     Return what takes connections over TCP.
     """
-    return ProxiedStreamFactory(listeners, listeners, "tcp", is_balancer, counters)
+    return ProxiedConnectionFactory(listeners, listeners, "tcp", is_balancer, counters)
 
 
-def behind_balancers_over_tls(
+def proxied_tls_factory(
     listeners: ListenerFactory, context: CurrentContext, is_balancer: IsBalancer, counters: ListenerCounters
-) -> ProxiedStreamFactory:
+) -> ProxiedConnectionFactory:
     """
     Return what takes connections over TLS, in either order.
     """
-    clients = TlsClients(listeners, counters)
+    clients = TlsConnectionFactory(listeners, counters)
     clock = listeners.clock
-    inside = TlsListenerFactory(ProxiedStreamFactory(clients, listeners, "tls", is_balancer, counters), context, clock)
-    return ProxiedStreamFactory(
+    inside = TlsListenerFactory(
+        ProxiedConnectionFactory(clients, listeners, "tls", is_balancer, counters), context, clock
+    )
+    return ProxiedConnectionFactory(
         TlsListenerFactory(clients, context, clock), listeners, "tls", is_balancer, counters, over_tls=inside
     )
 

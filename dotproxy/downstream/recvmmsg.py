@@ -45,7 +45,7 @@ _FEW = 12
 _REMEMBERED = 8192
 
 
-class NotHere(Exception):
+class NotSupported(Exception):
     """
     This system does not do it.
     """
@@ -53,28 +53,28 @@ class NotHere(Exception):
 
 def _system_calls() -> tuple[Any, Any, Any]:
     if sys.platform != "linux" or struct.calcsize("P") != 8 or sys.byteorder != "little":
-        raise NotHere
+        raise NotSupported
     try:
         from dotproxy.downstream.recvmmsg_abi import ffi
 
         library = ffi.dlopen(None)
         receive, send = library.recvmmsg, library.sendmmsg
     except (ImportError, AttributeError, OSError):
-        raise NotHere from None
+        raise NotSupported from None
     # On no socket: a kernel or a sandbox that does not let us says so now.
     for call, given in ((receive, (-1, ffi.NULL, 0, 0, ffi.NULL)), (send, (-1, ffi.NULL, 0, 0))):
         if call(*given) < 0 and ffi.errno != errno.EBADF:
-            raise NotHere
+            raise NotSupported
     return ffi, receive, send
 
 
-class Messages:
+class DatagramSlots:
     """
     The slots of one socket, for datagrams that come and for such that go.
 
     ``with_control``: its datagrams bear control data, as those of a socket on a wildcard address do that was told so.
 
-    :raises NotHere: if there can be none.
+    :raises NotSupported: if there can be none.
     """
 
     def __init__(self, bound: socket.socket, *, with_control: bool) -> None:
@@ -85,9 +85,9 @@ class Messages:
         is_v6 = bound.family == socket.AF_INET6
         self._name_size, control_size = _V6 if is_v6 else _V4
         self._control_size = control_size if with_control else 0
-        self._clients = _Clients(self._name_size)
-        self._in = _Slots(ffi, self._name_size, self._control_size)
-        self._out = _Slots(ffi, self._name_size, self._control_size)
+        self._clients = _ClientCache(self._name_size)
+        self._in = _MessageHeaders(ffi, self._name_size, self._control_size)
+        self._out = _MessageHeaders(ffi, self._name_size, self._control_size)
         self._outgoing: Any = None
         self._memory = mmap.mmap(-1, SLOTS * SLOT_SIZE)
         self._pinned = ffi.from_buffer(self._memory)
@@ -186,7 +186,7 @@ class Messages:
         return lost
 
 
-class _Clients(dict[bytes, Client]):
+class _ClientCache(dict[bytes, Client]):
     """
     From addresses and control data, as the kernel has them, to clients; remembers those of late.
     """
@@ -214,7 +214,7 @@ class _Clients(dict[bytes, Client]):
         return client
 
 
-class _Slots:
+class _MessageHeaders:
     """
     Message headers in one direction, and views of what is in them, slot by slot.
 

@@ -25,7 +25,7 @@ log = Logger("dotproxy")
 
 class TurnTaker(Protocol):
     """
-    A connection; ``is_waiting`` is written by ``Turns``.
+    A connection; ``is_waiting`` is written by ``RoundRobin``.
     """
 
     share: ClientShare
@@ -42,7 +42,7 @@ class TurnTaker(Protocol):
         """
 
 
-class Turns:
+class RoundRobin:
     """
     Owns: the connections that wait for a turn, and one call of the reactor's while some do or the time is up.
     Told by: connections (``begin``, ``leave``).

@@ -1,11 +1,11 @@
 """
 The server factory: what all listeners of a proxy share.
 
-Decides nothing but how they are made: who may connect is ``ConnectionTable``'s, whose queries are next ``Turns``'s, and
-everything else about a query is decided by whoever it hands queries to.
+Decides how connections of clients are built.  ``ConnectionTable`` decides who may connect, ``RoundRobin`` whose queries
+are next, and the query receiver everything about a query.
 
-It is twisted.names' own factory, with the octets taken off before twisted.names would decode them (its
-decoder loses flags, EDNS, classes and compression, and a hostile name costs it seconds).
+It is twisted.names' own factory, except that messages stay octets: its decoder loses flags, EDNS, classes and
+compression, and takes seconds for a hostile name.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from twisted.internet.interfaces import IAddress, IReactorTime, IResolver
 from twisted.names.server import DNSServerFactory
 
 from dotproxy.downstream.connection_table import ConnectionTable
-from dotproxy.downstream.round_robin import Turns
-from dotproxy.downstream.tcp import StreamListener
-from dotproxy.downstream.unread_responses import Unread
+from dotproxy.downstream.round_robin import RoundRobin
+from dotproxy.downstream.tcp import TcpConnection
+from dotproxy.downstream.unread_responses import UnreadResponses
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.telemetry.counters import Counters
 
 #: What serves a stream client, by TCP or TLS.
-Listening = TypeVar("Listening", bound=StreamListener)
+ConnectionType = TypeVar("ConnectionType", bound=TcpConnection)
 
 
-class Asker(Protocol):
+class QueryReceiver(Protocol):
     """
     Who takes questions: the forwarder.
     """
@@ -57,12 +57,12 @@ class ListenerFactory(DNSServerFactory):
     """
 
     noisy = False
-    protocol = StreamListener  # type: ignore[assignment]  # Twisted's own comment calls its type wrong
+    protocol = TcpConnection  # type: ignore[assignment]  # Twisted's own comment calls its type wrong
     connections: ConnectionTable  # type: ignore[assignment]  # a list costs time by its length when one ends
 
     def __init__(
         self,
-        asker: Asker,
+        asker: QueryReceiver,
         resolver: IResolver,
         *,
         clock: IReactorTime,
@@ -76,8 +76,8 @@ class ListenerFactory(DNSServerFactory):
     ) -> None:
         super().__init__(clients=[resolver])
         self.connections = ConnectionTable()
-        self.turns = Turns(clock, now)
-        self.unread = Unread()
+        self.turns = RoundRobin(clock, now)
+        self.unread = UnreadResponses()
         self.share_of = share_of
         self.ended: Counter[str] = Counter() if ended is None else ended
         self.handle_batch = asker.handle_batch
@@ -96,38 +96,38 @@ class ListenerFactory(DNSServerFactory):
         """
         return self._asker.counters
 
-    def buildProtocol(self, addr: IAddress | None) -> StreamListener | None:
+    def buildProtocol(self, addr: IAddress | None) -> TcpConnection | None:
         """
         Take a client over TCP.
         """
-        return self.build_listener(addr, StreamListener)
+        return self.build_connection(addr, TcpConnection)
 
-    def build_listener(self, addr: IAddress | None, kind: type[Listening]) -> Listening | None:
+    def build_connection(self, addr: IAddress | None, kind: type[ConnectionType]) -> ConnectionType | None:
         """
         Take a stream client, unless there is no room for it.
         """
         share = self.share_of(getattr(addr, "host", ""))
         if not self.connections.make_room(share, self.max_connections):
-            self.note_end(ClientEnd.REFUSED)
+            self.count_end(ClientEnd.REFUSED)
             return None
         listener = kind(self)
         listener.factory = self
         listener.share = share
         return listener
 
-    def connectionMade(self, protocol: StreamListener) -> None:
+    def connectionMade(self, protocol: TcpConnection) -> None:
         """
         A stream client is connected.
         """
         self.connections.add(protocol)
 
-    def connectionLost(self, protocol: StreamListener) -> None:
+    def connectionLost(self, protocol: TcpConnection) -> None:
         """
         A stream client is connected no more.
         """
         self.connections.remove(protocol)
 
-    def note_end(self, reason: ClientEnd | None) -> None:
+    def count_end(self, reason: ClientEnd | None) -> None:
         """
         A connection is ended or refused here, if there is a reason: for one that is worth counting.
         """

@@ -41,12 +41,12 @@ _PIECE: Final = 64 << 10
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class StreamListener(DNSProtocol):
+class TcpConnection(DNSProtocol):
     """
     A twisted.names stream protocol that passes octets to its factory undecoded.
 
     Owns: its connection, the queries read but not yet handed on, and the responses that the client does not read yet.
-    Told by: Twisted, ``Turns`` (``take_turn``), the forwarder (``send_answers``), transfers (``send_parts``).
+    Told by: Twisted, ``RoundRobin`` (``take_turn``), the forwarder (``send_answers``), transfers (``send_parts``).
     Ends when: the connection does.  Responses that come later are dropped.
     """
 
@@ -246,7 +246,7 @@ class StreamListener(DNSProtocol):
         """
         if self._is_open and not self._is_closing:
             self._is_closing = True
-            self._factory.note_end(reason)
+            self._factory.count_end(reason)
             if self._timer is not None and self._timer.active():
                 self._timer.cancel()
             self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self.abort)
@@ -262,7 +262,7 @@ class StreamListener(DNSProtocol):
         End the connection now.
         """
         if self._is_open:
-            self._factory.note_end(reason)
+            self._factory.count_end(reason)
             self._let_go()
             self.transport.abortConnection()
 

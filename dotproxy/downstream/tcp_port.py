@@ -22,7 +22,7 @@ ACCEPTS: Final = 16
 _UNSENT: Final = 512 << 10
 
 
-class StreamPort(tcp.Port):
+class TcpPort(tcp.Port):
     """
     A port on a socket that listens already, in non-blocking mode; it has a descriptor of its own.
     """

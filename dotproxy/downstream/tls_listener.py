@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from dotproxy.downstream.response_padding import padded, wants_padding
 from dotproxy.downstream.server_factory import ListenerFactory
-from dotproxy.downstream.tcp import StreamListener
+from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.downstream.tls_context import CurrentContext
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 
@@ -35,7 +35,7 @@ class PaddedClient(tuple[str, int]):
 
 
 @implementer(IHandshakeListener)
-class TlsStreamListener(StreamListener):
+class TlsConnection(TcpConnection):
     """
     One client's connection.
 
@@ -107,7 +107,7 @@ class TlsTransport(TLSMemoryBIOProtocol):
     """
 
 
-class TlsClients(ServerFactory):
+class TlsConnectionFactory(ServerFactory):
     """
     What makes listeners for clients over TLS, handshakes not included, in the table of ``factory``: that has the
     clients over TCP, too, and counts all of them together.
@@ -119,11 +119,11 @@ class TlsClients(ServerFactory):
         self._listeners = factory
         self._counters = counters
 
-    def buildProtocol(self, addr: IAddress | None) -> TlsStreamListener | None:
+    def buildProtocol(self, addr: IAddress | None) -> TlsConnection | None:
         """
         Take a client, or None if there is no room.
         """
-        listener = self._listeners.build_listener(addr, TlsStreamListener)
+        listener = self._listeners.build_connection(addr, TlsConnection)
         if listener is not None:
             listener.counters = self._counters
         return listener

@@ -23,11 +23,11 @@ CookieFor = Callable[[bytes, QueryInfo, str], bytes]
 LimitResponses = Callable[[list[Datagram]], list[Datagram]]
 
 
-class DatagramListener(DNSDatagramProtocol):
+class UdpListener(DNSDatagramProtocol):
     """
     A twisted.names datagram protocol that passes octets to its factory undecoded.
 
-    Belongs on a ``BatchPort``.  ``limit_responses``, if there is one, is asked which responses may be sent.
+    Belongs on a ``UdpPort``.  ``limit_responses``, if there is one, is asked which responses may be sent.
     """
 
     kind = UDP
@@ -45,7 +45,7 @@ class DatagramListener(DNSDatagramProtocol):
     @property
     def queue_delay(self) -> float:
         """
-        How many seconds what was read last had waited to be read, as ``BatchPort.queue_delay``.
+        How many seconds what was read last had waited to be read, as ``UdpPort.queue_delay``.
         """
         return float(getattr(self.transport, "queue_delay", 0.0))
 
@@ -61,7 +61,7 @@ class DatagramListener(DNSDatagramProtocol):
         """
         self._questions_received(self, batch)
 
-    def datagrams_too_old(self, count: int) -> None:
+    def datagrams_dropped(self, count: int) -> None:
         """
         Called by the port.
         """

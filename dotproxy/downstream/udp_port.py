@@ -23,7 +23,7 @@ from twisted.internet import udp
 from twisted.logger import Logger
 
 from dotproxy.downstream.receive_queue import ReceiveQueue
-from dotproxy.downstream.recvmmsg import SLOTS, Client, Messages, NotHere
+from dotproxy.downstream.recvmmsg import SLOTS, Client, DatagramSlots, NotSupported
 from dotproxy.downstream.sockets import drops_of
 
 log = Logger("dotproxy")
@@ -57,19 +57,19 @@ class DatagramReceiver(Protocol):
         These came, in this order.
         """
 
-    def datagrams_too_old(self, count: int) -> None:
+    def datagrams_dropped(self, count: int) -> None:
         """
         So many came that nobody waits for any more, and were dropped.
         """
 
 
-class BatchPort(udp.Port):
+class UdpPort(udp.Port):
     """
     A port on a socket that is bound already, in non-blocking mode; reads and writes datagrams one by one.
     """
 
     #: How it does that, for the log.
-    manner = "one by one"
+    io_mode = "one by one"
 
     _preexistingSocket: Any
 
@@ -121,7 +121,7 @@ class BatchPort(udp.Port):
                 return batch
             if not self._queue.is_too_old():
                 return batch
-            self.protocol.datagrams_too_old(len(batch))
+            self.protocol.datagrams_dropped(len(batch))
         return []
 
     def _read_batch(self) -> list[Datagram]:
@@ -159,18 +159,18 @@ class BatchPort(udp.Port):
         self.socket.sendmsg([octets], client[-1], 0, client[:-1])
 
 
-class MultiPort(BatchPort):
+class RecvmmsgPort(UdpPort):
     """
     The same with one system call for a batch, where the system has that.
 
-    :raises NotHere: where it does not.
+    :raises NotSupported: where it does not.
     """
 
-    manner = f"up to {SLOTS} at once"
+    io_mode = f"up to {SLOTS} at once"
 
     def __init__(self, bound: socket.socket, proto: Any, reactor: Any) -> None:
         super().__init__(bound, proto, reactor)
-        self._messages = Messages(bound, with_control=self._is_wildcard)
+        self._messages = DatagramSlots(bound, with_control=self._is_wildcard)
 
     def write_batch(self, batch: list[Datagram]) -> None:
         """
@@ -189,13 +189,13 @@ class MultiPort(BatchPort):
         return []
 
 
-def make_port(bound: socket.socket, proto: Any, reactor: Any, *, batched: bool = True) -> BatchPort:
+def make_port(bound: socket.socket, proto: Any, reactor: Any, *, batched: bool = True) -> UdpPort:
     """
     Return the best port that this system has; one that reads one by one, if it is not to be ``batched``.
     """
     if not batched:
-        return BatchPort(bound, proto, reactor)
+        return UdpPort(bound, proto, reactor)
     try:
-        return MultiPort(bound, proto, reactor)
-    except NotHere:
-        return BatchPort(bound, proto, reactor)
+        return RecvmmsgPort(bound, proto, reactor)
+    except NotSupported:
+        return UdpPort(bound, proto, reactor)

@@ -27,7 +27,7 @@ class Reader(Protocol):
         """
 
 
-class Unread:
+class UnreadResponses:
     """
     Owns: how many octets are unread of each connection that cannot be written to, and of all, ``total``.
     Told by: connections (``note``).

@@ -83,7 +83,7 @@ class ClientFilter:
         _, _, octets, info, account = request
         is_stream = request.listener.is_stream
         if self._shares.is_full(account, len(octets)):
-            self._counters.overloaded += 1
+            self._counters.overload_refusals += 1
             return refusal(octets, SERVFAIL, info, _OVERLOADED)
         self._counters.shed[ShedReason.IN_FLIGHT] += 1
         action = self.actions.over_limit

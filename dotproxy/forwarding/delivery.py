@@ -20,7 +20,7 @@ from dotproxy.forwarding.interfaces import Answers, Listener, QueryLog
 from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.rate_limit import RateLimit
-from dotproxy.telemetry.counters import Counters, Origin, group_of
+from dotproxy.telemetry.counters import Counters, Origin, answer_index
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 
 #: A defect is logged so often, in times a second: it may be met again and again.
@@ -66,7 +66,7 @@ class Delivery:
         """
         Count a response of our own to a query that was not looked at further, and return it.
         """
-        self._counters.answers[group_of(listener.kind, 0, response[3] & 15)] += 1
+        self._counters.answers[answer_index(listener.kind, 0, response[3] & 15)] += 1
         return self.noted(response)
 
     def noted(self, response: bytes) -> bytes:
@@ -103,7 +103,7 @@ class Delivery:
         counts = self._counters.answers
         written, log, shares = self.response_builder.build, self.query_log, self._shares
         took = self._monotonic() - query.started_at
-        self._counters.asked.add(took, len(everybody))
+        self._counters.upstream_seconds.add(took, len(everybody))
         for request in everybody:
             listener, client, asked, info, account = request
             try:
@@ -112,7 +112,7 @@ class Delivery:
                 self.log_defect(asked)
                 octets = written(request, _DEFECT)
             shares.release(account, len(asked))
-            counts[group_of(listener.kind, info.qtype, octets[3] & 15)] += 1
+            counts[answer_index(listener.kind, info.qtype, octets[3] & 15)] += 1
             if listener in ready:
                 ready[listener].append((octets, client))
             else:

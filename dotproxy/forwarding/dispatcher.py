@@ -148,7 +148,7 @@ class Dispatcher:
             self._inflight.take(query)
             told.append((query, answer))
         if first is not None and first.attempts[0] == index:
-            upstream.counters.wire.add(now - first.started_at, count)
+            upstream.counters.answer_seconds.add(now - first.started_at, count)
             self._note_time(index, now, now - first.started_at, count)
         for query in large:
             self._inflight.reschedule(query, now + upstream.latency.overdue_after(self._attempt_timeout))

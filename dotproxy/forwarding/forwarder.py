@@ -29,7 +29,7 @@ from dotproxy.forwarding.response_builder import as_cached
 from dotproxy.forwarding.settings import ForwarderSettings
 from dotproxy.forwarding.stale_timer import STALE_AFTER, StaleTimer
 from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
-from dotproxy.telemetry.counters import Counters, Origin, group_of
+from dotproxy.telemetry.counters import Counters, Origin, answer_index
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL, QueryInfo
 from dotproxy.wire.parsed_response import Answer
@@ -120,12 +120,12 @@ class Forwarder:
                 answers.append((answer, client))
             elif answer is None:
                 silent += 1
-        self.counters.silent += silent
+        self.counters.unanswered += silent
         if (len(batch) >= FULL_BATCH or self.shares.full_since) and not listener.is_stream:
             self.shares.note_batch(listener, len(batch), elapsed)
         if answers:
             self._send({listener: answers}, elapsed)
-            self.counters.here.add(self._boottime() - elapsed, len(answers))
+            self.counters.local_seconds.add(self._boottime() - elapsed, len(answers))
         if self._cache is not None:
             self._cache.credit_prefetch(len(answers) + len(queries))
         if queries:
@@ -173,7 +173,7 @@ class Forwarder:
         if answer is None:
             answer = self._ask(key, request, queries, has_stale=entry is not None)
         if answer:
-            self.counters.answers[group_of(listener.kind, info.qtype, answer[3] & 15)] += 1
+            self.counters.answers[answer_index(listener.kind, info.qtype, answer[3] & 15)] += 1
         return answer
 
     def resolved(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
@@ -234,7 +234,7 @@ class Forwarder:
         Return the counters as they are now.
         """
         self._packets.flush_counts()
-        self.counters.memo = self._packets.hits
+        self.counters.packet_cache_hits = self._packets.hits
         return self.counters
 
     def network_moved(self) -> None:
@@ -280,14 +280,14 @@ class Forwarder:
         stored, expires, kept = entry
         second_ends = int(elapsed) + 1
         answer = self.delivery.response_builder.build(request, kept, second_ends - int(stored // 1))
-        place = group_of(listener.kind, info.qtype, answer[3] & 15)
+        place = answer_index(listener.kind, info.qtype, answer[3] & 15)
         self.counters.answers[place] += 1
         if expires >= second_ends and not info.response_options and len(octets) + len(answer) <= MAX_OCTETS:
             self._packets.add(listener.kind, octets, answer, place)
-        self.counters.fresh += 1
+        self.counters.cache_hits += 1
         assert self._cache is not None
         if self._cache.note_hit(key, entry, elapsed) and key not in self._joined:
-            self.counters.prefetched += 1
+            self.counters.prefetches += 1
             self._refresh(key, request, queries)
         return answer
 
@@ -306,9 +306,9 @@ class Forwarder:
             if key not in self._joined:  # it failed before, so nobody is kept waiting for it
                 self._refresh(key, request, queries)
         if stale is None:
-            self.counters.failed_before += 1
+            self.counters.failure_cache_hits += 1
             return self.delivery.at_once(request, as_cached(failure.what), Origin.FAILURE_CACHE)
-        self.counters.stale += 1
+        self.counters.stale_responses += 1
         return self.delivery.at_once(request, stale, Origin.STALE)
 
     def _ask(self, key: bytes, request: ClientRequest, queries: list[Query], *, has_stale: bool) -> bytes:
@@ -319,7 +319,7 @@ class Forwarder:
             return self.delivery.noted(self._client_filter.no_place(request))
         if key and (joined := self._joined.get(key)) is not None:
             return self._join(request, joined)
-        self.counters.missed += 1
+        self.counters.cache_misses += 1
         try:
             query = self._refresh(key, request, queries)
         except Exception:
@@ -351,7 +351,7 @@ class Forwarder:
         Wait with others; whoever comes when they have waited long enough gets what is stale as they do.
         """
         if self._monotonic() - query.started_at >= STALE_AFTER and (stale := self._stale(query.key)):
-            self.counters.stale += 1
+            self.counters.stale_responses += 1
             self.shares.release(request.account, len(request.octets))
             return self.delivery.at_once(request, stale, Origin.STALE)
         self.counters.joined += 1
@@ -369,7 +369,7 @@ class Forwarder:
         """
         stale = self._stale(query.key) if query.key else None
         if stale is not None:
-            self.counters.stale += len(query.waiting)
+            self.counters.stale_responses += len(query.waiting)
             failure, origin, upstream = stale, Origin.STALE, ""
         self.delivery.give(query, failure, outgoing, upstream, origin)
 
@@ -380,7 +380,7 @@ class Forwarder:
         outgoing: dict[Listener, Answers] = {}
         for query in queries:
             if query.waiting and (stale := self._stale(query.key)):
-                self.counters.stale += len(query.waiting)
+                self.counters.stale_responses += len(query.waiting)
                 self.delivery.give(query, stale, outgoing, origin=Origin.STALE)
         self._send(outgoing, self._boottime())
 

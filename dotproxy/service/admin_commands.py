@@ -20,7 +20,7 @@ from dotproxy.service.proxy import Proxy
 from dotproxy.telemetry.counters import TCP, TLS, PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
-from dotproxy.telemetry.report import Report, UpstreamReport, verified_in_words
+from dotproxy.telemetry.report import Report, UpstreamReport, verified_summary
 from dotproxy.telemetry.status import State
 from dotproxy.wire.names import from_text
 
@@ -70,8 +70,8 @@ def _not_ready(proxy: Proxy, upstreams: Sequence[UpstreamReport]) -> str:
     if any(one.status.is_working for one in upstreams):
         return ""
     if upstreams and all(one.status.state == State.DOWN for one in upstreams):
-        return f"every upstream is down: {verified_in_words(upstreams)}"
-    return f"no upstream is verified: {verified_in_words(upstreams)}"
+        return f"every upstream is down: {verified_summary(upstreams)}"
+    return f"no upstream is verified: {verified_summary(upstreams)}"
 
 
 def _spent() -> tuple[float, int]:

@@ -21,13 +21,13 @@ from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.downstream.in_process import ForwarderResolver
-from dotproxy.downstream.proxy_protocol import ProxiedDatagramListener, behind_balancers, behind_balancers_over_tls
+from dotproxy.downstream.proxy_protocol import ProxiedUdpListener, proxied_tcp_factory, proxied_tls_factory
 from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.sockets import bind_with_tls, has_address
-from dotproxy.downstream.tcp_port import StreamPort
-from dotproxy.downstream.tls_listener import TlsClients, TlsListenerFactory
-from dotproxy.downstream.udp import DatagramListener
-from dotproxy.downstream.udp_port import BatchPort, make_port
+from dotproxy.downstream.tcp_port import TcpPort
+from dotproxy.downstream.tls_listener import TlsConnectionFactory, TlsListenerFactory
+from dotproxy.downstream.udp import UdpListener
+from dotproxy.downstream.udp_port import UdpPort, make_port
 from dotproxy.errors import ConfigError
 from dotproxy.forwarding.forwarder import Forwarder
 from dotproxy.policy.access import AccessList
@@ -39,7 +39,7 @@ from dotproxy.service.readiness import Readiness
 from dotproxy.service.served_tls import ServedTls
 from dotproxy.service.systemd import Manager
 from dotproxy.telemetry.counters import ListenerCounters
-from dotproxy.telemetry.words import counted
+from dotproxy.telemetry.words import pluralized
 from dotproxy.upstream.spec import endpoint_text
 
 #: How long outstanding queries are waited for when the proxy stops, in seconds.
@@ -122,12 +122,12 @@ class Proxy(MultiService):
             max_connections=config.tcp_max_connections,
             max_outstanding=config.tcp_max_outstanding,
             share_of=self._share_of,
-            ended=forwarder.counters.tcp_ended,
+            ended=forwarder.counters.connections_ended,
             tells_idle_timeout=not config.transparent,
         )
         self._limit_responses = build_response_limit(config, forwarder.counters)
-        self.datagram_ports: list[BatchPort] = []
-        self._spare_ports: dict[str, list[BatchPort]] = {}
+        self.datagram_ports: list[UdpPort] = []
+        self._spare_ports: dict[str, list[UdpPort]] = {}
         self._stream_ports: list[Any] = []
         self._cookie_for = Cookies(secret).option_for if config.udp_cookies and not config.transparent else None
         balancers = config.proxy_protocol_from
@@ -149,7 +149,7 @@ class Proxy(MultiService):
         """
         How datagrams are read and written, "" if none are.
         """
-        return next((port.manner for port in self.datagram_ports), "")
+        return next((port.io_mode for port in self.datagram_ports), "")
 
     def privilegedStartService(self) -> None:
         """
@@ -265,14 +265,14 @@ class Proxy(MultiService):
         counters, is_balancer = self.listener_counters, self._is_balancer
         context = None if self.served_tls is None else self.served_tls.current
         if is_balancer is not None:
-            over_tls = context and behind_balancers_over_tls(self.factory, context, is_balancer, counters)
-            return behind_balancers(self.factory, is_balancer, counters), over_tls
-        clients = TlsClients(self.factory, counters)
+            over_tls = context and proxied_tls_factory(self.factory, context, is_balancer, counters)
+            return proxied_tcp_factory(self.factory, is_balancer, counters), over_tls
+        clients = TlsConnectionFactory(self.factory, counters)
         return self.factory, context and TlsListenerFactory(clients, context, self._reactor)
 
     def _accept(self, sockets: Sequence[Any], factory: Any) -> None:
         for streams in sockets:
-            port = StreamPort(streams, factory, self._reactor)
+            port = TcpPort(streams, factory, self._reactor)
             port.startListening()
             self._stream_ports.append(port)
 
@@ -285,10 +285,10 @@ class Proxy(MultiService):
         shares.verify(share)
         return share
 
-    def _open(self, datagrams: Any) -> BatchPort:
-        listener = DatagramListener(self.factory, self._reactor, self._cookie_for)
+    def _open(self, datagrams: Any) -> UdpPort:
+        listener = UdpListener(self.factory, self._reactor, self._cookie_for)
         if self._is_balancer is not None:
-            listener = ProxiedDatagramListener(
+            listener = ProxiedUdpListener(
                 self.factory, self._reactor, self._cookie_for, self._is_balancer, self.listener_counters
             )
         listener.limit_responses = self._limit_responses
@@ -296,7 +296,7 @@ class Proxy(MultiService):
         port.startListening()
         return port
 
-    def _every_datagram_port(self) -> list[BatchPort]:
+    def _every_datagram_port(self) -> list[UdpPort]:
         return [*self.datagram_ports, *(port for ports in self._spare_ports.values() for port in ports)]
 
     def _give_up(self) -> None:
@@ -352,7 +352,7 @@ def log_upstreams(config: Config) -> None:
     roots = f"the CAs in {config.ca_file}" if config.ca_file else "the system's CAs"
     each: list[str] = []
     for address in config.upstream:
-        pins = f" with {counted(len(address.pins), 'pin')}" if address.pins else ""
+        pins = f" with {pluralized(len(address.pins), 'pin')}" if address.pins else ""
         each.append(f"{address.label} as {address.name or address.addresses[0][0]}{pins}")
     log.info("upstreams: {upstreams}; verified against {roots}", upstreams=", ".join(each), roots=roots)
 

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from dotproxy.service.systemd import Manager
-from dotproxy.telemetry.report import Report, verified_in_words
+from dotproxy.telemetry.report import Report, verified_summary
 from dotproxy.telemetry.status import State
 
 #: How long upstreams may take at the start, in seconds, and how often they are looked at until then, and after that.
@@ -81,7 +81,7 @@ class Readiness:
         # First, so that whatever goes wrong below is not the last look.
         self._timer = self._clock.callLater(INTERVAL if self._is_told else AT_START, self._tick)
         report = self._look()
-        before, self.text = self.text, verified_in_words(report.upstreams)
+        before, self.text = self.text, verified_summary(report.upstreams)
         if not self._is_told:
             was_tried = all(one.status.state not in (State.UNVERIFIED, State.UNSERVED) for one in report.upstreams)
             if (report.upstreams and was_tried) or self._clock.seconds() - self._began >= LONGEST:

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from dotproxy.errors import UpstreamError
 from dotproxy.telemetry.events import Events
-from dotproxy.telemetry.words import counted
+from dotproxy.telemetry.words import pluralized
 
 log = Logger("dotproxy")
 
@@ -73,7 +73,7 @@ class LoggedEvents(Events):
             upstream=upstream,
             seconds=round(seconds, 1),
             failures=failures,
-            attempts=counted(failures, "failed attempt"),
+            attempts=pluralized(failures, "failed attempt"),
         )
 
     def _is_too_much(self, upstream: str) -> bool:

@@ -23,7 +23,7 @@ from dotproxy.telemetry.versions import versions
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Described(NamedTuple):
+class MetricDefinition(NamedTuple):
     """
     One metric: its name without ``dotproxy_``, its type, its labels, and what it says.
     """
@@ -37,109 +37,115 @@ class Described(NamedTuple):
 METRICS = {
     metric.name: metric
     for metric in (
-        Described("answers", "counter", ("transport", "type", "rcode"), "Answers given to clients."),
-        Described("unanswered_queries", "counter", (), "Messages that got no answer: no queries, or too short."),
-        Described("overload_refusals", "counter", (), "Queries refused because too many were outstanding."),
-        Described(
+        MetricDefinition("answers", "counter", ("transport", "type", "rcode"), "Answers given to clients."),
+        MetricDefinition("unanswered_queries", "counter", (), "Messages that got no answer: no queries, or too short."),
+        MetricDefinition("overload_refusals", "counter", (), "Queries refused because too many were outstanding."),
+        MetricDefinition(
             "shed_queries",
             "counter",
             ("cause",),
             "Queries that were not processed, so that others are answered in time.",
         ),
-        Described(
+        MetricDefinition(
             "answer_seconds",
             "histogram",
             ("where",),
             "Time to an answer: here (without asking), or asked.",
         ),
-        Described("outstanding_queries", "gauge", (), "Queries of clients that have no answer yet."),
-        Described(
+        MetricDefinition("outstanding_queries", "gauge", (), "Queries of clients that have no answer yet."),
+        MetricDefinition(
             "cache_lookups",
             "counter",
             ("result",),
             "What became of queries: memo and fresh (kept), stale, failed_before, joined (to one outstanding), missed.",
         ),
-        Described("cache_prefetches", "counter", (), "Popular answers asked for anew before they ended."),
-        Described("cache_evictions", "counter", (), "Answers thrown out for want of room."),
-        Described("cache_entries", "gauge", (), "Answers kept."),
-        Described("cache_bytes", "gauge", (), "About how much memory they take."),
-        Described(
+        MetricDefinition("cache_prefetches", "counter", (), "Popular answers asked for anew before they ended."),
+        MetricDefinition("cache_evictions", "counter", (), "Answers thrown out for want of room."),
+        MetricDefinition("cache_entries", "gauge", (), "Answers kept."),
+        MetricDefinition("cache_bytes", "gauge", (), "About how much memory they take."),
+        MetricDefinition(
             "upstream_up",
             "gauge",
             ("upstream",),
             "Whether an upstream is verified and works: 1, 0.5 if it is slow, 0 if it is down or was not tried yet.",
         ),
-        Described(
+        MetricDefinition(
             "upstream_verified",
             "gauge",
             ("upstream",),
             "Whether a handshake with it was verified and nothing has failed since: 1 or 0.",
         ),
-        Described(
+        MetricDefinition(
             "upstream_failed_attempts",
             "gauge",
             ("upstream",),
             "Failed attempts since it last worked; 0 with upstream_up 0: it was not tried yet.",
         ),
-        Described(
+        MetricDefinition(
             "upstream_certificate_expiry_timestamp_seconds",
             "gauge",
             ("upstream",),
             "When the certificate that was verified last expires, in seconds since 1970.",
         ),
-        Described("upstream_outstanding_queries", "gauge", ("upstream",), "Questions it has not answered yet."),
-        Described("upstream_answers", "counter", ("upstream", "rcode"), "Its answers."),
-        Described("upstream_answer_seconds", "histogram", ("upstream",), "Time from a question to its answer."),
-        Described("upstream_wait_seconds", "histogram", ("upstream",), "Time questions waited for a connection to it."),
-        Described("upstream_retries", "counter", ("upstream",), "Questions of its that were overdue, and asked again."),
-        Described("upstream_hedges", "counter", ("upstream",), "Questions of its that were slow, and asked elsewhere."),
-        Described("upstream_stalls", "counter", ("upstream",), "Connections to it that were found silent."),
-        Described("upstream_connections_opened", "counter", ("upstream",), "Verified connections."),
-        Described(
+        MetricDefinition("upstream_outstanding_queries", "gauge", ("upstream",), "Questions it has not answered yet."),
+        MetricDefinition("upstream_answers", "counter", ("upstream", "rcode"), "Its answers."),
+        MetricDefinition("upstream_answer_seconds", "histogram", ("upstream",), "Time from a question to its answer."),
+        MetricDefinition(
+            "upstream_wait_seconds", "histogram", ("upstream",), "Time questions waited for a connection to it."
+        ),
+        MetricDefinition(
+            "upstream_retries", "counter", ("upstream",), "Questions of its that were overdue, and asked again."
+        ),
+        MetricDefinition(
+            "upstream_hedges", "counter", ("upstream",), "Questions of its that were slow, and asked elsewhere."
+        ),
+        MetricDefinition("upstream_stalls", "counter", ("upstream",), "Connections to it that were found silent."),
+        MetricDefinition("upstream_connections_opened", "counter", ("upstream",), "Verified connections."),
+        MetricDefinition(
             "upstream_connections_closed",
             "counter",
             ("upstream", "by", "reason"),
             "Connections that ended.",
         ),
-        Described("upstream_connect_failures", "counter", ("upstream", "phase"), "Connections that failed."),
-        Described(
+        MetricDefinition("upstream_connect_failures", "counter", ("upstream", "phase"), "Connections that failed."),
+        MetricDefinition(
             "upstream_handshake_seconds",
             "histogram",
             ("upstream", "resumed"),
             "Time to connect, TCP included.",
         ),
-        Described(
+        MetricDefinition(
             "plaintext_queries",
             "counter",
             ("purpose",),
             "Queries that left without TLS: upstream (must be 0), or bootstrap (0 unless bootstrap has udp://).",
         ),
-        Described("tcp_clients", "gauge", (), "Clients connected over TCP."),
-        Described(
+        MetricDefinition("tcp_clients", "gauge", (), "Clients connected over TCP."),
+        MetricDefinition(
             "tcp_connections_ended", "counter", ("end",), "Connections of clients that dotproxy ended or refused."
         ),
-        Described("tls_clients", "gauge", (), "Clients connected over TLS, handshakes under way included."),
-        Described("tls_handshakes", "counter", ("outcome",), "TLS handshakes of clients."),
-        Described(
+        MetricDefinition("tls_clients", "gauge", (), "Clients connected over TLS, handshakes under way included."),
+        MetricDefinition("tls_handshakes", "counter", ("outcome",), "TLS handshakes of clients."),
+        MetricDefinition(
             "tls_certificate_expiry_timestamp_seconds",
             "gauge",
             (),
             "When the certificate that clients are shown expires, in seconds since 1970.",
         ),
-        Described(
+        MetricDefinition(
             "proxy_protocol_errors",
             "counter",
             ("over",),
             "Datagrams and connections from proxy_protocol_from without a valid PROXY header; they are dropped.",
         ),
-        Described("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
-        Described("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
-        Described("workers", "gauge", (), "Processes that serve."),
-        Described("worker_restarts", "counter", (), "Workers that ended and were started again."),
-        Described("worker_cpu_seconds", "counter", ("worker",), "CPU time of one, since it was started."),
-        Described("worker_resident_bytes", "gauge", ("worker",), "Memory of one."),
-        Described("ready", "gauge", (), "Whether clients can expect answers."),
-        Described(
+        MetricDefinition("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
+        MetricDefinition("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
+        MetricDefinition("workers", "gauge", (), "Processes that serve."),
+        MetricDefinition("worker_restarts", "counter", (), "Workers that ended and were started again."),
+        MetricDefinition("worker_cpu_seconds", "counter", ("worker",), "CPU time of one, since it was started."),
+        MetricDefinition("worker_resident_bytes", "gauge", ("worker",), "Memory of one."),
+        MetricDefinition("ready", "gauge", (), "Whether clients can expect answers."),
+        MetricDefinition(
             "build_info", "gauge", ("version", "python", "twisted", "openssl", "pyopenssl"), "What runs; always 1."
         ),
     )
@@ -173,29 +179,29 @@ class DotproxyCollector(Collector):
         report = self._report
         counters = report.counters
         yield self._answers(counters)
-        yield _single("unanswered_queries", counters.silent)
-        yield _single("overload_refusals", counters.overloaded)
+        yield _single("unanswered_queries", counters.unanswered)
+        yield _single("overload_refusals", counters.overload_refusals)
         shed = _family("shed_queries")
         for cause, count in sorted(counters.shed.items()):
             shed.add_metric([cause], count)
         yield shed
         times = _family("answer_seconds")
-        _add_histogram(times, ["here"], counters.here)
-        _add_histogram(times, ["asked"], counters.asked)
+        _add_histogram(times, ["here"], counters.local_seconds)
+        _add_histogram(times, ["asked"], counters.upstream_seconds)
         yield times
         yield _single("outstanding_queries", report.outstanding)
         lookups = _family("cache_lookups")
-        for result in FIXED["result"]:
-            lookups.add_metric([result], getattr(counters, result))
+        for result, count in counters.lookups().items():
+            lookups.add_metric([result], count)
         yield lookups
-        yield _single("cache_prefetches", counters.prefetched)
+        yield _single("cache_prefetches", counters.prefetches)
         yield _single("cache_evictions", report.evicted)
         yield _single("cache_entries", report.entries)
         yield _single("cache_bytes", report.octets)
         yield from self._upstreams()
         yield _single("tcp_clients", report.tcp_clients)
         ended = _family("tcp_connections_ended")
-        for end, count in sorted(counters.tcp_ended.items()):
+        for end, count in sorted(counters.connections_ended.items()):
             ended.add_metric([end], count)
         yield ended
         yield from self._listeners()
@@ -258,21 +264,21 @@ class DotproxyCollector(Collector):
             for rcode, count in enumerate(counters.answers):
                 if count:
                     families["upstream_answers"].add_metric([label, RCODES[rcode]], count)
-            _add_histogram(families["upstream_answer_seconds"], [label], counters.wire)
-            _add_histogram(families["upstream_wait_seconds"], [label], counters.waited)
+            _add_histogram(families["upstream_answer_seconds"], [label], counters.answer_seconds)
+            _add_histogram(families["upstream_wait_seconds"], [label], counters.wait_seconds)
             for name, value in (
                 ("upstream_retries", counters.retries),
                 ("upstream_hedges", counters.hedges),
                 ("upstream_stalls", counters.stalls),
-                ("upstream_connections_opened", counters.opened),
+                ("upstream_connections_opened", counters.connections_opened),
             ):
                 families[name].add_metric([label], value)
-            for (by, reason), count in sorted(counters.closed.items()):
+            for (by, reason), count in sorted(counters.connections_closed.items()):
                 families["upstream_connections_closed"].add_metric([label, by, reason], count)
-            for phase, count in sorted(counters.not_connected.items()):
+            for phase, count in sorted(counters.connect_failures.items()):
                 families["upstream_connect_failures"].add_metric([label, phase], count)
-            _add_histogram(families["upstream_handshake_seconds"], [label, "no"], counters.full)
-            _add_histogram(families["upstream_handshake_seconds"], [label, "yes"], counters.resumed)
+            _add_histogram(families["upstream_handshake_seconds"], [label, "no"], counters.full_handshakes)
+            _add_histogram(families["upstream_handshake_seconds"], [label, "yes"], counters.resumed_handshakes)
         yield from families.values()
         plaintext = _family("plaintext_queries")
         for purpose, count in plaintext_by_purpose(self._report).items():

@@ -111,8 +111,8 @@ class QueryLog:
         log.info(
             _LINE,
             transport=TRANSPORTS[kind],
-            client=self._shown(str(client[0])),
-            name=self._shown(name),
+            client=self._redacted(str(client[0])),
+            name=self._redacted(name),
             type=name_of(qtype) if end else "-",
             qtype=qtype,
             rcode=RCODES[octets[3] & 15],
@@ -125,7 +125,7 @@ class QueryLog:
             log_ede="-" if ede is None else ede,
         )
 
-    def _shown(self, text: str) -> str:
+    def _redacted(self, text: str) -> str:
         if self._is_clear or not text:
             return text or "-"
         return blake2s(text.encode(), key=self._key, digest_size=8).hexdigest()

@@ -19,7 +19,7 @@ from dotproxy.telemetry.status import State, UpstreamStatus, best_of
 _SUMS = ("outstanding", "entries", "octets", "evicted", "tcp_clients", "tls_clients", "udp_errors", "udp_drops")
 
 #: Why a proxy is not ready that has no process.
-NOBODY = "nobody serves yet"
+NO_WORKER = "nobody serves yet"
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Report:
     tls_not_after: float | None = None
 
 
-def verified_in_words(upstreams: Sequence[UpstreamReport]) -> str:
+def verified_summary(upstreams: Sequence[UpstreamReport]) -> str:
     """
     Return how many upstreams are verified and work, and of each other one why it does not.
     """
@@ -85,7 +85,7 @@ def _why_not(status: UpstreamStatus) -> str:
     return "not verified yet"
 
 
-def added(reports: Sequence[Report]) -> Report:
+def sum_of(reports: Sequence[Report]) -> Report:
     """
     Return one report for several.
     """
@@ -103,12 +103,12 @@ def added(reports: Sequence[Report]) -> Report:
         whole.processes += report.processes
     for label in dict.fromkeys(upstream.label for report in reports for upstream in report.upstreams):
         whole.upstreams.append(
-            _one_upstream([one for report in reports for one in report.upstreams if one.label == label])
+            _sum_of_upstream([one for report in reports for one in report.upstreams if one.label == label])
         )
     return whole
 
 
-def ended(report: Report) -> Report:
+def after_exit(report: Report) -> Report:
     """
     Return what is left of a report when its process has ended: what was counted.
     """
@@ -116,7 +116,7 @@ def ended(report: Report) -> Report:
         counters=report.counters,
         evicted=report.evicted,
         udp_errors=report.udp_errors,
-        not_ready=NOBODY,
+        not_ready=NO_WORKER,
         upstreams=[
             UpstreamReport(one.label, one.counters, UpstreamStatus(State.UNSERVED), 0) for one in report.upstreams
         ],
@@ -139,10 +139,10 @@ def plaintext_by_purpose(report: Report) -> dict[str, int]:
 
 
 def _first_reason(reports: Sequence[Report]) -> str:
-    return next((report.not_ready for report in reports if report.not_ready != NOBODY), NOBODY)
+    return next((report.not_ready for report in reports if report.not_ready != NO_WORKER), NO_WORKER)
 
 
-def _one_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:
+def _sum_of_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:
     counters = UpstreamCounters()
     for part in parts:
         _add_counters(counters, part.counters)
@@ -151,12 +151,12 @@ def _one_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:
         counters,
         best_of([part.status for part in parts]),
         sum(part.outstanding for part in parts),
-        _weighed([(part.p50, sum(part.counters.answers)) for part in parts]),
-        _weighed([(part.p95, sum(part.counters.answers)) for part in parts]),
+        _weighted_mean([(part.p50, sum(part.counters.answers)) for part in parts]),
+        _weighted_mean([(part.p95, sum(part.counters.answers)) for part in parts]),
     )
 
 
-def _weighed(values: Sequence[tuple[float | None, int]]) -> float | None:
+def _weighted_mean(values: Sequence[tuple[float | None, int]]) -> float | None:
     known = [(value, weight or 1) for value, weight in values if value is not None]
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
 

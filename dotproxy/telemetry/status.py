@@ -51,7 +51,7 @@ class UpstreamStatus:
         return self.state <= State.SLOW
 
 
-class Standing:
+class StatusRecord:
     """
     What an upstream of this process has shown, beside its health: whether a handshake was verified, with the present
     CAs; since when it has been failing, if it is; when its certificate expires.

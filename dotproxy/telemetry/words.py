@@ -7,7 +7,7 @@ Decides the plural.
 from __future__ import annotations
 
 
-def counted(number: int, what: str, several: str = "") -> str:
+def pluralized(number: int, what: str, several: str = "") -> str:
     """
     Return a number of things: ``1 answer``, ``2 answers``; ``several`` is the plural if it is no mere s.
     """

@@ -235,7 +235,7 @@ class IsolatedConnections:
         self._standing.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        self._counters.note_closed(connection.ended_for, error.code)
+        self._counters.count_closed(connection.ended_for, error.code)
         group = self._busy.pop(connection, None)
         unproved = self._proving.pop(connection, None) or self._settling.pop(connection, None)
         if not connection.is_ours_to_end and (not tokens or (group is not None and len(group.questions) > 1)):

@@ -276,7 +276,7 @@ class Pool:
         self._spare.pop(connection, None)
         self._probed.pop(connection, None)
         self.timers.forget(connection)
-        self._counters.note_closed(connection.ended_for, error.code)
+        self._counters.count_closed(connection.ended_for, error.code)
         if connection is self._current:
             self._current = None
         if not connection.is_ours_to_end and not was_retired:

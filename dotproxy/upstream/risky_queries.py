@@ -186,7 +186,7 @@ class RiskyQueries:
         """
         Called by its connections.
         """
-        self._counters.not_connected[error.phase] += 1
+        self._counters.connect_failures[error.phase] += 1
         if self._observer.heard_at is not None or self._is_answering:
             return False
         self._observer.note_down(error)
@@ -257,8 +257,8 @@ def note_connected(
     Count a verified connection to the upstream of this label, and tell of it.
     """
     identity = connection.identity
-    counters.opened += 1
-    (counters.resumed if identity.resumed else counters.full).add(seconds)
+    counters.connections_opened += 1
+    (counters.resumed_handshakes if identity.resumed else counters.full_handshakes).add(seconds)
     events.upstream_connected(
         label,
         connection.peer,

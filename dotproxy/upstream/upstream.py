@@ -21,7 +21,7 @@ from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
-from dotproxy.telemetry.status import Standing
+from dotproxy.telemetry.status import StatusRecord
 from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
 from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.pool import Pool
@@ -67,7 +67,7 @@ class Upstream(Service):
         self._jitter = jitter
         self._events = events
         self._health = Health()
-        self.standing = Standing(self._health, now=now, tier=lambda: self.tier)
+        self.standing = StatusRecord(self._health, now=now, tier=lambda: self.tier)
         self._down_since = 0.0
         self._is_known_down = False
         self._waiting: list[Question] = []
@@ -225,7 +225,7 @@ class Upstream(Service):
         """
         Called by the pool.
         """
-        self.counters.not_connected[error.phase] += 1
+        self.counters.connect_failures[error.phase] += 1
         self.note_down(error)
         self.fail_waiting(error)
 
@@ -304,7 +304,7 @@ class Upstream(Service):
             batch = [question for question in self._waiting[:room] if self.observer.is_wanted(question[0])]
             del self._waiting[:room]
             if batch and self._pool.current is not None:
-                self.counters.waited.add(self._now() - self._waiting_since, len(batch))
+                self.counters.wait_seconds.add(self._now() - self._waiting_since, len(batch))
                 self._pool.current.send(batch)
         if self._waiting and self._pool.current is None:
             if self._pool.is_dialling:

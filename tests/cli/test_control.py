@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cli import control
-from dotproxy.telemetry.words import counted
+from dotproxy.telemetry.words import pluralized
 from tests.config.test_schema import folder
 
 _CACHE = {
@@ -47,7 +47,7 @@ class ControlTests(SynchronousTestCase):
         for number, told in ((0, "0 answers forgotten\n"), (1, "1 answer forgotten\n"), (2, "2 answers forgotten\n")):
             self.assertEqual(told, self.told({"flushed": number}, "cache", "flush"))
         self.assertIn("cache: 1 answer, 0.0 MB", self.told({"cache": _CACHE}, "cache", "stats"))
-        self.assertEqual(["1 day", "7 days"], [counted(number, "day") for number in (1, 7)])
+        self.assertEqual(["1 day", "7 days"], [pluralized(number, "day") for number in (1, 7)])
 
     def test_only_the_socket_is_looked_for(self) -> None:
         """

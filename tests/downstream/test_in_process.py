@@ -21,7 +21,7 @@ from dotproxy.resolver import DoTResolver
 from dotproxy.testing.server import MemoryNetwork
 
 
-class Asker:
+class QueryReceiver:
     """
     A forwarder in whose place a test answers.
     """
@@ -47,7 +47,7 @@ class ResolverTests(SynchronousTestCase):
         """
         A resolver.
         """
-        self.clock, self.asker = Clock(), Asker()
+        self.clock, self.asker = Clock(), QueryReceiver()
         self.resolver = ForwarderResolver(self.asker, self.clock)
 
     def asked(self) -> dns.message.Message:

@@ -17,13 +17,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.proxy_protocol import (
     HEADER_TIMEOUT,
-    ProxiedDatagramListener,
-    ProxiedStream,
-    behind_balancers,
-    behind_balancers_over_tls,
+    ProxiedConnection,
+    ProxiedUdpListener,
+    proxied_tcp_factory,
+    proxied_tls_factory,
 )
 from dotproxy.downstream.server_factory import ListenerFactory
-from dotproxy.downstream.tcp import StreamListener
+from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.policy.access import AccessList
 from dotproxy.policy.client_shares import ClientShares
@@ -39,7 +39,7 @@ BALANCER, OTHER = "10.0.0.1", "192.0.2.99"
 QUERY = dns.message.make_query("www.example.", "A").to_wire()
 
 
-class Asker:
+class QueryReceiver:
     """
     A forwarder in whose place a test answers.
     """
@@ -95,7 +95,7 @@ class ProxiedCase(SynchronousTestCase):
         Nobody talks yet.
         """
         self.clock = Clock()
-        self.asker = Asker()
+        self.asker = QueryReceiver()
         self.counters = ListenerCounters()
         self.is_balancer = AccessList([ip_network("10.0.0.0/8")]).allows
         self.listeners = ListenerFactory(
@@ -121,7 +121,7 @@ class DatagramTests(ProxiedCase):
         """
         super().setUp()
         cookies = Cookies(b"secret").option_for
-        self.listener = ProxiedDatagramListener(self.listeners, self.clock, cookies, self.is_balancer, self.counters)
+        self.listener = ProxiedUdpListener(self.listeners, self.clock, cookies, self.is_balancer, self.counters)
         self.listener.transport = self.port = Port()
 
     def test_behind_a_balancer(self) -> None:
@@ -213,8 +213,8 @@ class StreamTests(ProxiedCase):
         super().setUp()
         issued = Authority().issue(["dot.test"])
         context = CurrentContext(ServerTls(issued.certificate_pem, issued.key_pem).context())
-        self.over_tcp = behind_balancers(self.listeners, self.is_balancer, self.counters)
-        self.over_tls = behind_balancers_over_tls(self.listeners, context, self.is_balancer, self.counters)
+        self.over_tcp = proxied_tcp_factory(self.listeners, self.is_balancer, self.counters)
+        self.over_tls = proxied_tls_factory(self.listeners, context, self.is_balancer, self.counters)
 
     def connect(self, host: str = BALANCER, factory: Any = None) -> tuple[Any, Transport]:
         """
@@ -383,10 +383,10 @@ class StreamTests(ProxiedCase):
         are no query.
         """
         protocol, _ = self.connect(OTHER)
-        self.assertIs(StreamListener, type(protocol))
+        self.assertIs(TcpConnection, type(protocol))
         protocol.dataReceived(frame(QUERY))
         self.assertEqual([(OTHER, 4711)], self.asker.clients)
-        self.assertIs(ProxiedStream, type(self.connect(BALANCER)[0]))
+        self.assertIs(ProxiedConnection, type(self.connect(BALANCER)[0]))
 
     def test_half_close(self) -> None:
         """

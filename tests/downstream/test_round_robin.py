@@ -5,7 +5,7 @@ Turns of TCP connections, on a clock that stands still but for what handing on t
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.round_robin import Turns
+from dotproxy.downstream.round_robin import RoundRobin
 from dotproxy.policy.client_shares import ClientShare
 
 
@@ -62,7 +62,7 @@ class TurnsTests(SynchronousTestCase):
         self.clock = Iterations()
         self.time = 100.0
         self.order: list[Connection] = []
-        self.turns = Turns(self.clock, lambda: self.time, 0.0045)
+        self.turns = RoundRobin(self.clock, lambda: self.time, 0.0045)
 
     def begin(self, connection: Connection) -> None:
         """

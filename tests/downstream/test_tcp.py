@@ -15,7 +15,7 @@ from twisted.names.client import Resolver
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.server_factory import ListenerFactory
-from dotproxy.downstream.tcp import StreamListener
+from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.stream_limits import FIRST_WINDOW, MAX_UNREAD, MAX_UNREAD_IN_ALL
@@ -44,7 +44,7 @@ class Transport(StringTransport):
         self.writes.append(data)
 
 
-class Asker:
+class QueryReceiver:
     """
     A forwarder in whose place a test answers.
     """
@@ -107,7 +107,7 @@ class StreamScene(SynchronousTestCase):
         A client, connected.
         """
         self.clock = Clock()
-        self.asker = Asker()
+        self.asker = QueryReceiver()
         self.shares = ClientShares(lambda host: not host.startswith("198."), max_in_flight=100)
         self.factory = ListenerFactory(
             self.asker,
@@ -121,7 +121,7 @@ class StreamScene(SynchronousTestCase):
         )
         self.listener, self.transport = self.connect()
 
-    def connect(self, host: str = "127.0.0.9") -> tuple[StreamListener, Transport]:
+    def connect(self, host: str = "127.0.0.9") -> tuple[TcpConnection, Transport]:
         """
         A client connects.
         """
@@ -454,7 +454,7 @@ class WindowTests(StreamScene):
         super().setUp()
         self.factory.max_outstanding = 40
 
-    def in_flight(self, listener: StreamListener) -> int:
+    def in_flight(self, listener: TcpConnection) -> int:
         """
         How many are, if as many as possible are asked.
         """
@@ -523,7 +523,7 @@ class UnreadTests(StreamScene):
         self.factory.max_outstanding = 128
         self.factory.max_connections = 1000
 
-    def connect_full(self, room: int = 100_000, host: str = "127.0.0.9") -> tuple[StreamListener, FullBuffers]:
+    def connect_full(self, room: int = 100_000, host: str = "127.0.0.9") -> tuple[TcpConnection, FullBuffers]:
         """
         A client connects that reads when it is told, beyond what buffers take.
         """

@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.tcp_port import ACCEPTS, StreamPort
+from dotproxy.downstream.tcp_port import ACCEPTS, TcpPort
 
 
 class Accepted:
@@ -82,7 +82,7 @@ class StreamPortTests(SynchronousTestCase):
         However long a flood lasts, no more than a few connections are accepted in one iteration of the reactor.
         """
         listening, factory = Flooded(), Full()
-        port = StreamPort(listening, factory, MemoryReactor())  # type: ignore[arg-type]
+        port = TcpPort(listening, factory, MemoryReactor())  # type: ignore[arg-type]
         port.startListening()
         for iteration in range(1, 30):
             port.doRead()
@@ -95,7 +95,7 @@ class StreamPortTests(SynchronousTestCase):
         The socket it was given may be closed: the port has another descriptor for it.
         """
         listening = Flooded()
-        port = StreamPort(listening, Full(), MemoryReactor())  # type: ignore[arg-type]
+        port = TcpPort(listening, Full(), MemoryReactor())  # type: ignore[arg-type]
         port.startListening()
         self.assertEqual((1, 53), (listening.dups, port.getHost().port))
         self.assertEqual({socket.TCP_NOTSENT_LOWAT: 524_288}, listening.options)

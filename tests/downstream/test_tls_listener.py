@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
-from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsClients, TlsListenerFactory
+from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsConnectionFactory, TlsListenerFactory
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
@@ -35,7 +35,7 @@ PADDED_QUERY = dns.message.make_query(
 ).to_wire()
 
 
-class Asker:
+class QueryReceiver:
     """
     A forwarder in whose place a test answers.
     """
@@ -71,7 +71,7 @@ class TlsListenerCase(SynchronousTestCase):
         A listener with a certificate.
         """
         self.clock = Clock()
-        self.asker = Asker()
+        self.asker = QueryReceiver()
         self.counters = ListenerCounters()
         self.plain = ListenerFactory(
             self.asker,
@@ -90,7 +90,7 @@ class TlsListenerCase(SynchronousTestCase):
         Serve with another certificate.
         """
         self.current = CurrentContext(tls.context(), new_connection)
-        self.factory = TlsListenerFactory(TlsClients(self.plain, self.counters), self.current, self.clock)
+        self.factory = TlsListenerFactory(TlsConnectionFactory(self.plain, self.counters), self.current, self.clock)
 
     def connect(self, context: SSL.Context | None = None, **changes: Any) -> TlsClient:
         """

@@ -22,8 +22,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.downstream import recvmmsg, recvmmsg_abi
 from dotproxy.downstream.receive_queue import ReceiveQueue
 from dotproxy.downstream.sockets import CannotBind, bind_both
-from dotproxy.downstream.udp import DatagramListener
-from dotproxy.downstream.udp_port import BATCH, BatchPort, MultiPort, make_port
+from dotproxy.downstream.udp import UdpListener
+from dotproxy.downstream.udp_port import BATCH, RecvmmsgPort, UdpPort, make_port
 from dotproxy.errors import ShedReason
 from dotproxy.telemetry.counters import Counters
 
@@ -120,7 +120,7 @@ class BatchPortTests(SynchronousTestCase):
     The port that any system has.
     """
 
-    kind: type[BatchPort] = BatchPort
+    kind: type[UdpPort] = UdpPort
 
     def fail_once(self, port: Any, number: int) -> None:
         """
@@ -134,14 +134,14 @@ class BatchPortTests(SynchronousTestCase):
         """
         return client.getsockname()
 
-    def listen(self, host: str) -> tuple[BatchPort, Echo]:
+    def listen(self, host: str) -> tuple[UdpPort, Echo]:
         """
         A port on a free port of ``host``.
         """
         datagrams, streams = bind_both(host, 0)
         streams.close()
         echo, reactor = Echo(), Reactor()
-        port = self.kind(datagrams, DatagramListener(echo, reactor), reactor)
+        port = self.kind(datagrams, UdpListener(echo, reactor), reactor)
         port.startListening()
         self.addCleanup(datagrams.close)
         self.number = datagrams.getsockname()[1]
@@ -201,7 +201,7 @@ class BatchPortTests(SynchronousTestCase):
         port.doRead()
         self.assertEqual([BATCH, 10], echo.batches)
 
-    def later(self, port: BatchPort) -> Callable[[float], None]:
+    def later(self, port: UdpPort) -> Callable[[float], None]:
         """
         Have a port's clock go by what is given to the returned function, in seconds from now.
         """
@@ -214,7 +214,7 @@ class BatchPortTests(SynchronousTestCase):
 
         return advance
 
-    def fill(self, port: BatchPort, host: str, count: int) -> socket.socket:
+    def fill(self, port: UdpPort, host: str, count: int) -> socket.socket:
         """
         Have a client send so many datagrams, after a first batch that turns timestamps on.
         """
@@ -353,7 +353,7 @@ class BatchPortTests(SynchronousTestCase):
         On a port that is not ours, datagrams come one by one.
         """
         echo = Echo()
-        listener = DatagramListener(echo, None)
+        listener = UdpListener(echo, None)
         self.assertFalse(listener.is_stream)
         self.assertEqual(0.0, listener.queue_delay)
         listener.datagramReceived(b"x", ("127.0.0.1", 9))
@@ -365,7 +365,7 @@ class MultiPortTests(BatchPortTests):
     The port that Linux has, when it sends all with one system call.
     """
 
-    kind = MultiPort
+    kind = RecvmmsgPort
     few = 0
 
     def setUp(self) -> None:
@@ -462,10 +462,10 @@ class MultiPortTests(BatchPortTests):
         datagrams, streams = bind_both("127.0.0.1", 0)
         self.addCleanup(datagrams.close)
         streams.close()
-        self.assertIs(MultiPort, type(make_port(datagrams, None, Reactor())))
-        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor(), batched=False)))
+        self.assertIs(RecvmmsgPort, type(make_port(datagrams, None, Reactor())))
+        self.assertIs(UdpPort, type(make_port(datagrams, None, Reactor(), batched=False)))
         self.patch(sys, "platform", "plan9")
-        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor())))
+        self.assertIs(UdpPort, type(make_port(datagrams, None, Reactor())))
 
     def test_not_allowed(self) -> None:
         """
@@ -489,7 +489,7 @@ class MultiPortTests(BatchPortTests):
         datagrams, streams = bind_both("127.0.0.1", 0)
         self.addCleanup(datagrams.close)
         streams.close()
-        self.assertIs(BatchPort, type(make_port(datagrams, None, Reactor())))
+        self.assertIs(UdpPort, type(make_port(datagrams, None, Reactor())))
 
     def test_what_cffi_is_told(self) -> None:
         """

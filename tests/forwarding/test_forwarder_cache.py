@@ -212,7 +212,7 @@ class KeptTests(SynchronousTestCase):
         self.assertEqual(3, len(scene.answers()))
         scene.forwarder.counted()
         scene.ask(question(), padded)
-        self.assertEqual((1, 4), (scene.forwarder.counted().memo, scene.forwarder.counted().fresh))
+        self.assertEqual((1, 4), (scene.forwarder.counted().packet_cache_hits, scene.forwarder.counted().cache_hits))
 
     def test_what_is_remembered_is_for_clients_alone(self) -> None:
         """

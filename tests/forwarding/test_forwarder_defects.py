@@ -71,7 +71,7 @@ class DefectTests(SynchronousTestCase):
         before, after = make_query("a.test.", A, ident=1), make_query("b.test.", A, ident=2)
         self.assertEqual(1, scene.ask(before, CULPRIT, after))
         self.assertEqual([before, after], [sent for _, sent, _ in scene.upstreams[0].asked])
-        self.assertEqual((2, 1), (scene.forwarder.outstanding, scene.forwarder.counters.silent))
+        self.assertEqual((2, 1), (scene.forwarder.outstanding, scene.forwarder.counters.unanswered))
         for asked in list(scene.upstreams[0].asked):
             scene.upstreams[0].answer(reply_of(asked))
         self.assertEqual([1, 2], [int.from_bytes(octets[:2], "big") for octets, _ in scene.listener.answers])

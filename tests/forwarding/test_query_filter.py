@@ -9,7 +9,7 @@ import dns.rcode
 import dns.rdatatype
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.udp import DatagramListener
+from dotproxy.downstream.udp import UdpListener
 from dotproxy.forwarding.query_filter import QueryFilter
 from dotproxy.policy.server_cookies import Cookies
 from dotproxy.policy.special_names import SpecialNames
@@ -29,11 +29,11 @@ class Factory:
     handle_batch = None
 
 
-def make_listener(*, cookies: bool = True) -> DatagramListener:
+def make_listener(*, cookies: bool = True) -> UdpListener:
     """
     A UDP listener.
     """
-    return DatagramListener(Factory(), None, Cookies(b"s" * 32).option_for if cookies else None)
+    return UdpListener(Factory(), None, Cookies(b"s" * 32).option_for if cookies else None)
 
 
 class ReceptionTests(SynchronousTestCase):

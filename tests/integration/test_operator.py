@@ -17,7 +17,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from dotproxy.telemetry.words import counted
+from dotproxy.telemetry.words import pluralized
 from tests.integration.programs import Proxy, free_port, wait_until, which
 from tests.integration.servers import ZONE, Backend, Nsd
 from tests.misbehaving.matrix import Misbehaving
@@ -95,7 +95,7 @@ def test_metrics_and_health(operated):
     assert [get(operated, path)[0] for path in ("/healthz", "/readyz", "/status", "/nothing")] == [200, 200, 200, 404]
     assert get(operated, "/flush", "POST")[0] == 404
     operated.server.stop()
-    assert f"{counted(round(missed), 'answer')} forgotten" in told(operated, "cache", "flush")
+    assert f"{pluralized(round(missed), 'answer')} forgotten" in told(operated, "cache", "flush")
     assert ask(operated) == 2
 
     def is_not_ready() -> bool:

@@ -39,9 +39,9 @@ def full_report() -> Report:
     counters.answers = [1] * len(counters.answers)
     upstream.answers = [1] * 16
     for reason in ConnectionEnd:
-        upstream.note_closed(reason, "")
-        upstream.note_closed("", reason)
-    upstream.not_connected.update(PHASES)
+        upstream.count_closed(reason, "")
+        upstream.count_closed("", reason)
+    upstream.connect_failures.update(PHASES)
     return Report(
         counters=counters,
         upstreams=[UpstreamReport("u", upstream, UpstreamStatus(State.UP), 0)],
@@ -91,9 +91,9 @@ class LabelTests(SynchronousTestCase):
         Nothing that an upstream or a library says can make a label value of its own.
         """
         counters = UpstreamCounters()
-        counters.note_closed("", "the upstream closed the connection")
-        counters.note_closed("because", "")
-        self.assertEqual({("peer", "other"): 1, ("us", "other"): 1}, dict(counters.closed))
+        counters.count_closed("", "the upstream closed the connection")
+        counters.count_closed("because", "")
+        self.assertEqual({("peer", "other"): 1, ("us", "other"): 1}, dict(counters.connections_closed))
 
     def test_reasons_in_the_code_are_codes(self) -> None:
         """

@@ -16,7 +16,7 @@ from dotproxy.telemetry.counters import (
     Histogram,
     PlaintextCounters,
     UpstreamCounters,
-    group_of,
+    answer_index,
 )
 from dotproxy.telemetry.metrics import METRICS, Metrics, build_info, metrics_table
 from dotproxy.telemetry.report import Report, UpstreamReport
@@ -34,12 +34,12 @@ class CounterTests(SynchronousTestCase):
         Every transport, group of types and rcode has a place of its own.
         """
         places = {
-            group_of(kind, qtype, rcode) for kind in range(3) for qtype in (1, 28, 43, 999) for rcode in range(16)
+            answer_index(kind, qtype, rcode) for kind in range(3) for qtype in (1, 28, 43, 999) for rcode in range(16)
         }
         self.assertEqual(3 * 4 * 16, len(places))
         self.assertLess(max(places), len(Counters().answers))
         self.assertEqual(len(TRANSPORTS) * len(TYPE_GROUPS) * 16, len(Counters().answers))
-        self.assertEqual(group_of(UDP, 48, 0), group_of(UDP, 43, 0))
+        self.assertEqual(answer_index(UDP, 48, 0), answer_index(UDP, 43, 0))
 
     def test_histograms(self) -> None:
         """
@@ -63,16 +63,16 @@ class MetricsTests(SynchronousTestCase):
         Some numbers.
         """
         counters = Counters()
-        counters.answers[group_of(UDP, 1, 3)] = 5
-        counters.memo, counters.stale = 7, 2
-        counters.here.add(0.0002, 3)
+        counters.answers[answer_index(UDP, 1, 3)] = 5
+        counters.packet_cache_hits, counters.stale_responses = 7, 2
+        counters.local_seconds.add(0.0002, 3)
         counters.shed[ShedReason.TOO_OLD] = 12
-        counters.tcp_ended[ClientEnd.EVICTED] = 13
+        counters.connections_ended[ClientEnd.EVICTED] = 13
         upstream = UpstreamCounters()
         upstream.answers[2] = 4
-        upstream.closed["peer", "peer_closed"] = 2
-        upstream.not_connected["tls"] = 1
-        upstream.resumed.add(0.02)
+        upstream.connections_closed["peer", "peer_closed"] = 2
+        upstream.connect_failures["tls"] = 1
+        upstream.resumed_handshakes.add(0.02)
         upstream.plaintext = 1
         plaintext = PlaintextCounters()
         plaintext.bootstrap = 2

@@ -10,15 +10,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import ClientEnd, ShedReason
 from dotproxy.telemetry.counters import Counters, PlaintextCounters, UpstreamCounters
 from dotproxy.telemetry.report import (
-    NOBODY,
+    NO_WORKER,
     Report,
     UpstreamReport,
-    added,
+    after_exit,
     as_data,
-    ended,
     from_data,
     plaintext_by_purpose,
-    verified_in_words,
+    sum_of,
+    verified_summary,
 )
 from dotproxy.telemetry.status import State, UpstreamStatus
 
@@ -29,14 +29,14 @@ def report(scale: int, label: str = "u") -> Report:
     """
     counters, upstream = Counters(), UpstreamCounters()
     counters.answers[5] = 1 * scale
-    counters.memo, counters.missed = 2 * scale, 3 * scale
-    counters.here.add(0.0002, 4 * scale)
+    counters.packet_cache_hits, counters.cache_misses = 2 * scale, 3 * scale
+    counters.local_seconds.add(0.0002, 4 * scale)
     counters.shed[ShedReason.TOO_OLD] = 22 * scale
-    counters.tcp_ended[ClientEnd.UNREAD] = 23 * scale
+    counters.connections_ended[ClientEnd.UNREAD] = 23 * scale
     upstream.answers[0] = 5 * scale
-    upstream.wire.add(0.02, 6 * scale)
-    upstream.closed["peer", "peer_closed"] = 7 * scale
-    upstream.not_connected["tls"] = 8 * scale
+    upstream.answer_seconds.add(0.02, 6 * scale)
+    upstream.connections_closed["peer", "peer_closed"] = 7 * scale
+    upstream.connect_failures["tls"] = 8 * scale
     upstream.plaintext = 20 * scale
     plaintext = PlaintextCounters()
     plaintext.bootstrap = 21 * scale
@@ -78,26 +78,28 @@ class ReportTests(SynchronousTestCase):
         upstream["status"] = asdict(UpstreamStatus(State.SLOW, 1, 20.0, "tls: no", 21.0))
         upstream["p50"] = (0.01 * 1 * 5 + 0.04 * 4 * 5) / 25
         expected["processes"] = [("w1", 17.0, 18), ("w4", 68.0, 72)]
-        whole = as_data(added([report(1), report(4)]))
+        whole = as_data(sum_of([report(1), report(4)]))
         for part in (expected, whole):
             part["upstreams"][0]["p50"] = round(part["upstreams"][0]["p50"], 9)
             part["upstreams"][0]["p95"] = round(part["upstreams"][0]["p95"], 9)
-            part["counters"]["here"][1] = round(part["counters"]["here"][1], 9)
-            part["upstreams"][0]["counters"]["wire"][1] = round(part["upstreams"][0]["counters"]["wire"][1], 9)
+            part["counters"]["local_seconds"][1] = round(part["counters"]["local_seconds"][1], 9)
+            part["upstreams"][0]["counters"]["answer_seconds"][1] = round(
+                part["upstreams"][0]["counters"]["answer_seconds"][1], 9
+            )
         self.assertEqual(expected, whole)
 
     def test_other_upstreams(self) -> None:
         """
         Those of one name are one.
         """
-        whole = added([report(1, "a"), report(2, "b"), report(3, "a")])
+        whole = sum_of([report(1, "a"), report(2, "b"), report(3, "a")])
         self.assertEqual([("a", 20), ("b", 10)], [(one.label, one.counters.answers[0]) for one in whole.upstreams])
 
     def test_plaintext_by_purpose(self) -> None:
         """
         What left without TLS is told by purpose, summed over workers, and counts after a worker has ended.
         """
-        whole = added([report(1, "a"), ended(report(4, "b"))])
+        whole = sum_of([report(1, "a"), after_exit(report(4, "b"))])
         self.assertEqual({"upstream": 100, "bootstrap": 105}, plaintext_by_purpose(whole))
         self.assertEqual({"upstream": 0, "bootstrap": 0}, plaintext_by_purpose(Report()))
 
@@ -113,7 +115,7 @@ class ReportTests(SynchronousTestCase):
             )
         ]
         reports = [Report(upstreams=[part]) for part in parts]
-        (whole,) = added([*reports, ended(reports[0])]).upstreams
+        (whole,) = sum_of([*reports, after_exit(reports[0])]).upstreams
         self.assertEqual(UpstreamStatus(State.DOWN, 3, 7.0, "tls: no", 20.0), whole.status)
 
     def test_verified_in_words(self) -> None:
@@ -128,15 +130,15 @@ class ReportTests(SynchronousTestCase):
         }
         upstreams = [UpstreamReport(label, UpstreamCounters(), status, 0) for label, status in statuses.items()]
         self.assertEqual(
-            "2 of 4 upstreams verified (b: connect: refused; c: not verified yet)", verified_in_words(upstreams)
+            "2 of 4 upstreams verified (b: connect: refused; c: not verified yet)", verified_summary(upstreams)
         )
-        self.assertEqual("1 of 1 upstreams verified", verified_in_words(upstreams[:1]))
+        self.assertEqual("1 of 1 upstreams verified", verified_summary(upstreams[:1]))
 
     def test_readiness(self) -> None:
         """
         One that can answer is enough.
         """
         bad = Report(not_ready="every upstream is down")
-        self.assertEqual("", added([bad, Report()]).not_ready)
-        self.assertEqual("every upstream is down", added([Report(not_ready=NOBODY), bad, bad]).not_ready)
-        self.assertEqual("nobody serves yet", added([]).not_ready)
+        self.assertEqual("", sum_of([bad, Report()]).not_ready)
+        self.assertEqual("every upstream is down", sum_of([Report(not_ready=NO_WORKER), bad, bad]).not_ready)
+        self.assertEqual("nobody serves yet", sum_of([]).not_ready)

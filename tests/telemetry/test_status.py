@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Unreachable
 from dotproxy.policy.health import Health, Tier
-from dotproxy.telemetry.status import Standing, State, UpstreamStatus, best_of
+from dotproxy.telemetry.status import State, StatusRecord, UpstreamStatus, best_of
 
 
 class StandingTests(SynchronousTestCase):
@@ -28,7 +28,7 @@ class StandingTests(SynchronousTestCase):
             (Tier.SLOW, True, State.SLOW),
             (Tier.DOWN, True, State.DOWN),
         ):
-            standing = Standing(Health(), now=lambda: 0.0, tier=lambda tier=tier: tier)
+            standing = StatusRecord(Health(), now=lambda: 0.0, tier=lambda tier=tier: tier)
             if is_verified:
                 standing.verified(None)
             status = standing.status
@@ -39,7 +39,7 @@ class StandingTests(SynchronousTestCase):
         Are told of for as long as there are any; the certificate is remembered.
         """
         health = Health()
-        standing = Standing(health, now=lambda: 15.0, tier=lambda: Tier.GOOD if health.is_up else Tier.DOWN)
+        standing = StatusRecord(health, now=lambda: 15.0, tier=lambda: Tier.GOOD if health.is_up else Tier.DOWN)
         standing.verified(datetime(2030, 1, 1, tzinfo=UTC))
         standing.failing_since = 10.0
         for now in (10.0, 11.0):

@@ -71,7 +71,7 @@ class CountedTests(SynchronousTestCase):
         What was counted of connections that ended, when that has come about.
         """
         self.scene.network.settle()
-        return dict(self.scene.upstream.counters.closed)
+        return dict(self.scene.upstream.counters.connections_closed)
 
     def test_the_upstream_closes(self) -> None:
         """

@@ -125,7 +125,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
     """
     Return all of a report that is for people, with for how long it has run, and where.
     """
-    counters = report.counters
+    counters, lookups = report.counters, report.counters.lookups()
     return {
         "version": __version__,
         "seconds": round(seconds),
@@ -143,7 +143,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
             "octets": report.octets,
             "evicted": report.evicted,
             "hit_rate": _hit_rate(counters),
-            **{name: getattr(counters, name) for name in ("memo", "fresh", "stale", "joined", "missed")},
+            **{name: lookups[name] for name in ("memo", "fresh", "stale", "joined", "missed")},
         },
         "upstreams": [_shown(upstream, time.time()) for upstream in report.upstreams],
         "workers": [
@@ -156,7 +156,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
 
 def _shown(upstream: UpstreamReport, date: float) -> dict[str, Any]:
     counters, status = upstream.counters, upstream.status
-    handshakes = sum(counters.full.counts), sum(counters.resumed.counts)
+    handshakes = sum(counters.full_handshakes.counts), sum(counters.resumed_handshakes.counts)
     return {
         "name": upstream.label,
         "state": _STATES[status.state],
@@ -170,10 +170,10 @@ def _shown(upstream: UpstreamReport, date: float) -> dict[str, Any]:
         "outstanding": upstream.outstanding,
         "answers": sum(counters.answers),
         "failures": counters.answers[2] + counters.answers[5],
-        "failed_connections": sum(counters.not_connected.values()),
+        "failed_connections": sum(counters.connect_failures.values()),
         "p50_ms": _milliseconds(upstream.p50),
         "p95_ms": _milliseconds(upstream.p95),
-        "connections_opened": counters.opened,
+        "connections_opened": counters.connections_opened,
         "resumed": round(handshakes[1] / sum(handshakes), 3) if sum(handshakes) else None,
         "retries": counters.retries,
         "hedges": counters.hedges,
@@ -194,6 +194,6 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _hit_rate(counters: Counters) -> float | None:
-    hits = counters.memo + counters.fresh + counters.stale
-    total = hits + counters.joined + counters.missed + counters.failed_before
+    hits = counters.packet_cache_hits + counters.cache_hits + counters.stale_responses
+    total = hits + counters.joined + counters.cache_misses + counters.failure_cache_hits
     return round(hits / total, 4) if total else None

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 
 from dotproxy.policy.health import CAP_UNASKED, delay
 from dotproxy.service.workers.channel import CHANNEL, SOCKETS, Channel, Gone, Refused
-from dotproxy.telemetry.report import NOBODY, Report, added, ended, from_data
+from dotproxy.telemetry.report import NO_WORKER, Report, after_exit, from_data, sum_of
 
 log = Logger("dotproxy")
 
@@ -64,8 +64,8 @@ class WorkerSlot:
         self.pid = 0
         self.manner = ""
         self.restarts = 0
-        self.report = Report(not_ready=NOBODY)
-        self.before = ended(self.report)
+        self.report = Report(not_ready=NO_WORKER)
+        self.before = after_exit(self.report)
         self._sockets = sockets
         self._reactor = reactor
         self._beginning = beginning
@@ -139,8 +139,8 @@ class WorkerSlot:
         """
         Return what is known of it and of those before it.
         """
-        current = [self.report] if self.is_serving else [ended(self.report)]
-        return added([self.before, *current])
+        current = [self.report] if self.is_serving else [after_exit(self.report)]
+        return sum_of([self.before, *current])
 
     def ask(self, name: str, given: dict[str, Any] | None = None) -> Deferred[Any]:
         """
@@ -194,8 +194,8 @@ class WorkerSlot:
         was_serving = self.is_serving
         self.is_serving = False
         self._process = self._channel = None
-        self.before = added([self.before, ended(self.report)])
-        self.report = Report(not_ready=NOBODY)
+        self.before = sum_of([self.before, after_exit(self.report)])
+        self.report = Report(not_ready=NO_WORKER)
         if self._left is not None:
             left, self._left = self._left, None
             left.callback(None)

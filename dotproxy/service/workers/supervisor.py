@@ -41,7 +41,7 @@ from dotproxy.service.systemd import Manager
 from dotproxy.service.tls_files import TlsFileWatch, read_tls_files, read_usable_tls_files, watched_paths
 from dotproxy.service.workers.channel import FOR_TLS, Gone
 from dotproxy.service.workers.slot import WorkerSlot
-from dotproxy.telemetry.report import Report, added
+from dotproxy.telemetry.report import Report, sum_of
 
 #: How often workers are looked at, in seconds.
 LOOK = 1.0
@@ -266,7 +266,7 @@ class Supervisor(MultiService):
         return [place for place in self.places.values() if place.is_serving]
 
     def _added(self) -> Report:
-        whole = added([place.whole_report() for place in self.places.values()])
+        whole = sum_of([place.whole_report() for place in self.places.values()])
         known = {one.label for place in self._serving() for one in place.report.upstreams}
         # Upstreams that are not asked any more live on in what is left of ended processes.
         whole.upstreams = [one for one in whole.upstreams if one.label in known or not known]
