@@ -190,7 +190,7 @@ def _build(config: Config, reactor: Any) -> Any:
         from dotproxy.service.assembly import build
 
         return build(config, reactor)
-    from dotproxy.service.served_tls import sockets_for_tls
+    from dotproxy.service.listener_certificate import sockets_for_tls
     from dotproxy.service.systemd import Manager, inherited, initial_environment
     from dotproxy.service.workers.supervisor import Supervisor
 

@@ -2,7 +2,7 @@
 TLS towards clients: how handshakes are made (RFC 7858, RFC 9325).
 
 Decides versions, ciphers, ALPN, session tickets and who must show a certificate.  Where the certificate comes from, and
-when there is another, is ``served_tls``'s.
+when there is another, is ``service.listener_certificate``'s.
 
 * TLS 1.2 with ECDHE and an AEAD, or 1.3; no compression, no renegotiation, no early data.
 * A client that offers ALPN must offer ``dot``, else the handshake ends with ``no_application_protocol`` (RFC 7301

@@ -49,7 +49,7 @@ def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCou
         plaintext=plaintext,
         listeners=proxy.listener_counters,
         tls_addresses=proxy.tls_addresses,
-        tls_not_after=proxy.served_tls.not_after if proxy.served_tls is not None else None,
+        tls_not_after=proxy.certificate.not_after if proxy.certificate is not None else None,
     )
 
 

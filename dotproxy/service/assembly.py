@@ -39,10 +39,10 @@ from dotproxy.service.builders import (
 )
 from dotproxy.service.cache_file import Snapshot
 from dotproxy.service.cache_file_format import MAX_RECORD
+from dotproxy.service.listener_certificate import ListenerCertificate, read_listener_tls, sockets_for_tls
 from dotproxy.service.network_monitor import NetworkWatch, boottime
 from dotproxy.service.proxy import Proxy, WorkerShare
 from dotproxy.service.readiness import Readiness
-from dotproxy.service.served_tls import ServedTls, read_served_tls, sockets_for_tls
 from dotproxy.service.systemd import Manager, inherited, initial_environment
 from dotproxy.service.tls_files import TlsFiles, TlsFileWatch, read_tls_files, read_usable_tls_files, watched_paths
 from dotproxy.telemetry.counters import PlaintextCounters
@@ -93,8 +93,10 @@ class Assembly:
             services.append(_build_snapshot(self.cache, config.cache_file, config, reactor))
         self.forwarder.delivery.query_log = _build_query_log(config, self._secret)
         self._watch = self._build_watch(config)
-        self._served_tls = (
-            ServedTls(config, clock=reactor, date=time.time, is_quiet=share is not None) if config.listen_tls else None
+        self._certificate = (
+            ListenerCertificate(config, clock=reactor, wall_time=time.time, is_quiet=share is not None)
+            if config.listen_tls
+            else None
         )
         manager = Manager({} if share else os.environ, reactor)
         self.proxy = Proxy(
@@ -108,7 +110,7 @@ class Assembly:
             manager=manager,
             sockets=([], []) if share else inherited(initial_environment()),
             tls_sockets=[] if share else sockets_for_tls(config, initial_environment()),
-            served_tls=self._served_tls,
+            certificate=self._certificate,
             share=share,
         )
         self.commands = Commands(self.proxy, self.cache, events, lambda: reactor.callLater(0, reactor.stop))
@@ -142,7 +144,7 @@ class Assembly:
         files = read_usable_tls_files(config)
         changes = describe_changes(before, config) + files.changes_since(self._files)
         config = as_started(before, config)
-        served = None if self._served_tls is None else read_served_tls(config)
+        served = None if self._certificate is None else read_listener_tls(config)
         services: list[IService] = []
         known = (
             {}
@@ -182,8 +184,8 @@ class Assembly:
         self._watch.setServiceParent(self.proxy)
         if files != self._files or _differ(before, config, _OF_TLS):
             self._renew(files)
-        if self._served_tls is not None and served is not None:
-            changes += self._served_tls.take(config, served)
+        if self._certificate is not None and served is not None:
+            changes += self._certificate.replace(config, served)
         self._check_upstreams()
         # What they were asked they may still answer.
         self._reactor.callLater(before.query_timeout, _stop_all, gone)

@@ -34,9 +34,9 @@ from dotproxy.policy.access import AccessList
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.server_cookies import Cookies
 from dotproxy.service.builders import build_response_limit
+from dotproxy.service.listener_certificate import ListenerCertificate
 from dotproxy.service.network_monitor import boottime
 from dotproxy.service.readiness import Readiness
-from dotproxy.service.served_tls import ServedTls
 from dotproxy.service.systemd import Manager
 from dotproxy.telemetry.counters import ListenerCounters
 from dotproxy.telemetry.words import pluralized
@@ -90,7 +90,7 @@ class Proxy(MultiService):
         manager: Manager,
         sockets: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
         tls_sockets: Sequence[Any] = (),
-        served_tls: ServedTls | None = None,
+        certificate: ListenerCertificate | None = None,
         share: WorkerShare | None = None,
     ) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class Proxy(MultiService):
             (list(share.datagrams), list(share.streams)) if share else (list(sockets[0]), list(sockets[1]))
         )
         self._tls_streams = list(share.tls_streams if share else tls_sockets)
-        self.served_tls = served_tls
+        self.certificate = certificate
         self.tls_addresses: list[str] = []
         self.listener_counters = ListenerCounters()
         self.factory = ListenerFactory(
@@ -134,8 +134,8 @@ class Proxy(MultiService):
         self._is_balancer = AccessList(balancers).allows if balancers else None
         for service in (manager, *services):
             service.setServiceParent(self)
-        if served_tls is not None:
-            served_tls.setServiceParent(self)
+        if certificate is not None:
+            certificate.setServiceParent(self)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -263,7 +263,7 @@ class Proxy(MultiService):
 
     def _stream_factories(self) -> tuple[Any, Any]:
         counters, is_balancer = self.listener_counters, self._is_balancer
-        context = None if self.served_tls is None else self.served_tls.current
+        context = None if self.certificate is None else self.certificate.current
         if is_balancer is not None:
             over_tls = context and proxied_tls_factory(self.factory, context, is_balancer, counters)
             return proxied_tcp_factory(self.factory, is_balancer, counters), over_tls

@@ -34,9 +34,9 @@ from dotproxy.downstream.sockets import bind_with_tls, drops_of
 from dotproxy.errors import ConfigError
 from dotproxy.service.admin.routes import Command
 from dotproxy.service.admin_commands import build_admin
+from dotproxy.service.listener_certificate import ListenerCertificate, read_listener_tls
 from dotproxy.service.proxy import DRAIN, addresses_of, log_listening, log_problems, log_upstreams, log_warnings
 from dotproxy.service.readiness import Readiness
-from dotproxy.service.served_tls import ServedTls, read_served_tls
 from dotproxy.service.systemd import Manager
 from dotproxy.service.tls_files import TlsFileWatch, read_tls_files, read_usable_tls_files, watched_paths
 from dotproxy.service.workers.channel import FOR_TLS, Gone
@@ -100,12 +100,14 @@ class Supervisor(MultiService):
         # Each worker reads the files by itself; here it is told what became of them.
         watched = TlsFileWatch(lambda: watched_paths(self.config), self._take_files, clock=reactor)
         self._files = read_tls_files(config)
-        self._served_tls = ServedTls(config, clock=reactor, date=time.time) if config.listen_tls else None
+        self._certificate = (
+            ListenerCertificate(config, clock=reactor, wall_time=time.time) if config.listen_tls else None
+        )
         self._readiness = Readiness(self._added, manager, clock=reactor, date=time.time, refresh=self._update)
         manager.setServiceParent(self)
         watched.setServiceParent(self)
-        if self._served_tls is not None:
-            self._served_tls.setServiceParent(self)
+        if self._certificate is not None:
+            self._certificate.setServiceParent(self)
         commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
         commands["drain"] = self.drain
         for admin in build_admin(config, reactor, self.report, lambda: self.addresses, commands):
@@ -211,7 +213,7 @@ class Supervisor(MultiService):
             fresh = without_fallbacks(before, loaded)
             files = read_usable_tls_files(fresh)
             config = as_started(before, fresh)
-            served = None if self._served_tls is None else read_served_tls(config)
+            served = None if self._certificate is None else read_listener_tls(config)
         except ConfigError as error:
             log_problems(error)
             raise
@@ -224,8 +226,8 @@ class Supervisor(MultiService):
             place.ask("become", {"config": self._text(place.name)}).addErrback(self._stays, place.name)
         changes = describe_changes(before, fresh) + files.changes_since(self._files)
         self._files = files
-        if self._served_tls is not None and served is not None:
-            changes += self._served_tls.take(config, served)
+        if self._certificate is not None and served is not None:
+            changes += self._certificate.replace(config, served)
         self.warnings = log_warnings(loaded, self.warnings)
         log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
         return changes

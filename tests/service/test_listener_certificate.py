@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.config.load import load
 from dotproxy.config.model import Config
 from dotproxy.errors import ConfigError
-from dotproxy.service.served_tls import LOOK, ServedTls, read_served_tls
+from dotproxy.service.listener_certificate import CHECK_INTERVAL, ListenerCertificate, read_listener_tls
 from dotproxy.service.tls_files import INTERVAL
 from dotproxy.testing.certificates import Authority, Issued
 from tests.config.test_schema import folder
@@ -23,7 +23,7 @@ AUTHORITY = Authority()
 OLD, NEW = AUTHORITY.issue(["dot.test"]), AUTHORITY.issue(["dot.test"])
 
 
-class ServedTlsCase(SynchronousTestCase):
+class ListenerCertificateCase(SynchronousTestCase):
     """
     A certificate in files.
     """
@@ -66,14 +66,14 @@ class ServedTlsCase(SynchronousTestCase):
         }
         return load(options, {}).config
 
-    def serve(self, date: float = 0.0, *, is_quiet: bool = False, **more: str) -> ServedTls:
+    def serve(self, date: float = 0.0, *, is_quiet: bool = False, **more: str) -> ListenerCertificate:
         """
         Have them served.
         """
-        served = ServedTls(
+        served = ListenerCertificate(
             self.config(**more),
             clock=self.clock,
-            date=lambda: (date or time.time()) + self.clock.seconds(),
+            wall_time=lambda: (date or time.time()) + self.clock.seconds(),
             is_quiet=is_quiet,
         )
         served.startService()
@@ -87,7 +87,7 @@ class ServedTlsCase(SynchronousTestCase):
         self.clock.pump([INTERVAL] * 3)
 
 
-class ReplacedTests(ServedTlsCase):
+class ReplacedTests(ListenerCertificateCase):
     """
     Files that change.
     """
@@ -187,15 +187,15 @@ class ReplacedTests(ServedTlsCase):
         """
         served = self.serve()
         before = served.current.context
-        self.assertEqual([], served.take(self.config(), read_served_tls(self.config())))
+        self.assertEqual([], served.replace(self.config(), read_listener_tls(self.config())))
         self.assertIs(before, served.current.context)
         newer = self.config(tls_minimum="1.3")
-        self.assertEqual([], served.take(newer, read_served_tls(newer)))
+        self.assertEqual([], served.replace(newer, read_listener_tls(newer)))
         self.assertIsNot(before, served.current.context)
         (self.folder / "ca.pem").write_bytes(AUTHORITY.pem)
         mutual = self.config(tls_client_ca=str(self.folder / "ca.pem"))
         before = served.current.context
-        served.take(mutual, read_served_tls(mutual))
+        served.replace(mutual, read_listener_tls(mutual))
         self.assertIsNot(before, served.current.context)
         (self.folder / "ca.pem").write_bytes(Authority("other").pem)
         self.pass_time()
@@ -208,7 +208,7 @@ class ReplacedTests(ServedTlsCase):
         config = self.config()
         (self.folder / "dot.pem").write_bytes(b"nothing")
         (self.folder / "dot.key").write_bytes(b"nothing")
-        error = self.assertRaises(ConfigError, read_served_tls, config)
+        error = self.assertRaises(ConfigError, read_listener_tls, config)
         self.assertEqual(
             [
                 f"tls_certificate: '{self.folder}/dot.pem' holds no PEM certificate that can be read",
@@ -216,11 +216,11 @@ class ReplacedTests(ServedTlsCase):
             ],
             error.problems,
         )
-        error = self.assertRaises(ConfigError, read_served_tls, load({}, {}).config)
+        error = self.assertRaises(ConfigError, read_listener_tls, load({}, {}).config)
         self.assertEqual(["listen_tls: needs tls_certificate and tls_key"], error.problems)
 
 
-class ExpiryTests(ServedTlsCase):
+class ExpiryTests(ListenerCertificateCase):
     """
     A certificate that ends.
     """
@@ -232,12 +232,12 @@ class ExpiryTests(ServedTlsCase):
         expires = OLD.certificate.not_valid_after_utc.timestamp()
         served = self.serve(expires - 8.5 * 86400)
         self.assertEqual(expires, served.not_after)
-        self.clock.pump([LOOK] * 24)
+        self.clock.pump([CHECK_INTERVAL] * 24)
         self.assertEqual([], self.lines)
-        self.clock.pump([LOOK] * 24)
+        self.clock.pump([CHECK_INTERVAL] * 24)
         self.assertEqual(1, len(self.lines))
         self.assertIn("expires in 6.5 days, on ", self.lines[0])
-        self.clock.pump([LOOK] * 24 * 7)
+        self.clock.pump([CHECK_INTERVAL] * 24 * 7)
         self.assertEqual(8, len(self.lines))
         self.assertIn("expired on ", self.lines[-1])
 
@@ -257,7 +257,7 @@ class ExpiryTests(ServedTlsCase):
         """
         served = self.serve()
         before = served.current.context
-        self.clock.pump([LOOK] * 23)
+        self.clock.pump([CHECK_INTERVAL] * 23)
         self.assertIs(before, served.current.context)
-        self.clock.pump([LOOK])
+        self.clock.pump([CHECK_INTERVAL])
         self.assertIsNot(before, served.current.context)

@@ -1,8 +1,9 @@
 """
-The certificate that clients over TLS are shown: its files, read again when they change, and what is told of it.
+The certificate that the DNS-over-TLS listener presents: its files, their reload, and warnings about its expiry.
 
-Decides which contents can be used, and when the operator hears of its end.  A pair that cannot be used, as one that is
-half written, changes nothing; it is told once, and looked at again when it has changed.
+Decides which file contents are usable, and when the operator is warned of expiry.  Contents that are not usable (a file
+half written) change nothing: the problem is logged once, and the files are read again when they change.  The files for
+TLS to upstreams are ``tls_files``'s.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from dotproxy.service.systemd import inherited_for_tls
 from dotproxy.service.tls_files import TlsFileWatch, problem_with_certificates
 from dotproxy.upstream.tls_reads import new_connection
 
-#: How often it is looked at when the certificate expires, in seconds.
-LOOK = 3600.0
+#: Seconds between two checks of the expiry date.
+CHECK_INTERVAL = 3600.0
 
-#: After so many looks it is told again that it expires soon, and tickets get a new key: a day.
-_LOOKS = 24
+#: Checks after which the expiry warning is repeated and session tickets get a new key: a day.
+_CHECKS_A_DAY = 24
 
 log = Logger("dotproxy")
 
@@ -42,7 +43,7 @@ log = Logger("dotproxy")
 @dataclass(frozen=True, slots=True)
 class TlsFilePaths:
     """
-    Where the files are.
+    The paths of ``tls_certificate``, ``tls_key`` and ``tls_client_ca``.
     """
 
     certificate: Path
@@ -51,122 +52,124 @@ class TlsFilePaths:
 
     def all(self) -> list[Path]:
         """
-        Return each.
+        Return every path that is set.
         """
         return [self.certificate, self.key] + ([self.client_ca] if self.client_ca is not None else [])
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ListenerTls:
     """
-    What clients are shown, and from where.
+    Usable file contents, and the paths they came from.
     """
 
     paths: TlsFilePaths
-    tls: ServerTls
+    server_tls: ServerTls
 
 
-class ServedTls(MultiService):
+class ListenerCertificate(MultiService):
     """
-    Owns: the timers that look at the files and at the date.
+    The listener's certificate while the service runs.
 
-    ``current`` is the context of new handshakes.  ``date`` returns seconds since 1970.  With ``is_quiet`` nothing is
-    logged: another process does.
+    Owns: the timers that check the files and the expiry date.
 
-    :raises ConfigError: if the files cannot be used.
+    ``current`` is the TLS context of new handshakes.  ``wall_time`` returns seconds since 1970.  With ``is_quiet``
+    nothing is logged: the supervisor logs for all workers.
+
+    :raises ConfigError: if the files are not usable.
     """
 
     def __init__(
-        self, config: Config, *, clock: IReactorTime, date: Callable[[], float], is_quiet: bool = False
+        self, config: Config, *, clock: IReactorTime, wall_time: Callable[[], float], is_quiet: bool = False
     ) -> None:
         super().__init__()
-        self._date = date
+        self._wall_time = wall_time
         self._is_quiet = is_quiet
         self._config = config
-        # Before the files are read, so that it notices what is written after that.
+        # Before the files are read, so that a later write is noticed.
         watch = TlsFileWatch(
-            self._watched,
-            self._take_files,
+            self._watched_paths,
+            self._reload_files,
             clock=clock,
             is_quiet=is_quiet,
             effect="new connections of clients get it",
         )
         watch.setServiceParent(self)
-        self._served = read_served_tls(config)
-        self.current = CurrentContext(self._served.tls.context(), new_connection)
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = clock
-        self._looks = 0
+        self._tls = read_listener_tls(config)
+        self.current = CurrentContext(self._tls.server_tls.context(), new_connection)
+        self._expiry_check = LoopingCall(self._check_expiry)
+        self._expiry_check.clock = clock
+        self._checks = 0
 
     @property
     def not_after(self) -> float:
         """
         When the certificate expires, in seconds since 1970.
         """
-        return self._served.tls.not_after.timestamp()
+        return self._tls.server_tls.not_after.timestamp()
 
     def startService(self) -> None:
         """
-        Look from now on; what is to be said at the start ``config`` has said.
+        Start the checks; ``config`` has warned of an expiry at the start.
         """
         super().startService()
-        self._looking.start(LOOK, now=False)
+        self._expiry_check.start(CHECK_INTERVAL, now=False)
 
     def stopService(self) -> Deferred[None]:
         """
-        Look no more.
+        Stop the checks.
         """
-        if self._looking.running:
-            self._looking.stop()
+        if self._expiry_check.running:
+            self._expiry_check.stop()
         stopped: Deferred[None] = super().stopService()
         return stopped
 
-    def take(self, config: Config, served: Served) -> list[str]:
+    def replace(self, config: Config, tls: ListenerTls) -> list[str]:
         """
-        Show this from now on; return which files have new contents, a phrase each.
+        Use ``tls`` for new handshakes; return a phrase for each file with new contents.
         """
         self._config = config
-        before, self._served = self._served, served
-        if before.tls == served.tls:
+        before, self._tls = self._tls, tls
+        if before.server_tls == tls.server_tls:
             return []
-        self.current.context = served.tls.context()
-        self._looks = 0
-        if before.tls.certificate != served.tls.certificate:
-            self._tell_expiry()
+        self.current.context = tls.server_tls.context()
+        self._checks = 0
+        if before.server_tls.certificate != tls.server_tls.certificate:
+            self._warn_of_expiry()
         return [
             f"{key}: new contents"
             for key, old, new in (
-                ("tls_certificate", before.tls.certificate, served.tls.certificate),
-                ("tls_key", before.tls.key, served.tls.key),
-                ("tls_client_ca", before.tls.client_ca, served.tls.client_ca),
+                ("tls_certificate", before.server_tls.certificate, tls.server_tls.certificate),
+                ("tls_key", before.server_tls.key, tls.server_tls.key),
+                ("tls_client_ca", before.server_tls.client_ca, tls.server_tls.client_ca),
             )
             if None not in (old, new) and old != new
         ]
 
-    def _watched(self) -> list[Path]:
+    def _watched_paths(self) -> list[Path]:
         paths = _paths_of(self._config)
         return [] if paths is None else paths.all()
 
-    def _take_files(self) -> list[str]:
-        return self.take(self._config, read_served_tls(self._config))
+    def _reload_files(self) -> list[str]:
+        return self.replace(self._config, read_listener_tls(self._config))
 
-    def _look(self) -> None:
-        self._looks += 1
-        if self._looks >= _LOOKS:
-            self._looks = 0
-            self.current.context = self._served.tls.context()
-            self._tell_expiry()
+    def _check_expiry(self) -> None:
+        self._checks += 1
+        if self._checks >= _CHECKS_A_DAY:
+            self._checks = 0
+            self.current.context = self._tls.server_tls.context()
+            self._warn_of_expiry()
 
-    def _tell_expiry(self) -> None:
-        now = datetime.fromtimestamp(self._date(), UTC)
-        problem = expiry_warning(self._served.tls.not_after, now)
+    def _warn_of_expiry(self) -> None:
+        now = datetime.fromtimestamp(self._wall_time(), UTC)
+        problem = expiry_warning(self._tls.server_tls.not_after, now)
         if problem and not self._is_quiet:
-            log.warn("tls_certificate: '{path}' {problem}", path=str(self._served.paths.certificate), problem=problem)
+            log.warn("tls_certificate: '{path}' {problem}", path=str(self._tls.paths.certificate), problem=problem)
 
 
 def sockets_for_tls(config: Config, environ: Mapping[str, str]) -> list[socket.socket]:
     """
-    Return the sockets for TLS that systemd has opened; none, and a line about it, if there is no certificate for them.
+    Return the DNS-over-TLS sockets passed by systemd; close them and log an error if ``listen_tls`` is not set.
     """
     passed = inherited_for_tls(environ)
     if passed and not config.listen_tls:
@@ -177,11 +180,11 @@ def sockets_for_tls(config: Config, environ: Mapping[str, str]) -> list[socket.s
     return passed
 
 
-def read_served_tls(config: Config) -> Served:
+def read_listener_tls(config: Config) -> ListenerTls:
     """
-    Return the contents of the files that ``config`` names, having seen that TLS can be used with them.
+    Return the contents of the files that ``config`` names, after checking that TLS works with them.
 
-    :raises ConfigError: with every problem there is.
+    :raises ConfigError: with every problem found.
     """
     paths = _paths_of(config)
     if paths is None:
@@ -196,11 +199,11 @@ def read_served_tls(config: Config) -> Served:
     if not problems:
         try:
             tls.context()
-        except Exception as error:  # whatever OpenSSL says of what could be parsed
+        except Exception as error:  # OpenSSL rejects contents that could be parsed
             problems.append(f"tls_certificate, tls_key: TLS cannot be used with them: {error}")
     if problems:
         raise ConfigError(problems)
-    return Served(paths, tls)
+    return ListenerTls(paths, tls)
 
 
 def _paths_of(config: Config) -> TlsFilePaths | None:
