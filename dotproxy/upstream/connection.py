@@ -113,8 +113,8 @@ class DotConnection(TwistedProtocol):
         self.last_heard = self.last_used = now()
         #: Whether it is asked nothing more.
         self.is_closing = False
-        #: Whether a probe is outstanding on it.
-        self.is_probed = False
+        #: How many probes are outstanding on it.
+        self.probes = 0
         #: Whether it was we who ended it, and why: a ``ConnectionEnd``.
         self.is_ours_to_end = False
         self.ended_for = ""

@@ -187,10 +187,10 @@ class Pool:
         """
         Ask a connection something easy; if that brings nothing, give it up.
         """
-        self._probed[connection] = self._now()
-        connection.is_probed = True
+        self._probed[connection] = sent_at = self._now()
+        connection.probes += 1
         connection.send([PROBE_QUESTION])
-        self.timers.later(PROBE_TIMEOUT, self._judge_probe, connection)
+        self.timers.later(PROBE_TIMEOUT, self._judge_probe, connection, sent_at)
         self._observer.pool_changed()
 
     def check_liveness(self) -> None:
@@ -207,7 +207,7 @@ class Pool:
         self.probe(connection)
         low, high = PROBE_GRACE
         grace = high if self._latency.p50 is None else min(high, max(low, 3 * self._latency.p50))
-        self.timers.later(grace, self._replace_if_silent, connection)
+        self.timers.later(grace, self._replace_if_silent, connection, self._probed[connection])
 
     def give_up_silent(self, since: float) -> None:
         """
@@ -255,11 +255,11 @@ class Pool:
         A connection brought answers.
         """
         probed_for = None
-        if connection.is_probed:
+        if connection.probes:
             asked_at = self._probed.pop(connection, None)
             probed_for = None if asked_at is None else self._now() - asked_at
             others = [answer for answer in answers if answer[0] is not PROBE]
-            connection.is_probed = len(others) == len(answers)
+            connection.probes -= len(answers) - len(others)
             answers = others
         self._observer.replies_received(connection, answers, probed_for)
         if not connection.outstanding and (connection in self.retired or connection in self._finishing):
@@ -333,12 +333,12 @@ class Pool:
             self.timers.later(CONTENT, self._replace_if_old, self._old)
             self._old = None
 
-    def _judge_probe(self, connection: DotConnection) -> None:
-        if connection is self._current and connection in self._probed:
+    def _judge_probe(self, connection: DotConnection, sent_at: float) -> None:
+        if connection is self._current and self._probed.get(connection) == sent_at:
             self._retire(connection)
 
-    def _replace_if_silent(self, connection: DotConnection) -> None:
-        if connection is self._current and connection in self._probed:
+    def _replace_if_silent(self, connection: DotConnection, sent_at: float) -> None:
+        if connection is self._current and self._probed.get(connection) == sent_at:
             self.dial()
 
     def _replace_if_old(self, connection: DotConnection) -> None:

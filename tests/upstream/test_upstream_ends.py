@@ -45,6 +45,44 @@ class SilenceTests(SynchronousTestCase):
         self.scene.ask("b")
         self.network.advance(1.5)
 
+    def fall_silent_twice(self, pause: float) -> None:
+        """
+        Have the connection probed, let it reply to a query but not to the probe, and have it probed again, ``pause``
+        seconds after the first time.
+        """
+        self.scene.upstream.check_liveness(self.since)
+        self.network.settle()
+        (query,) = (query for query in self.server.queries[-2:] if query[2:] != IS_PROBE)
+        self.server.connections[0].send(self.answering(query) or b"")
+        self.network.settle()
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+        since = self.scene.clock.seconds()
+        self.scene.ask("c")
+        self.network.advance(pause)
+        self.scene.upstream.check_liveness(since)
+        self.network.settle()
+        self.assertEqual(2, names(self.server.queries).count(IS_PROBE))
+
+    def test_replies_to_two_probes_are_not_passed_on(self) -> None:
+        """
+        A connection that is probed a second time before the first probe is answered may answer both.
+        """
+        self.fall_silent_twice(0.5)
+        for probe in [query for query in self.server.queries if query[2:] == IS_PROBE]:
+            self.server.connections[0].send(self.answering(probe) or b"")
+            self.network.settle()
+        self.assertEqual(["a", "b"], self.told.answered_tokens)
+
+    def test_each_probe_has_the_whole_timeout(self) -> None:
+        """
+        The timeout of an earlier probe does not end a connection that is suspect again.
+        """
+        self.fall_silent_twice(PROBE_TIMEOUT - 0.1)
+        self.network.advance(0.2)
+        self.assertEqual([], self.told.failures)
+        self.network.advance(PROBE_TIMEOUT)
+        self.assertEqual(["c"], self.told.failed_tokens)
+
     def test_it_is_probed_before_it_is_given_up(self) -> None:
         """
         Under suspicion it is asked something easy; if that is answered nothing changes.
