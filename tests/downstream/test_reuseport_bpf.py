@@ -330,9 +330,9 @@ class SteeringTests(SynchronousTestCase):
             [f"a.b.c.d.e.f.{number}.com." for number in range(600)],
             [f"{number}." for number in range(600)],
         ):
-            counted = Counter(self.whose(make_query(name, 1)) for name in names)
-            self.assertEqual(3, len(counted), names[0])
-            self.assertGreater(min(counted.values()), 130, names[0])
+            pluralized = Counter(self.whose(make_query(name, 1)) for name in names)
+            self.assertEqual(3, len(pluralized), names[0])
+            self.assertGreater(min(pluralized.values()), 130, names[0])
 
     def test_nobody_can_aim(self) -> None:
         """
