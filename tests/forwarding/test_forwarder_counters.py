@@ -115,6 +115,19 @@ class CountTests(SynchronousTestCase):
         scene.upstreams[0].fail(Unreachable("connect", "no"), is_final=True)
         self.assertEqual({"missed": 2, "joined": 1, "stale": 2}, counted(scene))
 
+    def test_stale_for_a_while_after_a_failure(self) -> None:
+        """
+        Each that asks again then counts as stale, too.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        scene.pass_time(61)
+        scene.ask(question())
+        scene.upstreams[0].fail(Unreachable("connect", "no"), is_final=True)
+        scene.upstreams[0].tier = 0
+        scene.ask(question(), question())
+        self.assertEqual({"missed": 2, "stale": 3}, counted(scene))
+
     def test_refreshed(self) -> None:
         """
         A popular answer that is about to end is asked for once; nobody misses it.
