@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.udp import DatagramListener
+from dotproxy.downstream.udp import UdpListener
 from dotproxy.errors import ShedReason
 from dotproxy.telemetry.counters import UDP
 from dotproxy.testing.client import make_query
@@ -31,11 +31,11 @@ class ListenerTests(SynchronousTestCase):
         self.counters = SimpleNamespace(shed=Counter())
         self.listener = self.make()
 
-    def make(self, cookie_for: Any = None) -> DatagramListener:
+    def make(self, cookie_for: Any = None) -> UdpListener:
         factory = SimpleNamespace(
             handle_batch=lambda listener, batch: self.batches.append((listener, batch)), counters=self.counters
         )
-        listener = DatagramListener(factory, Clock(), cookie_for)
+        listener = UdpListener(factory, Clock(), cookie_for)
         listener.transport = SimpleNamespace(write_batch=self.sent.append, queue_delay=0.125)
         return listener
 
@@ -87,8 +87,8 @@ class ListenerTests(SynchronousTestCase):
         """
         It is counted.
         """
-        self.listener.datagrams_too_old(3)
-        self.listener.datagrams_too_old(2)
+        self.listener.datagrams_dropped(3)
+        self.listener.datagrams_dropped(2)
         self.assertEqual({ShedReason.TOO_OLD: 5}, dict(self.counters.shed))
 
     def test_delay_of_the_queue(self) -> None:

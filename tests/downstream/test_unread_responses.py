@@ -4,7 +4,7 @@ Octets that TCP clients have not read.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.downstream.unread_responses import Unread
+from dotproxy.downstream.unread_responses import UnreadResponses
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShare
 
@@ -16,7 +16,7 @@ class Connection:
     A connection that says when it is ended, and then has nothing unread.
     """
 
-    def __init__(self, unread: Unread, share: ClientShare) -> None:
+    def __init__(self, unread: UnreadResponses, share: ClientShare) -> None:
         self.unread = unread
         self.share = share
         self.ended: ClientEnd | None = None
@@ -32,7 +32,7 @@ class UnreadTests(SynchronousTestCase):
     """
 
     def setUp(self) -> None:
-        self.unread = Unread()
+        self.unread = UnreadResponses()
 
     def connect(self, prefix: str = "192.0.2.1", share: ClientShare | None = None) -> Connection:
         return Connection(self.unread, share or ClientShare(prefix, 0.0, 0.0))

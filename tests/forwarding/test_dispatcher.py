@@ -169,8 +169,8 @@ class AnswerTests(SynchronousTestCase):
         scene.clock.advance(0.001)
         scene.say(0)
         self.assertEqual([0.1, 0.105], [round(took, 6) for took in scene.upstreams[0].times])
-        self.assertEqual(3, sum(scene.upstreams[0].counters.wire.counts))
-        self.assertAlmostEqual(0.309, scene.upstreams[0].counters.wire.total)
+        self.assertEqual(3, sum(scene.upstreams[0].counters.answer_seconds.counts))
+        self.assertAlmostEqual(0.309, scene.upstreams[0].counters.answer_seconds.total)
 
     def test_that_of_another_says_nothing(self) -> None:
         """
@@ -180,7 +180,7 @@ class AnswerTests(SynchronousTestCase):
         scene.ask()
         scene.clock.advance(0.3)
         scene.say(1)
-        self.assertEqual(([], 0), (scene.upstreams[1].times, sum(scene.upstreams[1].counters.wire.counts)))
+        self.assertEqual(([], 0), (scene.upstreams[1].times, sum(scene.upstreams[1].counters.answer_seconds.counts)))
 
     def test_replies_of_no_use(self) -> None:
         """
