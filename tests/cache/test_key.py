@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cache.key import key_of, name_in
+from dotproxy.cache.key import is_unusual, key_of, name_in
 from dotproxy.errors import WireError
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter
@@ -157,3 +157,33 @@ class KeyTests(SynchronousTestCase):
         found = key_of(wire, info)
         if found:
             self.assertEqual(wire[12 : info.question_end - 4].lower(), name_in(found))
+
+
+class UnusualTests(SynchronousTestCase):
+    """
+    Queries that servers may treat unlike others.
+    """
+
+    def is_unusual(self, wire: bytes) -> bool:
+        return is_unusual(wire, parse_query(wire))
+
+    def test_ordinary(self) -> None:
+        """
+        QUERY with RD, class IN, of any type of data, and ANY.
+        """
+        for rtype in ("A", "TXT", "TYPE127", "TYPE255", "TYPE256", "TYPE65280"):
+            self.assertFalse(self.is_unusual(make(rtype=rtype)), rtype)
+        self.assertFalse(self.is_unusual(make(flags=0x130, use_edns=0, ednsflags=0x8000)))
+
+    def test_unusual(self) -> None:
+        """
+        RD clear, other classes, types from 128 to 254, and what is signed.
+        """
+        for flags in (0x0000, 0x0010, 0x0020):
+            self.assertTrue(self.is_unusual(make(flags=flags)), hex(flags))
+        for rclass in ("CH", "NONE", "ANY", "CLASS0", "CLASS257", "CLASS256", "CLASS65281"):
+            self.assertTrue(self.is_unusual(make(rclass=rclass)), rclass)
+        for rtype in ("TYPE128", "TYPE200", "TYPE254"):
+            self.assertTrue(self.is_unusual(make(rtype=rtype)), rtype)
+        signed = make()[:10] + b"\0\1" + make()[12:] + b"\0\0\xfa\0\xff\0\0\0\0\0\0"
+        self.assertTrue(self.is_unusual(signed))

@@ -4,7 +4,7 @@ The packet cache: responses of this second, by the octets of the query.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cache.packets import MAX_ENTRIES, PacketCache
+from dotproxy.cache.packets import MAX_ENTRIES, MAX_OCTETS, PacketCache
 from dotproxy.telemetry.counters import TCP, TLS, UDP
 from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A
@@ -88,6 +88,12 @@ class PacketCacheTests(SynchronousTestCase):
         self.packets.response(1.0, UDP, QUERY)
         self.packets.entries_for(2.0, UDP)
         self.assertEqual((1, 1), (self.counts[3], self.packets.hits))
+
+    def test_longest(self) -> None:
+        """
+        Query and response together have 1,500 octets at most; whoever adds them sees to it.
+        """
+        self.assertEqual(1500, MAX_OCTETS)
 
     def test_at_most_10_000_are_kept(self) -> None:
         """

@@ -121,6 +121,13 @@ class StoredTests(SynchronousTestCase):
         ):
             self.assertEqual("counts that are not those of its records", self.refused(answer), answer.head)
         check_stored(KEY, with_head(5, 1)._replace(additionals=1))
+        # Counts have two octets each.
+        record = ANSWER.body[: len(ANSWER.body) // 2]
+        for at, others in ((4, 5), (6, 7)):
+            head = bytearray(ANSWER.head[:4] + bytes(4))
+            head[at], head[others] = 1, 44
+            ttls = tuple(ANSWER.ttls[0] + len(record) * number for number in range(300))
+            check_stored(KEY, ANSWER._replace(head=bytes(head), body=record * 300, ttls=ttls))
         check_stored(KEY, with_head(5, 0)._replace(head=with_head(5, 0).head[:7] + b"\2"))
 
     def test_size(self) -> None:

@@ -64,6 +64,19 @@ class LifetimeTests(SynchronousTestCase):
         self.assertEqual(3600, lifetime(rcode=3, soa=(86400, 86400)))
         self.assertEqual([0, 0, 0], [lifetime(rcode=3), lifetime(), lifetime(alias)])
 
+    def test_what_is_beside_an_answer_is_none(self) -> None:
+        """
+        Records of the type in question in another section do not answer it; nor do they with NXDOMAIN, whose SOA counts.
+        """
+        alias = ("www.test.", 100, "CNAME", "elsewhere.test.")
+        query = dns.message.make_query("www.test.", "A")
+        reply = dns.message.make_response(query)
+        reply.answer.append(record(*alias))
+        reply.authority.append(record(*A))
+        read = EdnsRewriter().parse_response(query.to_wire(), parse_query(query.to_wire()), reply.to_wire())
+        self.assertEqual(0, freshness(read, 1, Limits(), DATE)[0])  # type: ignore[arg-type]
+        self.assertEqual(50, lifetime(A, rcode=3, soa=(60, 50)))
+
     def test_errors(self) -> None:
         """
         Nothing but answers is kept: no error, and none whose rcode has upper bits either (RFC 6891 §6.1.3).

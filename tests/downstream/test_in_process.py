@@ -201,6 +201,34 @@ class ResolverTests(SynchronousTestCase):
         for record in (self_pointer, soa, naptr, a6, b"\xc0\x0c"):
             self.failureResultOf(self.hostile(record), WireError)
 
+    def test_each_name_in_rdata_is_checked(self) -> None:
+        """
+        As the types' RFCs have them, behind so many octets of other fields; what is behind the names is not looked at.
+        """
+        layouts = {
+            **dict.fromkeys(("NS", "MD", "MF", "CNAME", "MB", "MG", "MR", "PTR", "DNAME"), (0, 1)),
+            **dict.fromkeys(("SOA", "MINFO", "RP"), (0, 2)),
+            **dict.fromkeys(("MX", "AFSDB"), (2, 1)),
+            "SRV": (6, 1),
+        }
+        good, bad = b"\1a\0", b"\xbf\0"  # of a reserved label type
+        for rtype, (before, count) in layouts.items():
+            head = b"\xc0\x0c" + getattr(names, rtype).to_bytes(2, "big") + b"\0\1\0\0\0\0"
+            for number in range(count):
+                rdata = b"\xff" * before + good * number + bad + good + bytes(20)
+                self.failureResultOf(self.hostile(head + len(rdata).to_bytes(2, "big") + rdata), WireError)
+            rdata = b"\xff" * before + good * count + bytes(20) * (rtype == "SOA")
+            self.assertEqual(
+                1, len(self.successResultOf(self.hostile(head + len(rdata).to_bytes(2, "big") + rdata))[0])
+            )
+
+    def test_other_rdata_is_not_looked_at(self) -> None:
+        """
+        Octets that would be no name are fine in an address.
+        """
+        record = b"\xc0\x0c" + b"\0\1\0\1\0\0\0\0\0\4" + b"\xbf" * 4
+        self.assertEqual(1, len(self.successResultOf(self.hostile(record))[0]))
+
     def test_a_chain_of_pointers(self) -> None:
         """
         Names that would grow without end, each pointing to the last, are refused where they get too long.

@@ -339,6 +339,28 @@ class StreamTests(StreamScene):
         self.listener.end_parts(source)
         self.assertTrue(self.listener.is_idle)
 
+    def test_parts_are_use(self) -> None:
+        """
+        A connection over which parts of an answer go is not idle; they are not counted as answers.
+        """
+        source = Source()
+        self.listener.begin_parts(source)
+        self.clock.advance(6)
+        self.listener.send_parts([b"part", b"another"], source)
+        self.assertEqual([frame(b"part") + frame(b"another")], self.transport.writes)
+        self.clock.advance(9.9)
+        self.assertFalse(self.transport.disconnecting)
+        self.clock.advance(0.2)
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_parts_for_a_client_that_is_gone(self) -> None:
+        """
+        They go nowhere.
+        """
+        self.listener.connectionLost()
+        self.listener.send_parts([b"part"], Source())
+        self.assertEqual([], self.transport.writes)
+
     def test_a_source_is_held_up(self) -> None:
         """
         Parts come no faster than the client reads, and not at all once it has gone.

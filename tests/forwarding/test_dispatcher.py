@@ -129,6 +129,20 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual((0, []), (len(scene.dispatcher), list(scene.dispatcher)))
         self.assertEqual([2], [scene.upstreams[0].counters.answers[0]])
 
+    def test_a_reply_nobody_waits_for_does_not_hide_others(self) -> None:
+        """
+        Replies that come together are each for themselves.
+        """
+        scene = Scene(1)
+        first, second = scene.ask(2)
+        octets = scene.upstreams[0].asked[0][1]
+        scene.dispatcher.forget(first)
+        answers = [(first, reply(octets)), (second, reply(octets)[:-1]), (second, reply(octets))]
+        third = scene.ask()
+        scene.dispatcher.replies_received(scene.upstreams[0], [*answers[:1], (third, reply(octets)), *answers[1:2]])
+        self.assertEqual([third], [query for query, _, _ in scene.answers])
+        self.assertEqual(1, len(second.errors))
+
     def test_rcodes_are_counted(self) -> None:
         """
         Of each reply, by upstream.
@@ -368,11 +382,11 @@ class FailureTests(SynchronousTestCase):
         scene.upstreams[0].send_isolated = (  # type: ignore[method-assign]
             lambda questions, isolation, *, is_background: calls.append((len(questions), is_background))
         )
-        odd = scene.ask(is_unusual=True, is_simple=False)
+        odd = scene.ask(2, is_unusual=True, is_simple=False)
         even = scene.ask()
         gone = ConnectionGone("read", "gone")
-        scene.dispatcher.failed(scene.upstreams[0], [odd, even], gone, is_final=False)
-        self.assertEqual([(1, True), (1, False), (1, True)], calls)
+        scene.dispatcher.failed(scene.upstreams[0], [*odd, even], gone, is_final=False)
+        self.assertEqual([(2, True), (1, False), (2, True)], calls)
 
 
 class TimeTests(SynchronousTestCase):
@@ -566,6 +580,19 @@ class SettingsTests(SynchronousTestCase):
         scene.ask()
         scene.clock.pump([0.1] * 11)
         self.assertEqual(1, len(scene.failures))
+
+    def test_attempts(self) -> None:
+        """
+        The new attempt timeout is for what is asked from then on.
+        """
+        scene = Scene()
+        scene.upstreams[0].latency.note(9.0)
+        scene.dispatcher.apply_settings(scene.upstreams, scene.settings(attempt_timeout=0.5))
+        scene.ask()
+        scene.clock.advance(0.48)
+        self.assertEqual([1, 0], scene.sent())
+        scene.clock.advance(0.04)
+        self.assertEqual([1, 1], scene.sent())
 
     def test_new_upstreams(self) -> None:
         """

@@ -20,18 +20,8 @@ def counted(scene: CachedScene) -> dict[str, int]:
     Return the numbers that are not zero.
     """
     counters = scene.forwarder.counted()
-    names = (
-        "packet_cache_hits",
-        "cache_hits",
-        "stale_responses",
-        "failure_cache_hits",
-        "joined",
-        "cache_misses",
-        "prefetches",
-        "unanswered",
-        "overload_refusals",
-    )
-    return {name: number for name in names if (number := getattr(counters, name))}
+    others = {"prefetches": counters.prefetches, "unanswered": counters.unanswered}
+    return {name: number for name, number in {**counters.lookups(), **others}.items() if number}
 
 
 def answers(scene: CachedScene) -> dict[int, int]:
@@ -54,7 +44,7 @@ class CountTests(SynchronousTestCase):
         scene.know(question(id=1))
         scene.ask(question(id=2))
         scene.ask(question(id=3), question(id=4))
-        self.assertEqual({"cache_misses": 1, "cache_hits": 1, "packet_cache_hits": 2}, counted(scene))
+        self.assertEqual({"missed": 1, "fresh": 1, "memo": 2}, counted(scene))
         self.assertEqual({answer_index(UDP, A, 0): 4}, answers(scene))
         self.assertEqual(1, sum(scene.forwarder.counters.upstream_seconds.counts))
         self.assertEqual(3, sum(scene.forwarder.counters.local_seconds.counts))
@@ -71,7 +61,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(
             {answer_index(UDP, A, dns.rcode.NXDOMAIN): 1, answer_index(TCP, A, dns.rcode.NXDOMAIN): 3}, answers(scene)
         )
-        self.assertEqual({"cache_misses": 1, "cache_hits": 1, "packet_cache_hits": 2}, counted(scene))
+        self.assertEqual({"missed": 1, "fresh": 1, "memo": 2}, counted(scene))
 
     def test_joined(self) -> None:
         """
@@ -82,7 +72,7 @@ class CountTests(SynchronousTestCase):
         scene.ask(question())
         scene.pass_time(0.2)
         scene.reply()
-        self.assertEqual({"cache_misses": 1, "joined": 2}, counted(scene))
+        self.assertEqual({"missed": 1, "joined": 2}, counted(scene))
         self.assertEqual({answer_index(UDP, A, 0): 3}, answers(scene))
         asked = scene.forwarder.counters.upstream_seconds
         self.assertEqual(3, sum(asked.counts))
@@ -99,7 +89,7 @@ class CountTests(SynchronousTestCase):
         scene.pass_time(1.9)
         self.assertEqual(2, len(scene.answers()))
         scene.ask(question())
-        self.assertEqual({"cache_misses": 2, "joined": 1, "stale_responses": 3}, counted(scene))
+        self.assertEqual({"missed": 2, "joined": 1, "stale": 3}, counted(scene))
         self.assertEqual({answer_index(UDP, A, 0): 4}, answers(scene))
 
     def test_failures(self) -> None:
@@ -111,7 +101,7 @@ class CountTests(SynchronousTestCase):
         for upstream in scene.upstreams:
             upstream.fail(Unreachable("connect", "no"), is_final=True)
         scene.ask(question())
-        self.assertEqual({"cache_misses": 1, "failure_cache_hits": 1}, counted(scene))
+        self.assertEqual({"missed": 1, "failed_before": 1}, counted(scene))
         self.assertEqual({answer_index(UDP, A, dns.rcode.SERVFAIL): 2}, answers(scene))
 
     def test_stale_instead_of_a_failure(self) -> None:
@@ -123,7 +113,20 @@ class CountTests(SynchronousTestCase):
         scene.pass_time(61)
         scene.ask(question(), question())
         scene.upstreams[0].fail(Unreachable("connect", "no"), is_final=True)
-        self.assertEqual({"cache_misses": 2, "joined": 1, "stale_responses": 2}, counted(scene))
+        self.assertEqual({"missed": 2, "joined": 1, "stale": 2}, counted(scene))
+
+    def test_stale_for_a_while_after_a_failure(self) -> None:
+        """
+        Each that asks again then counts as stale, too.
+        """
+        scene = CachedScene()
+        scene.know(question())
+        scene.pass_time(61)
+        scene.ask(question())
+        scene.upstreams[0].fail(Unreachable("connect", "no"), is_final=True)
+        scene.upstreams[0].tier = 0
+        scene.ask(question(), question())
+        self.assertEqual({"missed": 2, "stale": 3}, counted(scene))
 
     def test_refreshed(self) -> None:
         """
@@ -136,7 +139,7 @@ class CountTests(SynchronousTestCase):
         scene.pass_time(45)
         scene.ask(question())
         scene.ask(question())
-        self.assertEqual({"cache_misses": 1, "cache_hits": 2, "packet_cache_hits": 1, "prefetches": 1}, counted(scene))
+        self.assertEqual({"missed": 1, "fresh": 2, "memo": 1, "prefetches": 1}, counted(scene))
         scene.reply()
         self.assertEqual({answer_index(UDP, A, 0): 4}, answers(scene))
 

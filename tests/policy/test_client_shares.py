@@ -487,3 +487,32 @@ class LastingTests(SynchronousTestCase):
         for number in range(20_000):
             scene.ask(f"2001:db8::{number + 2:x}")
         self.assertIn("2001:db8:1::1", scene.shares.by_host)
+
+
+class FullTests(SynchronousTestCase):
+    """
+    Whether it is for want of room that a query has no place, or for its client's share.
+    """
+
+    def test_in_flight_and_octets(self) -> None:
+        """
+        Either limit is enough; the last place and the last octet are places.
+        """
+        shares = ClientShares(lambda host: True, max_in_flight=3)
+        account = shares.of("192.0.2.1", 0.0)
+        for in_flight, octets, is_full in (
+            *((0, 0, False), (2, 0, False), (3, 0, True), (4, 0, True)),
+            *((0, MAX_OCTETS - 100, False), (0, MAX_OCTETS - 99, True), (3, MAX_OCTETS, True)),
+        ):
+            shares.in_flight, shares.octets = in_flight, octets
+            self.assertEqual(is_full, shares.is_full(account, 100), (in_flight, octets))
+
+    def test_exempt(self) -> None:
+        """
+        A client without a share has no place only if there is none.
+        """
+        shares = ClientShares(
+            lambda host: True, max_in_flight=3, limits=ShareLimits(exempt=(ip_network("10.0.0.0/8"),))
+        )
+        self.assertTrue(shares.is_full(shares.of("10.0.0.1", 0.0), 100))
+        self.assertFalse(shares.is_full(shares.of("192.0.2.1", 0.0), 100))

@@ -146,3 +146,14 @@ class ResponseRateTests(SynchronousTestCase):
         self.assertEqual(
             10, sum(len(self.limit.apply([(b"\\0\\0\\x81\\5" + bytes(8), ("192.0.2.1", 1))], 5.0)) for _ in range(14))
         )
+
+    def test_a_truncated_response_has_its_question(self) -> None:
+        """
+        And its ID; one without a question has none.
+        """
+        limit = ResponseRateLimit(1, 1, lambda host: False, lambda: None)
+        for octets, questions in ((response("www.test."), 1), (b"\x12\x34\x81\x85" + bytes(8), 0)):
+            (_, (cut, _)) = limit.apply([(octets, ("192.0.2.1", 1))] * 2, 5.0)
+            message = dns.message.from_wire(cut)
+            self.assertEqual((octets[:2], questions), (cut[:2], len(message.question)))
+            self.assertEqual((True, 0), (bool(message.flags & dns.flags.TC), message.rcode()))

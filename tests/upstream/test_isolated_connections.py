@@ -105,6 +105,19 @@ class IsolationTests(SynchronousTestCase):
         self.assertEqual(([], 0), (self.server.connections, self.scene.upstream.outstanding))
         self.assertEqual([], self.scene.clock.getDelayedCalls())
 
+    def test_stopped(self) -> None:
+        """
+        Nothing is left in the reactor, and what waited has failed.
+        """
+        self.server.answer = lambda query: None
+        self.scene.ask_apart("a", "b")
+        self.scene.ask_apart("c", accepted=False)
+        stopped = self.scene.upstream.stopService()
+        self.network.settle()
+        self.successResultOf(stopped)
+        self.assertEqual(["a", "b", "c"], sorted(self.told.failed_tokens))
+        self.assertEqual([], self.scene.clock.getDelayedCalls())
+
     def test_the_last_attempt_needs_a_connection_that_answers(self) -> None:
         """
         What is sent for the last time follows a probe that was answered, or goes where others were answered.

@@ -372,6 +372,40 @@ class MovedTests(SynchronousTestCase):
         self.assertEqual(0, scene.dials)
 
 
+class IdleTests(SynchronousTestCase):
+    """
+    Upstreams that close idle connections sooner than we do.
+    """
+
+    def test_it_is_closed_before(self) -> None:
+        """
+        The next one is closed after nine tenths of the time, before the upstream would.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.network.advance(10)
+        scene.server.close_connections()
+        scene.network.settle()
+        scene.connect("b")
+        scene.network.advance(8.9)
+        self.assertEqual(1, len(scene.server.connections))
+        scene.network.advance(0.2)
+        self.assertEqual([], scene.server.connections)
+
+    def test_a_close_right_after_an_answer_says_nothing_of_that(self) -> None:
+        """
+        Within 0.2 s it is no idle timeout.
+        """
+        scene = Scene()
+        scene.connect("a")
+        scene.network.advance(0.1)
+        scene.server.close_connections()
+        scene.network.settle()
+        scene.connect("b")
+        scene.network.advance(29)
+        self.assertEqual(1, len(scene.server.connections))
+
+
 class KeepaliveTests(SynchronousTestCase):
     """
     Upstreams that say how long they keep an idle connection (RFC 7828 §3.2.2).

@@ -185,6 +185,47 @@ class TransferTests(SynchronousTestCase):
         self.assertEqual(dns.rcode.NOTAUTH, self.scene.answer().rcode())
 
 
+class BrokenTests(SynchronousTestCase):
+    """
+    Transfers that break off after a part was sent.
+    """
+
+    def test_why(self) -> None:
+        """
+        The client gets SERVFAIL, once, with the phase and the reason; its source is over.
+        """
+        scene = Scene()
+        messages = messages_of(scene.query, whole(7, range(9)), {3, 6}, question=False)
+        scene.begin()
+        scene.accept()
+        scene.send(messages[0])
+        scene.send(messages[1][:2] + b"\x01" + messages[1][3:])
+        answer = scene.answer()
+        self.assertEqual((dns.rcode.SERVFAIL, []), (answer.rcode(), scene.listener.sources))
+        self.assertEqual("u0: read: no reply to a query", answer.options[0].text)
+        scene.network.advance(SILENCE + FAREWELL)
+        self.assertEqual(
+            (1, [], []), (len(scene.listener.answers), scene.server.connections, scene.clock.getDelayedCalls())
+        )
+
+    def test_over_once(self) -> None:
+        """
+        What comes after the end is not sent, and a client that goes away then changes nothing.
+        """
+        scene = Scene()
+        messages = messages_of(scene.query, whole(7, range(9)), {3, 6}, question=False)
+        scene.begin()
+        scene.accept()
+        scene.send(messages[0])
+        (source,) = scene.listener.sources
+        scene.send(*messages[1:])
+        answers = list(scene.listener.answers)
+        source.client_gone()
+        source.client_gone()
+        scene.network.settle()
+        self.assertEqual((answers, []), (scene.listener.answers, scene.listener.sources))
+
+
 class FailureTests(SynchronousTestCase):
     """
     Transfers that do not.

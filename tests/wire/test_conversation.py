@@ -37,6 +37,32 @@ def numbers() -> Callable[[int], bytes]:
     return octets
 
 
+class IdTests(SynchronousTestCase):
+    """
+    IDs of queries.
+    """
+
+    def test_each_is_two_random_octets(self) -> None:
+        """
+        None of the octets is used twice (RFC 5452 §4.3): 256 IDs are 512 octets.
+        """
+        drawn: list[int] = []
+
+        def octets(count: int) -> bytes:
+            drawn.append(count)
+            return bytes(7 * number % 256 ^ number >> 8 for number in range(count))
+
+        message, end = query(b"a")
+        sent = Conversation(octets).submit((number, message, end) for number in range(64))
+        size = len(message) + 2
+        found = [int.from_bytes(sent[at + 2 : at + 4], "big") for at in range(0, len(sent), size)]
+        stream = octets(512)
+        pairs = [int.from_bytes(stream[at : at + 2], "big") for at in range(0, 512, 2)]
+        self.assertEqual(64, len(set(found)))
+        self.assertEqual(set(), set(found) - set(pairs))
+        self.assertEqual([512, 512], drawn)
+
+
 def query(name: bytes, rtype: int = 1) -> tuple[bytes, int]:
     """
     A query and the offset after its question.

@@ -5,6 +5,7 @@ Answers of our own to special names.
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdataclass
 from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -32,6 +33,18 @@ class LocalAnswerTests(SynchronousTestCase):
         self.assertEqual(dns.rcode.NXDOMAIN, answer.rcode())
         (soa,) = answer.authority
         self.assertEqual(("home.arpa.", TTL, TTL), (soa.name.to_text(), soa.ttl, soa[0].minimum))
+        self.assertEqual((dns.rdataclass.IN, 10800), (soa.rdclass, TTL))
+        self.assertEqual(
+            ("home.arpa.", "nobody.invalid.", 1, 3600, 1200, 604800),
+            (
+                soa[0].mname.to_text(),
+                soa[0].rname.to_text(),
+                soa[0].serial,
+                soa[0].refresh,
+                soa[0].retry,
+                soa[0].expire,
+            ),
+        )
         self.assertTrue(answer.flags & dns.flags.AA)
         self.assertEqual(query.flags & (dns.flags.RD | dns.flags.CD), answer.flags & (dns.flags.RD | dns.flags.CD))
 

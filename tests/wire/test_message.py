@@ -4,13 +4,16 @@ What is seen of a query, and what its sender is told if it is none.
 
 import dns.edns
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
+import dns.rcode
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import WireError
+from dotproxy.wire import message as message_module
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.message import (
     BADVERS,
@@ -273,3 +276,51 @@ class QuestionOfTests(SynchronousTestCase):
         self.assertEqual(
             0, opt_of(octets("1234 8100 0001 0000 0000 0001" + QUESTION + "00 0001 0001 00000000 0000"), 33)
         )
+
+
+class QueryInfoTests(SynchronousTestCase):
+    """
+    What is seen of queries that are not like most.
+    """
+
+    def test_a_query_without_question(self) -> None:
+        """
+        One for a cookie (RFC 7873 §5.4): no type, and its question ends where the header does.
+        """
+        info = parse_query(bytes.fromhex("1234 0100 0000 0000 0000 0001") + opt_record(1400))
+        self.assertEqual((12, 0, 12, 1400, 0, 23), info[:6])
+
+    def test_a_query_with_a_record_that_is_no_opt(self) -> None:
+        """
+        As without EDNS; type and class are read with both of their octets.
+        """
+        question = b"\1a\0" + b"\1\2" + b"\0\1"
+        record = b"\1x\0" + b"\0\1\0\1" + bytes(4) + b"\0\2xx"
+        info = parse_query(bytes.fromhex("1234 0100 0001 0000 0000 0001") + question + record)
+        self.assertEqual((19, 0x0102, 0, 512, 0, 0, False, b"", b""), info)
+
+    def test_signed_queries(self) -> None:
+        """
+        A TSIG (RFC 8945 §4.2) or a SIG(0) (RFC 2931 §3) at the end; no other type is a signature.
+        """
+        question = b"\1a\0" + b"\0\1" + b"\0\1"
+        for rtype, is_signed in ((23, False), (24, True), (25, False), (249, False), (250, True), (251, False)):
+            record = b"\0" + rtype.to_bytes(2, "big") + b"\0\xff" + bytes(4) + b"\0\0"
+            info = parse_query(bytes.fromhex("1234 0100 0001 0000 0000 0002") + question + opt_record(1232) + record)
+            self.assertEqual((is_signed, 19, 30), (info.is_signed, info.opt_at, info.opt_end), rtype)
+
+
+class NumberTests(SynchronousTestCase):
+    """
+    Numbers of RFC 1035 §4.1.1 and its successors.
+    """
+
+    def test_flags_and_rcodes(self) -> None:
+        """
+        As dnspython has them.
+        """
+        for name in ("QR", "AA", "TC", "RD", "RA", "AD", "CD"):
+            self.assertEqual(int(dns.flags.Flag[name]), getattr(message_module, name), name)
+        for name in ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "BADVERS"):
+            self.assertEqual(int(dns.rcode.from_text(name)), getattr(message_module, name), name)
+        self.assertEqual(0xF << 11, message_module.OPCODE)

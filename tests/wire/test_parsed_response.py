@@ -202,6 +202,7 @@ class ManyRecordsTests(SynchronousTestCase):
         for wrong in (
             *(reply(opt, 1, 0, 0), reply(opt, 0, 1, 0), reply(opt + opt, 0, 0, 2)),
             *(reply(b"\1x" + opt, 0, 0, 1), reply(b"\xc0\x0c" + opt[1:], 0, 0, 1)),
+            reply(b"\xbf\x0c" + b"\0\1\0\1" + bytes(6), 1, 0, 0),  # an owner with a reserved label type
         ):
             self.assertRaises(WireError, take_apart, wrong, end, frozenset())
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, ede_option, opt_record, option
 from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, parse_query, question_of
 from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, reply_to, truncated
@@ -368,3 +369,16 @@ class TruncatedTests(SynchronousTestCase):
         reply = refusal(query, SERVFAIL, parse_query(query), ExtendedError(22, "x" * 999))
         self.assertLessEqual(len(reply), 512)
         self.assertEqual("x" * (MAX_EXTRA_TEXT - 3) + "...", dns.message.from_wire(reply).options[0].text)
+
+    def test_records_of_an_unknown_label_type_are_left_out(self) -> None:
+        """
+        A record whose owner cannot be read is not sent, nor what comes after it (RFC 1035 §4.1.4: pointers are 11).
+        """
+        query = make_query("www.test.", 1, edns=False)
+        info = parse_query(query)
+        for first, kept in ((0xC0, 2), (0xBF, 0), (0x80, 0)):
+            records = (bytes([first, 12]) + b"\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1") * 2
+            long = b"\xc0\x0c" + b"\0\x10\0\1\0\0\0\x3c\2\x58" + bytes(600)
+            reply = query[:2] + b"\x81\x80\0\1\0\3\0\0\0\0" + query[12:] + records + long
+            cut = truncated(reply, query, info, 512)
+            self.assertEqual(kept, int.from_bytes(cut[6:8], "big"), hex(first))
