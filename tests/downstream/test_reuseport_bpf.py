@@ -1,5 +1,5 @@
 """
-Which socket is given which question: by the kernel, on loopback.
+The BPF program that chooses a socket by name: interpreted here, and run by the kernel on loopback.
 """
 
 import operator
@@ -41,18 +41,19 @@ from dotproxy.downstream.reuseport_bpf import (
     BPF_SUB,
     BPF_X,
     BPF_XOR,
-    program,
-    steer,
+    SHORT_PROGRAM,
+    attach_name_hash,
+    hash_program,
 )
 from dotproxy.downstream.sockets import bind_every
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import question_of
 from dotproxy.wire.names import from_text
 
-#: What somebody who does not know them could not choose names by.
+#: Keys of the hash.
 KEYS = (b"one", b"two", b"three")
 
-#: Names that went to one worker when the hash had no key, and left out what is in the middle of a label.
+#: Names that a hash without a key, or one that skips the middle of a label, gives to one worker.
 AIMED = [f"abc{number:08}wxyz.example." for number in range(20000)]
 
 
@@ -109,14 +110,14 @@ ALU = {
 @cache
 def numbers_of(key: bytes) -> list[int]:
     """
-    The random numbers that a key stands for.
+    Return the multipliers made from a key.
     """
     return array("I", shake_256(key).digest(4 * 134)).tolist()
 
 
 def expected(key: bytes, name: bytes, count: int) -> int:
     """
-    Return which of so many sockets a name is for, in wire form without the root, by the definition of the hash.
+    Return the socket of a name, in wire form without the root, by the definition of the hash.
     """
     numbers = iter(numbers_of(key))
     of_words = [next(numbers) for _ in range(126)]
@@ -137,32 +138,32 @@ def expected(key: bytes, name: bytes, count: int) -> int:
 
 def wire(name: str) -> bytes:
     """
-    A name without the root.
+    Return a name in wire form without the root.
     """
     return from_text(name)[:-1]
 
 
 class HashTests(SynchronousTestCase):
     """
-    The program, interpreted.
+    The program, run by an interpreter of BPF.
     """
 
     @settings(deadline=None)
     @given(st.lists(st.binary(min_size=1, max_size=63) | st.binary(min_size=1, max_size=2), max_size=90), st.binary())
-    def test_it_is_what_it_is_said_to_be(self, labels: list[bytes], key: bytes) -> None:
+    def test_program_computes_the_hash_as_defined(self, labels: list[bytes], key: bytes) -> None:
         """
-        For any name there can be.
+        Compare with ``expected`` for any name there can be.
         """
         while sum(len(label) + 1 for label in labels) > 254:
             labels.pop()
         name = b"".join(bytes([len(label)]) + label for label in labels)
         message = bytes(12) + name + b"\0\0\1\0\1"
-        self.assertEqual(expected(key, name, 7), run(program(7, key), message))
+        self.assertEqual(expected(key, name, 7), run(hash_program(7, key), message))
 
-    def test_nobody_can_aim(self) -> None:
+    def test_chosen_names_are_spread_evenly(self) -> None:
         """
-        Of names that are all alike, and of such as all go to one worker with another key, no worker gets more than
-        half as many again as its share; nor of such as differ in what a simpler hash takes for upper and lower case.
+        No worker gets more than 1.5 times its share of names that differ in one octet, of names that all reach one
+        worker with another key, or of names that differ in bit 0x20 of octets that are no letters.
         """
         binary = [
             bytes([16]) + bytes(0x30 ^ (number >> bit & 1) << 5 for bit in range(16)) + wire("example.")
@@ -180,16 +181,16 @@ class HashTests(SynchronousTestCase):
             shares = Counter(expected(key, name, 8) for name in aimed)
             self.assertLess(max(shares.values()), 1.5 * len(aimed) / 8)
 
-    def test_where_there_is_room_for_less(self) -> None:
+    def test_short_program_spreads_long_names(self) -> None:
         """
-        Of a name of more than 128 octets those and the last four are hashed; it is always for the same socket.
+        The first 128 octets of a name and its last four are hashed; spelling and type do not matter.
         """
         for names in (
             [f"{number:05}.{'a-long-label-' * 4}.{'b-long-label-' * 4}.{'c' * 60}.com." for number in range(400)],
             [f"{'a-long-label-' * 4}.{'b-long-label-' * 4}.{number:05}.{'c' * 60}.com." for number in range(400)],
             [f"{number:05}.example." for number in range(400)],
         ):
-            made = program(4, b"key", 64, 32)
+            made = hash_program(4, b"key", SHORT_PROGRAM)
             shares = Counter(run(made, make_query(name, 1)) for name in names)
             self.assertEqual(4, len(shares), names[0])
             self.assertLess(max(shares.values()), 150)
@@ -244,7 +245,7 @@ class InstructionTests(SynchronousTestCase):
         """
         Only conditional jumps have two targets; what works on X, and what ends the program, has no constant.
         """
-        for what, if_so, if_not, constant in struct.iter_unpack("=HBBI", program(3, b"key")):
+        for what, if_so, if_not, constant in struct.iter_unpack("=HBBI", hash_program(3, b"key")):
             kind, operation = what & 0x07, what & 0xF0
             if kind != BPF_JMP or operation == BPF_JA:
                 self.assertEqual((0, 0), (if_so, if_not), hex(what))
@@ -255,33 +256,33 @@ class InstructionTests(SynchronousTestCase):
         """
         All labels and words of the longest name are looked at, or half of them where the kernel has room for less.
         """
-        whole, half = program(2, b"key"), program(2, b"key", 64, 32)
-        self.assertEqual(whole, program(2, b"key", 127, 63))
+        whole, half = hash_program(2, b"key"), hash_program(2, b"key", SHORT_PROGRAM)
+        self.assertEqual(whole, hash_program(2, b"key", reuseport_bpf.WHOLE_NAME))
         self.assertLessEqual(len(whole) // 8, 4096)  # BPF_MAXINSNS
         self.assertLess(len(half), len(whole))
 
 
-class SteeringTests(SynchronousTestCase):
+class AttachedTests(SynchronousTestCase):
     """
-    Several sockets on one address.
+    The program in the kernel, for several sockets on one address.
     """
 
     def setUp(self) -> None:
         """
-        Three of them.
+        Bind three sockets and attach the program.
         """
         if sys.platform != "linux":
-            raise SkipTest("this system has no such thing")
+            raise SkipTest("SO_ATTACH_REUSEPORT_CBPF is Linux only")
         datagrams, (streams,) = bind_every([("127.0.0.1", 0)], 3)
         self.sockets = [bound for (bound,) in datagrams]
         for bound in (*self.sockets, streams):
             self.addCleanup(bound.close)
-        self.assertTrue(steer(self.sockets))
+        self.assertTrue(attach_name_hash(self.sockets))
         self.address = self.sockets[0].getsockname()
 
-    def whose(self, message: bytes) -> int:
+    def socket_of(self, message: bytes) -> int:
         """
-        Which of them is given a message, from a client nobody has seen before.
+        Return the number of the socket that receives a message from a new client.
         """
         with socket.socket(type=socket.SOCK_DGRAM) as client:
             client.sendto(message, self.address)
@@ -293,9 +294,9 @@ class SteeringTests(SynchronousTestCase):
             return number
         raise AssertionError
 
-    def test_a_name_is_one_sockets(self) -> None:
+    def test_same_name_reaches_same_socket(self) -> None:
         """
-        Whatever the spelling, the type, the ID, the flags and EDNS.
+        Spelling, type, ID, flags and EDNS do not matter.
         """
 
         @settings(max_examples=300, deadline=None)
@@ -314,13 +315,13 @@ class SteeringTests(SynchronousTestCase):
             with_edns = make_query("x.", 1, edns=True)
             opt = with_edns[question_of(with_edns) :]
             head = ident.to_bytes(2, "big") + b"\0\x10\0\1\0\0\0\0\0\1"
-            self.assertEqual(self.whose(message), self.whose(head + bytes(other) + b"\0\x41\0\1" + opt))
+            self.assertEqual(self.socket_of(message), self.socket_of(head + bytes(other) + b"\0\x41\0\1" + opt))
 
         check()
 
-    def test_names_are_spread(self) -> None:
+    def test_similar_names_are_spread(self) -> None:
         """
-        Also such as differ in one octet, at either end of a label, or in a label further up.
+        Names that differ in one octet, at either end of a label, or in a label further up reach all sockets.
         """
         for names in (
             [f"n{number:05}.example." for number in range(600)],
@@ -330,46 +331,46 @@ class SteeringTests(SynchronousTestCase):
             [f"a.b.c.d.e.f.{number}.com." for number in range(600)],
             [f"{number}." for number in range(600)],
         ):
-            pluralized = Counter(self.whose(make_query(name, 1)) for name in names)
-            self.assertEqual(3, len(pluralized), names[0])
-            self.assertGreater(min(pluralized.values()), 130, names[0])
+            shares = Counter(self.socket_of(make_query(name, 1)) for name in names)
+            self.assertEqual(3, len(shares), names[0])
+            self.assertGreater(min(shares.values()), 130, names[0])
 
-    def test_nobody_can_aim(self) -> None:
+    def test_chosen_names_are_spread_by_the_kernel(self) -> None:
         """
-        Whatever key was made, none of the sockets gets more than half as many again as its share.
+        No socket gets more than 1.5 times its share, whatever the random key.
         """
-        shares = Counter(self.whose(make_query(name, 1)) for name in AIMED[::10])
+        shares = Counter(self.socket_of(make_query(name, 1)) for name in AIMED[::10])
         self.assertEqual(3, len(shares))
         self.assertLess(max(shares.values()), 1.5 * 2000 / 3)
 
-    def test_another_start_another_key(self) -> None:
+    def test_each_attach_has_a_new_key(self) -> None:
         """
-        Names do not go where they went before.
+        Attached again, the program sends names to other sockets.
         """
-        before = [self.whose(make_query(name, 1)) for name in AIMED[:300]]
-        self.assertEqual(before, [self.whose(make_query(name, 1)) for name in AIMED[:300]])
-        self.assertTrue(steer(self.sockets))
-        after = [self.whose(make_query(name, 1)) for name in AIMED[:300]]
+        before = [self.socket_of(make_query(name, 1)) for name in AIMED[:300]]
+        self.assertEqual(before, [self.socket_of(make_query(name, 1)) for name in AIMED[:300]])
+        self.assertTrue(attach_name_hash(self.sockets))
+        after = [self.socket_of(make_query(name, 1)) for name in AIMED[:300]]
         self.assertGreater(sum(one != other for one, other in zip(before, after, strict=True)), 100)
 
-    def test_what_is_no_message(self) -> None:
+    def test_malformed_message_reaches_first_socket(self) -> None:
         """
-        Is the first one's.
+        Octets that end before their name does reach the first socket.
         """
         for message in (b"", b"x", bytes(12), bytes(12) + b"\x3fabc", bytes(12) + b"\xc0\x0c", bytes(11)):
-            self.assertEqual(0, self.whose(message), message)
+            self.assertEqual(0, self.socket_of(message), message)
 
-    def test_a_program_that_the_kernel_takes(self) -> None:
+    def test_program_fits_bpf_maxinsns(self) -> None:
         """
-        It is no longer than 4,096 instructions (BPF_MAXINSNS).
+        The program has at most 4,096 instructions (BPF_MAXINSNS).
         """
         for count in (2, 256):
-            self.assertEqual(0, len(program(count, KEYS[0])) % 8)
-            self.assertLess(len(program(count, KEYS[0])) // 8, 4096)
+            self.assertEqual(0, len(hash_program(count, KEYS[0])) % 8)
+            self.assertLess(len(hash_program(count, KEYS[0])) // 8, 4096)
 
-    def test_elsewhere(self) -> None:
+    def test_unsupported_socket_returns_false(self) -> None:
         """
-        A socket for which that is nothing is said to be one.
+        A socket that takes no such program is reported, not raised.
         """
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-            self.assertFalse(steer([other]))
+            self.assertFalse(attach_name_hash([other]))

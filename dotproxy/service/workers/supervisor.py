@@ -29,7 +29,7 @@ from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
-from dotproxy.downstream.reuseport_bpf import steer
+from dotproxy.downstream.reuseport_bpf import attach_name_hash
 from dotproxy.downstream.sockets import bind_with_tls, drops_of
 from dotproxy.errors import ConfigError
 from dotproxy.service.admin.routes import Command
@@ -137,7 +137,7 @@ class Supervisor(MultiService):
         if plain:
             self._streams = streams
             self._datagrams = dict(zip(self._names, datagrams, strict=True))
-            steered = [steer(several) for several in zip(*datagrams, strict=True)]  # by address
+            steered = [attach_name_hash(several) for several in zip(*datagrams, strict=True)]  # by address
             self._is_by_name = all(steered)
 
     def startService(self) -> None:
