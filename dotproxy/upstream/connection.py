@@ -1,8 +1,8 @@
 """
 One verified connection to an upstream: a conversation joined to a transport.
 
-Decides when octets are written and when an idle connection is closed.  Which questions it is given, and
-what becomes of answers, is its owner's business.
+Decides when octets are written, and when a connection is closed that is idle, that has drained, or that the upstream
+asked to close.  Which queries are sent over it, and what becomes of replies, is its observer's decision.
 """
 
 from __future__ import annotations
@@ -17,8 +17,19 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from dotproxy.errors import BadReply, ConnectionEnd, ConnectionGone, UpstreamError
+from dotproxy.errors import BadReply, ConnectionEnd, ConnectionGone, Timeout, UpstreamError
 from dotproxy.telemetry.counters import UpstreamCounters
+from dotproxy.upstream.connection_state import (
+    CLOSED,
+    CLOSING,
+    DIALLING,
+    DRAINING,
+    READY,
+    RETIRED,
+    ConnectionState,
+    follow,
+)
+from dotproxy.upstream.health_probe import PROBE_QUESTION
 from dotproxy.upstream.spec import endpoint_text
 from dotproxy.upstream.tls_errors import lost
 from dotproxy.upstream.verification import Identity
@@ -30,22 +41,22 @@ Token = Any
 Question = tuple[Token, bytes, int]
 Answer = tuple[Token, bytes]
 
-#: A closing connection that lingers longer than this is cut.
+#: A connection that is still there so many seconds after it was closed is cut.
 CLOSE_TIMEOUT = 1.0
 
-#: One that is asked nothing more may still answer what it was asked; after this long it is cut.
-FINISH_TIMEOUT = 4.0
+#: A draining or retired connection is cut after so many seconds, replied to or not.
+DRAIN_TIMEOUT = 4.0
 
-#: Of the idle timeout that an upstream grants, what is used: the rest is for the way there.
-_OF_WHAT_IS_GRANTED = 0.9
+#: The part of the idle timeout granted by an upstream that is used; the rest allows for the network's delay.
+_GRANTED_PART = 0.9
 
-#: So long after a handshake what the server says after it is acknowledged at once, in seconds.
-_TICKETS = 0.002
+#: So many seconds after a handshake the session tickets are acknowledged.
+_TICKET_DELAY = 0.002
 
-#: What was sent and not acknowledged for so long, in milliseconds, ends a connection: its peer is gone.
+#: Octets not acknowledged for so many milliseconds end a connection: its peer is gone.
 USER_TIMEOUT = 10_000
 
-#: What is left of a time and is less than this, in seconds, is an error of rounding.
+#: A remaining time below this, in seconds, is a rounding error.
 _ROUNDING = 0.001
 
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
@@ -54,36 +65,40 @@ _USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 class ConnectionObserver(Protocol):
     """
-    Who a connection reports to.
+    What a connection reports to: a pool.
     """
 
     def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
         """
-        Answers came; each question that is here is no longer outstanding.
+        Replies came; their queries are no longer outstanding.
         """
 
-    def connection_lost(self, connection: DotConnection, tokens: list[Token], error: UpstreamError) -> None:
+    def connection_lost(
+        self, connection: DotConnection, tokens: list[Token], error: UpstreamError, *, was_retired: bool
+    ) -> None:
         """
-        It is over, and these questions were outstanding on it.
+        The connection is gone; ``tokens`` are those of its outstanding queries, unless it had been retired.
         """
 
     def connection_has_room(self, connection: DotConnection) -> None:
         """
-        It takes questions again after it did not.
+        The transport accepts octets again.
         """
 
 
 @implementer(IPushProducer)
 class DotConnection(TwistedProtocol):
     """
-    Owns: what is outstanding on its connection, until it hands it to its owner.
-    Told by: its owner (``ask``, ``close``) and Twisted.
-    Ends when: the connection does; ``connection_lost`` is then told exactly once.
+    Owns: its outstanding queries, until they are replied to or handed back, and its timers.
+    Told by: its pool (``send``, ``send_probe``, ``drain``, ``retire``, ``close``, ``abort``) and Twisted.
+    Ends when: the transport is gone; ``connection_lost`` is then called exactly once.
+
+    ``state`` is where it is in its life, and changes as ``connection_state`` allows.
     """
 
     transport: Any
 
-    #: Set by the gate, before anything else happens.
+    #: What was verified of the peer; set by ``verified_endpoint`` before ``connectionMade``.
     identity: Identity
 
     def __init__(
@@ -103,152 +118,199 @@ class DotConnection(TwistedProtocol):
         self._counters = counters
         self._is_in_the_clear = False
         self._conversation: Conversation[Token] = Conversation(random_octets)
-        self._is_blocked = False
-        self._is_ending = False
+        self._is_blocked = False  # by a transport that holds enough octets; independent of the state
         self._error: UpstreamError | None = None
         self._idle_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
         self._socket: socket.socket | None = None
         self._write_now: Callable[[], object] | None = None
         self.last_heard = self.last_used = now()
-        #: Whether it is asked nothing more.
-        self.is_closing = False
-        #: How many probes are outstanding on it.
+        self.state = DIALLING
+        #: How many probes are outstanding, and when the last of them was sent.
         self.probes = 0
-        #: Whether it was we who ended it, and why: a ``ConnectionEnd``.
-        self.is_ours_to_end = False
+        self.probe_sent_at = 0.0
+        #: Why it was closed here, a ``ConnectionEnd``; "" if it was not.
         self.ended_for = ""
+        self._drained_for = ConnectionEnd.REPLACED
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.state.name.lower()}:"
+            f" {self.outstanding} in flight, {self.answers} replies received>"
+        )
 
     @property
     def outstanding(self) -> int:
         """
-        How many questions have no answer yet.
+        The number of queries without a reply, probes included.
         """
         return len(self._conversation.outstanding)
 
     @property
     def queries_sent(self) -> int:
         """
-        How many questions it was asked so far.
+        The number of queries sent so far, probes included.
         """
         return self._conversation.answers + len(self._conversation.outstanding)
-
-    def pending_tokens(self) -> list[Token]:
-        """
-        What it was asked and has not answered, oldest first.
-        """
-        return [question[0] for question in self._conversation.outstanding.values()]
 
     @property
     def answers(self) -> int:
         """
-        How many questions were answered over it.
+        The number of replies received so far, those to probes included.
         """
         return self._conversation.answers
 
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether it takes queries, as far as its state is concerned.
+        """
+        return self.state < DRAINING
+
     def room(self) -> int:
         """
-        How many questions it takes now.
+        Return how many queries may be sent now.
         """
-        return 0 if self._is_blocked or self.is_closing else self._conversation.room
+        return 0 if self._is_blocked or self.state >= DRAINING else self._conversation.room
 
     @property
     def peer(self) -> str:
         """
-        The address it goes to.
+        The address and port of the upstream.
         """
         peer = self.transport.getPeer()
         return endpoint_text(peer.host, peer.port)
 
     def send(self, questions: Sequence[Question]) -> None:
         """
-        Send questions, all in one write; there has to be ``room`` for them.
+        Send queries in one write; the caller has checked ``room``.
         """
         self.last_used = self._now()
-        if self._is_in_the_clear:  # which cannot be: what is counted is that it never is
+        if self._is_in_the_clear:  # impossible, and counted so that the metric shows it
             self._counters.plaintext += len(questions)
         self.transport.write(self._conversation.submit(questions))
         if self._write_now is not None:
             self._write_now()
 
+    def send_probe(self) -> None:
+        """
+        Send the health probe.
+        """
+        self.probes += 1
+        self.probe_sent_at = self._now()
+        self.send([PROBE_QUESTION])
+
+    def enter(self, state: ConnectionState) -> None:
+        """
+        Change the state.
+
+        :raises ForbiddenTransition: if ``connection_state`` does not allow it.
+        """
+        self.state = follow(self.state, state)
+
+    def drain(self, end: ConnectionEnd) -> None:
+        """
+        Take no more queries; close, for this reason, after the last reply, or cut it after ``DRAIN_TIMEOUT``.
+        """
+        if self.state >= DRAINING:
+            return
+        if not self.outstanding:
+            self.close(end)
+            return
+        self._drain(end)
+
+    def retire(self, error: UpstreamError) -> list[Token]:
+        """
+        Take no more queries; return the tokens of those outstanding, now the caller's to finish.
+
+        Late replies are still reported.  The connection closes after the last, or is cut after ``DRAIN_TIMEOUT`` with
+        ``error``.
+        """
+        if self.state > DRAINING:
+            return []
+        self.enter(RETIRED)
+        self._close_later(DRAIN_TIMEOUT, lambda: self.abort(error))
+        return [question[0] for question in self._conversation.outstanding.values()]
+
     def connectionMade(self) -> None:
         """
-        The gate opened.
+        The peer is verified, and the transport accepts queries.
         """
+        self.enter(READY)
         self._is_in_the_clear = not hasattr(self.transport, "getPeerCertificate")
         self.transport.setTcpNoDelay(True)
         self.transport.setTcpKeepAlive(True)
         self.transport.registerProducer(self, True)
         try:
             self._socket = self.transport.transport.getHandle()
-        except AttributeError:  # not a socket below: in memory, in a test
+        except AttributeError:  # no socket below it: a test in memory
             self._socket = None
-        # Else what is written waits for the reactor to find that it can be.
+        # Written at once; otherwise octets wait until the reactor finds the socket writable.
         self._write_now = getattr(self.transport.transport, "doWrite", None) if self._socket is not None else None
         if self._socket is not None and _USER_TIMEOUT is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, USER_TIMEOUT)
         if self._socket is not None:
-            # A server's session tickets are no data of ours, but with Nagle on it holds the first answer behind them.
-            self._clock.callLater(_TICKETS, self._quick_ack)
+            # A server with Nagle on holds the first reply back until its session tickets are acknowledged.
+            self._clock.callLater(_TICKET_DELAY, self._quick_ack)
         self._idle_timer = self._clock.callLater(self._idle_timeout, self._judge_idleness)
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Octets from the upstream: the answers of one read of the socket, together (see ``records``).
+        Report the replies in the octets of one read of the socket (see ``tls_reads``), together.
         """
         self.last_heard = self.last_used = self._now()
         self._quick_ack()
         answers = self._conversation.receive(data)
         if answers:
-            reply = answers[-1][1]  # one of a read will do: a server that grants a timeout does so again and again
+            _, reply = answers[-1]  # one of a read is enough: a server that sends the option repeats it
             if KEEPALIVE_HEAD in reply:
                 self._note_keepalive(reply)
             self._observer.replies_received(self, answers)
-            if self.is_closing and not self.outstanding:
-                self.close(ConnectionEnd.ASKED_TO_CLOSE)
+            if self.state >= DRAINING and not self.outstanding:
+                self.close(self._drained_for)
         if self._conversation.broken and self._error is None:
             self.abort(BadReply("read", f"the upstream sent {self._conversation.broken}"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        It is over.
+        Report the end, once.
         """
-        self.is_closing = self._is_ending = True
+        was_retired = self.state is RETIRED
+        self.enter(CLOSED)
         self._write_now = None
         for timer in (self._idle_timer, self._close_timer):
             if timer is not None and timer.active():
                 timer.cancel()
         self._socket = None
         tokens = self._conversation.condemn()
-        self._observer.connection_lost(self, tokens, self._error or self._how_it_ended(reason))
+        error = self._error or self._end_error(reason)
+        self._observer.connection_lost(self, [] if was_retired else tokens, error, was_retired=was_retired)
 
-    def _how_it_ended(self, reason: Failure) -> UpstreamError:
-        return (
-            ConnectionGone("read", f"closed here: {self.ended_for.replace('_', ' ')}")
-            if self.ended_for
-            else lost(reason)
-        )
+    def _end_error(self, reason: Failure) -> UpstreamError:
+        if self.ended_for:
+            return ConnectionGone("read", f"closed here: {self.ended_for.replace('_', ' ')}")
+        return lost(reason)
 
-    def close(self, why: str) -> None:
+    def close(self, end: ConnectionEnd) -> None:
         """
-        End it politely, within ``CLOSE_TIMEOUT``, for one of ``ConnectionEnd``; what is outstanding is not waited for.
+        Close with a close_notify, within ``CLOSE_TIMEOUT``, for this reason; outstanding replies are not waited for.
         """
-        if self._is_ending:
+        if self.ended_for or self.state is CLOSED:
             return
-        self.ended_for = why
-        self.is_closing = self._is_ending = self.is_ours_to_end = True
-        self._write_now = None  # the reactor has to see how the last write goes
-        if self._close_timer is not None and self._close_timer.active():
-            self._close_timer.cancel()
-        self._close_timer = self._clock.callLater(CLOSE_TIMEOUT, self.transport.abortConnection)
-        self.transport.unregisterProducer()  # a registered one would hold the close up for ever
+        self.ended_for = end
+        if self.state is not RETIRED:
+            self.enter(CLOSING)
+        self._write_now = None  # the reactor has to see the result of the last write
+        self._close_later(CLOSE_TIMEOUT, self.transport.abortConnection)
+        self.transport.unregisterProducer()  # a registered producer would delay the close without limit
         self.transport.loseConnection()
 
     def abort(self, error: UpstreamError) -> None:
         """
-        End it now, because of ``error``.
+        Cut the connection at once, because of ``error``.
         """
-        self.is_closing = self._is_ending = self.is_ours_to_end = True
+        if self.state < RETIRED:
+            self.enter(CLOSING)
         self._write_now = None
         self.ended_for = error.code
         self._error = self._error or error
@@ -256,13 +318,13 @@ class DotConnection(TwistedProtocol):
 
     def pauseProducing(self) -> None:
         """
-        The transport holds enough that the upstream has not read.
+        Stop sending: the transport holds enough octets that the upstream has not read.
         """
         self._is_blocked = True
 
     def resumeProducing(self) -> None:
         """
-        The transport takes octets again.
+        Send again: the transport accepts octets.
         """
         if self._is_blocked:
             self._is_blocked = False
@@ -270,30 +332,41 @@ class DotConnection(TwistedProtocol):
 
     def stopProducing(self) -> None:
         """
-        The transport is gone; ``connectionLost`` says the rest.
+        Do nothing: the transport is gone, and ``connectionLost`` follows.
         """
 
     def _quick_ack(self) -> None:
-        # An upstream with Nagle on holds its next answer until the last one is acknowledged; the kernel
-        # forgets this option by itself, so it is set again after each read.
+        # An upstream with Nagle on holds its next reply until the last one is acknowledged.  The kernel resets this
+        # option by itself, so it is set after each read.
         if self._socket is not None and _QUICKACK is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def _note_keepalive(self, reply: bytes) -> None:
         """
-        Take note of how long the upstream keeps an idle connection (RFC 7828 §3.2.2).
+        Use the idle timeout that the upstream grants, if it is shorter (RFC 7828 §3.2.2).
         """
         granted = keepalive_of(reply)
         if granted is None:
             return
         if granted:
-            self._idle_timeout = min(self._idle_timeout, granted / 10 * _OF_WHAT_IS_GRANTED)
+            self._idle_timeout = min(self._idle_timeout, granted / 10 * _GRANTED_PART)
             if self._idle_timer is not None and self._idle_timer.active():
                 self._idle_timer.reset(self._idle_timeout)
-        elif not self.is_closing:
-            # It wants to be left: nothing more is asked, and it is closed after the last answer.
-            self.is_closing = True
-            self._close_timer = self._clock.callLater(FINISH_TIMEOUT, self.transport.abortConnection)
+        elif self.state < DRAINING:  # 0: no more queries; close after the last reply
+            self._drain(ConnectionEnd.ASKED_TO_CLOSE)
+
+    def _drain(self, end: ConnectionEnd) -> None:
+        self.enter(DRAINING)
+        self._drained_for = end
+        self._close_later(DRAIN_TIMEOUT, lambda: self.abort(Timeout("read", "no answer in time")))
+
+    def _close_later(self, seconds: float, close: Callable[[], object]) -> None:
+        """
+        Call ``close`` after so many seconds, in place of what was to come.
+        """
+        if self._close_timer is not None and self._close_timer.active():
+            self._close_timer.cancel()
+        self._close_timer = self._clock.callLater(seconds, close)
 
     def _judge_idleness(self) -> None:
         left = self._idle_timeout - (self._now() - self.last_used)
@@ -302,4 +375,4 @@ class DotConnection(TwistedProtocol):
         if left > _ROUNDING:
             self._idle_timer = self._clock.callLater(left, self._judge_idleness)
         else:
-            self.close("idle")
+            self.close(ConnectionEnd.IDLE)

@@ -22,7 +22,7 @@ from dotproxy.upstream.connection import DotConnection
 SLOW_DIAL = 0.25
 
 
-class Dials:
+class Dialer:
     """
     Owns: the dials under way, and a timer for each.
     Tells: ``connected`` of each connection, and how long it took; ``failed`` of each failure; ``slow`` of a dial that
@@ -65,9 +65,9 @@ class Dials:
             given = (dialling, self._now())
             dialling.addCallbacks(self._connected, self._failed, callbackArgs=given, errbackArgs=(dialling,))
 
-    def give_up(self) -> None:
+    def cancel_all(self) -> None:
         """
-        Give up all of them; nobody is told.
+        Cancel all of them; nothing is reported.
         """
         for dialling in tuple(self._under_way):
             self._ended(dialling)
@@ -75,7 +75,7 @@ class Dials:
 
     def _connected(self, connection: DotConnection, dialling: Deferred[Any], began: float) -> None:
         self._ended(dialling)
-        if not connection.is_closing:  # else it ended in the instant it stood
+        if connection.is_open:  # it may have ended at once
             self._told_connected(connection, self._now() - began)
 
     def _failed(self, failure: Failure, dialling: Deferred[Any]) -> None:

@@ -23,7 +23,7 @@ from dotproxy.policy.rate_limit import RateLimit
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
-from dotproxy.upstream.dialer import Dials
+from dotproxy.upstream.dialer import Dialer
 from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.interfaces import IsolationObserver
 from dotproxy.upstream.query_groups import QueryGroup, grouped, joined
@@ -97,7 +97,7 @@ class IsolatedConnections:
         self._is_stopped = self._is_timer_set = False
         self._all_closed: Callable[[], None] | None = None
         self._timers = Timers(clock)
-        self._dials = Dials(
+        self._dialer = Dialer(
             endpoint,
             clock=clock,
             now=now,
@@ -111,7 +111,7 @@ class IsolatedConnections:
         waiting = len(self._waiting) + len(self._background)
         return (
             f"<{type(self).__name__} waiting={waiting} busy={len(self._busy)} proving={len(self._proving)}"
-            f" idle={len(self._idle)} dials={len(self._dials)}>"
+            f" idle={len(self._idle)} dials={len(self._dialer)}>"
         )
 
     @property
@@ -182,7 +182,7 @@ class IsolatedConnections:
         Give up every connection and every dial; what was sent fails, what waits goes on waiting.  ``end`` is how the
         connections are counted.
         """
-        self._dials.give_up()
+        self._dialer.cancel_all()
         self._take_back_unsent()
         error = Timeout("read", why, self._observer.label)
         error.code = end
@@ -195,7 +195,7 @@ class IsolatedConnections:
         """
         self._is_stopped = True
         self._timers.stop()
-        self._dials.give_up()
+        self._dialer.cancel_all()
         self._take_back_unsent()
         self.fail_waiting(Unreachable("connect", "stopped", self._observer.label))
         if not self._standing:
@@ -203,7 +203,7 @@ class IsolatedConnections:
             return
         self._all_closed = done
         for connection in tuple(self._standing):
-            connection.close("stopped")
+            connection.close(ConnectionEnd.STOPPED)
 
     def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
         """
@@ -218,15 +218,17 @@ class IsolatedConnections:
         self._busy.pop(connection, None)
         limit = self._quota.limit
         if limit is not None and connection.queries_sent >= limit:
-            connection.close("replaced")
+            connection.close(ConnectionEnd.REPLACED)
         elif connection.answers == 1:
             self._settling[connection] = group
             self._timers.later(SETTLING, self._settled, connection)
-        elif not connection.is_closing and not self._is_stopped:
+        elif connection.is_open and not self._is_stopped:
             self._idle.append(connection)
         self._assign()
 
-    def connection_lost(self, connection: DotConnection, tokens: list[Token], error: UpstreamError) -> None:
+    def connection_lost(
+        self, connection: DotConnection, tokens: list[Token], error: UpstreamError, *, was_retired: bool = False
+    ) -> None:
         """
         Called by a connection.
         """
@@ -238,14 +240,14 @@ class IsolatedConnections:
         self._counters.count_closed(connection.ended_for, error.code)
         group = self._busy.pop(connection, None)
         unproved = self._proving.pop(connection, None) or self._settling.pop(connection, None)
-        if not connection.is_ours_to_end and (not tokens or (group is not None and len(group.questions) > 1)):
+        if not connection.ended_for and (not tokens or (group is not None and len(group.questions) > 1)):
             self._quota.ended(connection.answers)
         if unproved is not None:
             self._not_proved(connection, unproved, error)
         elif group is not None and tokens:
             wanted = set(tokens)
             if isinstance(error, ConnectionGone):
-                error.was_alone = len(group.questions) == 1 and not connection.is_ours_to_end
+                error.was_alone = len(group.questions) == 1 and not connection.ended_for
             lost = [question for question in group.questions if question[0] in wanted]
             self._observer.isolated_lost(
                 lost, error, group.isolation, answers=connection.answers, is_unusual=group.is_unusual
@@ -312,7 +314,7 @@ class IsolatedConnections:
             return
         wanted = len(self._waiting) + min(len(self._background), self._background_room(is_fresh=True))
         most = self._most if now < self._most_until else MAX_CONNECTIONS
-        self._dials.dial(min(wanted - len(self._settling), most - len(self._standing)))
+        self._dialer.dial(min(wanted - len(self._settling), most - len(self._standing)))
         if self._background:
             self._assign_later(1 / BACKGROUND_RATE)
 

@@ -1,13 +1,12 @@
 """
-The connections to one upstream.
+The connections to one upstream that all queries share.
 
-Decides when another is dialled, which of them takes questions, and when one is no longer worth asking.  Whether the
-upstream is up, and what becomes of questions, is its owner's business.
+Decides when another is dialled, which of them takes queries, and when one is replaced or given up.  Whether the
+upstream is up, and what becomes of queries, is its observer's decision.
 
-One connection takes questions at a time, in turn with others if answers are slow and many.  One that is under
-suspicion is asked something easy, and if that brings nothing soon, replaced; one that has grown old is replaced too,
-while it still serves.  What was replaced gets no more questions; those of a silent one are given back, but what it
-still answers counts.
+One connection takes queries at a time, in turn with others if replies are slow and many queries are in flight.  A
+silent one is sent a probe, and replaced if no reply comes; one that is ten minutes old is replaced while it still
+serves.  ``connection_state`` has the states of a connection and their order.
 """
 
 from __future__ import annotations
@@ -21,39 +20,40 @@ from dotproxy.errors import ConnectionEnd, Timeout, UpstreamError
 from dotproxy.policy.connection_limits import IdleLimit, PerConnectionLimit, should_add_connection
 from dotproxy.policy.latency import Latency
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.connection import Answer, DotConnection, Token
-from dotproxy.upstream.dialer import Dials
-from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
+from dotproxy.upstream.connection import DRAIN_TIMEOUT, Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection_state import DRAINING, READY, SUSPECT, summary
+from dotproxy.upstream.connection_table import ConnectionTable
+from dotproxy.upstream.dialer import Dialer
+from dotproxy.upstream.health_probe import PROBE
 from dotproxy.upstream.interfaces import PoolObserver
 from dotproxy.upstream.timers import Timers
 
-#: A retired connection may still answer what it was asked; after this long it is cut.
-RETIREMENT = 4.0
-
-#: How long a suspect has before another is dialled: thrice what an answer usually takes, within bounds; and in all.
+#: Seconds without a reply to a probe after which another connection is dialled: thrice the median latency, within
+#: these bounds.  After ``PROBE_TIMEOUT`` seconds the silent one is given up.
 PROBE_GRACE = (0.05, 0.25)
 PROBE_TIMEOUT = 1.0
 
-#: A connection is replaced when it is so old, in seconds, give or take a tenth.
+#: A connection is replaced at this age, in seconds, plus or minus a tenth.
 MAX_AGE = 600.0
 
-#: Where a server takes few questions over one connection, so many dials may be under way.
+#: The most dials under way at once, to an upstream that takes few queries over one connection.
 MAX_DIALS = 8
 
-#: So many connections stand at most, dials and those included that were given up and may still answer.
+#: The most connections at once, including dials and connections that drain or are retired.
 MAX_STANDING = 128
 
-#: Where another connection was not to be had beside one that works, none is dialled for so long, in seconds.
-CONTENT = 60.0
+#: After a failed dial beside a connection that works, none is tried for so many seconds.
+REDIAL_PAUSE = 60.0
 
-#: A connection that ends so short a while after an answer was not ended for being idle.
+#: A connection that ends within so many seconds after a reply was not ended for being idle.
 _AT_ONCE = 0.2
 
 
 class Pool:
     """
-    Owns: the connections, the dial under way, and the timers that watch over them; ``retired`` are those given up.
-    Told by: its owner, its connections.
+    Owns: the connections, the dials under way, and the timers of both.
+    Told by: the upstream, its connections.
+    Tells: its observer, a ``PoolObserver``.
     """
 
     def __init__(
@@ -74,19 +74,17 @@ class Pool:
         self._now = now
         self._random_octets = random_octets
         self._jitter = jitter
-        self._idle = IdleLimit(idle_timeout)
         self._latency = latency
         self._counters = counters
-        self._current: DotConnection | None = None
-        self._standing: set[DotConnection] = set()
-        self.retired: set[DotConnection] = set()
-        self._probed: dict[DotConnection, float] = {}
-        self._finishing: set[DotConnection] = set()
-        self._spare: dict[DotConnection, None] = {}
-        self._old: DotConnection | None = None
-        self._dial_took = 0.0
-        self._content_until = float("-inf")
-        self._dials = Dials(
+        self._idle = IdleLimit(idle_timeout)
+        self.per_connection_limit = PerConnectionLimit(observer.limit_changed)
+        self.timers = Timers(clock)
+        self._table = ConnectionTable()
+        self._aged: DotConnection | None = None  # the active one, while its replacement is dialled
+        self._dial_seconds = 0.0
+        self._no_dial_until = float("-inf")
+        self._all_closed: Deferred[None] | None = None
+        self._dialer = Dialer(
             endpoint,
             clock=clock,
             now=now,
@@ -95,110 +93,142 @@ class Pool:
             failed=self._not_connected,
             slow=observer.pool_changed,
         )
-        self.per_connection_limit = PerConnectionLimit(observer.limit_changed)
-        self.timers = Timers(clock)
-        self._all_closed: Deferred[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._observer.label}: {self.summary}>"
 
     @property
-    def dial_is_slow(self) -> bool:
+    def connections(self) -> int:
         """
-        Whether there is no connection, and making one takes its time.
+        The number of connections that are not closed yet.
         """
-        return self._dials.is_slow and self._current is None
+        return len(self._table)
 
     @property
-    def current(self) -> DotConnection | None:
+    def summary(self) -> str:
         """
-        The connection that takes questions, if there is one.
+        The number of connections in each state, as text.
         """
-        while (connection := self._current) is not None:
-            if not connection.is_closing:
-                if self.per_connection_limit.limit is None or connection.queries_sent < self.per_connection_limit.limit:
+        return summary(self._table, len(self._dialer))
+
+    @property
+    def has_slow_dial(self) -> bool:
+        """
+        Whether there is no connection, and a dial is slow.
+        """
+        return self._dialer.is_slow and self._table.active is None
+
+    @property
+    def is_dialling(self) -> bool:
+        """
+        Whether a dial is under way.
+        """
+        return bool(len(self._dialer))
+
+    @property
+    def is_suspect(self) -> bool:
+        """
+        Whether the active connection has a probe without any reply since.
+        """
+        active = self._table.active
+        return active is not None and active.state is SUSPECT
+
+    @property
+    def last_heard(self) -> float:
+        """
+        When an open connection last received octets; there has to be one.
+        """
+        active = self._table.active
+        heard = [connection.last_heard for connection in self._table.spares]
+        return max(heard if active is None else [active.last_heard, *heard])
+
+    @property
+    def outstanding(self) -> int:
+        """
+        The number of queries without a reply.
+        """
+        return self._table.outstanding
+
+    def select(self) -> DotConnection | None:
+        """
+        Return the connection that takes queries, if there is one; replace one that takes no more by a spare.
+        """
+        table, limit = self._table, self.per_connection_limit.limit
+        while (connection := table.active) is not None:
+            if connection.state < DRAINING:
+                if limit is None or connection.queries_sent < limit:
                     break
-                self._finish(connection)
-            self._current = self._spare.popitem()[0] if self._spare else None
-        return self._current
+                connection.drain(ConnectionEnd.REPLACED)
+            table.activate_spare()
+        return connection
 
     def room(self) -> int:
         """
-        How many questions the connection that takes questions takes now.
+        Return how many queries the active connection takes now.
         """
-        connection = self.current
+        connection = self.select()
         if connection is None:
             return 0
         room, limit = connection.room(), self.per_connection_limit.limit
         return room if limit is None else min(room, limit - connection.queries_sent)
 
-    @property
-    def is_dialling(self) -> bool:
+    def try_send(self, questions: list[Question]) -> bool:
         """
-        Whether there will be one, or a failure.
+        Send queries over the active connection; return whether it had room for all of them.
         """
-        return bool(len(self._dials))
-
-    @property
-    def is_suspect(self) -> bool:
-        """
-        Whether the connection that takes questions is under suspicion.
-        """
-        return self._current in self._probed
-
-    @property
-    def last_heard(self) -> float:
-        """
-        When one of the connections that take questions brought something.
-        """
-        return max([connection.last_heard for connection in (self._current, *self._spare) if connection])
-
-    @property
-    def outstanding(self) -> int:
-        """
-        How many questions have no answer yet.
-        """
-        return sum(connection.outstanding for connection in self._standing)
+        connection = self.select()
+        if connection is None:
+            return False
+        count, limit = len(questions), self.per_connection_limit.limit
+        if connection.room() < count or (limit is not None and limit - connection.queries_sent < count):
+            return False
+        connection.send(questions)
+        return True
 
     def dial(self, waiting: int = 0) -> None:
         """
-        Dial, unless that is under way; more than once where so many questions take more than one connection.
+        Dial, unless that is under way; several times if the ``waiting`` queries need several connections.
         """
         limit = self.per_connection_limit.limit
         wanted = 1 if limit is None else min(MAX_DIALS, -(-waiting // limit) or 1)
-        self._dials.dial(min(wanted, MAX_STANDING - len(self._standing)))
+        self._dialer.dial(min(wanted, MAX_STANDING - len(self._table)))
 
     def balance(self, took: float) -> None:
         """
-        Take note that an answer took so long; let the connection with the least to do take questions.
+        Activate the connection with the fewest queries in flight, and dial another if responses, of which one ``took``
+        so many seconds, are slow.
         """
-        connection = self.current
-        if connection is None or connection in self._probed or self._old or self.per_connection_limit.limit is not None:
+        active = self.select()
+        if active is None or active.state is SUSPECT or active is self._aged:
             return
-        if self._spare:
-            least = min(self._spare, key=lambda spare: spare.outstanding)
-            if least.room() and 2 * least.outstanding < connection.outstanding:
-                del self._spare[least]
-                self._spare[connection], self._current = None, least
-        sharing = [connection, *self._spare]
-        outstanding = sum(one.outstanding for one in sharing)
-        is_content = self._now() <= self._content_until
-        if not is_content and should_add_connection(took, self._dial_took, outstanding, len(sharing)):
+        if self.per_connection_limit.limit is not None:
+            return
+        spares = self._table.spares
+        outstanding = active.outstanding + sum(spare.outstanding for spare in spares)
+        if spares:
+            least = min(spares, key=lambda spare: spare.outstanding)
+            if least.room() and 2 * least.outstanding < active.outstanding:
+                self._table.activate(least)
+        may_dial = self._now() > self._no_dial_until
+        if may_dial and should_add_connection(took, self._dial_seconds, outstanding, 1 + len(spares)):
             self.dial()
 
     def probe(self, connection: DotConnection) -> None:
         """
-        Ask a connection something easy; if that brings nothing, give it up.
+        Send a probe; if no reply to anything comes in time, give the connection up.
         """
-        self._probed[connection] = sent_at = self._now()
-        connection.probes += 1
-        connection.send([PROBE_QUESTION])
-        self.timers.later(PROBE_TIMEOUT, self._judge_probe, connection, sent_at)
+        if connection.state is READY:
+            connection.enter(SUSPECT)
+        connection.send_probe()
+        self.timers.later(PROBE_TIMEOUT, self._retire_if_silent, connection, connection.probe_sent_at)
         self._observer.pool_changed()
 
     def check_liveness(self) -> None:
         """
-        Put the connection that takes questions under suspicion, unless it is.
+        Probe the active connection, unless it is being probed; give it up if it does not take even a probe.
         """
-        connection = self._current
-        if connection is None or connection in self._probed:
+        connection = self._table.active
+        if connection is None or connection.state is SUSPECT:
             return
         self._counters.stalls += 1
         if not connection.room():
@@ -207,96 +237,89 @@ class Pool:
         self.probe(connection)
         low, high = PROBE_GRACE
         grace = high if self._latency.p50 is None else min(high, max(low, 3 * self._latency.p50))
-        self.timers.later(grace, self._replace_if_silent, connection, self._probed[connection])
+        self.timers.later(grace, self._replace_if_silent, connection, connection.probe_sent_at)
 
     def give_up_silent(self, since: float) -> None:
         """
-        Give up those beside the one that takes questions that owe answers and brought nothing since then.
+        Give up the connections beside the active one that owe replies and received nothing since then.
         """
-        silent = [connection for connection in self._finishing if connection.last_heard <= since]
-        self._finishing.difference_update(silent)
-        long_ago = self._now() - RETIREMENT
+        long_ago = self._now() - DRAIN_TIMEOUT
+        silent = [one for one in self._table.in_state(DRAINING) if one.last_heard <= since]
         silent += [
-            one for one in self._spare if one.outstanding and one.last_heard <= since and one.last_used < long_ago
+            spare
+            for spare in self._table.spares
+            if spare.outstanding and spare.last_heard <= since and spare.last_used < long_ago
         ]
         for connection in silent:
             self._retire(connection)
 
     def drop_all(self, why: str, end: ConnectionEnd) -> None:
         """
-        Give up every connection, and the dial under way; ``end`` is how that is counted.
+        Give up every connection and the dials under way; ``end`` is the reason that is counted.
         """
-        self._dials.give_up()
-        self._spare.clear()
-        for connection in tuple(self._standing - self.retired):
-            if connection.outstanding:
-                self._retire(connection, why)
-            else:
+        self._dialer.cancel_all()
+        dropped = self._table.before_retirement
+        self._table.active = self._aged = None
+        busy = [connection for connection in dropped if connection.outstanding]
+        for connection in dropped:
+            if not connection.outstanding:
                 connection.close(end)
-        self._current = None
+        for connection in busy:
+            self._retire(connection, why)
 
     def stop(self) -> Deferred[None]:
         """
-        Close every connection; return a Deferred that fires when that is done.
+        Close every connection; return a Deferred that fires when all are gone.
         """
         self.timers.stop()
-        self._dials.give_up()
-        self._current = None
-        self._spare.clear()
-        if not self._standing:
+        self._dialer.cancel_all()
+        self._table.active = None
+        if not self._table:
             return succeed(None)
         self._all_closed = all_closed = Deferred[None]()
-        for connection in tuple(self._standing):
-            connection.close("stopped")
+        for connection in self._table:
+            connection.close(ConnectionEnd.STOPPED)
         return all_closed
 
     def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
         """
-        A connection brought answers.
+        Called by a connection.
         """
         probed_for = None
         if connection.probes:
-            asked_at = self._probed.pop(connection, None)
-            probed_for = None if asked_at is None else self._now() - asked_at
+            if connection.state is SUSPECT:
+                connection.enter(READY)
+                probed_for = self._now() - connection.probe_sent_at
             others = [answer for answer in answers if answer[0] is not PROBE]
             connection.probes -= len(answers) - len(others)
             answers = others
         self._observer.replies_received(connection, answers, probed_for)
-        if not connection.outstanding and (connection in self.retired or connection in self._finishing):
-            connection.close("replaced")
 
-    def connection_lost(self, connection: DotConnection, tokens: list[Token], error: UpstreamError) -> None:
+    def connection_lost(
+        self, connection: DotConnection, tokens: list[Token], error: UpstreamError, *, was_retired: bool
+    ) -> None:
         """
-        A connection ended: of age, of idleness, or under questions.
+        Called by a connection.
         """
-        was_retired = connection in self.retired
-        self._standing.discard(connection)
-        self.retired.discard(connection)
-        self._finishing.discard(connection)
-        self._spare.pop(connection, None)
-        self._probed.pop(connection, None)
+        self._table.remove(connection)
         self.timers.forget(connection)
         self._counters.count_closed(connection.ended_for, error.code)
-        if connection is self._current:
-            self._current = None
-        if not connection.is_ours_to_end and not was_retired:
+        if not connection.ended_for and not was_retired:
             silence = self._now() - connection.last_heard
             if tokens or silence < _AT_ONCE:
                 self.per_connection_limit.ended(connection.answers)
             else:
                 self._idle.closed_by_peer(self._now() - connection.last_used)
-        # One that had answered shows an upstream that works, and closes as it sees fit (RFC 7766 §6.2.4).
-        is_unanswered = bool(tokens) and not connection.answers and not was_retired
-        # What was outstanding on a retired one was given back when it retired.
-        asked = [] if was_retired else [token for token in tokens if token is not PROBE]
-        self._observer.lost(asked, error, is_unanswered=is_unanswered)
-        if self._all_closed is not None and not self._standing:
+        # One that has replied shows an upstream that works; it may close when it wants to (RFC 7766 §6.2.4).
+        is_unanswered = bool(tokens) and not connection.answers
+        self._observer.lost([token for token in tokens if token is not PROBE], error, is_unanswered=is_unanswered)
+        if self._all_closed is not None and not self._table:
             done, self._all_closed = self._all_closed, None
             done.callback(None)
 
     def connection_has_room(self, connection: DotConnection) -> None:
         """
-        A connection that took no more takes some again.
+        Called by a connection.
         """
         self._observer.has_room()
 
@@ -311,90 +334,70 @@ class Pool:
         )
 
     def _connected(self, connection: DotConnection, seconds: float) -> None:
-        before = self.current
-        self._standing.add(connection)
-        self._dial_took = seconds
-        self.timers.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_if_old, connection)
-        if before is None or before in self._probed or before is self._old:
-            self._current = connection
-        else:
-            self._spare[connection] = None
+        before = self.select()
+        self._table.add(connection)
+        self._dial_seconds = seconds
+        self.timers.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_aged, connection)
+        is_replaced = before is not None and (before.state is SUSPECT or before is self._aged)
+        if before is None or is_replaced:
+            self._table.active = connection
         self._observer.connected(connection, seconds)
-        if before is not None and before is not self._current:
-            self._replaced(before)
+        if before is not None and is_replaced:
+            self._aged = None
+            if before.state is SUSPECT:
+                self._retire(before)
+            else:
+                before.drain(ConnectionEnd.REPLACED)
 
     def _not_connected(self, error: UpstreamError) -> None:
         error.upstream = self._observer.label
-        if self.current is None or self.is_suspect:
+        if self.select() is None or self.is_suspect:
             self._observer.not_connected(error)
             return
-        self._content_until = self._now() + CONTENT
-        if self._old is not None:
-            self.timers.later(CONTENT, self._replace_if_old, self._old)
-            self._old = None
+        self._no_dial_until = self._now() + REDIAL_PAUSE
+        if self._aged is not None and self._aged is self._table.active:
+            self.timers.later(REDIAL_PAUSE, self._replace_aged, self._aged)
+        self._aged = None
 
-    def _judge_probe(self, connection: DotConnection, sent_at: float) -> None:
-        if connection is self._current and self._probed.get(connection) == sent_at:
+    def _is_still_silent(self, connection: DotConnection, probe_sent_at: float) -> bool:
+        """
+        Return whether the active connection has received nothing since this probe.
+        """
+        is_same_probe = connection.state is SUSPECT and connection.probe_sent_at == probe_sent_at
+        return is_same_probe and connection is self._table.active
+
+    def _retire_if_silent(self, connection: DotConnection, probe_sent_at: float) -> None:
+        if self._is_still_silent(connection, probe_sent_at):
             self._retire(connection)
 
-    def _replace_if_silent(self, connection: DotConnection, sent_at: float) -> None:
-        if connection is self._current and self._probed.get(connection) == sent_at:
+    def _replace_if_silent(self, connection: DotConnection, probe_sent_at: float) -> None:
+        if self._is_still_silent(connection, probe_sent_at):
             self.dial()
 
-    def _replace_if_old(self, connection: DotConnection) -> None:
-        if connection in self._spare:
-            del self._spare[connection]
-            self._finish(connection)
-        elif connection is not self._current:
+    def _replace_aged(self, connection: DotConnection) -> None:
+        """
+        Replace a connection that has reached its age: dial first if it is the active one, and in use.
+        """
+        if connection.state >= DRAINING:
             return
+        if connection is not self._table.active:
+            connection.drain(ConnectionEnd.REPLACED)
         elif connection.outstanding or self._now() - connection.last_used < 1:
-            self._old = connection
+            self._aged = connection
             self.dial()
         else:
-            connection.close("age")
-
-    def _replaced(self, connection: DotConnection) -> None:
-        """
-        Another connection has taken a connection's place.
-        """
-        self._old = None
-        if connection in self._probed:
-            self._retire(connection)
-        else:
-            self._finish(connection)
-
-    def _finish(self, connection: DotConnection) -> None:
-        """
-        Ask a connection nothing more, and close it when it has answered what it was asked.
-        """
-        if connection.outstanding:
-            self._finishing.add(connection)
-            self.timers.later(RETIREMENT, self._end_finishing, connection)
-        else:
-            connection.close("replaced")
-
-    def _end_finishing(self, connection: DotConnection) -> None:
-        if connection in self._finishing:
-            connection.abort(Timeout("read", "no answer in time", self._observer.label))
+            connection.close(ConnectionEnd.AGE)
 
     def _retire(self, connection: DotConnection, why: str = "") -> None:
         """
-        Ask a connection nothing more, and give its questions back.
+        Send a connection no more queries, and hand those outstanding back: it is silent, unless ``why`` says otherwise.
         """
-        was_current = connection is self._current
-        if was_current:
-            self._current = None
-        self._spare.pop(connection, None)
-        self.retired.add(connection)
-        self._probed.pop(connection, None)
+        was_active = connection is self._table.active
+        if was_active:
+            self._table.active = None
         silence = self._now() - connection.last_heard
         if connection.answers and not why:
             self.per_connection_limit.ended(connection.answers)
         error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._observer.label)
-        self.timers.later(RETIREMENT, self._end_retirement, connection, error)
-        tokens = [token for token in connection.pending_tokens() if token is not PROBE]
-        self._observer.retired(tokens, error, was_silent=was_current and not why)
-
-    def _end_retirement(self, connection: DotConnection, error: UpstreamError) -> None:
-        if connection in self.retired:
-            connection.abort(error)
+        tokens = [token for token in connection.retire(error) if token is not PROBE]
+        self._observer.retired(tokens, error, was_silent=was_active and not why)

@@ -42,7 +42,7 @@ class Slowness:
         questions are given back.
         """
         self._pool.give_up_silent(since)
-        connection = self._pool.current
+        connection = self._pool.select()
         if connection is None or self._pool.is_suspect:
             return False
         if self._pool.last_heard > since and self._now() - self._pool.last_heard < RECENTLY:
@@ -79,7 +79,7 @@ class Slowness:
 
     def _check(self, since: float) -> None:
         self._is_watching = False
-        connection = self._pool.current
+        connection = self._pool.select()
         if connection is not None and connection.outstanding and self._pool.last_heard <= since:
             self._pool.check_liveness()
 
@@ -87,11 +87,12 @@ class Slowness:
         """
         Find out whether it still is slow.
         """
-        if self._pool.current is None:
+        connection = self._pool.select()
+        if connection is None:
             if self._health.is_up:
                 self._pool.dial()
-        elif self._pool.current.room() and not self._pool.is_suspect:
-            self._pool.probe(self._pool.current)
+        elif connection.room() and not self._pool.is_suspect:
+            self._pool.probe(connection)
         self._pool.timers.later(2 * OVERDUE_FLOOR, self._judge)
 
     def _judge(self) -> None:

@@ -23,6 +23,7 @@ from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.status import StatusRecord
 from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection_state import RETIRED
 from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.risky_queries import RiskyQueries, note_connected
@@ -98,6 +99,10 @@ class Upstream(Service):
         self.watch, self.check_liveness = slowness.watch, slowness.check_liveness
         self.record_latency, self.record_late = slowness.record_latency, slowness.record_late
 
+    def __repr__(self) -> str:
+        tier = Tier(self.tier).name.lower()
+        return f"<{type(self).__name__} {self.label}: {tier}, {len(self._waiting)} waiting; {self._pool.summary}>"
+
     @property
     def per_connection_limit(self) -> PerConnectionLimit:
         """
@@ -129,10 +134,9 @@ class Upstream(Service):
         """
         Ask; ``observer`` hears of each question exactly once, later or before this returns.
         """
-        connection = self._pool.current
-        if connection is not None and not self._waiting and self._pool.room() >= len(questions):
-            connection.send(questions)
-        elif self.running:
+        if not self._waiting and self._pool.try_send(questions):
+            return
+        if self.running:
             if not self._waiting:
                 self._waiting_since = self._now()
             self._waiting += questions
@@ -146,7 +150,7 @@ class Upstream(Service):
         """
         if self._risky_queries.is_available and self.running:
             self._risky_queries.send(questions, isolation, is_background=is_background)
-            if not self._health.is_up and not self._pool.is_dialling and self._pool.current is None:
+            if not self._health.is_up and not self._pool.is_dialling and self._pool.select() is None:
                 self._dial_when_due(asked=True)
         elif not is_background:
             self.send(questions)
@@ -171,7 +175,7 @@ class Upstream(Service):
         """
         Dial, unless there is a connection or a dial under way, so that it is known whether the upstream works.
         """
-        if self.running and self._pool.current is None and not self._pool.is_dialling:
+        if self.running and self._pool.select() is None and not self._pool.is_dialling:
             self._cancel_redial()
             self._pool.dial()
 
@@ -207,7 +211,7 @@ class Upstream(Service):
         """
         When the connection that all share brought something; None if there is none, or it is under suspicion.
         """
-        return None if self._pool.current is None or self._pool.is_suspect else self._pool.last_heard
+        return None if self._pool.select() is None or self._pool.is_suspect else self._pool.last_heard
 
     def connected(self, connection: DotConnection, seconds: float) -> None:
         """
@@ -233,7 +237,7 @@ class Upstream(Service):
         """
         Called by the pool.
         """
-        if not self._health.is_up and connection not in self._pool.retired:
+        if not self._health.is_up and connection.state is not RETIRED:
             self.note_answer()
         self._risky_queries.note_replies(answers)
         if probed_for is not None:
@@ -254,7 +258,7 @@ class Upstream(Service):
         if is_unanswered:
             self._risky_queries.note_unanswered(error)
         if tokens:
-            if self.running and self._health.is_up and self._pool.current is None:
+            if self.running and self._health.is_up and self._pool.select() is None:
                 self._pool.dial()  # for what comes next
             self.fail(tokens, error)
         if self._waiting:
@@ -303,10 +307,11 @@ class Upstream(Service):
         while self._waiting and (room := self._pool.room()):
             batch = [question for question in self._waiting[:room] if self.observer.is_wanted(question[0])]
             del self._waiting[:room]
-            if batch and self._pool.current is not None:
+            connection = self._pool.select()
+            if batch and connection is not None:
                 self.counters.wait_seconds.add(self._now() - self._waiting_since, len(batch))
-                self._pool.current.send(batch)
-        if self._waiting and self._pool.current is None:
+                connection.send(batch)
+        if self._waiting and self._pool.select() is None:
             if self._pool.is_dialling:
                 self._pool.dial(len(self._waiting))
             else:
@@ -327,7 +332,7 @@ class Upstream(Service):
     def _judge_tier(self) -> None:
         if not self._health.is_up:
             self.tier = Tier.DOWN
-        elif self._health.is_slow or self._pool.dial_is_slow or self._pool.is_suspect:
+        elif self._health.is_slow or self._pool.has_slow_dial or self._pool.is_suspect:
             self.tier = Tier.SLOW
         else:
             self.tier = Tier.GOOD
@@ -344,7 +349,7 @@ class Upstream(Service):
         if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
             self._is_known_down = True
             self._events.upstream_went_down(self.label, error)
-        if self._pool.current is not None:
+        if self._pool.select() is not None:
             self._pool.check_liveness()
         elif not self._pool.is_dialling:
             # By itself and without being asked, so that it is known when it works again.
@@ -354,7 +359,7 @@ class Upstream(Service):
         """
         Take note that the upstream has failed another worker: it need not be dialled to learn the same.
         """
-        if self._pool.current is None and not self._pool.is_dialling:
+        if self._pool.select() is None and not self._pool.is_dialling:
             if self._health.is_up:
                 self._down_since = self.standing.failing_since = self._now()
             self._health.failed(error, self._now() + LEARNED_LATER, self._jitter())
@@ -365,7 +370,7 @@ class Upstream(Service):
         """
         Take note that the upstream works for another worker: it is dialled at once.
         """
-        if not self._health.is_up and self.running and self._pool.current is None:
+        if not self._health.is_up and self.running and self._pool.select() is None:
             self._cancel_redial()
             self._pool.dial(len(self._waiting))
 

@@ -50,7 +50,7 @@ class AnchorTests(SynchronousTestCase):
             scene = serve(intermediate.issue([NAME]), sent, ca=intermediate.pem)
             scene.connect("question")
             self.assertEqual(["question"], scene.told.answered_tokens)
-            chain = scene.upstream._pool.current.identity.chain
+            chain = scene.upstream._pool.select().identity.chain
             self.assertEqual(("CN=one of many", False), (chain.anchor, chain.is_root))
             self.assertEqual(2, len(chain.pins))
 
@@ -73,7 +73,7 @@ class AnchorTests(SynchronousTestCase):
         for ca in (AUTHORITY.pem, AUTHORITY.pem + intermediate.pem):
             scene = serve(intermediate.issue([NAME]), intermediate, ca=ca)
             scene.connect("question")
-            chain = scene.upstream._pool.current.identity.chain
+            chain = scene.upstream._pool.select().identity.chain
             self.assertEqual(("CN=dotproxy throw-away CA", True), (chain.anchor, chain.is_root))
             self.assertEqual(3, len(chain.pins))
 

@@ -58,7 +58,7 @@ class CipherTests(SynchronousTestCase):
         ):
             scene = self.connect(cipher)
             self.assertEqual(["question"], scene.told.answered_tokens, cipher)
-            self.assertEqual(cipher, scene.upstream._pool.current.identity.cipher)
+            self.assertEqual(cipher, scene.upstream._pool.select().identity.cipher)
 
     def test_ciphers_that_are_refused(self) -> None:
         """
@@ -86,7 +86,7 @@ class CipherTests(SynchronousTestCase):
         """
         scene = self.connect("AES128-SHA", TlsChoices(ciphers="AES128-SHA"))
         self.assertEqual(["question"], scene.told.answered_tokens)
-        self.assertEqual("AES128-SHA", scene.upstream._pool.current.identity.cipher)
+        self.assertEqual("AES128-SHA", scene.upstream._pool.select().identity.cipher)
 
     def test_default_list(self) -> None:
         """

@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionEnd, Timeout, UpstreamError
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.connection import DotConnection
+from dotproxy.upstream.connection import DRAIN_TIMEOUT, DotConnection
+from dotproxy.upstream.connection_state import CLOSED, CLOSING, DRAINING, READY, RETIRED, ForbiddenTransition
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import HEADER
@@ -70,7 +71,14 @@ class ConnectionTests(SynchronousTestCase):
         self.replies: list[tuple[Any, bytes]] = []
         self.lost: list[tuple[list[Any], UpstreamError]] = []
         self.rooms = 0
-        self.connection = DotConnection(
+        self.connection = self.new_connection()
+        self.connection.makeConnection(self.transport)
+
+    def new_connection(self) -> DotConnection:
+        """
+        Return a connection that this test observes, without a transport.
+        """
+        return DotConnection(
             self,
             clock=self.clock,
             now=self.clock.seconds,
@@ -78,15 +86,17 @@ class ConnectionTests(SynchronousTestCase):
             idle_timeout=30.0,
             counters=self.counters,
         )
-        self.connection.makeConnection(self.transport)
 
     # As its owner.
 
     def replies_received(self, connection: object, answers: list[tuple[Any, bytes]]) -> None:
         self.replies += answers
 
-    def connection_lost(self, connection: object, tokens: list[Any], error: UpstreamError) -> None:
+    def connection_lost(
+        self, connection: object, tokens: list[Any], error: UpstreamError, *, was_retired: bool
+    ) -> None:
         self.lost.append((tokens, error))
+        self.was_retired = was_retired
 
     def connection_has_room(self, connection: object) -> None:
         self.rooms += 1
@@ -136,11 +146,10 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(
             (2, 3, 1), (self.connection.outstanding, self.connection.queries_sent, self.connection.answers)
         )
-        self.assertEqual(["a", "c"], self.connection.pending_tokens())
         self.reply(third)
         self.reply(first)
         self.assertEqual(["b", "c", "a"], self.tokens())
-        self.assertEqual([], self.connection.pending_tokens())
+        self.assertEqual(0, self.connection.outstanding)
 
     def test_several_replies_in_one_read_are_told_together(self) -> None:
         """
@@ -160,6 +169,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(0, self.counters.plaintext)
         plain: Any = StringTransport()
         plain.setTcpKeepAlive = plain.setTcpNoDelay = lambda enabled: None
+        self.connection = self.new_connection()
         self.connection.makeConnection(plain)
         self.ask("b", "c")
         self.assertEqual(2, self.counters.plaintext)
@@ -199,7 +209,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertFalse(self.transport.disconnecting)
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnecting)
-        self.assertEqual((ConnectionEnd.IDLE, True), (self.connection.ended_for, self.connection.is_ours_to_end))
+        self.assertEqual((ConnectionEnd.IDLE, CLOSING), (self.connection.ended_for, self.connection.state))
 
     def test_not_idle_while_a_reply_is_outstanding(self) -> None:
         """
@@ -254,7 +264,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(
             ("the connection broke", ConnectionEnd.CONNECTION_LOST), (self.error().reason, self.error().code)
         )
-        self.assertEqual(("", False), (self.connection.ended_for, self.connection.is_ours_to_end))
+        self.assertEqual(("", CLOSED), (self.connection.ended_for, self.connection.state))
 
     def test_abort(self) -> None:
         """
@@ -265,8 +275,7 @@ class ConnectionTests(SynchronousTestCase):
         self.connection.abort(error)
         self.connection.abort(BadReply("read", "later"))
         self.assertEqual(2, self.transport.aborted)
-        self.assertTrue(self.connection.is_closing)
-        self.assertTrue(self.connection.is_ours_to_end)
+        self.assertEqual((ConnectionEnd.INVALID_MESSAGE, CLOSING), (self.connection.ended_for, self.connection.state))
         self.connection.close(ConnectionEnd.IDLE)
         self.assertFalse(self.transport.disconnecting)
         self.connection.connectionLost(Failure(ConnectionAborted()))
@@ -307,6 +316,79 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnecting)
 
+    def test_state_from_the_dial_to_the_end(self) -> None:
+        """
+        It takes queries from its verification on; the end comes once.
+        """
+        connection = self.new_connection()
+        self.assertEqual("<DotConnection dialling: 0 in flight, 0 replies received>", repr(connection))
+        connection.makeConnection(Transport())
+        self.assertEqual((READY, True), (connection.state, connection.is_open))
+        connection.connectionLost()
+        self.assertEqual((CLOSED, False), (connection.state, connection.is_open))
+        self.assertRaises(ForbiddenTransition, connection.connectionLost)
+        self.assertEqual(1, len(self.lost))
+
+    def test_draining_is_closed_after_the_last_reply(self) -> None:
+        """
+        It takes no more queries; the reason it was drained for is the one it is closed for.
+        """
+        (query,) = self.ask("a")
+        self.connection.drain(ConnectionEnd.AGE)
+        self.connection.drain(ConnectionEnd.REPLACED)
+        self.assertEqual(
+            (DRAINING, 0, False), (self.connection.state, self.connection.room(), self.transport.disconnecting)
+        )
+        self.reply(query)
+        self.assertEqual((["a"], True), (self.tokens(), self.transport.disconnecting))
+        self.assertEqual(ConnectionEnd.AGE, self.connection.ended_for)
+
+    def test_draining_is_cut_after_a_timeout(self) -> None:
+        """
+        Its queries are reported with that.
+        """
+        self.ask("a")
+        self.connection.drain(ConnectionEnd.REPLACED)
+        self.clock.advance(DRAIN_TIMEOUT)
+        self.assertEqual(1, self.transport.aborted)
+        self.connection.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual([["a"]], [tokens for tokens, _ in self.lost])
+        self.assertEqual(("no answer in time", False), (self.error().reason, self.was_retired))
+
+    def test_without_queries_in_flight_it_drains_at_once(self) -> None:
+        """
+        It is closed.
+        """
+        self.connection.drain(ConnectionEnd.REPLACED)
+        self.assertEqual((CLOSING, True), (self.connection.state, self.transport.disconnecting))
+
+    def test_retired_hands_its_queries_back_once(self) -> None:
+        """
+        Oldest first; a late reply is reported all the same, and the end without them.
+        """
+        _, second = self.ask("a", "b")
+        error = Timeout("read", "silent")
+        self.connection.drain(ConnectionEnd.REPLACED)
+        self.assertEqual(["a", "b"], self.connection.retire(error))
+        self.assertEqual([], self.connection.retire(error))
+        self.reply(second)
+        self.assertEqual((RETIRED, ["b"], 0), (self.connection.state, self.tokens(), self.connection.room()))
+        self.clock.advance(DRAIN_TIMEOUT)
+        self.assertEqual(1, self.transport.aborted)
+        self.connection.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual([([], error)], self.lost)
+        self.assertTrue(self.was_retired)
+
+    def test_retired_is_closed_after_the_last_reply(self) -> None:
+        """
+        It stays retired until it is gone.
+        """
+        (query,) = self.ask("a")
+        self.connection.retire(Timeout("read", "silent"))
+        self.reply(query)
+        self.assertEqual((RETIRED, True), (self.connection.state, self.transport.disconnecting))
+        self.assertEqual(ConnectionEnd.REPLACED, self.connection.ended_for)
+
     def test_a_grant_of_nothing(self) -> None:
         """
         With 0 the upstream wants to be left: nothing more is asked, what is outstanding is waited for (RFC 7828 §3.4).
@@ -340,4 +422,4 @@ class ConnectionTests(SynchronousTestCase):
         """
         (query,) = self.ask("a")
         self.connection.dataReceived(frame(keepalive(query, b"")))
-        self.assertEqual((False, 32768), (self.connection.is_closing, self.connection.room()))
+        self.assertEqual((READY, 32768), (self.connection.state, self.connection.room()))

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Unreachable, UpstreamError
-from dotproxy.upstream.dialer import Dials
+from dotproxy.upstream.dialer import Dialer
 
 
 class Connection:
@@ -17,8 +17,8 @@ class Connection:
     A connection that may have ended already.
     """
 
-    def __init__(self, *, is_closing: bool = False) -> None:
-        self.is_closing = is_closing
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.is_open = is_open
 
 
 class DialTests(SynchronousTestCase):
@@ -33,7 +33,7 @@ class DialTests(SynchronousTestCase):
         self.connected: list[tuple[Any, float]] = []
         self.failed: list[UpstreamError] = []
         self.slow = 0
-        self.dials = Dials(
+        self.dialer = Dialer(
             self,
             clock=self.clock,
             now=self.clock.seconds,
@@ -60,67 +60,67 @@ class DialTests(SynchronousTestCase):
         """
         Those that are under way count.
         """
-        self.dials.dial(2)
-        self.assertEqual((2, 2), (len(self.dials), len(self.dialled)))
-        self.dials.dial(2)
-        self.dials.dial(1)
+        self.dialer.dial(2)
+        self.assertEqual((2, 2), (len(self.dialer), len(self.dialled)))
+        self.dialer.dial(2)
+        self.dialer.dial(1)
         self.assertEqual(2, len(self.dialled))
-        self.dials.dial(3)
+        self.dialer.dial(3)
         self.assertEqual(3, len(self.dialled))
 
     def test_connected(self) -> None:
         """
         How long it took is told; the dial is over, and so is its timer.
         """
-        self.dials.dial(1)
+        self.dialer.dial(1)
         self.clock.advance(0.2)
         connection = Connection()
         self.dialled[0].callback(connection)
         self.assertEqual([(connection, 0.2)], self.connected)
-        self.assertEqual((0, []), (len(self.dials), self.clock.getDelayedCalls()))
+        self.assertEqual((0, []), (len(self.dialer), self.clock.getDelayedCalls()))
 
     def test_one_that_ended_in_the_same_instant_is_not_told(self) -> None:
         """
         The connection itself tells that it was lost.
         """
-        self.dials.dial(1)
-        self.dialled[0].callback(Connection(is_closing=True))
-        self.assertEqual(([], 0), (self.connected, len(self.dials)))
+        self.dialer.dial(1)
+        self.dialled[0].callback(Connection(is_open=False))
+        self.assertEqual(([], 0), (self.connected, len(self.dialer)))
 
     def test_failed(self) -> None:
         """
         An error of ours is told as it is, any other as an upstream that cannot be reached.
         """
-        self.dials.dial(2)
+        self.dialer.dial(2)
         error = Unreachable("tls", "no")
         self.dialled[0].errback(error)
         self.dialled[1].errback(OSError("no route"))
         self.assertIs(error, self.failed[0])
         self.assertIsInstance(self.failed[1], Unreachable)
         self.assertEqual(("connect", "no route"), (self.failed[1].phase, self.failed[1].reason))
-        self.assertEqual((0, []), (len(self.dials), self.clock.getDelayedCalls()))
+        self.assertEqual((0, []), (len(self.dialer), self.clock.getDelayedCalls()))
 
     def test_slow_after_a_quarter_of_a_second(self) -> None:
         """
         It is told once, and over with the dial.
         """
-        self.dials.dial(1)
+        self.dialer.dial(1)
         self.clock.advance(0.249)
-        self.assertEqual((0, False), (self.slow, self.dials.is_slow))
+        self.assertEqual((0, False), (self.slow, self.dialer.is_slow))
         self.clock.advance(0.001)
-        self.assertEqual((1, True), (self.slow, self.dials.is_slow))
+        self.assertEqual((1, True), (self.slow, self.dialer.is_slow))
         self.clock.advance(10)
         self.assertEqual(1, self.slow)
         self.dialled[0].errback(Unreachable("connect", "no"))
-        self.assertFalse(self.dials.is_slow)
+        self.assertFalse(self.dialer.is_slow)
 
     def test_given_up(self) -> None:
         """
         All are cancelled, nobody is told, and others can be begun.
         """
-        self.dials.dial(2)
-        self.dials.give_up()
-        self.assertEqual((2, 0), (self.cancelled, len(self.dials)))
+        self.dialer.dial(2)
+        self.dialer.cancel_all()
+        self.assertEqual((2, 0), (self.cancelled, len(self.dialer)))
         self.assertEqual(([], [], []), (self.connected, self.failed, self.clock.getDelayedCalls()))
-        self.dials.dial(1)
+        self.dialer.dial(1)
         self.assertEqual(3, len(self.dialled))

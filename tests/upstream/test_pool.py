@@ -13,9 +13,10 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.errors import ConnectionEnd, Timeout
 from dotproxy.policy.health import Tier
-from dotproxy.upstream.connection import FINISH_TIMEOUT
-from dotproxy.upstream.pool import MAX_AGE, MAX_STANDING, RETIREMENT
+from dotproxy.upstream.connection import DRAIN_TIMEOUT
+from dotproxy.upstream.pool import MAX_AGE, MAX_STANDING, PROBE_GRACE
 from dotproxy.upstream.upstream import Upstream
 from fuzz.servers import Connection, Server
 from tests.upstream.scenes import ZONE, Heard, Scene, Told, make_question
@@ -139,7 +140,97 @@ class AgeTests(SynchronousTestCase):
         self.assertEqual(1000, len(scene.told.answers))
         self.assertEqual(1, len(timers))
         pool = scene.upstream._pool
-        self.assertEqual((0, 0, 0), (len(pool._standing), len(pool.retired), len(pool.timers)))
+        self.assertEqual((0, "no connection", 0), (pool.connections, pool.summary, len(pool.timers)))
+
+
+class ReprTests(SynchronousTestCase):
+    """
+    What a pool, its upstream and a connection say of themselves.
+    """
+
+    def setUp(self) -> None:
+        """
+        An upstream that has replied once.
+        """
+        self.scene = Scene()
+        self.pool = self.scene.upstream._pool
+        self.scene.connect("a")
+        self.scene.server.answer = lambda query: None
+
+    def test_dialling_and_waiting(self) -> None:
+        """
+        A dial is counted; a query that waits for it is the upstream's.
+        """
+        scene = Scene()
+        self.assertEqual("<Pool the upstream: no connection>", repr(scene.upstream._pool))
+        scene.ask("a")
+        self.assertEqual("<Pool the upstream: 1 dialling>", repr(scene.upstream._pool))
+        self.assertEqual("<Upstream the upstream: good, 1 waiting; 1 dialling>", repr(scene.upstream))
+        scene.network.refuse(Refused())
+        self.assertEqual("<Upstream the upstream: down, 0 waiting; no connection>", repr(scene.upstream))
+
+    def test_ready_suspect_ready(self) -> None:
+        """
+        A probe makes a connection suspect and the upstream slow; any reply makes it ready again.
+        """
+        self.scene.ask("b", "c")
+        connection = self.pool.select()
+        self.assertEqual("<DotConnection ready: 2 in flight, 1 replies received>", repr(connection))
+        self.scene.upstream.check_liveness(self.scene.clock.seconds() + 1)
+        self.assertEqual("<Pool the upstream: 1 suspect (3 in flight)>", repr(self.pool))
+        self.assertEqual("<Upstream the upstream: slow, 0 waiting; 1 suspect (3 in flight)>", repr(self.scene.upstream))
+        self.scene.network.settle()
+        self.scene.server.connections[0].send(ZONE(self.scene.server.queries[-2]) or b"")
+        self.scene.network.settle()
+        self.assertEqual("<Pool the upstream: 1 ready (2 in flight)>", repr(self.pool))
+
+    def test_retired_beside_its_replacement(self) -> None:
+        """
+        A connection that stays silent is retired when the replacement is verified.
+        """
+        self.scene.ask("b")
+        self.scene.upstream.check_liveness(self.scene.clock.seconds() + 1)
+        self.scene.network.advance(PROBE_GRACE[1])
+        self.assertEqual("<Pool the upstream: 1 dialling, 1 suspect (2 in flight)>", repr(self.pool))
+        self.scene.network.accept(self.scene.server)
+        self.assertEqual("<Pool the upstream: 1 ready, 1 retired (2 in flight)>", repr(self.pool))
+        self.assertEqual(["b"], self.scene.told.failed_tokens)
+        self.scene.network.advance(DRAIN_TIMEOUT)
+        self.assertEqual("<Pool the upstream: 1 ready>", repr(self.pool))
+        self.assertEqual(["b"], self.scene.told.failed_tokens)
+
+    def test_draining_and_closing(self) -> None:
+        """
+        A connection that drains keeps its queries until they are replied to, and is closed then.
+        """
+        self.scene.ask("b")
+        self.scene.network.settle()
+        connection = self.pool.select()
+        assert connection is not None
+        connection.drain(ConnectionEnd.REPLACED)
+        self.assertEqual("<Pool the upstream: 1 draining (1 in flight)>", repr(self.pool))
+        self.assertIsNone(self.pool.select())
+        connection.drain(ConnectionEnd.REPLACED)
+        self.scene.server.connections[0].send(ZONE(self.scene.server.queries[-1]) or b"")
+        self.scene.network.settle()
+        self.assertEqual(["a", "b"], self.scene.told.answered_tokens)
+        self.assertEqual("<DotConnection closed: 0 in flight, 2 replies received>", repr(connection))
+        self.assertEqual("<Pool the upstream: no connection>", repr(self.pool))
+
+    def test_a_drained_connection_is_cut_in_the_end(self) -> None:
+        """
+        Its query has timed out: it was neither ended by the server nor is the query at fault.
+        """
+        self.scene.ask("b")
+        self.scene.network.settle()
+        connection = self.pool.select()
+        assert connection is not None
+        connection.drain(ConnectionEnd.REPLACED)
+        self.scene.network.advance(DRAIN_TIMEOUT)
+        ((token, error, is_final),) = self.scene.told.failures
+        self.assertIsInstance(error, Timeout)
+        self.assertEqual(("b", "the upstream: read: no answer in time", False), (token, str(error), is_final))
+        self.assertEqual({("us", "silence"): 1}, +self.scene.upstream.counters.closed)
 
 
 class SharingTests(SynchronousTestCase):
@@ -321,7 +412,7 @@ class QuotaTests(SynchronousTestCase):
         scene.network.accept(scene.server)
         scene.ask("d", "e")
         scene.network.settle()
-        scene.network.advance(RETIREMENT)
+        scene.network.advance(DRAIN_TIMEOUT)
         self.assertEqual({"c", "d"}, set(scene.told.failed_tokens) - {"e"})
 
 
@@ -490,7 +581,7 @@ class KeepaliveTests(SynchronousTestCase):
         self.keep(scene, 0)
         scene.server.connections[0].send((scene.server.answer)(scene.server.queries[-2]) or b"")
         scene.network.settle()
-        scene.network.advance(FINISH_TIMEOUT)
+        scene.network.advance(DRAIN_TIMEOUT)
         self.assertEqual(["c"], scene.told.failed_tokens)
         self.assertEqual([], scene.server.connections)
 

@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable
 from dotproxy.policy.health import Tier
-from dotproxy.upstream.connection import CLOSE_TIMEOUT
+from dotproxy.upstream.connection import CLOSE_TIMEOUT, DRAIN_TIMEOUT
 from dotproxy.upstream.health_probe import PROBE_QUESTION
-from dotproxy.upstream.pool import PROBE_GRACE, PROBE_TIMEOUT, RETIREMENT
+from dotproxy.upstream.pool import PROBE_GRACE, PROBE_TIMEOUT
 from tests.upstream.scenes import AUTHORITY, ZONE, Scene
 
 REFUSED = Refused(111, "Connection refused")
@@ -192,7 +192,7 @@ class SilenceTests(SynchronousTestCase):
         """
         self.scene.upstream.check_liveness(self.since)
         self.network.advance(PROBE_TIMEOUT)
-        self.network.advance(RETIREMENT)
+        self.network.advance(DRAIN_TIMEOUT)
         self.assertEqual((["b"], []), (self.told.failed_tokens, self.server.connections))
 
     def test_a_retired_connection_that_answers_all_is_closed(self) -> None:
@@ -237,7 +237,7 @@ class RoomTests(SynchronousTestCase):
         scene = Scene()
         scene.connect("a")
         scene.network.advance(1)
-        connection = scene.upstream._pool.current
+        connection = scene.upstream._pool.select()
         connection.pauseProducing()
         scene.ask("b")
         scene.network.settle()
@@ -253,7 +253,7 @@ class RoomTests(SynchronousTestCase):
         """
         scene = Scene()
         scene.connect("a")
-        scene.upstream._pool.current.pauseProducing()
+        scene.upstream._pool.select().pauseProducing()
         scene.ask("b")
         scene.server.close_connections()
         scene.network.settle()
@@ -270,7 +270,7 @@ class RoomTests(SynchronousTestCase):
         scene.server.answer = lambda query: None
         scene.ask("b")
         scene.network.advance(2)
-        scene.upstream._pool.current.pauseProducing()
+        scene.upstream._pool.select().pauseProducing()
         self.assertFalse(scene.upstream.check_liveness(scene.clock.seconds()))
         self.assertEqual(["b"], scene.told.failed_tokens)
 
@@ -347,7 +347,7 @@ class StopTests(SynchronousTestCase):
         scene = Scene()
         scene.connect("a")
         cut: list[bool] = []
-        self.patch(scene.upstream._pool.current.transport.transport, "abortConnection", lambda: cut.append(True))
+        self.patch(scene.upstream._pool.select().transport.transport, "abortConnection", lambda: cut.append(True))
         stopping = scene.upstream.stopService()
         scene.clock.advance(CLOSE_TIMEOUT - 0.01)
         self.assertNoResult(stopping)

@@ -229,7 +229,7 @@ class AcceptanceTests(SynchronousTestCase):
             options.getContext().set_max_proto_version(SSL.TLS1_2_VERSION)
             scene.server._options = (GOOD, options)
             scene.connect("question")
-            self.assertIn(used, scene.upstream._pool.current.identity.cipher)
+            self.assertIn(used, scene.upstream._pool.select().identity.cipher)
 
     def test_a_client_certificate(self) -> None:
         """
