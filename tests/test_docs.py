@@ -2,8 +2,10 @@
 The documentation says what the code does.
 """
 
+import ast
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,6 +20,42 @@ from dotproxy.upstream.presets import PRESETS
 from dotproxy.upstream.spec import parse_upstream
 
 TOP = Path(__file__).parent.parent
+PACKAGE = TOP / "dotproxy"
+
+
+@cache
+def names_in(path: Path) -> frozenset[str]:
+    """
+    The names a module has: ``name``, ``Class``, ``Class.member``.
+    """
+    found: set[str] = set()
+    waiting: list[tuple[str, ast.stmt]] = [("", node) for node in ast.parse(path.read_text("utf-8")).body]
+    for prefix, node in waiting:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(prefix + node.name)
+            if isinstance(node, ast.ClassDef):
+                waiting += [(f"{node.name}.", member) for member in node.body]
+        elif isinstance(node, ast.If | ast.Try):
+            waiting += [(prefix, inner) for inner in node.body]
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {prefix + one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+    return frozenset(found)
+
+
+def file_of(module: str) -> tuple[Path | None, str]:
+    """
+    The file of a dotted path from the package, and what is left of the path.
+    """
+    parts = module.split(".")
+    for cut in range(len(parts), 0, -1):
+        path = PACKAGE.joinpath(*parts[:cut])
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.exists() and (cut > 1 or candidate.parent == PACKAGE):
+                return candidate, ".".join(parts[cut:])
+    return None, module
 
 
 class DocumentationTests(SynchronousTestCase):
@@ -102,6 +140,23 @@ class DocumentationTests(SynchronousTestCase):
         for value in table["upstream"]:
             self.assertTrue(parse_upstream_value(value).addresses)
 
+    def test_behaviours_name_settings(self) -> None:
+        """
+        The table of behaviours in the README, and the page for users of Unbound, name settings that there are; the
+        README leaves out none that decides about a behaviour.
+        """
+        keys = {setting.key for setting in SETTINGS}
+        rows = re.findall(
+            r"^\| [^|]+ \| [^|]+ \| ([^|]+) \| [^|]+ \|$", (TOP / "README.md").read_text("utf-8"), re.MULTILINE
+        )
+        named = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
+        self.assertEqual(set(), named - keys)
+        self.assertEqual({"connect_timeout", "udp_batched"}, keys - named)
+        page = (TOP / "docs" / "unbound.md").read_text("utf-8")
+        cells = re.findall(r"^\| `[^|]+ \| ([^|]+) \| [^|]+ \|$", page, re.MULTILINE)
+        self.assertGreater(len(cells), 50)
+        self.assertEqual(set(), {word for cell in cells for word in re.findall(r"`(\w+)`", cell)} - keys)
+
     def test_help_tells_of_every_setting(self) -> None:
         """
         `twistd dotproxy --help` has each setting's option and what it is for.
@@ -123,3 +178,53 @@ class DocumentationTests(SynchronousTestCase):
         docs/metrics.md has the table that the code makes.
         """
         self.assertIn(metrics_table(), (TOP / "docs" / "metrics.md").read_text("utf-8"))
+
+
+class CodeNamesTests(SynchronousTestCase):
+    """
+    Files, modules, classes and functions that the documents name, against the code.
+    """
+
+    def setUp(self) -> None:
+        """
+        The words in code style of each document.
+        """
+        pages = [*TOP.glob("*.md"), *TOP.glob("docs/*.md")]
+        pages = [page for page in pages if page.name != "CHANGELOG.md"]
+        self.words = [
+            (page.name, word) for page in pages for word in re.findall(r"`([^`\n]+)`", page.read_text("utf-8"))
+        ]
+
+    def test_files_and_what_is_in_them(self) -> None:
+        """
+        ``room/module.py`` and ``room/module.py:Class.method`` are below ``dotproxy``, or from the top.
+        """
+        missing = []
+        for page, word in self.words:
+            if found := re.fullmatch(r"([\w/]+\.py)(?::([\w.]+))?", word):
+                path = next((path for path in (PACKAGE / found[1], TOP / found[1]) if path.exists()), None)
+                if path is None or (found[2] and found[2] not in names_in(path)):
+                    missing.append(f"{page}: {word}")
+        self.assertEqual([], missing)
+
+    def test_modules_by_their_dotted_names(self) -> None:
+        """
+        ``room.module`` and ``room.module.NAME`` exist.
+        """
+        rooms = "|".join(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
+        missing = []
+        for page, word in self.words:
+            if re.fullmatch(rf"(?:dotproxy\.)?(?:{rooms})(?:\.\w+)+", word):
+                path, rest = file_of(word.removeprefix("dotproxy."))
+                if path is None or (rest and rest not in names_in(path)):
+                    missing.append(f"{page}: {word}")
+        self.assertEqual([], missing)
+
+    def test_methods_by_their_classes(self) -> None:
+        """
+        ``Class.member`` is a member of a class of ours.
+        """
+        known = {name for path in PACKAGE.rglob("*.py") for name in names_in(path)}
+        methods = [(page, word) for page, word in self.words if re.fullmatch(r"[A-Z][a-z]\w+\.[a-z_]\w+", word)]
+        self.assertGreater(len(methods), 15)
+        self.assertEqual([], [f"{page}: {word}" for page, word in methods if word not in known])
