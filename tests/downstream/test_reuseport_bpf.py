@@ -118,19 +118,16 @@ def expected(key: bytes, name: bytes, count: int) -> int:
     """
     Return which of so many sockets a name is for, in wire form without the root, by the definition of the hash.
     """
-    numbers = iter(numbers_of(key))
-    of_words = [next(numbers) for _ in range(126)]
-    name = bytes(octet | 0x20 if 0x41 <= octet <= 0x5A else octet for octet in name)
-    total = len(name) * next(numbers)
-    last = [next(numbers), next(numbers)]
-    whole = [name[at : at + 4] for at in range(0, len(name) - len(name) % 4, 4)]
-    for word, factors in ((word, of_words[2 * at :]) for at, word in enumerate(whole)):
-        total += int.from_bytes(word[:2], "big") * factors[0] + int.from_bytes(word[2:], "big") * factors[1]
+    numbers = numbers_of(key)
+    of_length, first, second, *of_mixing = numbers[126:]
+    name = name.lower()  # of octets, so A to Z only
+    halves = struct.unpack(f">{len(name) // 4 * 2}H", name[: len(name) // 4 * 4])
+    total = len(name) * of_length + sum(map(operator.mul, halves, numbers))
     end = name[-4:].rjust(4, b"\0")
-    total += int.from_bytes(end[:2], "big") * last[0] + int.from_bytes(end[2:], "big") * last[1]
+    total += int.from_bytes(end[:2], "big") * first + int.from_bytes(end[2:], "big") * second
     sixteen = total >> 16 & 0xFFFF
-    for shift in (7, 9):
-        sixteen = sixteen * (next(numbers) | 1) & 0xFFFF
+    for factor, shift in zip(of_mixing, (7, 9), strict=False):
+        sixteen = sixteen * (factor | 1) & 0xFFFF
         sixteen ^= sixteen >> shift
     return sixteen % count
 
