@@ -32,7 +32,7 @@ run: $(VENV)/ready           ## forward DNS: 127.0.0.1:5300 to Cloudflare and Qu
 test: unit integration       ## the unit tests under trial, the integration tests under pytest: minutes
 
 unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network
-	$(BIN)/python -m twisted.trial -j$(CPUS) tests
+	TEST_EFFORT=$(EFFORT) $(BIN)/python -m twisted.trial -j$(CPUS) tests
 
 integration: $(VENV)/ready servers  ## the integration tests only, JOBS at a time, with real servers and clients
 	$(BIN)/python -m pytest -n $(JOBS) tests/integration $(ARGS)

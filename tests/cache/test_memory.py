@@ -10,6 +10,8 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests import rounds
+
 TOP = Path(__file__).parent.parent.parent
 
 #: Fills a cache for each of its arguments, in a process of its own; prints what the cache counts, and by how much the
@@ -72,7 +74,11 @@ class MemoryTests(SynchronousTestCase):
         """
         if not Path("/proc/self/statm").exists():
             raise SkipTest("this system does not say how much memory a process has")
-        arguments = [json.dumps([*each, is_used]) for each in answers for is_used in (0, 1)]
+        arguments = [
+            json.dumps([pattern, rounds(count, quick=count // 3), records, size, is_used])
+            for pattern, count, records, size in answers
+            for is_used in (0, 1)
+        ]
         line = [sys.executable, "-c", _FILL, *arguments]
         told = subprocess.run(line, cwd=TOP, capture_output=True, text=True, check=True).stdout.splitlines()
         self.assertEqual(len(arguments), len(told))

@@ -48,6 +48,7 @@ from dotproxy.downstream.sockets import bind_every
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import question_of
 from dotproxy.wire.names import from_text
+from tests import rounds
 
 #: What somebody who does not know them could not choose names by.
 KEYS = (b"one", b"two", b"three")
@@ -295,7 +296,7 @@ class SteeringTests(SynchronousTestCase):
         Whatever the spelling, the type, the ID, the flags and EDNS.
         """
 
-        @settings(max_examples=300, deadline=None)
+        @settings(max_examples=rounds(300, quick=60), deadline=None)
         @given(st.lists(st.binary(min_size=1, max_size=63), max_size=3), st.integers(0, 65535), st.data())
         def check(labels: list[bytes], ident: int, data: st.DataObject) -> None:
             name = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
