@@ -11,6 +11,10 @@ CPUS := $(shell nproc 2>/dev/null || echo 2)
 # Integration tests wait for half of their time, for servers that start and timers that run out.
 JOBS ?= $(shell echo $$(($(CPUS) * 5 / 2)))
 
+# How much the unit tests try of what is repeated or random (tests/__init__.py): quick, usual or soak.
+EFFORT ?= quick
+test: EFFORT = usual
+
 # The programs that the tests start by the hundred are not to be parsed each time.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -31,13 +35,14 @@ run: $(VENV)/ready           ## forward DNS: 127.0.0.1:5300 to Cloudflare and Qu
 
 test: unit integration       ## the unit tests under trial, the integration tests under pytest: minutes
 
-unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network
+unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network (EFFORT=quick)
 	TEST_EFFORT=$(EFFORT) $(BIN)/python -m twisted.trial -j$(CPUS) tests
 
 integration: $(VENV)/ready servers  ## the integration tests only, JOBS at a time, with real servers and clients
 	$(BIN)/python -m pytest -n $(JOBS) tests/integration $(ARGS)
 
 soak: $(VENV)/ready servers  ## what `make test` leaves out: measurements, long loads, machines that boot (20 minutes)
+	TEST_EFFORT=soak $(BIN)/python -m twisted.trial -j$(CPUS) tests
 	$(BIN)/python -m pytest -m soak tests/integration $(ARGS)
 
 check: $(VENV)/ready-to-check  ## ruff and mypy
@@ -89,7 +94,7 @@ test-compiled: $(VENV)-compiled/ready  ## the unit tests, with what is compiled 
 	git ls-files -z -co --exclude-standard | tar -cf - --null -T - | tar -xf - -C build/compiled/tree
 	$(BIN)/python -m zipfile -e dist/compiled/*.whl build/compiled/wheel
 	cd build/compiled/wheel && find . -name '*.so' | tar -cf - -T - | tar -xf - -C ../tree
-	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m twisted.trial tests
+	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m twisted.trial -j$(CPUS) tests
 	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m fuzz.same 1 20000 >../compiled
 	$(BIN)/python -m fuzz.same 1 20000 >build/compiled/interpreted
 	cmp build/compiled/compiled build/compiled/interpreted

@@ -1,8 +1,8 @@
 """
-Which tests run in the same process when there are several (``pytest -n``).
+How long a test may take, and which tests run in the same process when there are several (``pytest -n``).
 
-Decides it so that each process has something to do until the end: a test at a time, but for the modules with fixtures
-of their own scope, which are made once and not in each process.
+Deals tests out one at a time, so that each process has something to do until the end, but for those of a module with
+fixtures of its own scope, which are made once and not in each process.
 """
 
 import functools
@@ -18,6 +18,19 @@ TOP = Path(__file__).parent.parent
 def _is_kept_together(file: str) -> bool:
     path = TOP / file
     return path.is_file() and 'scope="module"' in path.read_text("utf-8")
+
+
+#: Seconds for a test that is marked ``soak``; others have those of pyproject.toml.
+SOAK_TIMEOUT = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Give long tests more time.
+    """
+    for item in items:
+        if item.get_closest_marker("soak") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SOAK_TIMEOUT))
 
 
 @pytest.hookimpl(optionalhook=True)
