@@ -7,9 +7,19 @@ SECONDS ?= 120
 PACKETS ?= 2000000
 SEED ?= 1
 BIN = $(VENV)/bin
+CPUS := $(shell nproc 2>/dev/null || echo 2)
+# Integration tests wait for half of their time, for servers that start and timers that run out.
+JOBS ?= $(shell echo $$(($(CPUS) * 5 / 2)))
 
-.PHONY: help venv demo test run check cover servers unit wheel sdist man image lock audit fuzz flood mutants compiled test-compiled
-.PHONY: bench bench-steps bench-bad-names attack clean
+# How much the unit tests try of what is repeated or random (tests/__init__.py): quick, usual or soak.
+EFFORT ?= quick
+test: EFFORT = usual
+
+# The programs that the tests start by the hundred are not to be parsed each time.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help venv demo test unit integration soak run check cover servers wheel sdist man image lock audit fuzz flood mutants compiled
+.PHONY: test-compiled bench bench-steps bench-bad-names attack clean
 .DEFAULT_GOAL := help
 
 help:                        ## this list
@@ -23,19 +33,25 @@ demo: $(VENV)/ready          ## show dotproxy working on this machine alone, and
 run: $(VENV)/ready           ## forward DNS: 127.0.0.1:5300 to Cloudflare and Quad9 (ARGS="--upstream …")
 	$(BIN)/dotproxy run $(ARGS)
 
-test: $(VENV)/ready servers  ## all tests: the unit tests under trial, everything under pytest
-	$(BIN)/python -m twisted.trial tests
-	$(BIN)/coverage run -m pytest tests
+test: unit integration       ## the unit tests under trial, the integration tests under pytest: minutes
 
-unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network
-	$(BIN)/python -m twisted.trial tests
+unit: $(VENV)/ready          ## the unit tests only, under trial: seconds, no network (EFFORT=quick)
+	TEST_EFFORT=$(EFFORT) $(BIN)/python -m twisted.trial -j$(CPUS) tests
+
+integration: $(VENV)/ready servers  ## the integration tests only, JOBS at a time, with real servers and clients
+	$(BIN)/python -m pytest -n $(JOBS) tests/integration $(ARGS)
+
+soak: $(VENV)/ready servers  ## what `make test` leaves out: measurements, long loads, machines that boot (20 minutes)
+	TEST_EFFORT=soak $(BIN)/python -m twisted.trial -j$(CPUS) tests
+	$(BIN)/python -m pytest -m soak tests/integration $(ARGS)
 
 check: $(VENV)/ready-to-check  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-cover: .coverage             ## branch coverage of the last `make test`, and its floors
+cover: $(VENV)/ready         ## branch coverage of the unit tests, which run under pytest for it, and its floors
+	$(BIN)/coverage run -m pytest -q tests --ignore tests/integration
 	$(BIN)/coverage report --fail-under=92
 	$(BIN)/coverage report --include='dotproxy/wire/*,dotproxy/policy/*,dotproxy/cache/*' --fail-under=98
 
@@ -78,7 +94,7 @@ test-compiled: $(VENV)-compiled/ready  ## the unit tests, with what is compiled 
 	git ls-files -z -co --exclude-standard | tar -cf - --null -T - | tar -xf - -C build/compiled/tree
 	$(BIN)/python -m zipfile -e dist/compiled/*.whl build/compiled/wheel
 	cd build/compiled/wheel && find . -name '*.so' | tar -cf - -T - | tar -xf - -C ../tree
-	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m twisted.trial tests
+	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m twisted.trial -j$(CPUS) tests
 	cd build/compiled/tree && $(abspath $(VENV)-compiled)/bin/python -m fuzz.same 1 20000 >../compiled
 	$(BIN)/python -m fuzz.same 1 20000 >build/compiled/interpreted
 	cmp build/compiled/compiled build/compiled/interpreted
@@ -106,9 +122,6 @@ attack: $(VENV)/ready servers ## what one hostile client costs others, beside Un
 clean:                       ## remove what was made here
 	rm -rf $(VENV) .venv-* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp*
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name dropin.cache -exec rm -f {} +
-
-.coverage:
-	$(MAKE) test
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,10 +1,25 @@
 """
-The tests.  Hypothesis runs the same examples each time, and is not told off by a slow machine.
+The tests.  Hypothesis runs the same examples each time, and accepts slow machines.
+
+TEST_EFFORT says how much is tried: ``quick`` in ``make unit``, ``usual`` by default and in ``make test``, ``soak``, with
+ten times as many examples, in ``make soak``.
 """
+
+import os
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "dotproxy", deadline=None, derandomize=True, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("dotproxy")
+EFFORT = os.environ.get("TEST_EFFORT", "usual")
+
+for name, examples in (("quick", 20), ("usual", 100), ("soak", 1000)):
+    settings.register_profile(
+        name, deadline=None, derandomize=True, max_examples=examples, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile(EFFORT)
+
+
+def rounds(usual: int, *, quick: int) -> int:
+    """
+    Return how often a long loop is to be run.
+    """
+    return quick if EFFORT == "quick" else usual

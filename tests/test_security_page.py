@@ -32,7 +32,7 @@ _NUMBER = re.compile(r"(?<![\w.,])(\d[\d,.]*|an hour|1 day)( MiB| s)? \(`([\w.]+
 _WORDS = {"an hour": 3600, "1 day": 86400}
 
 
-def tests() -> set[str]:
+def existing_tests() -> set[str]:
     """
     Each test there is, as FILE::NAME.
     """
@@ -77,7 +77,7 @@ class SecurityPageTests(SynchronousTestCase):
         """
         named = re.findall(r"`([\w/]+\.py::\w+)`", self.text)
         self.assertGreater(len(named), 50)
-        self.assertEqual(set(), set(named) - tests())
+        self.assertEqual(set(), set(named) - existing_tests())
         for section in self.text.split("## Attackers")[1].split("## Limits")[0].split("\n### ")[1:]:
             self.assertIn(".py::", section, section.partition("\n")[0])
 

@@ -23,6 +23,7 @@ from dotproxy.cache.ttl import Limits
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
 from dotproxy.wire.rewrite import EdnsRewriter
+from tests import rounds
 
 REWRITER = EdnsRewriter()
 
@@ -204,7 +205,7 @@ class CacheTests(SynchronousTestCase):
     The cache and the model agree.
     """
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=rounds(150, quick=30), deadline=None)
     @given(steps, st.sampled_from([Limits(), Limits(10, 4000, 60)]))
     def test_any_order(self, taken: list[Any], limits: Limits) -> None:
         """

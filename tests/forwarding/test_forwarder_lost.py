@@ -27,6 +27,7 @@ from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.message import HEADER_SIZE, question_of
 from dotproxy.wire.rewrite import EdnsRewriter
+from tests import rounds
 from tests.forwarding.test_forwarder import Scene, extended_error, reply_of
 from tests.forwarding.test_forwarder_failover import error_of
 from tests.upstream import scenes
@@ -262,7 +263,7 @@ class WholeTests(SynchronousTestCase):
     From clients to servers that hang up.
     """
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=rounds(8, quick=3), deadline=None)
     @given(st.integers(0, 40), st.lists(st.integers(0, 40), min_size=1, max_size=3), st.integers(1, 3))
     def test_all_but_the_bad_are_answered(self, good: int, bad_at: list[int], servers: int) -> None:
         """

@@ -2,7 +2,6 @@
 Real programs as the tests use them: started on free ports of 127.0.0.1, waited for, ended by pid.
 """
 
-import contextlib
 import os
 import shlex
 import shutil
@@ -16,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.integration.ports import free_port
 
 #: How long anything here may take to get going, on a slow and busy machine.
 PATIENCE = 30.0
@@ -36,20 +37,6 @@ def which(program: str) -> str:
     if path is None:
         pytest.skip(f"{program} is not installed (tests/integration/packages.txt lists its package)")
     return path
-
-
-def free_port() -> int:
-    """
-    A port of 127.0.0.1 that is free for TCP and UDP.
-    """
-    for _ in range(50):
-        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-            stream.bind(("127.0.0.1", 0))
-            port = stream.getsockname()[1]
-            with contextlib.suppress(OSError):
-                datagram.bind(("127.0.0.1", port))
-                return port
-    raise AssertionError("no free port")
 
 
 class Late(AssertionError):

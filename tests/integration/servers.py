@@ -346,7 +346,15 @@ setTCPRecvTimeout({self.idle_timeout})
 addTLSLocal("127.0.0.1:{self.port}", "{self.certificate}", "{self.key}", {{ maxInFlight = 1000 }})
 newServer({{ address = "127.0.0.1:{self.backend.port}", tcpOnly = true, healthCheckMode = "up" }})
 """)
-        return [self.executable, "--supervised", "--disable-syslog", "-C", str(config), "-l", "127.0.0.1:0"]
+        return [
+            self.executable,
+            "--supervised",
+            "--disable-syslog",
+            "-C",
+            str(config),
+            "-l",
+            f"127.0.0.1:{free_port()}",
+        ]
 
 
 class Backend(Program):

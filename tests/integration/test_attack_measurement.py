@@ -33,6 +33,8 @@ from dotproxy.testing.client import make_query
 from dotproxy.wire.framing import frame
 from tests.integration.programs import read_message, wait_until
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:

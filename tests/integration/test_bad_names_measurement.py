@@ -24,6 +24,8 @@ from dotproxy.testing.client import make_query
 from dotproxy.wire.framing import frame
 from tests.integration.programs import read_message, which
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:

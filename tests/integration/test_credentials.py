@@ -22,8 +22,14 @@ from tests.misbehaving.steady import Counted, Steady
 
 #: How dotproxy learns of the new contents, how many workers it has, and the server's mode: TLS 1.3, or 1.2.
 CASES = [
-    *[("reload", workers, mode) for workers in (1, 2) for mode in ("healthy", "tls_1_2")],
-    *[("SIGHUP", 1, "healthy"), ("disk", 1, "tls_1_2"), ("disk", 2, "healthy")],
+    *[("reload", 1, "tls_1_2"), ("disk", 2, "healthy")],
+    *(
+        pytest.param(*case, marks=pytest.mark.soak)
+        for case in (
+            *[("reload", 1, "healthy"), ("reload", 2, "healthy"), ("reload", 2, "tls_1_2")],
+            *[("SIGHUP", 1, "healthy"), ("disk", 1, "tls_1_2")],
+        )
+    ),
 ]
 
 

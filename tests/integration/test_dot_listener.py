@@ -229,7 +229,13 @@ class Visitors:
                 self.failed.append(repr(error))
 
 
-@pytest.mark.parametrize(("workers", "how"), [(1, "disk"), (2, "disk"), (1, "reload"), (2, "SIGHUP")])
+@pytest.mark.parametrize(
+    ("workers", "how"),
+    [
+        *[(2, "disk"), (1, "reload")],
+        *(pytest.param(*case, marks=pytest.mark.soak) for case in ((1, "disk"), (2, "SIGHUP"))),
+    ],
+)
 def test_certificate_replaced_under_load(workers, how, listening, serve, proxy, authority, tmp_path):
     """
     While a hundred clients connect in a second, the certificate is replaced: none is refused, all of them verify what

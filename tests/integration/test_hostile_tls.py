@@ -16,7 +16,11 @@ from dotproxy.testing.certificates import Authority
 from tests.integration.hostile_tls import RAW
 from tests.integration.programs import Program, Proxy, wait_until
 
-FLOODS = ("tickets", "key_updates", "key_updates_both_ways")
+#: One of them in each run of the tests, and all in ``make soak``.
+FLOODS = [
+    "key_updates_both_ways",
+    *(pytest.param(mode, marks=pytest.mark.soak) for mode in ("tickets", "key_updates")),
+]
 
 
 class Hostile(Program):

@@ -17,6 +17,7 @@ import dns.message
 import pytest
 
 from dotproxy.service.privileges import FILES
+from tests.integration.ports import loopback_address
 from tests.integration.programs import Proxy, wait_until, which
 
 WWW = dns.message.make_query("www.lab.example.", "A", use_edns=0)
@@ -127,7 +128,7 @@ def served(serve, folder) -> Iterator:
 
     def make(*options: str, owner: int = NOBODY) -> Served:
         os.chown(folder / "kept", owner, owner)
-        program = Served(folder, f"127.53.13.{len(made) + 1}", serve().upstream, options)
+        program = Served(folder, loopback_address(), serve().upstream, options)
         made.append(program)
         return program
 

@@ -16,6 +16,7 @@ import dns.message
 import pytest
 
 from dotproxy.config.schema import SETTINGS
+from tests.integration.ports import loopback_address
 from tests.integration.programs import Proxy, free_port, wait_until
 
 WWW = dns.message.make_query("www.lab.example.", "A").to_wire()
@@ -276,10 +277,11 @@ def test_root_is_given_up(serve, ca_file, tmp_path):
             ids = ["--uid", "65534", "--gid", "65534"]
             return [sys.executable, "-c", code, "--nodaemon", *ids, "dotproxy", *self.arguments]
 
-    program = AsNobody(tmp_path / "log", ca_file, (server.upstream,), listen="127.53.53.53:53")
+    host = loopback_address()
+    program = AsNobody(tmp_path / "log", ca_file, (server.upstream,), listen=f"{host}:53")
     if program.workers > 1 and not all(folder.stat().st_mode & 1 for folder in Path(sys.executable).resolve().parents):
         pytest.skip("nobody may not start another of this Python")
-    program.host, program.port = "127.53.53.53", 53
+    program.host, program.port = host, 53
     tmp_path.chmod(0o755)
     program.start()
     try:

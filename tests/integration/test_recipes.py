@@ -166,6 +166,9 @@ class Scene:
         self.machine.sh(f"dpkg --install --force-all /var/cache/wanted/{package}_*.deb >/tmp/install.log 2>&1")
 
 
+pytestmark = pytest.mark.soak
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """

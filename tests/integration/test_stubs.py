@@ -17,6 +17,7 @@ import dns.zone
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from tests.integration.ports import loopback_address
 from tests.integration.programs import Program, Proxy, free_port, run, which
 from tests.integration.servers import LONG_TXT, ZONE, Nsd
 
@@ -64,8 +65,10 @@ def on_port_53(serve, ca_file: Path, tmp_path: Path):
     """
     dotproxy on port 53 of an address of its own, where stubs without a choice of port look.
     """
-    program = Proxy(tmp_path / "proxy53.log", ca_file, (serve(Nsd, zone=STUB_ZONE).upstream,), listen="127.53.0.1:53")
-    program.host, program.port = "127.53.0.1", 53
+    host = loopback_address()
+    upstream = serve(Nsd, zone=STUB_ZONE).upstream
+    program = Proxy(tmp_path / "proxy53.log", ca_file, (upstream,), listen=f"{host}:53")
+    program.host, program.port = host, 53
     try:
         program.start()
     except Exception as error:
@@ -74,11 +77,11 @@ def on_port_53(serve, ca_file: Path, tmp_path: Path):
     program.stop()
 
 
-def in_private(folder: Path, options: str, *command: str) -> str:
+def with_name_server(host: str, folder: Path, options: str, *command: str) -> str:
     """
-    Run a command for which the system's name server is 127.53.0.1; what it printed.
+    Run a command for which ``host`` is the system's name server; return what it printed.
     """
-    (folder / "resolv.conf").write_text(f"nameserver 127.53.0.1\noptions timeout:3 attempts:2 {options}\n")
+    (folder / "resolv.conf").write_text(f"nameserver {host}\noptions timeout:3 attempts:2 {options}\n")
     (folder / "nsswitch.conf").write_text("hosts: dns\n")
     mounts = "".join(
         f"mount --bind {folder / name} $(readlink -f /etc/{name}) && " for name in ("resolv.conf", "nsswitch.conf")
@@ -99,11 +102,11 @@ def test_glibc(options, on_port_53, tmp_path):
     """
     getaddrinfo asks for A and AAAA together from one socket, with any options, and gets both (RFC 7766 §5 for use-vc).
     """
-    told = in_private(tmp_path, options, "getent", "ahosts", "www.lab.example")
+    told = with_name_server(on_port_53.host, tmp_path, options, "getent", "ahosts", "www.lab.example")
     assert {line.split()[0] for line in told.splitlines()} == {"192.0.2.1", "2001:db8::1"}
-    told = in_private(tmp_path, options, "getent", "ahostsv4", "sixty.lab.example")
+    told = with_name_server(on_port_53.host, tmp_path, options, "getent", "ahostsv4", "sixty.lab.example")
     assert {line.split()[0] for line in told.splitlines()} == SIXTY
-    assert in_private(tmp_path, options, "getent", "ahosts", "nothing.lab.example") == ""
+    assert with_name_server(on_port_53.host, tmp_path, options, "getent", "ahosts", "nothing.lab.example") == ""
 
 
 def test_musl(on_port_53, tmp_path):
@@ -113,11 +116,11 @@ def test_musl(on_port_53, tmp_path):
     which("musl-gcc")
     (tmp_path / "lookup.c").write_text(LOOKUP_C)
     subprocess.run(["musl-gcc", "-static", "-o", tmp_path / "lookup", tmp_path / "lookup.c"], check=True)
-    told = in_private(tmp_path, "", str(tmp_path / "lookup"), "www.lab.example")
+    told = with_name_server(on_port_53.host, tmp_path, "", str(tmp_path / "lookup"), "www.lab.example")
     assert set(told.split()) == {"192.0.2.1", "2001:db8::1"}
-    told = in_private(tmp_path, "", str(tmp_path / "lookup"), "sixty.lab.example")
+    told = with_name_server(on_port_53.host, tmp_path, "", str(tmp_path / "lookup"), "sixty.lab.example")
     assert len(set(told.split()) & SIXTY) >= 25
-    assert in_private(tmp_path, "", str(tmp_path / "lookup"), "nothing.lab.example") == "error\n"
+    assert with_name_server(on_port_53.host, tmp_path, "", str(tmp_path / "lookup"), "nothing.lab.example") == "error\n"
 
 
 def test_c_ares(serve, proxy, tmp_path):
@@ -279,4 +282,4 @@ def test_python(on_port_53, tmp_path):
         "    found = list(pool.map(lambda n: socket.gethostbyname(f'n{n}.wild.lab.example'), range(100)))\n"
         "print(found.count('192.0.2.99'))\n"
     )
-    assert in_private(tmp_path, "", sys.executable, "-c", script) == "100\n"
+    assert with_name_server(on_port_53.host, tmp_path, "", sys.executable, "-c", script) == "100\n"

@@ -19,6 +19,8 @@ import pytest
 from tests.integration.nspawn import TOP, Machine, debian
 from tests.integration.programs import wait_until
 
+pytestmark = pytest.mark.soak
+
 CONFIGURATION = "/etc/dotproxy/dotproxy.toml"
 LOCALHOST = dns.message.make_query("localhost.", "A").to_wire()
 

@@ -28,6 +28,7 @@ from dotproxy.service.cache_file_format import (
 from dotproxy.service.private_files import NotPrivate
 from dotproxy.wire.message import HEADER_SIZE, question_of
 from dotproxy.wire.parsed_response import Answer
+from tests import rounds
 from tests.config.test_schema import folder
 from tests.service.test_cache_file import add, make_cache
 
@@ -183,7 +184,7 @@ class RecordTests(SynchronousTestCase):
         for size in range(HEAD_SIZE, len(self.good)):
             self.assertEqual(self.entries[: int(size >= second_at)], self.judge(self.good[:size]))
 
-    @settings(max_examples=300)
+    @settings(max_examples=rounds(300, quick=60))
     @given(st.data())
     def test_anything(self, data: st.DataObject) -> None:
         """
