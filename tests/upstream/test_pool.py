@@ -231,7 +231,7 @@ class ReprTests(SynchronousTestCase):
         ((token, error, is_final),) = self.scene.told.failures
         self.assertIsInstance(error, Timeout)
         self.assertEqual(("b", "the upstream: read: no answer in time", False), (token, str(error), is_final))
-        self.assertEqual({("us", "silence"): 1}, +self.scene.upstream.counters.closed)
+        self.assertEqual({("us", "silence"): 1}, +self.scene.upstream.counters.connections_closed)
 
 
 class SharingTests(SynchronousTestCase):
