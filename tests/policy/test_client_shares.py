@@ -490,6 +490,24 @@ class LastingTests(SynchronousTestCase):
         self.assertIn("2001:db8:1::1", scene.shares.by_host)
 
 
+class CreditTests(SynchronousTestCase):
+    """
+    Queries that a client may send before its bucket is looked at again.
+    """
+
+    def test_no_more_than_the_bucket_holds(self) -> None:
+        """
+        The last token is one query, not a whole slice; without a whole token, and no limit in force, it is a slice.
+        """
+        for tokens, credit, left in ((1.0, 0, 0.0), (1.5, 0, 0.5), (2.0, 1, 0.0), (0.9, SLICE - 1, 0.0)):
+            shares = ClientShares(lambda host: True, max_in_flight=3, limits=ShareLimits(rate=10.0))
+            share = shares.of("192.0.2.1", 0.0)
+            shares.verify(share)
+            share.tokens, share.filled_at = tokens, 0.0
+            self.assertTrue(shares.may_send(share, 0.0))
+            self.assertEqual((credit, left), (share.credit, share.tokens), tokens)
+
+
 class FullTests(SynchronousTestCase):
     """
     Whether it is for want of room that a query has no place, or for its client's share.
