@@ -269,6 +269,7 @@ class JudgementTests(SynchronousTestCase):
         answers = scene.answers()
         self.assertEqual([3, 4], [answer.id for answer in answers])
         self.assertEqual((0, "too many queries outstanding"), extended_error(answers[0]))
+        self.assertEqual(2, scene.forwarder.counters.overload_refusals)
         self.assertEqual(3, len(scene.upstreams[0].asked))
 
 

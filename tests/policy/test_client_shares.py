@@ -526,6 +526,26 @@ class FullTests(SynchronousTestCase):
             shares.in_flight, shares.octets = in_flight, octets
             self.assertEqual(is_full, shares.is_full(account, 100), (in_flight, octets))
 
+    def test_what_is_taken(self) -> None:
+        """
+        A client may hold as much as is free; one that is exempt all that there is, to the last octet.
+        """
+        limits = ShareLimits(exempt=(ip_network("10.0.0.0/8"),))
+        for host, octets, in_flight, has_place in (
+            *(("10.0.0.1", MAX_OCTETS - 100, 0, True), ("10.0.0.1", MAX_OCTETS - 99, 0, False)),
+            *(("10.0.0.1", 0, 2, True), ("10.0.0.1", 0, 3, False)),
+            *(("192.0.2.1", 0, 1, True), ("192.0.2.1", 0, 2, False)),
+            *(("192.0.2.1", MAX_OCTETS // 2 - 50, 0, True), ("192.0.2.1", MAX_OCTETS // 2 - 49, 0, False)),
+        ):
+            shares = ClientShares(lambda host: True, max_in_flight=3, limits=limits)
+            account = shares.of(host, 0.0)
+            shares.in_flight = account.in_flight = in_flight
+            shares.octets = account.octets = octets
+            self.assertEqual(has_place, shares.take(account, 100), (host, octets, in_flight))
+            after = (in_flight + has_place, octets + 100 * has_place)
+            self.assertEqual(after, (shares.in_flight, shares.octets))
+            self.assertEqual(after, (account.in_flight, account.octets))
+
     def test_exempt(self) -> None:
         """
         A client without a share has no place only if there is none.
