@@ -195,7 +195,7 @@ class _Finder:
         Visit everything inside, but annotations.
         """
         for field, value in ast.iter_fields(node):
-            if field in {"annotation", "returns", "decorator_list"}:
+            if field in {"annotation", "returns", "decorator_list"} or (field == "value" and _is_strictness(node)):
                 continue
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, ast.stmt):
@@ -325,6 +325,13 @@ class _Finder:
 
 def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _is_strictness(node: ast.AST) -> bool:
+    """
+    Return whether this is the `strict=` of a zip, which is an assertion.
+    """
+    return isinstance(node, ast.keyword) and node.arg == "strict"
 
 
 def _reassigned(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:

@@ -73,7 +73,13 @@ class MutationTests(SynchronousTestCase):
         """
         Nothing is changed in a docstring, an annotation, an assertion, a text, or a protocol.
         """
-        for line in ('"""Return 1."""', "size: tuple[int, 1] = least", "assert size < 1", "print = f'{size + 1}'"):
+        for line in (
+            '"""Return 1."""',
+            "size: tuple[int, 1] = least",
+            "assert size < 1",
+            "other = zip(strict=True)",
+            "print = f'{size + 1}'",
+        ):
             self.assertEqual(set(), changed(line), line)
         protocol = "class One(Protocol):\n    def limit(self, size=1): return 2\n"
         self.assertEqual([], mutations("dotproxy/wire/one.py", protocol))

@@ -27,6 +27,18 @@ class FailuresTests(SynchronousTestCase):
             now = failure.until + pause
         return waits
 
+    def test_numbers(self) -> None:
+        """
+        5 s at first, 40 s at most; 512 octets of options are kept.
+        """
+        self.assertEqual((5.0, 40.0, 10_000), (FIRST, LONGEST, MAX_ENTRIES))
+        for size, kept in ((512, 512), (513, 0)):
+            failures = FailureCache()
+            failures.add(b"k", Answer(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 0, bytes(size), 12), 0.0)
+            failure = failures.get(b"k")
+            assert failure is not None
+            self.assertEqual(kept, len(failure.what.options))
+
     def test_it_grows(self) -> None:
         """
         Five seconds, twice as long each time, and never longer than the longest (RFC 9520 §3.2).

@@ -145,6 +145,7 @@ class StoredTests(SynchronousTestCase):
         EDNS options end where they say.
         """
         check_stored(KEY, ANSWER._replace(options=b"\0\x0f\0\0" + b"\0\x0f\1\0" + bytes(256)))
+        check_stored(KEY, ANSWER._replace(options=b"\0\x0f\0\1x" + b"\0\x0f\0\0"))
         for options in (b"\0\x0f\0", b"\0\x0f\0\0" + b"\0\x0f\0"):
             self.assertEqual("an EDNS option is cut short", self.refused(ANSWER._replace(options=options)))
         for options in (b"\0\x0f\0\2x", b"\0\x0f\1\0" + bytes(255)):

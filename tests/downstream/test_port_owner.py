@@ -51,6 +51,12 @@ class PortOwnerTests(SynchronousTestCase):
         (proc / "9").mkdir()  # it has ended, or may not be looked into
         return owner_of(host, port, kind, proc)
 
+    def test_lines_that_are_too_short(self) -> None:
+        """
+        They say nothing, and do not hide those that follow.
+        """
+        self.assertEqual("server812 (pid 812)", self.owner("127.0.0.1", udp="odd\n" + line(V4_LOOPBACK, 53, 7, 101)))
+
     def test_the_program(self) -> None:
         """
         It has the port of this address, over this transport; not another's, and no connection from there.

@@ -132,6 +132,20 @@ class ForwardingTests(SynchronousTestCase):
         self.assertEqual([(b"\xab\xcd" + reply[2:], CLIENT)], scene.listener.answers)
         self.assertEqual(0, scene.forwarder.outstanding)
 
+    def test_the_order_goes_by_the_query(self) -> None:
+        """
+        Whoever orders the upstreams is given the query and what was parsed of it.
+        """
+        given: list[Any] = []
+
+        def order(query: bytes, info: Any) -> tuple[int, ...]:
+            given.append((query, info.qtype))
+            return (0,)
+
+        query = make_query("www.test.", A)
+        Scene(ordering=order).ask(query)
+        self.assertEqual([(query, A)], given)
+
     def test_a_batch_stays_a_batch(self) -> None:
         """
         Questions that come together go out together, and answers that come together are sent together.
@@ -255,6 +269,7 @@ class JudgementTests(SynchronousTestCase):
         answers = scene.answers()
         self.assertEqual([3, 4], [answer.id for answer in answers])
         self.assertEqual((0, "too many queries outstanding"), extended_error(answers[0]))
+        self.assertEqual(2, scene.forwarder.counters.overload_refusals)
         self.assertEqual(3, len(scene.upstreams[0].asked))
 
 

@@ -490,6 +490,24 @@ class LastingTests(SynchronousTestCase):
         self.assertIn("2001:db8:1::1", scene.shares.by_host)
 
 
+class CreditTests(SynchronousTestCase):
+    """
+    Queries that a client may send before its bucket is looked at again.
+    """
+
+    def test_no_more_than_the_bucket_holds(self) -> None:
+        """
+        The last token is one query, not a whole slice; without a whole token, and no limit in force, it is a slice.
+        """
+        for tokens, credit, left in ((1.0, 0, 0.0), (1.5, 0, 0.5), (2.0, 1, 0.0), (0.9, SLICE - 1, 0.0)):
+            shares = ClientShares(lambda host: True, max_in_flight=3, limits=ShareLimits(rate=10.0))
+            share = shares.of("192.0.2.1", 0.0)
+            shares.verify(share)
+            share.tokens, share.filled_at = tokens, 0.0
+            self.assertTrue(shares.may_send(share, 0.0))
+            self.assertEqual((credit, left), (share.credit, share.tokens), tokens)
+
+
 class FullTests(SynchronousTestCase):
     """
     Whether it is for want of room that a query has no place, or for its client's share.
@@ -507,6 +525,26 @@ class FullTests(SynchronousTestCase):
         ):
             shares.in_flight, shares.octets = in_flight, octets
             self.assertEqual(is_full, shares.is_full(account, 100), (in_flight, octets))
+
+    def test_what_is_taken(self) -> None:
+        """
+        A client may hold as much as is free; one that is exempt all that there is, to the last octet.
+        """
+        limits = ShareLimits(exempt=(ip_network("10.0.0.0/8"),))
+        for host, octets, in_flight, has_place in (
+            *(("10.0.0.1", MAX_OCTETS - 100, 0, True), ("10.0.0.1", MAX_OCTETS - 99, 0, False)),
+            *(("10.0.0.1", 0, 2, True), ("10.0.0.1", 0, 3, False)),
+            *(("192.0.2.1", 0, 1, True), ("192.0.2.1", 0, 2, False)),
+            *(("192.0.2.1", MAX_OCTETS // 2 - 50, 0, True), ("192.0.2.1", MAX_OCTETS // 2 - 49, 0, False)),
+        ):
+            shares = ClientShares(lambda host: True, max_in_flight=3, limits=limits)
+            account = shares.of(host, 0.0)
+            shares.in_flight = account.in_flight = in_flight
+            shares.octets = account.octets = octets
+            self.assertEqual(has_place, shares.take(account, 100), (host, octets, in_flight))
+            after = (in_flight + has_place, octets + 100 * has_place)
+            self.assertEqual(after, (shares.in_flight, shares.octets))
+            self.assertEqual(after, (account.in_flight, account.octets))
 
     def test_exempt(self) -> None:
         """

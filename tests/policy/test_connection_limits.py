@@ -30,6 +30,32 @@ class PerConnectionLimitTests(SynchronousTestCase):
         self.assertEqual([None, None, 1, 1, None], self.limits(1, 1, 1, 2, 9))
         self.assertEqual([None, None, 95], self.limits(100, 95, 104))
 
+    def test_the_bounds_of_a_rule(self) -> None:
+        """
+        Up to 500 answers; they differ by a tenth of the least at most, or by one.
+        """
+        self.assertEqual([500, None], [self.limits(count, count, count)[-1] for count in (500, 501)])
+        self.assertEqual([100, None], [self.limits(100, 100, most)[-1] for most in (110, 111)])
+        self.assertEqual([5, None], [self.limits(5, 5, most)[-1] for most in (6, 7)])
+
+    def test_what_is_told(self) -> None:
+        """
+        Each new limit, once; what another worker has learned is not told, and is forgotten like any other.
+        """
+        told: list[int | None] = []
+        limit = PerConnectionLimit(told.append)
+        for _ in range(5):
+            limit.ended(7)
+        limit.forget()
+        limit.forget()
+        self.assertEqual([7, None], told)
+        limit.learn(4)
+        limit.ended(4)
+        self.assertEqual(([7, None], 4), (told, limit.limit))
+        limit.learn(None)
+        limit.ended(4)
+        self.assertIsNone(limit.limit)
+
     def test_no_rule(self) -> None:
         """
         Endings all over the place are none, nor are those without an answer, nor those after very many.
@@ -87,6 +113,16 @@ class IdleTests(SynchronousTestCase):
         for _ in range(200):
             idle.next_timeout()
         self.assertEqual(30.0, idle.next_timeout())
+
+    def test_from_0_2_seconds_on(self) -> None:
+        """
+        A close after 0.2 s is one for being idle; the next connection is idle for nine tenths of that, then 2 % longer.
+        """
+        for after, learned in ((0.19, 30.0), (0.2, 0.18), (1.0, 0.9)):
+            idle = IdleLimit(30.0)
+            idle.closed_by_peer(after)
+            self.assertAlmostEqual(learned, idle.next_timeout())
+        self.assertAlmostEqual(0.918, idle.next_timeout())
 
     def test_one_that_closed_at_once(self) -> None:
         """

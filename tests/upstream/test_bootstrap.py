@@ -326,7 +326,7 @@ class PlainTests(SynchronousTestCase):
         """
         self.reactor = Reactor()
         self.counters = PlaintextCounters()
-        asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
+        asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd\xef"[:size], self.counters)
         self.result = ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [LOOKUP_TIMEOUT])
         (self.port,) = self.reactor.ports
         ((self.query, self.server),) = self.port.sent

@@ -2,6 +2,7 @@
 One connection: when octets are written, when it is closed, and what its owner is told.
 """
 
+import socket
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -423,3 +424,94 @@ class ConnectionTests(SynchronousTestCase):
         (query,) = self.ask("a")
         self.connection.dataReceived(frame(keepalive(query, b"")))
         self.assertEqual((READY, 32768), (self.connection.state, self.connection.room()))
+
+
+class Socket:
+    """
+    A socket that keeps the options that are set.
+    """
+
+    def __init__(self) -> None:
+        self.set: list[tuple[int, int, int]] = []
+
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        self.set.append((level, name, value))
+
+
+class Lower:
+    """
+    The transport below TLS, on a socket.
+    """
+
+    def __init__(self) -> None:
+        self.socket = Socket()
+        self.writes = 0
+
+    def getHandle(self) -> Socket:
+        return self.socket
+
+    def doWrite(self) -> None:
+        self.writes += 1
+
+
+class SocketTests(ConnectionTests):
+    """
+    The same above a socket, and what is done to that.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.transport = Transport()
+        self.lower = self.transport.transport = Lower()
+        self.connection = DotConnection(
+            self,
+            clock=self.clock,
+            now=self.clock.seconds,
+            random_octets=Counting(),
+            idle_timeout=30.0,
+            counters=self.counters,
+        )
+        self.connection.makeConnection(self.transport)
+
+    def test_end(self) -> None:
+        """
+        The same, once the moment after the handshake is over.
+        """
+        self.clock.advance(0.01)
+        super().test_end()
+
+    def test_options_of_the_socket(self) -> None:
+        """
+        Its peer is given up after 10 s without acknowledgement (TCP_USER_TIMEOUT, RFC 5482); what comes is acknowledged
+        at once (TCP_QUICKACK): a moment after the handshake, and after each read.
+        """
+        quick = (socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        options = self.lower.socket.set
+        self.assertEqual([(socket.IPPROTO_TCP, 18, 10_000)], options)
+        self.clock.advance(0.001)
+        self.assertEqual(1, len(options))
+        self.clock.advance(0.001)
+        self.assertEqual([quick], options[1:])
+        (query,) = self.ask("a")
+        self.reply(query)
+        self.assertEqual([quick, quick], options[1:])
+
+    def test_written_at_once(self) -> None:
+        """
+        Each batch, without waiting for the reactor; not once it closes.
+        """
+        self.ask("a", "b")
+        self.ask("c")
+        self.assertEqual(2, self.lower.writes)
+        self.connection.close(ConnectionEnd.AGE)
+        self.connection.send([make_question("d")])
+        self.assertEqual(2, self.lower.writes)
+
+    def test_the_socket_is_let_go(self) -> None:
+        """
+        With the connection; the moment after the handshake may be later than its end.
+        """
+        self.connection.connectionLost(Failure(ConnectionDone()))
+        self.clock.advance(1)
+        self.assertEqual(1, len(self.lower.socket.set))

@@ -116,6 +116,8 @@ class IsolationTests(SynchronousTestCase):
         self.network.settle()
         self.successResultOf(stopped)
         self.assertEqual(["a", "b", "c"], sorted(self.told.failed_tokens))
+        (waiting,) = [error for token, error, _ in self.told.failures if token == "c"]
+        self.assertEqual(("connect", "stopped", "the upstream"), (waiting.phase, waiting.reason, waiting.upstream))
         self.assertEqual([], self.scene.clock.getDelayedCalls())
 
     def test_the_last_attempt_needs_a_connection_that_answers(self) -> None:

@@ -48,6 +48,9 @@ class Pool:
         self.last_heard = 0.0
         self.did: list[Any] = []
 
+    def select(self) -> Any:
+        return self.current
+
     def give_up_silent(self, since: float) -> None:
         self.did.append(("give up", since))
 

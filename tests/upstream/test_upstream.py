@@ -66,6 +66,19 @@ class ConnectingTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual((["a", "b", "c"], 1), (self.told.answered_tokens, self.scene.dials))
 
+    def test_handshakes_are_counted(self) -> None:
+        """
+        A full one first; the next resumes its session.
+        """
+        counters = self.scene.upstream.counters
+        self.scene.connect("a")
+        self.assertEqual((1, 0), (sum(counters.full_handshakes.counts), sum(counters.resumed_handshakes.counts)))
+        self.server.close_connections()
+        self.network.settle()
+        self.scene.connect("b")
+        self.assertEqual((1, 1), (sum(counters.full_handshakes.counts), sum(counters.resumed_handshakes.counts)))
+        self.assertEqual(2, counters.connections_opened)
+
     def test_answers_come_in_any_order(self) -> None:
         """
         The upstream may answer as it likes (RFC 7766 §7).

@@ -208,6 +208,19 @@ class BrokenTests(SynchronousTestCase):
             (1, [], []), (len(scene.listener.answers), scene.server.connections, scene.clock.getDelayedCalls())
         )
 
+    def test_stopped(self) -> None:
+        """
+        A transfer that is under way ends with SERVFAIL.
+        """
+        scene = Scene()
+        scene.begin()
+        scene.accept()
+        scene.transfers.stopService()
+        scene.network.advance(FAREWELL)
+        answer = scene.answer()
+        self.assertEqual(dns.rcode.SERVFAIL, answer.rcode())
+        self.assertIn("read: shutting down", answer.options[0].text)
+
     def test_over_once(self) -> None:
         """
         What comes after the end is not sent, and a client that goes away then changes nothing.

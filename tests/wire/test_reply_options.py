@@ -4,6 +4,7 @@ What the EDNS options of a reply say: idle timeouts, and why an upstream failed.
 
 import dns.edns
 import dns.message
+import dns.rrset
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -86,6 +87,19 @@ class ExtendedErrorTests(SynchronousTestCase):
             self.assertEqual(code in broken, is_bogus(reply_with(extended_error(code, b"text"))), code)
         self.assertFalse(is_bogus(reply_with(extended_error(0x0106))))
         self.assertFalse(is_bogus(reply_with(dns.edns.GenericOption(16, b"\0\6"))))
+
+    def test_behind_other_records(self) -> None:
+        """
+        Options are found behind answers and authorities, with a question and without.
+        """
+        for answers, authorities in ((0, 1), (1, 0), (2, 3), (300, 1), (1, 300)):
+            reply = dns.message.from_wire(reply_with(extended_error(6)))
+            for section, count in ((reply.answer, answers), (reply.authority, authorities)):
+                texts = [f"10.0.{number >> 8}.{number & 255}" for number in range(count)]
+                if texts:
+                    section.append(dns.rrset.from_text_list("www.test.", 60, "IN", "A", texts))
+            wire = reply.to_wire(max_size=65535)
+            self.assertEqual((6, True), (ede_code_of(wire), is_bogus(wire)), (answers, authorities))
 
     def test_the_code(self) -> None:
         """
