@@ -101,7 +101,7 @@ async def ask(proxy: Any) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_pages(running, servers):
+async def test_pages_are_read_only(running, servers):
     """
     Metrics, health, readiness, status; nothing else, and nothing to be done there.
     """
@@ -122,7 +122,7 @@ async def test_pages(running, servers):
 
 
 @pytest_twisted.ensureDeferred
-async def test_ready_or_not(running):
+async def test_readiness_needs_a_verified_upstream(running):
     """
     One upstream has to be verified, and not to have failed since; what is in the cache does not count.
     """
@@ -140,7 +140,7 @@ async def test_ready_or_not(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_not_ready_without_a_verified_upstream(running, servers):
+async def test_wrong_name_is_found_without_a_query(running, servers):
     """
     An upstream with the wrong name is found out without a query; nothing says that it is up.
     """
@@ -168,7 +168,7 @@ async def test_not_ready_without_a_verified_upstream(running, servers):
 
 
 @pytest_twisted.ensureDeferred
-async def test_tried_without_being_asked(running, servers):
+async def test_upstreams_are_dialled_at_start_and_reload(running, servers):
     """
     At the start, and when a reload adds one.
     """
@@ -184,7 +184,7 @@ async def test_tried_without_being_asked(running, servers):
 
 
 @pytest_twisted.ensureDeferred
-async def test_reload_reads_files_again(running, servers, authority, tmp_path):
+async def test_reload_uses_new_ca_file(running, servers, authority, tmp_path):
     """
     New contents of the CA file count, and are told of; what cannot be used changes nothing.
     """
@@ -210,7 +210,7 @@ async def test_reload_reads_files_again(running, servers, authority, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_system_store_is_read_again(running, servers, authority, tmp_path, monkeypatch):
+async def test_new_system_cas_are_used(running, servers, authority, tmp_path, monkeypatch):
     """
     Without a CA file it is the system's CAs whose new contents count, by a reload and without one.
     """
@@ -248,7 +248,7 @@ async def verified(proxy: Any, count: int = 1) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_commands(running, capsys):
+async def test_commands_take_effect(running, capsys):
     """
     Each does what it says, and says what it did.
     """
@@ -269,7 +269,7 @@ async def test_commands(running, capsys):
     del running.options["padding"]
 
 
-def test_nobody_there(capsys, tmp_path):
+def test_missing_socket_is_one_line(capsys, tmp_path):
     """
     One line that says so.
     """
@@ -280,7 +280,7 @@ def test_nobody_there(capsys, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_healthcheck(running, monkeypatch, capsys):
+async def test_healthcheck_follows_the_listener(running, monkeypatch, capsys):
     """
     It answers, or it does not; an address that is not there yet is not asked.
     """
@@ -297,7 +297,7 @@ async def test_healthcheck(running, monkeypatch, capsys):
 
 
 @pytest_twisted.ensureDeferred
-async def test_another_configuration(running, servers):
+async def test_reload_replaces_upstreams(running, servers):
     """
     What is new is asked, what is gone is not, what stays keeps its connection; the rest holds from then on.
     """
@@ -327,7 +327,7 @@ async def test_another_configuration(running, servers):
     assert first.accepted == 2
 
 
-def test_nothing_to_read(running):
+def test_proxy_without_configuration_cannot_reload(running):
     """
     A proxy that was not made from anything cannot be made anew.
     """

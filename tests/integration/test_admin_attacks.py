@@ -59,7 +59,7 @@ def factories(proxy: Any) -> list[Any]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_page_of_somebody_elses(running):
+async def test_foreign_host_header_is_refused(running):
     """
     It asks under its own name (DNS rebinding), and sees nothing; whoever asks by address does.
     """
@@ -75,7 +75,7 @@ async def test_a_page_of_somebody_elses(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_many_connections(running):
+async def test_idle_admin_connections_make_room(running):
     """
     Those that say nothing make room for those that do.
     """
@@ -98,7 +98,7 @@ async def test_many_connections(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_client_that_does_not_read(running):
+async def test_unread_admin_responses_are_bounded(running):
     """
     It is sent what the kernel takes, and at most 64 KiB and one response more; it is read no further, and others are
     served.
@@ -129,7 +129,7 @@ async def test_a_client_that_does_not_read(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_command_that_is_not_utf_8(running):
+async def test_invalid_command_is_400_and_long_command_413(running):
     """
     It is a 400 that says so; so is one that is too long, by another code.
     """
@@ -150,7 +150,7 @@ async def test_a_command_that_is_not_utf_8(running):
     assert await deferToThread(post, b"name=www.test") == (200, {"flushed": 0})
 
 
-def test_the_sockets_mode(running):
+def test_admin_socket_is_its_owners(running):
     """
     It is its owner's alone.
     """
@@ -159,7 +159,7 @@ def test_the_sockets_mode(running):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to be somebody else")
 @pytest_twisted.ensureDeferred
-async def test_another_user(running, tmp_path):
+async def test_other_user_may_read_but_not_change(running, tmp_path):
     """
     The mode keeps others out; if the operator has changed it, they may look, and are refused whatever changes anything.
     """
@@ -181,7 +181,7 @@ async def test_another_user(running, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_body_over_tcp(running):
+async def test_body_over_tcp_is_refused(running):
     """
     There is nothing to be sent there.
     """

@@ -44,7 +44,7 @@ def ask_all(proxy, queries: list[bytes], rate: float) -> dict[int, tuple[int, fl
 
 
 @pytest.mark.parametrize("tries", [1, 2], ids=["first", "again"])
-def test_a_denied_zone(serve, proxy, tries):
+def test_denied_names_fail_and_others_are_answered(serve, proxy, tries):
     """
     Names that Unbound denies are SERVFAIL within two seconds and sent three times at most; all others are answered.
     """
@@ -67,7 +67,7 @@ def test_a_denied_zone(serve, proxy, tries):
     assert error.code == 23
 
 
-def test_a_server_that_drops_errors(serve, proxy):
+def test_refused_queries_cost_others_nothing(serve, proxy):
     """
     A client that asks 300 queries a second of a kind that Unbound refuses, and above 100 a second drops with the
     connection, costs others nothing.

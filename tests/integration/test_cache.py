@@ -27,7 +27,7 @@ def ask(program, *, tcp: bool = False) -> tuple[int, int, list[int]]:
     return int(reply.rcode()), reply.answer[0].ttl if reply.answer else -1, errors
 
 
-def test_it_is_asked_once(serve, proxy):
+def test_cached_response_is_served_over_both_transports(serve, proxy):
     """
     Whatever the transport, until its TTL ends (RFC 1035 §7.4).
     """
@@ -40,7 +40,7 @@ def test_it_is_asked_once(serve, proxy):
     assert 1 <= len(server.questions) <= program.workers  # over TCP it may be another worker's client
 
 
-def test_no_ttl_is_more_than_the_upstreams(serve, proxy):
+def test_ttl_never_exceeds_the_upstreams(serve, proxy):
     """
     While an upstream counts down the TTL of what it keeps, no answer through dotproxy has a higher one, over either
     transport, from the cache or from memory (RFC 1035 §3.2.1), and none is more than 2 s below; what comes from the
@@ -67,7 +67,7 @@ def test_no_ttl_is_more_than_the_upstreams(serve, proxy):
         assert count >= 10
 
 
-def test_stale_answers(serve, proxy):
+def test_stale_response_is_served_until_the_upstream_returns(serve, proxy):
     """
     When the upstream is gone clients still get what was known, marked, and at once (RFC 8767 §5); when it is back, they
     get what is fresh.
@@ -85,7 +85,7 @@ def test_stale_answers(serve, proxy):
     wait_until(lambda: ask(program) == (0, 1, []), "a fresh answer", patience=5)
 
 
-def test_a_restart(serve, proxy, tmp_path):
+def test_cache_file_survives_a_restart(serve, proxy, tmp_path):
     """
     What was kept is kept when it starts again, though no upstream is there; a file that is damaged is set aside.
     """

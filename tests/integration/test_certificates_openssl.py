@@ -227,7 +227,7 @@ def judged(tmp_path_factory) -> dict[tuple[str, str], tuple[bool, bool]]:
     }
 
 
-def test_never_laxer_than_openssl(judged):
+def test_accepted_certificates_are_accepted_by_openssl(judged):
     """
     Whatever is accepted, OpenSSL accepts.
     """
@@ -239,7 +239,7 @@ def test_never_laxer_than_openssl(judged):
     assert accepted > 100
 
 
-def test_stricter_where_it_is_meant(judged):
+def test_only_listed_certificates_are_refused_beyond_openssl(judged):
     """
     What OpenSSL accepts is accepted, but for what is listed here.
     """
@@ -252,7 +252,7 @@ def test_stricter_where_it_is_meant(judged):
     assert refused == expected
 
 
-def test_unusual_wildcards(tmp_path):
+def test_wildcards_beside_invalid_labels_are_refused(tmp_path):
     """
     Wildcards beside labels that are no host name's.
     """

@@ -64,7 +64,7 @@ def unread(*words: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_a_reader_that_has_seen_enough(serve, proxy, tmp_path, ca_file):
+def test_closed_pipe_is_no_error(serve, proxy, tmp_path, ca_file):
     """
     Nothing is complained of, whether the pipe was closed before or while something was written into it.
     """
@@ -100,7 +100,7 @@ def shared() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user(serve, proxy, shared):
+def test_other_user_with_the_socket_can_use_commands(serve, proxy, shared):
     """
     Who may use the socket can use the commands, though the rest of the configuration is not for him.
     """
@@ -144,7 +144,7 @@ def test_another_user(serve, proxy, shared):
     assert as_nobody("status") == (1, f"dotproxy status: {admin}: Permission denied\n")
 
 
-def test_query_without_dnspython(serve, ca_file):
+def test_query_needs_no_dnspython(serve, ca_file):
     """
     What it prints, it prints by itself.
     """
@@ -176,7 +176,7 @@ def answering(rcode: int):
     ("rcode", "name", "is_good"), [(2, "SERVFAIL", False), (5, "REFUSED", False), (3, "NXDOMAIN", True)]
 )
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_answers_with_a_failure(rcode, name, is_good, authority, ca_file):
+async def test_probe_fails_on_error_responses(rcode, name, is_good, authority, ca_file):
     """
     It is verified, and no good.
     """
@@ -197,7 +197,7 @@ async def test_an_upstream_that_answers_with_a_failure(rcode, name, is_good, aut
 
 
 @pytest_twisted.ensureDeferred
-async def test_probe_tells_of_an_intermediate_that_is_trusted(tmp_path: Path):
+async def test_probe_reports_a_trusted_intermediate(tmp_path: Path):
     """
     An intermediate CA without its root in ca_file is an anchor, and that is said; a root is not worth a word.
     """
@@ -218,7 +218,7 @@ async def test_probe_tells_of_an_intermediate_that_is_trusted(tmp_path: Path):
             await port.stopListening()
 
 
-def test_what_is_installed_is_complete(tmp_path: Path):
+def test_commands_need_only_declared_dependencies(tmp_path: Path):
     """
     Everything that the commands import is a dependency of the package, not only of its tests.
     """

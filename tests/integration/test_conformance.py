@@ -68,7 +68,7 @@ def still_answers(program) -> None:
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["UDP", "TCP"])
 @pytest.mark.parametrize("opcode", [1, 2, 3, 4, 5, 6, 7, 15])
-def test_other_opcodes(opcode, tcp, stack):
+def test_other_opcodes_are_notimp(opcode, tcp, stack):
     """
     Every opcode but QUERY is NOTIMP, with the opcode as it came, also if nothing follows the header: IQUERY, STATUS,
     NOTIFY (RFC 1996), UPDATE (RFC 2136 §6), DSO (RFC 8490 §9.4) and those to come (RFC 8906 §3.1.4).  Whatever
@@ -85,7 +85,7 @@ def test_other_opcodes(opcode, tcp, stack):
 
 
 @pytest.mark.parametrize("wire", [b"", b"\0", GOOD.to_wire()[:11], message(0x8180, (1, 0, 0, 0), QUESTION)])
-def test_silence(wire, stack):
+def test_short_messages_and_responses_are_ignored(wire, stack):
     """
     What is shorter than a header, or a response, is never answered (RFC 1035 §7.3), and does not reach the upstream,
     which would close the connection that others use.
@@ -118,7 +118,7 @@ RUBBISH = {
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["UDP", "TCP"])
 @pytest.mark.parametrize("what", RUBBISH)
-def test_rubbish(what, tcp, stack):
+def test_malformed_queries_are_formerr(what, tcp, stack):
     """
     It is FORMERR at once, under its ID, in no more octets than were sent and an OPT (RFC 1035 §4.1.1, RFC 9619 §4,
     RFC 5625 §6.3), and with an OPT if one could be read (RFC 6891 §6.1.1 and §7).
@@ -132,7 +132,7 @@ def test_rubbish(what, tcp, stack):
     still_answers(program)
 
 
-def test_octets_after_the_message(stack):
+def test_octets_after_the_message_are_ignored(stack):
     """
     They are passed over (RFC 5625 §4.1: not refused for what is only odd).
     """
@@ -142,7 +142,7 @@ def test_octets_after_the_message(stack):
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["UDP", "TCP"])
-def test_header_flags(tcp, stack):
+def test_header_flags_of_responses(tcp, stack):
     """
     Whatever flags a question has, it is answered; of those in the answer Z is clear (RFC 5625 §4.1, RFC 8906 §3.1.3),
     RD is the question's (RFC 1035 §4.1.1), and so is CD (RFC 4035 §3.2.2).
@@ -158,7 +158,7 @@ def test_header_flags(tcp, stack):
 
 
 @pytest.mark.parametrize("options", [(), ("--transparent", "yes")], ids=["default", "transparent"])
-def test_a_question_with_tc(options, serve, proxy):
+def test_tc_in_a_query_is_cleared(options, serve, proxy):
     """
     TC means something in responses alone (RFC 1035 §4.1.1): Unbound refuses a question that has it set, so it goes
     out without (RFC 5625 §4.1: nothing is refused for what is only odd).
@@ -172,7 +172,7 @@ def test_a_question_with_tc(options, serve, proxy):
         assert (reply.flags & dns.flags.TC, reply.answer[0][0].address) == (0, "192.0.2.1")
 
 
-def test_types_and_classes(stack):
+def test_every_type_and_class_is_forwarded(stack):
     """
     Every type and class is asked, known or not, meta types among them, and the server's own rcode comes back
     (RFC 5625 §4.3, RFC 3597 §3, RFC 8906 §3.1.1); SVCB and HTTPS records come as they are (RFC 9460 §2.2).
@@ -198,7 +198,7 @@ def test_types_and_classes(stack):
                 assert (through.rcode(), through.answer) == (direct.rcode(), direct.answer)
 
 
-def test_names(stack):
+def test_every_name_is_forwarded_as_spelled(stack):
     """
     Any octets may be in a label, and a name may be 255 of them; a question comes back as it was spelled
     (RFC 2181 §11, RFC 4343 §4.1, RFC 1035 §2.3.4).
@@ -214,7 +214,7 @@ def test_names(stack):
         assert dns.message.from_wire(reply).rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 
 
-def test_edns(stack):
+def test_edns_versions_flags_and_options(stack):
     """
     EDNS is taken (RFC 5625 §4.4.2); another version is BADVERS, in version 0 (RFC 6891 §6.1.3); options and flags
     nobody knows are neither an error nor echoed (RFC 6891 §6.1.2 and §6.1.4, RFC 8906 §3.2.3 and §3.2.4); DO comes back,
@@ -233,7 +233,7 @@ def test_edns(stack):
     assert dns.message.from_wire(program.ask(dns.message.make_query("www.lab.example.", "A").to_wire())).edns == -1
 
 
-def test_what_is_between_neighbours(stack):
+def test_hop_by_hop_options_are_not_forwarded(stack):
     """
     A client's cookie, padding and subnet come back from nobody (RFC 7873 §5, RFC 7830 §6, RFC 7871 §7.2.2); a TCP
     client that asks is told our own idle timeout, a UDP client is not (RFC 7828 §3.2.2 and §4).
@@ -258,7 +258,7 @@ def sized(name: str, size: int | None) -> bytes:
     return query.to_wire()
 
 
-def test_sizes(stack):
+def test_responses_keep_to_the_clients_size(stack):
     """
     An answer that fits what the client takes is not truncated (RFC 5625 §4.4 and §4.4.3, RFC 6891 §6.2.6), one that
     does not has TC and is no longer (RFC 6891 §6.2.3 and §7); over TCP size does not matter (RFC 8906 §3.2.7).
@@ -283,7 +283,7 @@ def test_sizes(stack):
         assert dns.message.from_wire(whole).answer
 
 
-def test_truncated_answers_hold_what_fits(stack):
+def test_truncated_responses_hold_the_records_that_fit(stack):
     """
     A stub without TCP can use as many whole records as fit 512 octets (RFC 2181 §9).
     """
@@ -296,7 +296,7 @@ def test_truncated_answers_hold_what_fits(stack):
     assert addresses < set(SIXTY)
 
 
-def test_truncated_answers_keep_options(stack):
+def test_truncated_responses_keep_options(stack):
     """
     The server's name is told in a truncated answer as in a whole one (RFC 5001 §2.3), beside the records that fit.
     """
@@ -319,7 +319,7 @@ def test_truncated_answers_keep_options(stack):
     assert " tc" in shown
 
 
-def test_octet_by_octet(stack):
+def test_query_may_come_octet_by_octet(stack):
     """
     A question over TCP may come an octet at a time (RFC 7766 §8), and 200 clients may stay connected and say nothing
     (RFC 7766 §6.2.2, RFC 9210 §4.2).
@@ -337,7 +337,7 @@ def test_octet_by_octet(stack):
         client.close()
 
 
-def test_a_client_that_never_reads(stack):
+def test_client_that_never_reads_delays_nobody(stack):
     """
     500 large answers for a client that reads none of them hold up nobody else (RFC 1035 §4.2.2).
     """
@@ -351,7 +351,7 @@ def test_a_client_that_never_reads(stack):
     still_answers(program)
 
 
-def test_special_names(serve, proxy):
+def test_special_use_names_are_answered_locally(serve, proxy):
     """
     The server hears of none of them (RFC 6761 §6, RFC 6762 §22.1, RFC 7686 §2, RFC 8375 §4, RFC 9462 §6.4, RFC 9476 §2,
     RFC 6303 §3, RFC 6762 Appendix G); negative answers have an SOA.
@@ -385,7 +385,7 @@ def test_special_names(serve, proxy):
     assert server.questions == []
 
 
-def test_a_private_top_level_domain_that_is_forwarded(serve, proxy):
+def test_private_top_level_domain_is_forwarded_if_configured(serve, proxy):
     """
     One setting has an upstream asked that serves it; the other ones stay here (RFC 6762 Appendix G).
     """
@@ -398,7 +398,7 @@ def test_a_private_top_level_domain_that_is_forwarded(serve, proxy):
     assert "nas.lan" not in asked
 
 
-def test_a_wildcard_listener(serve, proxy):
+def test_wildcard_listener_answers_from_the_queried_address(serve, proxy):
     """
     The answer comes from the address the question went to (RFC 2181 §4.1 and §4.2).
     """

@@ -145,7 +145,7 @@ def laboratory(tmp_path: Path, proxy: Callable[..., Proxy]) -> Iterator[Callable
 
 
 @pytest.mark.parametrize(("how", "workers", "mode"), CASES)
-def test_removed_ca_under_load(how, workers, mode, laboratory):
+def test_upstream_of_a_removed_ca_gets_no_query(how, workers, mode, laboratory):
     """
     Of two upstreams one is certified by a CA that is removed: it gets no question any more, not over its connection,
     not over a new one, not over a resumed one; no client notices.
@@ -185,7 +185,7 @@ def test_removed_ca_under_load(how, workers, mode, laboratory):
 
 
 @pytest.mark.parametrize(("mode", "workers"), [("tls_1_2", 1), ("healthy", 2)])
-def test_only_upstream_loses_its_ca(mode, workers, laboratory):
+def test_only_upstream_fails_until_its_ca_is_back(mode, workers, laboratory):
     """
     Then nothing is answered, and it is said why; when the CA is back so are the answers, within seconds and by itself.
     """
@@ -210,7 +210,7 @@ def test_only_upstream_loses_its_ca(mode, workers, laboratory):
     wait_until(lambda: program.ask(query)[3] & 15 == 0, "every worker has the new contents", 10)
 
 
-def test_unusable_file_on_disk(laboratory):
+def test_truncated_ca_file_changes_nothing(laboratory):
     """
     Half a CA file changes nothing, and is told once; the whole one counts.
     """

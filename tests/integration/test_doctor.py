@@ -56,7 +56,7 @@ def said(tmp_path_factory) -> dict[str, tuple[int, str]]:
 
 
 @pytest.mark.parametrize("label", ["Unbound", "Nsd", "Bind", "KnotResolver", "Dnsdist"])
-def test_good_ones(label, said):
+def test_probe_accepts_good_servers(label, said):
     """
     Each can be used, and a pin is shown.
     """
@@ -76,7 +76,7 @@ def test_good_ones(label, said):
         ("silent", "tls: the handshake took more than 2 s"),
     ],
 )
-def test_bad_ones(label, why, said):
+def test_probe_refuses_bad_servers(label, why, said):
     """
     None is asked anything; it is said why it cannot be used.
     """
@@ -87,14 +87,14 @@ def test_bad_ones(label, why, said):
     assert "verified as" not in text
 
 
-def test_old_tls_is_seen_for_what_it_is(said):
+def test_probe_names_the_old_tls_version(said):
     """
     What it speaks is shown.
     """
     assert "TLSv1.1" in said["TLS 1.1 only"][1]
 
 
-def test_nobody_is_asked_who_is_not_verified(serve, authority, ca_file):
+def test_unverified_server_gets_no_query(serve, authority, ca_file):
     """
     The server of another name has no question in its log.
     """
@@ -104,7 +104,7 @@ def test_nobody_is_asked_who_is_not_verified(serve, authority, ca_file):
 
 
 @pytest_twisted.ensureDeferred
-async def test_json_and_idle(serve, ca_file):
+async def test_probe_reports_json_and_idle_timeout(serve, ca_file):
     """
     For programs; and how long an idle connection lives.
     """
@@ -129,7 +129,7 @@ def query(ca_file: Path, *words: str) -> tuple[int, str]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_query(serve, ca_file):
+async def test_query_prints_a_response_or_one_error(serve, ca_file):
     """
     An answer, and who gave it; or one line that says why there is none.
     """
@@ -149,7 +149,7 @@ async def test_query(serve, ca_file):
             await asked_here(ca_file, server.port, *wrong[:2], sni=wrong[2])
 
 
-def test_command_lines(capsys, ca_file):
+def test_invalid_arguments_exit_with_2(capsys, ca_file):
     """
     What is not understood is said, with exit code 2.
     """

@@ -92,7 +92,7 @@ def by_name(checks: Sequence[Check]) -> dict[str, Check]:
 
 @pytest.mark.parametrize("by", ["socket", "http"])
 @pytest_twisted.ensureDeferred
-async def test_names_arrive(by, running, root):
+async def test_lookups_are_seen_at_dotproxy(by, running, root):
     """
     What is looked up at dotproxy arrives there, by its own count, over the socket or over HTTP.
     """
@@ -106,7 +106,7 @@ async def test_names_arrive(by, running, root):
 
 
 @pytest_twisted.ensureDeferred
-async def test_where_it_listens(running):
+async def test_running_listeners_count_before_the_configuration(running):
     """
     What the running one tells counts, not what the configuration says; without it, the configuration does.
     """
@@ -118,7 +118,7 @@ async def test_where_it_listens(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_no_name_is_sent_elsewhere(running, monkeypatch):
+async def test_no_upstream_name_is_sent_to_another_machine(running, monkeypatch):
     """
     Where dotproxy is said to listen on another machine, no upstream's name is looked up there.
     """
@@ -130,7 +130,7 @@ async def test_no_name_is_sent_elsewhere(running, monkeypatch):
 
 
 @pytest_twisted.ensureDeferred
-async def test_names_do_not_arrive(running, root):
+async def test_lookups_elsewhere_are_reported(running, root):
     """
     What is looked up elsewhere does not arrive.
     """
@@ -141,7 +141,7 @@ async def test_names_do_not_arrive(running, root):
 
 
 @pytest_twisted.ensureDeferred
-async def test_dotproxy_does_not_run(running, root):
+async def test_listener_that_does_not_answer_is_a_problem(running, root):
     """
     An address that does not answer is a problem, and nothing is known of what arrives but what was seen.
     """
@@ -153,7 +153,7 @@ async def test_dotproxy_does_not_run(running, root):
 
 
 @pytest_twisted.ensureDeferred
-async def test_upstreams(running, upstream, ca_file):
+async def test_each_upstream_is_judged(running, upstream, ca_file):
     """
     One that verifies; one that is somebody else; one that is not there; one by name, which dotproxy looks up over TLS.
     """
@@ -172,7 +172,7 @@ async def test_upstreams(running, upstream, ca_file):
 
 
 @pytest_twisted.ensureDeferred
-async def test_an_upstream_that_says_servfail(authority, ca_file):
+async def test_upstream_answering_servfail_is_a_problem(authority, ca_file):
     """
     An upstream that verifies and answers SERVFAIL is of no use.
     """

@@ -83,7 +83,7 @@ def examined(tmp_path: Path, authority: Authority, ca_file: Path) -> Iterator[Ex
         far.remove()
 
 
-def test_a_correct_setup(examined):
+def test_correct_setup_is_healthy(examined):
     """
     Everything is ok: names arrive at dotproxy, nothing leaves on port 53, the upstream verifies.
     """
@@ -96,7 +96,7 @@ def test_a_correct_setup(examined):
     assert examined.link.seen() == []
 
 
-def test_another_nameserver(examined):
+def test_other_nameserver_is_a_problem(examined):
     """
     Names go to the link's server, in the clear: that is told by the file, by dotproxy's count, and by what left.
     """
@@ -110,7 +110,7 @@ def test_another_nameserver(examined):
     assert all(name.split()[0].endswith(".test.") for name in seen)  # it never sends a real name in the clear
 
 
-def test_a_second_nameserver_is_a_problem_before_it_is_asked(examined):
+def test_second_nameserver_is_a_problem_before_it_is_used(examined):
     """
     While dotproxy answers, the second one is not asked; it is told all the same.
     """
@@ -120,7 +120,7 @@ def test_a_second_nameserver_is_a_problem_before_it_is_asked(examined):
     assert (found["arrival"][0][0], found["port 53"][0][0]) == ("ok", "ok")
 
 
-def test_an_upstream_that_is_somebody_else(examined):
+def test_upstream_with_another_name_is_a_problem(examined):
     """
     An upstream whose certificate is for another name is a problem.
     """
@@ -132,7 +132,7 @@ def test_an_upstream_that_is_somebody_else(examined):
     assert "verify" in text
 
 
-def test_a_plain_bootstrap_server_is_told(examined):
+def test_plain_bootstrap_server_is_a_warning(examined):
     """
     bootstrap = udp://… is the operator's choice: a warning.
     """

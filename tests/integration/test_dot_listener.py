@@ -48,7 +48,7 @@ def rcode_of(response: bytes) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_kdig(workers, listening, serve, proxy):
+def test_kdig_verifies_and_gets_padding_on_request(workers, listening, serve, proxy):
     """
     kdig verifies the certificate by CA and name, and by nothing else; its padded query gets a response of 468 octets,
     one that is not padded gets none; a long response comes whole.
@@ -74,7 +74,7 @@ def test_kdig(workers, listening, serve, proxy):
 
 
 @pytest.mark.parametrize("kind", [UnboundOverTls, StubbyOverTls, DnsdistOverTls], ids=lambda kind: kind.program)
-def test_forwarders(kind, listening, serve, proxy, tmp_path):
+def test_other_forwarders_are_served_over_tls(kind, listening, serve, proxy, tmp_path):
     """
     Other forwarders get everything over TLS, which they verify: short and long, what is not there, a hundred names.
     """
@@ -94,7 +94,7 @@ def test_forwarders(kind, listening, serve, proxy, tmp_path):
     assert len(set(logged)) == 1 and logged[0] == "tls" and len(logged) >= 100
 
 
-def test_dotproxy_in_front_of_dotproxy(listening, serve, proxy, ca_file):
+def test_dotproxy_can_be_the_upstream_of_dotproxy(listening, serve, proxy, ca_file):
     """
     dotproxy can be the upstream of dotproxy, which verifies it, pads its queries and resumes sessions.
     """
@@ -111,7 +111,7 @@ def test_dotproxy_in_front_of_dotproxy(listening, serve, proxy, ca_file):
     assert len(logged) == 3
 
 
-def test_zone_transfer(listening, serve, proxy):
+def test_zone_is_transferred_over_tls(listening, serve, proxy):
     """
     A zone comes over TLS, too (RFC 9103): the SOA first and last, and every record between.
     """
@@ -122,7 +122,7 @@ def test_zone_transfer(listening, serve, proxy):
     assert len(re.findall(r"^huge\.lab\.example\.", said, re.MULTILINE)) == 95
 
 
-def test_a_stub_that_checks_another_name(listening, serve, proxy, tmp_path):
+def test_client_expecting_another_name_sends_no_query(listening, serve, proxy, tmp_path):
     """
     A forwarder that expects another name, or another CA, asks nothing.
     """
@@ -139,7 +139,7 @@ def test_a_stub_that_checks_another_name(listening, serve, proxy, tmp_path):
     assert program.process is not None and program.process.poll() is None
 
 
-def test_mutual(listening, serve, proxy, tmp_path, authority):
+def test_clients_without_the_right_certificate_are_refused(listening, serve, proxy, tmp_path, authority):
     """
     With ``tls_client_ca``, kdig with a certificate of that CA is answered; with another, or with none, it is not, and
     nothing of it is asked. The metrics count their handshakes.
@@ -236,7 +236,9 @@ class Visitors:
         *(pytest.param(*case, marks=pytest.mark.soak) for case in ((1, "disk"), (2, "SIGHUP"))),
     ],
 )
-def test_certificate_replaced_under_load(workers, how, listening, serve, proxy, authority, tmp_path):
+def test_certificate_is_replaced_under_load_without_a_failure(
+    workers, how, listening, serve, proxy, authority, tmp_path
+):
     """
     While a hundred clients connect in a second, the certificate is replaced: none is refused, all of them verify what
     they are shown, first one and then the other; a connection that stands goes on. Half of a pair is told of in a line,
@@ -273,7 +275,7 @@ def test_certificate_replaced_under_load(workers, how, listening, serve, proxy, 
     print(f"{visitors.visits} visits, none failed: {sorted(visitors.serials.values())} by certificate")
 
 
-def test_half_done_handshakes(listening, serve, proxy):
+def test_unfinished_handshakes_end_after_5_s(listening, serve, proxy):
     """
     A client that connects and sends nothing, and one that sends half a handshake, are gone after 5 s; others are served
     meanwhile, though all places but one were theirs.
@@ -295,7 +297,7 @@ def test_half_done_handshakes(listening, serve, proxy):
     assert rcode_of(listening.ask(WWW)) == 0
 
 
-def test_what_an_operator_sees(listening, serve, proxy, tmp_path):
+def test_status_and_metrics_of_the_tls_listener(listening, serve, proxy, tmp_path):
     """
     The status, the metrics, and a warning for a key that everybody can read.
     """
@@ -317,7 +319,7 @@ def test_what_an_operator_sees(listening, serve, proxy, tmp_path):
 
 
 @pytest.mark.parametrize("transparent", [False, True])
-def test_options(transparent, listening, serve, proxy):
+def test_padding_and_idle_timeout_are_the_listeners_own(transparent, listening, serve, proxy):
     """
     Padding and the idle timeout are the listener's own, whether EDNS is rebuilt or passed on; a client that did not ask
     for them does not get them; nothing is padded over TCP.
@@ -338,7 +340,7 @@ def test_options(transparent, listening, serve, proxy):
         assert told.otype == 11 and told.to_wire() == struct.pack("!H", 100)
 
 
-def test_allow_from_and_drain(listening, serve, proxy):
+def test_access_list_and_drain_hold_over_tls(listening, serve, proxy):
     """
     A client that is not served is refused over TLS, too; when dotproxy stops, what was asked is answered, and the
     connection ends with close_notify.
@@ -353,7 +355,7 @@ def test_allow_from_and_drain(listening, serve, proxy):
     program.process.wait(10)
 
 
-def test_a_socket_of_systemds(listening, serve, ca_file, tmp_path):
+def test_socket_named_tls_is_served_over_tls(listening, serve, ca_file, tmp_path):
     """
     A socket that a unit has named "tls" is served over TLS, in place of what ``listen_tls`` says.
     """
@@ -393,7 +395,7 @@ os.execv({sys.executable!r}, {arguments!r})
             process.wait(10)
 
 
-def test_an_address_in_use(listening, ca_file, tmp_path):
+def test_port_in_use_is_reported_with_the_others(listening, ca_file, tmp_path):
     """
     A port that another program has is told with the others, in one go.
     """
@@ -411,7 +413,7 @@ def test_an_address_in_use(listening, ca_file, tmp_path):
     assert f"cannot listen on 127.0.0.1 port {listening.port} (TCP): the address is in use" in said
 
 
-def test_status_as_json(listening, serve, proxy, tmp_path):
+def test_status_has_the_tls_listener_and_expiry(listening, serve, proxy, tmp_path):
     """
     Where TLS is listened for, and when the certificate expires, with workers as without.
     """

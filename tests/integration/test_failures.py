@@ -36,7 +36,7 @@ ANSWER = ("NOERROR", "192.0.2.1")
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
-def test_killed_and_restarted(how, serve, proxy):
+def test_dead_upstream_is_servfail_until_it_returns(how, serve, proxy):
     """
     While the upstream is dead there is SERVFAIL with the reason, in time; when it is back there are answers
     within two seconds, without a restart; the log has one line for each of the two changes.
@@ -61,7 +61,7 @@ def test_killed_and_restarted(how, serve, proxy):
     assert (lines.count(": down: "), lines.count(": up again ")) == (1, 1)
 
 
-def test_frozen_and_thawed(serve, proxy):
+def test_frozen_upstream_is_detected_and_replaced(serve, proxy):
     """
     An upstream that stands still with its connection open is found out; the client is answered by the other.
     """
@@ -84,7 +84,7 @@ def test_frozen_and_thawed(serve, proxy):
 
 
 @pytest.mark.parametrize("policy", ["failover", "round_robin", "random"])
-def test_one_of_two_is_dead(policy, serve, proxy):
+def test_one_working_upstream_answers_everything(policy, serve, proxy):
     """
     With one upstream that works every question is answered, whatever the policy and the other's trouble.
     """
@@ -96,7 +96,7 @@ def test_one_of_two_is_dead(policy, serve, proxy):
     assert wrong.questions == []
 
 
-def test_killed_under_load(serve, proxy):
+def test_upstream_killed_under_load_costs_no_response(serve, proxy):
     """
     An upstream that is killed with questions outstanding costs nobody an answer while there is another.
     """
@@ -149,7 +149,7 @@ def bad_certificates(authority: Authority):
 
 
 @pytest.mark.parametrize("why", list(bad_certificates(Authority())))
-def test_certificates_that_are_refused(why, authority, serve, proxy):
+def test_bad_certificates_are_refused_before_any_query(why, authority, serve, proxy):
     """
     A certificate that is not the upstream's leads to SERVFAIL that says so, and not one question reaches the
     server; with the right one there are answers, without a restart (RFC 8310 §5, §8.1).
@@ -172,7 +172,7 @@ def test_certificates_that_are_refused(why, authority, serve, proxy):
     assert len(server.questions) > 0
 
 
-def test_ip_addresses_and_pins(authority, serve, proxy):
+def test_ip_addresses_and_pins_are_verified(authority, serve, proxy):
     """
     Without a name the IP address is verified; pins have to match besides, of which any may.
     """
@@ -191,7 +191,7 @@ def test_ip_addresses_and_pins(authority, serve, proxy):
     assert len(server.questions) == asked
 
 
-def test_a_restart_with_the_wrong_certificate(authority, serve, proxy):
+def test_wrong_certificate_after_a_restart_is_refused(authority, serve, proxy):
     """
     A server that was verified once, and comes back as somebody else, is refused, session or no session.
     """
@@ -206,7 +206,7 @@ def test_a_restart_with_the_wrong_certificate(authority, serve, proxy):
     assert len(server.questions) == asked
 
 
-def test_sessions_are_resumed(serve, proxy):
+def test_sessions_are_resumed_on_the_next_connection(serve, proxy):
     """
     A second connection to a real server resumes the first one's session.
     """
@@ -219,7 +219,7 @@ def test_sessions_are_resumed(serve, proxy):
     assert "TLSv1.3 resumed, verified as dot.test" in program.said()
 
 
-def test_what_the_ca_file_says_is_what_counts(serve, proxy, tmp_path: Path):
+def test_ca_file_replaces_the_systems_cas(serve, proxy, tmp_path: Path):
     """
     A CA file replaces the system's CAs; one with another CA leads nowhere.
     """

@@ -54,7 +54,7 @@ def replies(client: socket.socket, count: int) -> list[dns.message.Message]:
     return [dns.message.from_wire(client.recv(65535), raise_on_truncation=False) for _ in range(count)]
 
 
-def test_queries_that_are_never_answered(
+def test_unanswered_queries_take_half_of_the_places(
     serve: Callable[..., Unbound], proxy: Callable[..., Proxy], silent_port: int
 ) -> None:
     """
@@ -81,7 +81,7 @@ def test_queries_that_are_never_answered(
         assert refused.rcode() == dns.rcode.SERVFAIL
 
 
-def test_ports_that_are_never_answered(serve: Callable[..., Unbound], proxy: Callable[..., Proxy]) -> None:
+def test_query_from_the_echo_port_is_ignored(serve: Callable[..., Unbound], proxy: Callable[..., Proxy]) -> None:
     """
     A query that seems to come from echo gets no response, the next one does.
     """
@@ -102,7 +102,7 @@ def test_ports_that_are_never_answered(serve: Callable[..., Unbound], proxy: Cal
             sockets[0].recv(65535)
 
 
-def test_any_over_udp(serve: Callable[..., Unbound], proxy: Callable[..., Proxy]) -> None:
+def test_any_is_one_record_over_udp(serve: Callable[..., Unbound], proxy: Callable[..., Proxy]) -> None:
     """
     A query of type ANY gets one small record over UDP, and all there are over TCP.
     """
@@ -152,7 +152,7 @@ def world(ca_file: Path, tmp_path: Path) -> Iterator[Inside]:
         far.remove()
 
 
-def test_alike_responses(world: Inside) -> None:
+def test_identical_responses_are_limited_by_rate(world: Inside) -> None:
     """
     A public address gets three alike responses a second, and the others truncated; a private one gets all of them whole.
     """

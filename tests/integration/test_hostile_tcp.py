@@ -102,7 +102,7 @@ def silent(authority, tmp_path) -> Iterator[Misbehaving]:
     server.stop()
 
 
-def test_responses_that_are_not_read(serve, proxy):
+def test_unread_responses_cost_bounded_memory(serve, proxy):
     """
     250 connections ask 128 times each for a response of 60,000 octets that is in the cache, and read nothing: that
     costs less than 60 MB, and whoever asks over UDP waits for less than 50 ms of work.
@@ -118,7 +118,7 @@ def test_responses_that_are_not_read(serve, proxy):
         assert statistics.median(took) < 0.05
 
 
-def test_a_client_that_reads_after_all(serve, proxy):
+def test_late_reader_gets_every_response_in_order(serve, proxy):
     """
     Whoever reads late gets every response, whole and in order.
     """
@@ -137,7 +137,7 @@ def test_a_client_that_reads_after_all(serve, proxy):
     assert {len(reply) for reply in got} == {len(whole)}
 
 
-def test_connections_that_are_owed_a_response(proxy, silent):
+def test_busy_connections_of_one_client_leave_room_for_others(proxy, silent):
     """
     300 connections of one client, each of which is owed a response: all others that connect are served.
     """
@@ -155,7 +155,7 @@ def test_connections_that_are_owed_a_response(proxy, silent):
     assert served == 120
 
 
-def test_queries_that_are_too_long(serve, proxy):
+def test_overlong_queries_are_formerr_without_growth(serve, proxy):
     """
     2,000 queries of 60,000 octets over 50 connections are FORMERR, and cost no memory.
     """
@@ -180,7 +180,7 @@ def test_queries_that_are_too_long(serve, proxy):
     assert resident(started.pid) - before < 10
 
 
-def test_half_frames(serve, proxy):
+def test_half_frames_cost_little_memory(serve, proxy):
     """
     250 connections over which most of a message of 60,000 octets has come, and no more does, cost little memory; others
     connect.
@@ -194,7 +194,7 @@ def test_half_frames(serve, proxy):
         assert resident(started.pid) - before < 10
 
 
-def test_many_that_pipeline(serve, proxy, tmp_path):
+def test_pipelining_clients_do_not_delay_udp(serve, proxy, tmp_path):
     """
     While 250 connections have 64 queries outstanding each, UDP is read in its turn: whoever asks over UDP waits for 20
     ms of work and less, and never for long.

@@ -33,7 +33,7 @@ def _is_clean(text: str) -> bool:
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_hostile_certificate(authority, ca_file, tmp_path, capsys):
+async def test_certificate_names_are_escaped_everywhere(authority, ca_file, tmp_path, capsys):
     """
     Its names hold line breaks and escape sequences: nowhere is there a line of its own making, or a control character.
     """
@@ -96,7 +96,7 @@ async def probed_as_json(config: Any) -> str:
     return "\n".join(lines)
 
 
-def test_the_certificate_is_as_hostile_as_it_is_meant(authority):
+def test_library_does_not_escape_certificate_names(authority):
     """
     The library shows the line break as it is: it is our code that escapes it.
     """

@@ -97,7 +97,7 @@ def cost(program: Proxy) -> tuple[float, float]:
     return (int(fields[11]) + int(fields[12])) / 100, int(fields[21]) * 4096 / 1e6
 
 
-def test_renegotiation(hostile, proxy):
+def test_no_query_is_sent_after_a_renegotiation(hostile, proxy):
     """
     A TLS 1.2 server that shakes hands again, with another certificate, after its first answer: no query is sent over
     that connection any more; each is answered over another one.
@@ -113,7 +113,7 @@ def test_renegotiation(hostile, proxy):
 
 
 @pytest.mark.parametrize("mode", FLOODS)
-def test_floods_after_the_handshake(mode, hostile, serve, proxy):
+def test_tls_message_floods_end_the_connection(mode, hostile, serve, proxy):
     """
     Tickets and key updates without end cost a connection, not the proxy: other upstreams go on, memory does not grow,
     and each such connection ends soon.
@@ -155,7 +155,7 @@ def seconds_of(program: Proxy, seconds: float) -> list[float]:
 
 
 @pytest.mark.parametrize("mode", RAW)
-def test_floods_in_place_of_a_handshake(mode, hostile, serve, proxy):
+def test_floods_before_the_handshake_end_the_connection(mode, hostile, serve, proxy):
     """
     Whatever comes in place of a handshake ends with the connection, after ``connect_timeout`` at the latest; memory
     does not grow, and other upstreams go on.

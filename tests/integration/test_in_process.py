@@ -87,7 +87,7 @@ def running(request, server, ca_file, heard):
 
 
 @pytest_twisted.ensureDeferred
-async def test_both_transports(running):
+async def test_queries_are_answered_over_both_transports(running):
     """
     Questions over UDP and TCP are answered, an answer of 60,000 octets over TCP.
     """
@@ -101,7 +101,7 @@ async def test_both_transports(running):
 
 @pytest.mark.parametrize("running", [{}, {"transparent": ["yes"]}], ids=["default", "transparent"], indirect=True)
 @pytest_twisted.ensureDeferred
-async def test_what_leaves_is_padded(running, server):
+async def test_queries_are_padded_and_responses_are_not(running, server):
     """
     The length of a question with an OPT does not tell its name, whether or not the client padded it (RFC 8467 §4.1), and
     the upstream's padding does not come back (RFC 7830 §6).  A transparent proxy leaves a question without OPT as it is:
@@ -133,7 +133,7 @@ async def test_what_leaves_is_padded(running, server):
 
 
 @pytest_twisted.ensureDeferred
-async def test_a_server_that_closes_idle_connections(running, server, heard):
+async def test_idle_connection_closed_by_the_server_is_no_failure(running, server, heard):
     """
     Each question is answered, each time over a new connection whose handshake is a resumed one, and nothing goes
     down.
@@ -147,7 +147,7 @@ async def test_a_server_that_closes_idle_connections(running, server, heard):
 
 
 @pytest_twisted.ensureDeferred
-async def test_connections_cut_under_questions(running, server):
+async def test_queries_on_cut_connections_are_retried(running, server):
     """
     A question whose connection is cut is asked again, and answered.
     """
@@ -168,7 +168,7 @@ async def test_connections_cut_under_questions(running, server):
 
 
 @pytest_twisted.ensureDeferred
-async def test_expiry_between_connections(running, server, heard):
+async def test_certificate_expired_between_connections_is_refused(running, server, heard):
     """
     A resumed handshake with a certificate that has expired since is refused, and no question is sent.
     """
@@ -188,7 +188,7 @@ async def test_expiry_between_connections(running, server, heard):
 
 
 @pytest_twisted.ensureDeferred
-async def test_stopping_answers_what_is_outstanding(running, server):
+async def test_queries_in_flight_are_answered_at_stop(running, server):
     """
     A question outstanding when the proxy stops gets its answer, if that comes in time, or SERVFAIL.
     """
@@ -203,7 +203,7 @@ async def test_stopping_answers_what_is_outstanding(running, server):
 
 
 @pytest_twisted.ensureDeferred
-async def test_ipv6(running):
+async def test_ipv6_listener_answers(running):
     """
     It listens on IPv6 as on IPv4.
     """
@@ -213,7 +213,7 @@ async def test_ipv6(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_twisted_names_in_front(running):
+async def test_twisted_names_client_is_answered(running):
     """
     twisted.names' own client is answered.
     """
@@ -226,7 +226,7 @@ async def test_twisted_names_in_front(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_library(server, ca_file):
+async def test_library_resolves_and_closes(server, ca_file):
     """
     DoTResolver answers like any resolver, over verified TLS, and closes cleanly.
     """
@@ -247,7 +247,7 @@ async def test_the_library(server, ca_file):
 
 
 @pytest_twisted.ensureDeferred
-async def test_the_demonstration(monkeypatch):
+async def test_demo_shows_each_promise_or_fails(monkeypatch):
     """
     The demonstration shows what it promises, and fails if any of it is not so.
     """

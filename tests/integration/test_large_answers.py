@@ -68,7 +68,7 @@ def program(request, bind, ca_file, tmp_path_factory):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_it_comes_whole(size, bind, program):
+def test_large_responses_come_whole_over_tcp(size, bind, program):
     """
     Every record comes over TCP, as the server gives them to who asks without EDNS, also if there is no room for an
     OPT, of the upstream's or of ours (RFC 1035 §4.2.2, RFC 6891 §6.1.1); over UDP it is truncated.
@@ -93,7 +93,7 @@ def test_it_comes_whole(size, bind, program):
 
 
 @pytest.mark.parametrize("size", [65518, 65519, 65524])
-def test_with_dnssec_wanted(size, program):
+def test_do_is_kept_when_retried_without_options(size, program):
     """
     DO stays said when the question is asked again (RFC 3225 §3): with an OPT without options, which leaves room for
     65,524 octets.
@@ -104,7 +104,7 @@ def test_with_dnssec_wanted(size, program):
     assert len(message.answer[0]) > 90
 
 
-def test_no_room_for_dnssec(bind, program):
+def test_response_too_large_with_dnssec_is_servfail(bind, program):
     """
     Where the server itself has no answer to a question with DO, there is none through dotproxy either, and it says so.
     """
@@ -117,7 +117,7 @@ def test_no_room_for_dnssec(bind, program):
 
 
 @pytest.mark.parametrize("options", [(), ("--transparent", "yes")], ids=["rebuilt", "transparent"])
-def test_truncated_answers_are_empty_by_choice(options, bind, ca_file, tmp_path):
+def test_udp_truncation_empty_sends_no_records(options, bind, ca_file, tmp_path):
     """
     With ``udp_truncation = "empty"`` nobody gets more octets over UDP than it sent when an answer does not fit; over
     TCP everything comes.

@@ -77,7 +77,7 @@ def scene(authority, tmp_path: Path):
 @pytest.mark.parametrize(
     "where", ["[fe80::1%cable]:PORT#dot.test", "fe80::1%cable@PORT", "[fe80::1]:PORT%cable#dot.test"]
 )
-def test_it_is_asked(where, scene, ca_file, tmp_path):
+def test_link_local_upstream_answers(where, scene, ca_file, tmp_path):
     """
     By name, or by the address, which stands in the certificate without the interface.
     """
@@ -93,7 +93,7 @@ def test_it_is_asked(where, scene, ca_file, tmp_path):
         program.stop()
 
 
-def test_probe_and_query(scene, ca_file):
+def test_probe_and_query_accept_link_local_addresses(scene, ca_file):
     """
     They take it, too.
     """

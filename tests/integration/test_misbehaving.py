@@ -50,7 +50,7 @@ def start(authority, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("mode", "rate", "seconds"), BESIDE)
-def test_beside_a_healthy_one(mode, rate, seconds, start, ca_file, tmp_path):
+def test_misbehaving_upstream_beside_a_healthy_one_costs_nothing(mode, rate, seconds, start, ca_file, tmp_path):
     """
     Every question is answered, and rightly (RFC 7766 §6.2.4, RFC 9520 §3.1).
     """
@@ -60,7 +60,7 @@ def test_beside_a_healthy_one(mode, rate, seconds, start, ca_file, tmp_path):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("mode", ["hangs_up", "hangs_up_rudely"])
-def test_a_server_that_hangs_up_at_some_names(mode, workers, start, ca_file, tmp_path):
+def test_hanging_up_at_some_names_costs_other_names_nothing(mode, workers, start, ca_file, tmp_path):
     """
     Those names are SERVFAIL, all others are answered (RFC 9520 §3.1).
     """
@@ -71,7 +71,7 @@ def test_a_server_that_hangs_up_at_some_names(mode, workers, start, ca_file, tmp
 
 
 @pytest.mark.parametrize("mode", ALONE)
-def test_alone(mode, start, ca_file, tmp_path):
+def test_misbehaving_upstream_alone_answers_everything(mode, start, ca_file, tmp_path):
     """
     What can be answered is (RFC 7766 §6.2.4).
     """
@@ -80,7 +80,7 @@ def test_alone(mode, start, ca_file, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_thousand_generations(start, proxy):
+def test_many_connections_leak_nothing(start, proxy):
     """
     Connection after connection under load: neither descriptors nor memory grow.  (What a busy machine makes wait takes
     memory too, once; a leak would show in each period.)

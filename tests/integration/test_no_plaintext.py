@@ -84,7 +84,7 @@ def traced(ca_file: Path, tmp_path: Path):
         program.stop()
 
 
-def test_nothing_leaves_in_the_clear(serve, traced):
+def test_only_tls_records_leave(serve, traced):
     """
     With an upstream that works, one that is somebody else, and one that is dead: what is sent to upstreams are TLS
     records, of application data only to the one that was verified; what is sent in the clear goes to clients

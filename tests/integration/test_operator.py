@@ -74,7 +74,7 @@ def ask(program: Proxy, tcp: bool = False) -> int:
     return int(dns.message.from_wire(program.ask(WWW.to_wire(), tcp=tcp)).rcode())
 
 
-def test_metrics_and_health(operated):
+def test_metrics_and_readiness_follow_the_upstream(operated):
     """
     Numbers agree with what was asked; ready follows the upstream, but for what is kept.
     """
@@ -109,7 +109,7 @@ def test_metrics_and_health(operated):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_plaintext_lookups_are_counted(workers, authority, serve, proxy, tmp_path):
+def test_plaintext_bootstrap_lookups_are_counted(workers, authority, serve, proxy, tmp_path):
     """
     With bootstrap = udp://…, each lookup that leaves without TLS is counted, by every worker, and status tells it.
     """
@@ -135,7 +135,7 @@ def test_plaintext_lookups_are_counted(workers, authority, serve, proxy, tmp_pat
         plain.stop()
 
 
-def test_prometheus_has_no_complaints(operated):
+def test_promtool_accepts_the_metrics(operated):
     """
     promtool check metrics is content with names, types and help.
     """
@@ -151,7 +151,7 @@ def test_prometheus_has_no_complaints(operated):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_commands(operated):
+def test_socket_commands_work_for_the_owner(operated):
     """
     What can be done over the socket, and by its owner alone.
     """
@@ -173,7 +173,7 @@ def test_commands(operated):
     assert "is dotproxy running" in told(operated, "status") or "No such file" in told(operated, "status")
 
 
-def test_a_socket_left_behind(operated):
+def test_stale_admin_socket_is_replaced(operated):
     """
     Is cleared away with the next start.
     """
@@ -183,7 +183,7 @@ def test_a_socket_left_behind(operated):
     wait_until(lambda: told(operated, "log", "info") == "0 ", "it listens there")
 
 
-def test_healthcheck(operated):
+def test_healthcheck_ignores_the_upstreams(operated):
     """
     Whether it answers, whatever its upstreams do.
     """
@@ -199,7 +199,7 @@ def test_healthcheck(operated):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("is_changed", [False, True], ids=["the same", "another upstream"])
-def test_reloaded_under_load(is_changed, workers, authority, ca_file, tmp_path, proxy):
+def test_reloads_under_load_lose_no_query(is_changed, workers, authority, ca_file, tmp_path, proxy):
     """
     SIGHUP again and again loses no question, and costs the upstream that stays no connection.
     """
@@ -240,7 +240,7 @@ def test_reloaded_under_load(is_changed, workers, authority, ca_file, tmp_path, 
     assert said.count(f"connected to 127.0.0.1:{servers[0].port}") <= 2 * program.workers
 
 
-def test_a_mistake_changes_nothing(operated):
+def test_reload_with_a_mistake_changes_nothing(operated):
     """
     It is told, and everything stays as it was.
     """
@@ -252,7 +252,7 @@ def test_a_mistake_changes_nothing(operated):
     assert "1 dotproxy reload: " in told(operated, "reload")
 
 
-def test_a_half_written_file(operated):
+def test_reload_of_a_half_written_file_changes_nothing(operated):
     """
     What was given about who is asked and served does not fall back to the default, over the socket and by SIGHUP: one
     line for each key, exit code 1, and the old configuration serves.  Written out, it is accepted.
@@ -284,7 +284,7 @@ def test_a_half_written_file(operated):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_systemd(workers, serve, ca_file, tmp_path):
+def test_inherited_sockets_outlive_a_restart(workers, serve, ca_file, tmp_path):
     """
     Sockets that are handed over are served, and outlive a restart: what is asked meanwhile waits in them.
     """
@@ -353,7 +353,7 @@ def test_systemd(workers, serve, ca_file, tmp_path):
     assert f"listening on 127.0.0.1:{port} (UDP, TCP)" in Path(tmp_path / "log").read_text()
 
 
-def test_a_second_signal(serve, proxy):
+def test_second_signal_stops_at_once(serve, proxy):
     """
     The first waits for what is outstanding, the second for nothing.
     """

@@ -79,7 +79,7 @@ def contents(path: Path) -> set[str]:
         return {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
 
 
-def test_it_has_everything(sdist):
+def test_sdist_has_every_tracked_file(sdist):
     """
     Documents, units, manual pages and tests are in it, and whatever else is in version control.
     """
@@ -91,7 +91,7 @@ def test_it_has_everything(sdist):
     assert not [name for name in found if name.startswith((".venv", "dist/", "build/")) or "__pycache__" in name]
 
 
-def test_the_wheel_holds_what_it_should(tmp_path):
+def test_wheel_has_exactly_the_package(tmp_path):
     """
     The package, twistd's plugin, two manual pages, its metadata; no test, no cache of twistd's, nothing compiled.
     """
@@ -108,7 +108,7 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     assert found == sources | {"twisted/plugins/dotproxy_plugin.py"} | meta | pages
 
 
-def test_it_installs(sdist, tmp_path):
+def test_sdist_installs_command_plugin_and_manual(sdist, tmp_path):
     """
     pip builds a wheel of it and installs that: the command, the plugin and the manual pages are where they belong.
     """
@@ -127,7 +127,7 @@ def test_it_installs(sdist, tmp_path):
 
 
 @pytest.mark.parametrize("page", ["dotproxy.1", "dotproxy.toml.5"])
-def test_manual_pages(page):
+def test_manual_pages_pass_mandoc(page):
     """
     mandoc has nothing to say against a page, not even against its style, and formats it.
     """

@@ -156,7 +156,7 @@ def serves(program: Served) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("how", ["--user", "--uid", "root"])
-def test_nothing_is_left(how, workers, served):
+def test_no_capability_is_left(how, workers, served):
     """
     However it is started as root: no capability in any set of any thread of any process, no_new_privs; port 53 is
     served, a reload works, the cache file and the admin socket can be used.
@@ -183,7 +183,7 @@ def test_nothing_is_left(how, workers, served):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_capability_to_bind(workers, served):
+def test_bind_capability_is_dropped(workers, served):
     """
     Of a user that has just the one for port 53, as under the systemd unit, nothing is left either; what the bounding
     set has cannot be gained.
@@ -200,7 +200,7 @@ def test_a_capability_to_bind(workers, served):
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_files_of_another_user(workers, served):
+def test_root_keeps_only_access_to_files(workers, served):
     """
     Root without a user, whose configuration is in a folder that only its owner may enter: access to files is kept, and
     nothing else, so that a reload works; the log says why.
@@ -221,7 +221,7 @@ def test_files_of_another_user(workers, served):
     assert program.said_of(told)
 
 
-def test_what_the_user_may_not_use(served):
+def test_files_the_user_may_not_read_are_reported(served):
     """
     A line for each file that a reload, or the cache, would miss; it serves all the same.
     """
@@ -241,7 +241,7 @@ def test_what_the_user_may_not_use(served):
     assert dns.message.from_wire(program.ask(WWW.to_wire())).answer
 
 
-def test_a_python_that_the_user_may_not_execute(served):
+def test_python_the_user_may_not_execute_is_refused_with_workers(served):
     """
     With workers it is refused, with the exit code of a configuration that cannot be used; one process serves.
     """
@@ -260,7 +260,7 @@ def test_a_python_that_the_user_may_not_execute(served):
     assert dns.message.from_wire(program.ask(WWW.to_wire())).answer
 
 
-def test_a_user_that_only_root_can_become(served):
+def test_user_setting_without_root_is_reported(served):
     """
     Somebody else stays who he is, and that is told.
     """
@@ -273,7 +273,7 @@ def test_a_user_that_only_root_can_become(served):
     assert {status["Uid"] for status in program.statuses()} == {"\t".join([str(NOBODY)] * 4)}
 
 
-def test_a_library_leaves_its_process_alone():
+def test_library_keeps_the_processs_privileges():
     """
     Neither a resolver, nor a proxy, nor the service of somebody who is not twistd changes what the process may do.
     """

@@ -38,7 +38,7 @@ def twistd(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_twistd_lists_it():
+def test_twistd_lists_the_plugin_and_every_option():
     """
     twistd knows dotproxy, and dotproxy's help has every option.
     """
@@ -48,7 +48,7 @@ def test_twistd_lists_it():
         assert f"--{setting.option}=" in shown
 
 
-def test_mistakes_are_told_all_at_once():
+def test_configuration_mistakes_are_reported_at_once():
     """
     A configuration that cannot be used ends with exit code 78 and a line for each problem, and nothing else.
     """
@@ -65,7 +65,7 @@ def test_mistakes_are_told_all_at_once():
     assert "Traceback" not in told
 
 
-def test_a_port_that_is_taken():
+def test_port_in_use_is_one_line_and_exit_code_1():
     """
     A port somebody else listens on is one clear line, and exit code 1.
     """
@@ -83,7 +83,7 @@ def test_a_port_that_is_taken():
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_start_and_stop(serve, proxy):
+def test_start_and_stop_are_logged(serve, proxy):
     """
     It says its version, its listeners and its upstreams, then that it is ready; SIGTERM ends it soon.
     """
@@ -113,7 +113,7 @@ def test_start_and_stop(serve, proxy):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
 @pytest.mark.parametrize("command", ["run", "twistd"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_as_process_1(command, workers, serve, ca_file, tmp_path):
+def test_process_1_ends_at_sigterm(command, workers, serve, ca_file, tmp_path):
     """
     As the first process of a container, to which the kernel delivers no signal without a handler, SIGTERM ends it soon,
     all of it, with exit code 0.
@@ -147,7 +147,7 @@ def test_as_process_1(command, workers, serve, ca_file, tmp_path):
     assert "Traceback" not in program.said()
 
 
-def test_services_of_kubernetes_in_the_environment(serve, ca_file, tmp_path):
+def test_kubernetes_service_variables_are_ignored(serve, ca_file, tmp_path):
     """
     What Kubernetes sets for Services whose names begin with dotproxy does not end the program, nor is it logged; what is
     mistyped is logged once.
@@ -176,7 +176,7 @@ def test_services_of_kubernetes_in_the_environment(serve, ca_file, tmp_path):
         assert f"DOTPROXY_{other}" not in program.said()
 
 
-def test_questions_outstanding_when_it_stops(serve, proxy):
+def test_queries_in_flight_are_answered_at_stop(serve, proxy):
     """
     What is outstanding when it is told to stop gets an answer.
     """
@@ -199,7 +199,7 @@ def test_questions_outstanding_when_it_stops(serve, proxy):
     program.process.wait(10)
 
 
-def test_the_log_names_nobody(serve, proxy):
+def test_log_has_no_query_name_and_no_client(serve, proxy):
     """
     After a run with answers, failures and rubbish, no query name and no client address is in the log
     (RFC 9076 §5.2).
@@ -220,7 +220,7 @@ def test_the_log_names_nobody(serve, proxy):
     assert "Traceback" not in said
 
 
-def test_the_environment_alone(serve, ca_file, tmp_path):
+def test_environment_alone_configures(serve, ca_file, tmp_path):
     """
     In a container everything may come from the environment, a file among it.
     """
@@ -251,7 +251,7 @@ def test_the_environment_alone(serve, ca_file, tmp_path):
 
 
 @pytest.mark.parametrize(("option", "manner"), [("yes", "up to 64 at once"), ("no", "one by one")])
-def test_either_way_of_datagrams(option, manner, serve, proxy):
+def test_either_udp_mode_answers_from_the_queried_address(option, manner, serve, proxy):
     """
     The log says which it is, and on a wildcard address answers come from where the question went.
     """
@@ -265,7 +265,7 @@ def test_either_way_of_datagrams(option, manner, serve, proxy):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give root up")
-def test_root_is_given_up(serve, ca_file, tmp_path):
+def test_twistd_uid_gives_up_root(serve, ca_file, tmp_path):
     """
     Port 53 is bound as root, and questions are answered as nobody; it ends without a complaint about a pid file.
     """
@@ -298,7 +298,7 @@ def test_root_is_given_up(serve, ca_file, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give root up")
-def test_a_daemon_deletes_its_pid_file(request):
+def test_daemon_deletes_its_pid_file(request):
     """
     As docs/deploy.md has it: in a directory where the user it runs as may write.
     """
@@ -320,7 +320,7 @@ def test_a_daemon_deletes_its_pid_file(request):
     assert "pid file" not in log.read_text()
 
 
-def test_the_demo():
+def test_demo_succeeds_or_says_why_not():
     """
     `dotproxy demo --once` shows everything, and succeeds; on a port that is taken it fails, and says why.
     """
@@ -345,7 +345,7 @@ def test_the_demo():
     assert (done.returncode, "the address is in use" in done.stderr) == (1, True)
 
 
-def test_the_demo_stays_up():
+def test_demo_answers_until_it_is_stopped():
     """
     Without --once it can be asked afterwards, until it is stopped.
     """

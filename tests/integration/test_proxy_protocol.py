@@ -82,7 +82,7 @@ def backend(way: str, program: Proxy, listening: Listening) -> str:
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
-def test_dnsdist(way, workers, listening, serve, proxy, tmp_path):
+def test_clients_behind_dnsdist_are_known_by_address(way, workers, listening, serve, proxy, tmp_path):
     """
     Clients behind dnsdist are served or refused by their own addresses, over UDP and TCP, and the query log has these;
     dnsdist's own health checks are its own.
@@ -117,7 +117,7 @@ def test_dnsdist(way, workers, listening, serve, proxy, tmp_path):
     assert {transport for transport, client, _ in logged() if client != "127.0.0.1"} == expected
 
 
-def test_who_may_send_headers(listening, serve, proxy, tmp_path):
+def test_headers_count_from_balancers_only(listening, serve, proxy, tmp_path):
     """
     A balancer's datagram or connection without a header gets no answer, and is counted; a header of somebody who is no
     balancer is no query, and he cannot claim another's address.
@@ -153,7 +153,7 @@ def test_who_may_send_headers(listening, serve, proxy, tmp_path):
     assert 'dotproxy_proxy_protocol_errors_total{over="tcp"} 1.0' in metrics
 
 
-def test_a_header_before_tls(listening, serve, proxy):
+def test_header_before_tls_is_read(listening, serve, proxy):
     """
     A balancer that passes TLS through puts the header before the handshake; without one the handshake is not answered.
     """

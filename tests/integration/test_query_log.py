@@ -33,7 +33,7 @@ def logged(program: Proxy) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_json_lines(serve, ca_file, tmp_path, workers):
+def test_json_lines_have_every_field(serve, ca_file, tmp_path, workers):
     """
     Each has type and rcode by name, the time it took, where it came from and which upstream answered.
     """

@@ -236,7 +236,7 @@ def scene(root: Path, network: tuple[Namespace, Link], tmp_path: Path) -> Iterat
         near.ip("addr", "add", "10.77.0.2/24", "dev", "cable")
 
 
-def test_nothing_manages_it(scene):
+def test_static_resolv_conf(scene):
     """
     A resolv.conf that names dotproxy and nobody else.
     """

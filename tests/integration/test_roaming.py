@@ -78,7 +78,7 @@ def back_after(counted: Counted, restored: float) -> float:
     return min(at for at in counted.answered_at if at > restored) - restored
 
 
-def test_another_address(scene):
+def test_lost_address_is_redialled_at_once(scene):
     """
     The address our connections come from is gone: they are dropped and made anew at once.
     """
@@ -94,7 +94,7 @@ def test_another_address(scene):
     assert back_after(client.ask(RATE, 2.5, {0.5: move}), moved[0]) < 2
 
 
-def test_the_cable_is_pulled(scene):
+def test_queries_are_answered_after_a_pulled_cable(scene):
     """
     Nothing reaches the upstream for a second, and the kernel says so.
     """
@@ -110,7 +110,7 @@ def test_the_cable_is_pulled(scene):
     assert back_after(client.ask(RATE, 3.0, events), plugged[0]) < 2
 
 
-def test_packets_vanish(scene):
+def test_queries_are_answered_after_lost_packets(scene):
     """
     Nothing reaches the upstream for a second and a half, and nobody says so.
     """

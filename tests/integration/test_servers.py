@@ -35,7 +35,7 @@ each_server = pytest.mark.parametrize("kind", SERVERS, ids=lambda kind: kind.__n
 
 
 @each_server
-def test_every_client_over_both_transports(kind, serve, proxy):
+def test_clients_get_the_response_over_both_transports(kind, serve, proxy):
     """
     dig, kdig and drill get the right answer over UDP and over TCP, whichever they try first (RFC 7766 §5, RFC 9210 §3).
     """
@@ -56,7 +56,7 @@ def test_every_client_over_both_transports(kind, serve, proxy):
 
 
 @each_server
-def test_a_long_answer(kind, serve, proxy):
+def test_long_response_is_truncated_over_udp_and_whole_over_tcp(kind, serve, proxy):
     """
     A TXT record of 4,212 octets is truncated over UDP, question and OPT kept, and comes whole over TCP, as the
     server itself gives it (RFC 5625 §4.4, RFC 6891 §7, RFC 9715 §3.1).
@@ -80,7 +80,7 @@ def test_a_long_answer(kind, serve, proxy):
 
 
 @each_server
-def test_a_huge_answer(kind, serve, proxy):
+def test_huge_response_is_whole_over_tcp(kind, serve, proxy):
     """
     61,000 octets come whole over TCP, every record of them (RFC 7766 §8).
     """
@@ -150,7 +150,7 @@ def without_padding(reply: bytes) -> bytes:
 
 
 @each_server
-def test_nothing_but_the_id_changes(kind, serve, proxy):
+def test_transparent_response_differs_in_id_and_padding_only(kind, serve, proxy):
     """
     Whatever is asked, the answer through a transparent dotproxy is the server's own but for the ID (RFC 5625 §3), and
     for padding, which is not for clients in the clear (RFC 7830 §6).
@@ -175,7 +175,7 @@ def test_nothing_but_the_id_changes(kind, serve, proxy):
 
 
 @each_server
-def test_classes_nobody_knows(kind, serve, proxy):
+def test_refused_unknown_class_keeps_header_flags(kind, serve, proxy):
     """
     A refusal of an unknown class keeps the server's own header flags, also where the server leaves out the question
     and gets it put back (RFC 5625 §4.2, RFC 1035 §4.1.1).
@@ -194,7 +194,7 @@ def test_classes_nobody_knows(kind, serve, proxy):
 
 
 @each_server
-def test_nothing_but_edns_changes(kind, serve, proxy):
+def test_response_differs_in_edns_only(kind, serve, proxy):
     """
     With EDNS rebuilt on each hop the rest of an answer is the server's own: octet for octet to a client without
     EDNS, header and records to one with it (RFC 6891 §6.1.1).
@@ -217,7 +217,7 @@ def test_nothing_but_edns_changes(kind, serve, proxy):
 
 
 @pytest.mark.parametrize("kind", [Unbound, Nsd, Bind, Dnsdist], ids=lambda kind: kind.__name__)
-def test_servers_that_close_idle_connections(kind, serve, proxy):
+def test_server_closing_idle_connections_is_no_failure(kind, serve, proxy):
     """
     A server that closes what nobody uses is no failure: the next question is answered, and there is not a line
     of it in the log (RFC 7766 §6.2.3).
@@ -236,7 +236,7 @@ def test_servers_that_close_idle_connections(kind, serve, proxy):
 
 
 @each_server
-def test_one_client_that_pipelines_and_hangs_up(kind, serve, proxy):
+def test_half_closed_client_gets_all_responses(kind, serve, proxy):
     """
     500 questions in one go over one TCP connection, which the client then closes for its part, are all answered,
     each with its own ID, before the proxy closes too (RFC 7766 §6.2.1.1, §6.2.4).
@@ -255,7 +255,7 @@ def test_one_client_that_pipelines_and_hangs_up(kind, serve, proxy):
     assert queries == {}
 
 
-def test_200_clients_at_once(serve, proxy):
+def test_200_clients_get_their_own_responses(serve, proxy):
     """
     200 clients at the same time, on both transports, all get their own answer.
     """
@@ -350,7 +350,7 @@ class NsdWithCorp(Nsd):
         return super().write(f"{config}zone:\n    name: lab.corp\n    zonefile: corp\n")
 
 
-def test_an_upstream_in_a_private_top_level_domain(authority, serve, proxy):
+def test_upstream_name_in_a_private_domain_is_looked_up(authority, serve, proxy):
     """
     An upstream's own name is looked up where the operator says, also if it is in ``corp``; what clients ask about it is
     answered here.
@@ -365,7 +365,7 @@ def test_an_upstream_in_a_private_top_level_domain(authority, serve, proxy):
 
 
 @pytest.mark.parametrize("how", ["address", "tls", "udp"])
-def test_an_upstream_by_name(how, authority, serve, proxy):
+def test_upstream_name_is_looked_up_and_verified(how, authority, serve, proxy):
     """
     Its name is looked up by an upstream that is given by address, or by who was named for it, over TLS or in the
     clear, and then it is asked, and verified by that name.  (While it is looked up, the upstream given by address may

@@ -98,7 +98,7 @@ def with_name_server(host: str, folder: Path, options: str, *command: str) -> st
 @pytest.mark.parametrize(
     "options", ["", "edns0", "use-vc", "trust-ad", "single-request", "single-request-reopen", "rotate"]
 )
-def test_glibc(options, on_port_53, tmp_path):
+def test_glibc_gets_a_and_aaaa(options, on_port_53, tmp_path):
     """
     getaddrinfo asks for A and AAAA together from one socket, with any options, and gets both (RFC 7766 §5 for use-vc).
     """
@@ -109,7 +109,7 @@ def test_glibc(options, on_port_53, tmp_path):
     assert with_name_server(on_port_53.host, tmp_path, options, "getent", "ahosts", "nothing.lab.example") == ""
 
 
-def test_musl(on_port_53, tmp_path):
+def test_musl_reads_truncated_responses(on_port_53, tmp_path):
     """
     musl's stub, of which older ones know no TCP, finds addresses in a truncated answer (RFC 2181 §9).
     """
@@ -123,7 +123,7 @@ def test_musl(on_port_53, tmp_path):
     assert with_name_server(on_port_53.host, tmp_path, "", str(tmp_path / "lookup"), "nothing.lab.example") == "error\n"
 
 
-def test_c_ares(serve, proxy, tmp_path):
+def test_c_ares_resolves(serve, proxy, tmp_path):
     """
     Node's resolver, which is c-ares: a hundred names at once, a truncated answer asked again over TCP, a name that is
     not there.
@@ -137,7 +137,7 @@ def test_c_ares(serve, proxy, tmp_path):
     assert told.strip() == f'{{"right":100,"long":{LONG_TXT - 17},"missing":"ENOTFOUND"}}'
 
 
-def test_dnspython(serve, proxy):
+def test_dnspython_resolves(serve, proxy):
     """
     dnspython, with and without asyncio, over UDP and TCP, with EDNS and without.
     """
@@ -153,7 +153,7 @@ def test_dnspython(serve, proxy):
                 assert {rdata.address for rdata in answer} == SIXTY
 
 
-def test_delv(serve, proxy, tmp_path):
+def test_delv_validates(serve, proxy, tmp_path):
     """
     delv, which validates: every record it needs comes through, for names that are there and for those that are not
     (RFC 4035 §3.2.1).
@@ -253,7 +253,7 @@ forward-zone:
 
 
 @pytest.mark.parametrize("kind", [Dnsmasq, UnboundInFront], ids=lambda kind: kind.__name__)
-def test_stacked(kind, serve, proxy, tmp_path):
+def test_other_forwarders_in_front_get_everything(kind, serve, proxy, tmp_path):
     """
     Another forwarder in front gets everything it asks for, short and long, over UDP and TCP, and what is not there.
     """
@@ -272,7 +272,7 @@ def test_stacked(kind, serve, proxy, tmp_path):
         program.stop()
 
 
-def test_python(on_port_53, tmp_path):
+def test_python_resolves_in_threads(on_port_53, tmp_path):
     """
     Python's own getaddrinfo, a hundred names by ten threads.
     """

@@ -128,7 +128,7 @@ def log_since(machine: Machine, mark: int) -> list[str]:
     return machine.journal("dotproxy.service").splitlines()[mark:]
 
 
-def test_the_documented_install(machine):
+def test_documented_install_serves(machine):
     """
     The service serves, over UDP and TCP; `dotproxy` is on PATH; a start is a few lines, none of them Twisted's.
     """
@@ -146,7 +146,7 @@ def test_the_documented_install(machine):
     assert "twist" not in "".join(lines).lower()
 
 
-def test_reload(machine):
+def test_systemctl_reload_fails_on_a_mistake(machine):
     """
     `systemctl reload` needs no /bin/kill; it fails if there is a mistake, and then nothing has changed.
     """
@@ -168,7 +168,7 @@ def test_reload(machine):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_left_of_privileges(workers, machine):
+def test_no_capability_is_left(workers, machine):
     """
     Once port 53 is bound no process has a capability, or can gain one; a reload works. The unit's limits are in effect.
     """
@@ -200,7 +200,7 @@ def test_what_is_left_of_privileges(workers, machine):
     assert "cannot be written" not in said
 
 
-def test_a_half_written_file(machine):
+def test_reload_of_a_half_written_file_fails(machine):
     """
     `systemctl reload` fails where the file lacks what it had given, and nothing changes; restart takes it, and a line
     says whom it asks.
@@ -220,7 +220,7 @@ def test_a_half_written_file(machine):
     assert ask(machine)
 
 
-def test_a_mistake_is_not_tried_again(machine):
+def test_mistake_is_not_restarted(machine):
     """
     One start, exit code 78, and `systemctl status` says what is wrong.
     """
@@ -243,7 +243,7 @@ def test_a_mistake_is_not_tried_again(machine):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_address_that_is_not_there_yet(workers, machine):
+def test_missing_address_is_served_once_it_exists(workers, machine):
     """
     The others serve at once, it does when it is there; nothing is started again for that.
     """
@@ -270,7 +270,7 @@ def test_an_address_that_is_not_there_yet(workers, machine):
     assert "listening on 127.0.0.1:53 (UDP, TCP)\n" in said
 
 
-def test_it_does_not_give_up(machine):
+def test_taken_port_is_retried_without_limit(machine):
     """
     While another program has the port it is started again and again, more often than systemd's limit is by default.
     """
@@ -289,7 +289,7 @@ def test_it_does_not_give_up(machine):
     wait_until(lambda: shown(machine, "dotproxy", "ActiveState") == ["active"], "its upstreams were tried")
 
 
-def test_socket_and_service(machine):
+def test_queries_wait_during_a_restart_with_the_socket_unit(machine):
     """
     In the documented order the service serves what systemd has opened, and a query waits while it is restarted.
     """
@@ -310,7 +310,7 @@ def test_socket_and_service(machine):
     assert ask(machine, "127.0.0.1", "tcp")
 
 
-def test_a_mistake_behind_the_socket(machine):
+def test_mistake_behind_the_socket_unit_is_not_restarted(machine):
     """
     Queries that wait do not start the service for ever; when it is mended, the documented command opens the sockets.
     """

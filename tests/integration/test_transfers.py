@@ -45,7 +45,7 @@ def transferred(program, **options) -> Counter:
 
 @large_zones
 @each_server
-def test_a_large_zone(kind, hosts, serve, proxy):
+def test_large_zone_arrives_whole(kind, hosts, serve, proxy):
     """
     A zone of many records arrives whole, and is what the zone file says (RFC 5936 §2.2); other questions, on the
     same connection and over UDP, are answered meanwhile (RFC 9103 §6.3).
@@ -80,7 +80,7 @@ def test_a_large_zone(kind, hosts, serve, proxy):
 
 
 @each_server
-def test_dig_transfers(kind, serve, proxy):
+def test_dig_transfers_every_record(kind, serve, proxy):
     """
     dig gets as many records through dotproxy as there are, with EDNS and without (RFC 5936 §2.2).
     """
@@ -94,7 +94,7 @@ def test_dig_transfers(kind, serve, proxy):
 
 
 @large_zones
-def test_signed_transfers(hosts, serve, proxy):
+def test_signed_transfers_verify(hosts, serve, proxy):
     """
     A transfer signed with TSIG verifies at the client, every message of it (RFC 8945 §5.5, §5.3.1).
     """
@@ -104,7 +104,7 @@ def test_signed_transfers(hosts, serve, proxy):
     assert records.total() > hosts
 
 
-def test_differences(serve, proxy):
+def test_ixfr_is_forwarded(serve, proxy):
     """
     What changed since a serial is passed on as the server sends it, and one that is current is told so
     (RFC 1995 §4).
@@ -128,7 +128,7 @@ def test_differences(serve, proxy):
     assert ixfr(serial + 1) == ["SOA"]
 
 
-def test_a_server_without_the_zone(serve, proxy):
+def test_transfer_is_retried_at_another_upstream(serve, proxy):
     """
     Its refusal is what the client is told, if nobody has the zone; the upstream that has it is found (RFC 5936 §2.2).
     """
@@ -140,7 +140,7 @@ def test_a_server_without_the_zone(serve, proxy):
     assert transferred(both).total() > 100
 
 
-def test_a_client_that_does_not_read(serve, proxy):
+def test_unread_transfer_delays_nobody(serve, proxy):
     """
     It holds nobody up: the zone waits at its server, and others are answered; so many transfers and no more.
     """

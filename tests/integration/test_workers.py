@@ -83,7 +83,7 @@ def ask_by_many(program: Proxy, clients: int, rate: float, seconds: float, event
     return counted
 
 
-def test_a_worker_that_is_killed(crew):
+def test_killed_worker_is_replaced(crew):
     """
     Clients lose at most what was in that worker, nobody waits for a second, and there are two again.
     """
@@ -112,7 +112,7 @@ def test_a_worker_that_is_killed(crew):
     assert re.search(rf"worker [12] \({killed[0]}\) has ended: signal 9; the next is started at once", crew.said())
 
 
-def test_one_after_the_other(crew):
+def test_queries_are_answered_whichever_worker_dies(crew):
     """
     Each of them, and both at once, over UDP and TCP.
     """
@@ -126,7 +126,7 @@ def test_one_after_the_other(crew):
         wait_until(lambda: len(status(crew)["workers"]) == 2, "there are two again")
 
 
-def test_both_work(crew):
+def test_clients_are_spread_over_workers(crew):
     """
     Clients are spread over them, over either transport.
     """
@@ -139,7 +139,7 @@ def test_both_work(crew):
     assert known["cache"]["entries"] == 2
 
 
-def test_they_have_one_secret(serve, proxy):
+def test_workers_share_cookie_and_log_secrets(serve, proxy):
     """
     A client's cookie, and its name in the query log, do not tell who answers (RFC 7873 §6).
     """
@@ -158,7 +158,7 @@ def test_they_have_one_secret(serve, proxy):
     assert len({client for _, client in logged}) == 1
 
 
-def test_without_its_supervisor(crew):
+def test_worker_ends_with_its_supervisor(crew):
     """
     A worker ends, too.
     """
@@ -168,7 +168,7 @@ def test_without_its_supervisor(crew):
 
 
 @pytest.mark.parametrize("everybody", [False, True], ids=["the supervisor", "everybody"])
-def test_stopping(everybody, crew):
+def test_stop_answers_queries_and_leaves_no_process(everybody, crew):
     """
     By a signal to the supervisor, or to all of them, as a terminal and systemd send it: what is outstanding is
     answered, and nothing is left.
@@ -188,7 +188,7 @@ def test_stopping(everybody, crew):
     assert "Traceback" not in crew.said()
 
 
-def test_one_that_hangs(crew):
+def test_hanging_worker_is_replaced(crew):
     """
     Is ended after ten seconds, and followed.
     """
@@ -201,7 +201,7 @@ def test_one_that_hangs(crew):
         assert dns.message.from_wire(crew.ask(WWW)).answer
 
 
-def test_each_has_a_file_of_its_own(serve, proxy, tmp_path):
+def test_each_worker_has_its_cache_file(serve, proxy, tmp_path):
     """
     What is kept is kept by each, since each has names of its own.
     """
@@ -219,7 +219,7 @@ def test_each_has_a_file_of_its_own(serve, proxy, tmp_path):
     assert sum(map(int, re.findall(r"(\d+) answers from", program.said()))) == 20
 
 
-def test_a_port_that_somebody_else_has(proxy, serve):
+def test_port_of_another_program_is_not_shared(proxy, serve):
     """
     Nobody is made to share with us.
     """
