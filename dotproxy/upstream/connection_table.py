@@ -41,11 +41,11 @@ class ConnectionTable:
 
     def remove(self, connection: DotConnection) -> None:
         """
-        Remove a connection that is closed; one that was never added is no error.
+        Remove a connection that is closed; a spare takes its place.  One that was never added is no error.
         """
         self._connections.pop(connection, None)
         if connection is self.active:
-            self.active = None
+            self.activate_spare()
 
     def in_state(self, state: ConnectionState) -> list[DotConnection]:
         """
@@ -65,8 +65,8 @@ class ConnectionTable:
         """
         The open connections beside the active one.
         """
-        if len(self._connections) == 1:
-            return []
+        if self.active is not None and len(self._connections) == 1:
+            return []  # nearly always
         return [one for one in self._connections if one.state < DRAINING and one is not self.active]
 
     @property
@@ -89,4 +89,5 @@ class ConnectionTable:
         """
         Make the newest spare the active connection, or none if there is none.
         """
+        self.active = None
         self.active = next(reversed(self.spares), None)

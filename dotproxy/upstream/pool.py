@@ -393,11 +393,11 @@ class Pool:
         Send a connection no more queries, and hand those outstanding back: it is silent, unless ``why`` says otherwise.
         """
         was_active = connection is self._table.active
-        if was_active:
-            self._table.active = None
         silence = self._now() - connection.last_heard
         if connection.answers and not why:
             self.per_connection_limit.ended(connection.answers)
         error = Timeout("read", why or f"connected, but silent for {silence:.1f} s", self._observer.label)
         tokens = [token for token in connection.retire(error) if token is not PROBE]
+        if was_active:
+            self._table.activate_spare()
         self._observer.retired(tokens, error, was_silent=was_active and not why)

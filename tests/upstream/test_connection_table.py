@@ -68,19 +68,22 @@ class ConnectionTableTests(SynchronousTestCase):
         """
         What drains takes no queries.
         """
-        for connection in self.connections[1:]:
+        for connection in self.connections:
             connection.state = DRAINING
         self.table.activate_spare()
         self.assertIsNone(self.table.active)
 
-    def test_a_removed_connection_is_not_active(self) -> None:
+    def test_a_spare_takes_the_place_of_the_active_one(self) -> None:
         """
         One that is removed twice, or was never added, is no error.
         """
-        first = self.connections[0]
+        first, second, third = self.connections
         self.table.remove(first)
         self.table.remove(first)
-        self.assertEqual((None, 2, False), (self.table.active, len(self.table), first in self.table))
+        self.assertEqual((third, 2, False), (self.table.active, len(self.table), first in self.table))
+        self.table.remove(third)
+        self.table.remove(second)
+        self.assertEqual((None, 0), (self.table.active, len(self.table)))
 
     def test_connections_by_state(self) -> None:
         """

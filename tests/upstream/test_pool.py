@@ -302,6 +302,38 @@ class SharingTests(SynchronousTestCase):
             scene.upstream.check_liveness(scene.clock.seconds() - 0.3)
         self.assertEqual(set(range(20)), set(scene.told.failed_tokens) - {"on"})
 
+    def test_a_spare_takes_over_when_the_active_one_is_lost(self) -> None:
+        """
+        The next query does not wait for a dial.
+        """
+        scene = self.burdened()
+        scene.network.accept(scene.server)
+        scene.server.connections[0].transport.loseConnection()
+        scene.network.settle()
+        self.assertEqual("<Pool the upstream: 1 ready>", repr(scene.upstream._pool))
+        scene.ask("next")
+        scene.network.settle()
+        self.assertEqual("<Pool the upstream: 1 ready (1 in flight)>", repr(scene.upstream._pool))
+        self.assertEqual(2, scene.dials)
+
+    def test_sharing_goes_on_after_an_aged_connection_was_lost(self) -> None:
+        """
+        One that ends while its replacement is dialled keeps no other from being dialled later.
+        """
+        scene = Scene(idle_timeout=3600.0)
+        scene.connect("a")
+        while scene.dials == 1:
+            scene.ask(scene.clock.seconds())
+            scene.network.advance(0.5)
+        scene.server.close_connections()
+        scene.network.settle()
+        scene.network.accept(scene.server)
+        scene.server.answer = lambda query: None
+        scene.ask(*range(20))
+        dials = scene.dials
+        scene.upstream.record_latency(0.5, 1)
+        self.assertEqual(dials + 1, scene.dials)
+
     def test_an_old_one_of_them(self) -> None:
         """
         It is closed, and not replaced.
