@@ -30,6 +30,7 @@ from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
 from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.telemetry.counters import UDP, UpstreamCounters
@@ -41,7 +42,7 @@ from dotproxy.wire.framing import frame
 from dotproxy.wire.message import QueryInfo, parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 
-CLIENT = ("127.0.0.1", 4000)
+CLIENT = Client("127.0.0.1", 4000)
 
 _ADDRESS_AND_OPT = (
     b"\xc0\x0c\0\1\0\1\0\1\x51\x80\0\4\xc0\0\2\1"  # one A record, of a day
@@ -61,7 +62,7 @@ def queries(count: int = BATCH) -> list[bytes]:
     return [make_query(f"n{next(_numbers):08}.lab.example", 1) for _ in range(count)]
 
 
-def from_clients(batch: list[bytes]) -> list[tuple[bytes, Any]]:
+def from_clients(batch: list[bytes]) -> list[ClientMessage]:
     """
     Queries as a listener hands them on.
     """
@@ -85,13 +86,13 @@ class Listener:
     is_stream = False
     takes_transfers = False
 
-    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
         None.
         """
         return b""
 
-    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+    def send_answers(self, answers: list[ClientMessage]) -> None:
         """
         Nobody waits for them.
         """
@@ -114,7 +115,7 @@ class Forwarding:
             monotonic=time.monotonic,
         )
         shares = ClientShares(AccessList([ip_network("127.0.0.0/8")]).allows, max_in_flight=1_000_000)
-        shares.verify(shares.of(CLIENT[0], 0.0))
+        shares.verify(shares.of(CLIENT.host, 0.0))
         self.forwarder = Forwarder(
             self.dispatcher,
             ForwarderSettings(
@@ -132,7 +133,7 @@ class Forwarding:
             shares=shares,
         )
 
-    def ask(self, batch: list[tuple[bytes, Any]]) -> None:
+    def ask(self, batch: list[ClientMessage]) -> None:
         """
         Queries come.
         """

@@ -19,6 +19,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.server_cookies import Cookies
 from dotproxy.telemetry.counters import UDP
 from dotproxy.wire.framing import Deframer
@@ -111,7 +112,7 @@ class Datagrams:
         self._cookies = Cookies(b"f" * 32)
         self._number = 1023  # as a port it is nobody's to whom nothing is answered
 
-    def client_of(self, query: bytes) -> Any:
+    def client_of(self, query: bytes) -> Client:
         """
         Return a client nobody else is, which waits for the answer if there has to be one.
         """
@@ -119,20 +120,20 @@ class Datagrams:
         if must_be_answered(query):
             self.pending[self._number] = query
         host = f"127.0.{self._number >> 8 & 3}.{self._number & 255}"
-        return (host, self._number)
+        return Client(host, self._number)
 
-    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
         Called by the forwarder.
         """
-        return self._cookies.option_for(query, info, client[0])
+        return self._cookies.option_for(query, info, client.host)
 
-    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+    def send_answers(self, answers: list[ClientMessage]) -> None:
         """
         Called by the forwarder.
         """
         for answer, client in answers:
-            query = self.pending.pop(client[1], None)
+            query = self.pending.pop(client.port, None)
             assert query is not None, f"an answer nobody waits for, or the second one: {answer.hex()}"
             self._checks.check(query, answer, LONGEST)
 

@@ -25,6 +25,7 @@ from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
 from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.selection import Ordering
 from dotproxy.policy.server_cookies import Cookies
@@ -41,7 +42,7 @@ from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter
 
 GOOD = make_query("good.fuzz.example.", A)
 ZONE = Zone({(f"{name}.fuzz.example.", A): [address_rdata("192.0.2.1")] for name in ("www", "good")})
-CLIENT = ("127.0.0.1", 4000)
+CLIENT = Client("127.0.0.1", 4000)
 
 #: Made once, since that takes longer than a message.
 REWRITER = EdnsRewriter(128, ClientSubnet.PASS)
@@ -122,7 +123,7 @@ class Path:
         self.clients = RecordingListener(is_stream=is_stream)
         cookies = Cookies(b"s" * 32)
         self.clients.options_for = (  # type: ignore[method-assign]
-            lambda query, info, client: cookies.option_for(query, info, client[0])
+            lambda query, info, client: cookies.option_for(query, info, client.host)
         )
         self.conversation: Conversation[Any] = Conversation(lambda size: bytes(range(256)) * 2)
 

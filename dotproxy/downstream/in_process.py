@@ -21,6 +21,7 @@ from twisted.names.error import DNSQueryTimeoutError, DNSServerError, DomainErro
 from twisted.python.failure import Failure
 
 from dotproxy.errors import WireError
+from dotproxy.policy.client import NO_PORT, Client, ClientMessage
 from dotproxy.telemetry.counters import IN_PROCESS
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.message import HEADER, RD, QueryInfo, question_of
@@ -58,7 +59,7 @@ class QueryReceiver(Protocol):
     Who takes questions: the forwarder.
     """
 
-    def handle_batch(self, listener: Any, batch: Sequence[tuple[bytes, Any]]) -> int:
+    def handle_batch(self, listener: Any, batch: Sequence[ClientMessage]) -> int:
         """
         Take questions; return how many of them will never be answered.
         """
@@ -95,17 +96,18 @@ class ForwarderResolver(ResolverBase):
         # Not the base class's: it asks for ANY, which servers need not answer in full (RFC 8482).
         return Deferred.fromCoroutine(self._host_by_name(name, timeout))
 
-    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
         Called by the forwarder; there are none.
         """
         return b""
 
-    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+    def send_answers(self, answers: list[ClientMessage]) -> None:
         """
         Called by the forwarder.
         """
-        for octets, (_, waiting) in answers:
+        for octets, client in answers:
+            waiting = cast(Deferred[Records], client.route)
             if waiting.called:
                 continue
             try:
@@ -126,7 +128,7 @@ class ForwarderResolver(ResolverBase):
         waiting: Deferred[Records] = Deferred()
         if timeout:
             waiting.addTimeout(sum(timeout), self._clock, _timed_out)
-        if self._asker.handle_batch(self, [(octets, ("", waiting))]) and not waiting.called:
+        if self._asker.handle_batch(self, [(octets, Client("", NO_PORT, waiting))]) and not waiting.called:
             waiting.errback(Failure(DNSServerError()))  # it was dropped
         return waiting
 

@@ -34,6 +34,7 @@ from dotproxy.downstream.tls_listener import TlsConnectionFactory, TlsListenerFa
 from dotproxy.downstream.udp import CookieFor, UdpListener
 from dotproxy.downstream.udp_port import Datagram
 from dotproxy.errors import WireError
+from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import ListenerCounters
 from dotproxy.wire.proxy_header import ProxyHeader, parse_proxy_header
 
@@ -45,14 +46,6 @@ _TLS_HANDSHAKE = 0x16
 
 #: From a peer's IP address to whether it is a balancer that sends headers.
 IsBalancer = Callable[[str], bool]
-
-
-class ProxiedClient(tuple[Any, ...]):
-    """
-    A client behind a balancer: its address, its port, and the client that the port below knows, the balancer.
-    """
-
-    __slots__ = ()
 
 
 class ProxiedUdpListener(UdpListener):
@@ -79,12 +72,12 @@ class ProxiedUdpListener(UdpListener):
         passed: list[Datagram] = []
         for datagram in batch:
             octets, peer = datagram
-            if not self._is_balancer(peer[0]):
+            if not self._is_balancer(peer.host):
                 passed.append(datagram)
             elif (header := _header_of(octets)) is None:
                 self._counters.proxy_errors["udp"] += 1
             elif header.host:
-                passed.append((octets[header.size :], ProxiedClient((header.host, header.port, peer))))
+                passed.append((octets[header.size :], Client(header.host, header.port, peer)))
             else:
                 passed.append((octets[header.size :], peer))
         if passed:
@@ -94,7 +87,7 @@ class ProxiedUdpListener(UdpListener):
         """
         Called by any other port there may be.
         """
-        self.datagrams_received([(data, addr)])
+        self.datagrams_received([(data, Client(addr[0], addr[1]))])
 
     def send_answers(self, answers: list[Datagram]) -> None:
         """
@@ -104,7 +97,11 @@ class ProxiedUdpListener(UdpListener):
             answers = self.limit_responses(answers)
         if self.transport is not None:
             self.transport.write_batch(
-                [(octets, client[2] if type(client) is ProxiedClient else client) for octets, client in answers]
+                [
+                    # The route of a client behind a balancer is the balancer, a client of the port.
+                    (octets, client.route if isinstance(client.route, Client) else client)
+                    for octets, client in answers
+                ]
             )
 
 

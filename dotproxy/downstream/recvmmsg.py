@@ -17,7 +17,9 @@ import struct
 import sys
 from array import array
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
+
+from dotproxy.policy.client import Client, ClientMessage
 
 #: Slots, and octets a datagram that comes may have in one: no query is longer.
 SLOTS = 64
@@ -32,11 +34,6 @@ _V4, _V6 = (16, socket.CMSG_SPACE(12)), (28, socket.CMSG_SPACE(20))
 
 #: The head of control data: struct cmsghdr.
 _CONTROL = struct.Struct("=QII")
-
-#: Whose datagram it is: IP address as text, port, the address and control data as the kernel has them, and the latter
-#: as Python has it.
-Client = tuple[str, int, bytes, bytes, list[tuple[int, int, bytes]]]
-Datagram = tuple[bytes, Client]
 
 #: So many are sent sooner one by one than together.
 _FEW = 12
@@ -95,7 +92,7 @@ class DatagramSlots:
         for slot in range(SLOTS):
             self._in.vectors[2 * slot : 2 * slot + 2] = array("Q", (start + slot * SLOT_SIZE, SLOT_SIZE))
 
-    def receive(self) -> list[Datagram]:
+    def receive(self) -> list[ClientMessage]:
         """
         Return what has come, as much of it as there are slots.
 
@@ -138,7 +135,7 @@ class DatagramSlots:
             slots.control_sizes[:count] = slots.all_room[:count]
         return received
 
-    def send(self, batch: list[Datagram]) -> int:
+    def send(self, batch: list[ClientMessage]) -> int:
         """
         Send datagrams; return how many could not be sent.
         """
@@ -148,19 +145,20 @@ class DatagramSlots:
             return self._send_some(batch)
         return sum(self._send_some(batch[start : start + SLOTS]) for start in range(0, len(batch), SLOTS))
 
-    def _send_one_by_one(self, batch: list[Datagram]) -> int:
+    def _send_one_by_one(self, batch: list[ClientMessage]) -> int:
         lost = 0
         for octets, client in batch:
             try:
                 if self._control_size:
-                    self._socket.sendmsg([octets], client[4], 0, client[:2])
+                    control = cast(bytes, client.route)[self._name_size :]
+                    self._socket.sendmsg([octets], _ancillary(control), 0, (client.host, client.port))
                 else:
-                    self._socket.sendto(octets, client[:2])
+                    self._socket.sendto(octets, (client.host, client.port))
             except OSError:
                 lost += 1
         return lost
 
-    def _send_some(self, batch: list[Datagram]) -> int:
+    def _send_some(self, batch: list[ClientMessage]) -> int:
         slots, count = self._out, len(batch)
         sizes = array("Q", [len(octets) for octets, _ in batch])
         joined = b"".join([octets for octets, _ in batch])
@@ -169,11 +167,7 @@ class DatagramSlots:
         start = int(self._ffi.cast("uintptr_t", self._outgoing))
         slots.bases[:count] = array("Q", accumulate(sizes[:-1], initial=start))
         slots.lengths[:count] = sizes
-        slots.names[: count * self._name_size] = b"".join([client[2] for _, client in batch])
-        if self._control_size:
-            room = self._control_size
-            slots.controls[: count * room] = b"".join([client[3].ljust(room, b"\0") for _, client in batch])
-            slots.control_sizes[:count] = array("Q", [len(client[3]) for _, client in batch])
+        self._place_addresses(cast(list[bytes], [client.route for _, client in batch]))
         sent = lost = 0
         while sent < count:
             done: int = self._sendmmsg(
@@ -185,10 +179,29 @@ class DatagramSlots:
             sent += done
         return lost
 
+    def _place_addresses(self, routes: list[bytes]) -> None:
+        """
+        Put the addresses, and control data if there is any, into the slots of what goes.
+        """
+        slots, count, size = self._out, len(routes), self._name_size
+        if not self._control_size:
+            slots.names[: count * size] = b"".join(routes)
+            return
+        slots.names[: count * size] = b"".join([route[:size] for route in routes])
+        room = self._control_size
+        controls = [route[size:] for route in routes]
+        slots.control_sizes[:count] = array("Q", map(len, controls))
+        joined = b"".join(controls)
+        if len(joined) < count * room:
+            joined = b"".join([control.ljust(room, b"\0") for control in controls])
+        slots.controls[: count * room] = joined
+
 
 class _ClientCache(dict[bytes, Client]):
     """
     From addresses and control data, as the kernel has them, to clients; remembers those of late.
+
+    The octets that a client is found by are its route, too.
     """
 
     def __init__(self, name_size: int) -> None:
@@ -198,20 +211,25 @@ class _ClientCache(dict[bytes, Client]):
     def __missing__(self, key: bytes) -> Client:
         if len(self) >= _REMEMBERED:
             self.clear()
-        name, control = key[: self._name_size], key[self._name_size :]
-        port = name[2] << 8 | name[3]
-        if len(name) == _V4[0]:
-            host = socket.inet_ntop(socket.AF_INET, name[4:8])
+        port = key[2] << 8 | key[3]
+        if self._name_size == _V4[0]:
+            host = socket.inet_ntop(socket.AF_INET, key[4:8])
         else:
-            host = socket.inet_ntop(socket.AF_INET6, name[8:24])
-            scope = int.from_bytes(name[24:28], "little")
+            host = socket.inet_ntop(socket.AF_INET6, key[8:24])
+            scope = int.from_bytes(key[24:28], "little")
             host = f"{host}%{scope}" if scope else host
-        ancillary = []
-        if control:
-            length, level, kind = _CONTROL.unpack_from(control)
-            ancillary.append((level, kind, control[_CONTROL.size : length]))
-        client = self[key] = (host, port, name, control, ancillary)
+        client = self[key] = Client(host, port, key)
         return client
+
+
+def _ancillary(control: bytes) -> list[tuple[int, int, bytes]]:
+    """
+    Return control data as Python has it, from how the kernel has it.
+    """
+    if not control:
+        return []
+    length, level, kind = _CONTROL.unpack_from(control)
+    return [(level, kind, control[_CONTROL.size : length])]
 
 
 class _MessageHeaders:

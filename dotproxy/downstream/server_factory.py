@@ -22,6 +22,7 @@ from dotproxy.downstream.round_robin import RoundRobin
 from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.downstream.unread_responses import UnreadResponses
 from dotproxy.errors import ClientEnd
+from dotproxy.policy.client import ClientMessage
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.telemetry.counters import Counters
 
@@ -40,7 +41,7 @@ class QueryReceiver(Protocol):
         Where queries that listeners drop are counted.
         """
 
-    def handle_batch(self, listener: Any, batch: Sequence[tuple[bytes, Any]]) -> int:
+    def handle_batch(self, listener: Any, batch: Sequence[ClientMessage]) -> int:
         """
         Take questions; return how many of them will never be answered.
         """

@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from dotproxy.errors import ClientEnd
 from dotproxy.forwarding.interfaces import Source
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.stream_limits import FIRST_BATCH, FIRST_WINDOW, first_window, next_batch
 from dotproxy.telemetry.counters import TCP
@@ -65,7 +66,7 @@ class TcpConnection(DNSProtocol):
         self._batch = FIRST_BATCH
         self._window = FIRST_WINDOW
         self._outstanding = 0
-        self._client: tuple[str, int] = ("", 0)
+        self._client = Client("", 0)
         self._is_open = False
         self._has_asked_all = False
         self._is_blocked = False
@@ -97,7 +98,7 @@ class TcpConnection(DNSProtocol):
         super().connectionMade()
         self._is_open = True
         peer = self.transport.getPeer()
-        self._client = (peer.host, peer.port)
+        self._client = Client(peer.host, peer.port)
         self.transport.setTcpNoDelay(True)
         self.transport.bufferSize = _BUFFER_SIZE
         self._window = first_window(does_not_read=self._factory.now() < self.share.does_not_read_until)
@@ -146,7 +147,7 @@ class TcpConnection(DNSProtocol):
         self._settle()
         return False
 
-    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+    def send_answers(self, answers: list[ClientMessage]) -> None:
         """
         Send answers, all in one write.
         """
@@ -162,7 +163,7 @@ class TcpConnection(DNSProtocol):
         if not self._is_handing_on:
             self._go_on(self.last_used)
 
-    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
         Return how long the connection may be idle, if the client asks (RFC 7828 §3.3.2).
         """
@@ -278,7 +279,7 @@ class TcpConnection(DNSProtocol):
         self._turns.leave(self)
         self._factory.connections.remove(self)
 
-    def _addressed(self, queries: Sequence[bytes]) -> list[tuple[bytes, Any]]:
+    def _addressed(self, queries: Sequence[bytes]) -> list[ClientMessage]:
         """
         Return queries with what finds their client again.
         """

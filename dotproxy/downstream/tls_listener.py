@@ -8,7 +8,7 @@ for TCP: a connection counts from its first packet on, with its handshake done o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import ServerFactory, connectionDone
@@ -20,18 +20,14 @@ from dotproxy.downstream.response_padding import padded, wants_padding
 from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.downstream.tls_context import CurrentContext
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.telemetry.counters import TLS, ListenerCounters
+
+#: The route of a client whose response is to be padded.
+PADDED: Final = object()
 
 #: A handshake that takes longer, in seconds, is ended.
 HANDSHAKE_TIMEOUT = 5.0
-
-
-class PaddedClient(tuple[str, int]):
-    """
-    The client of a query whose response is to be padded.
-    """
-
-    __slots__ = ()
 
 
 @implementer(IHandshakeListener)
@@ -69,22 +65,20 @@ class TlsConnection(TcpConnection):
         self._handshake_ended("failed")
         super().connectionLost(reason)
 
-    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+    def send_answers(self, answers: list[ClientMessage]) -> None:
         """
         Send answers, padded for those who asked for it.
         """
-        if any(type(client) is PaddedClient for _, client in answers):
-            answers = [
-                (padded(octets) if type(client) is PaddedClient else octets, client) for octets, client in answers
-            ]
+        if any(client.route is PADDED for _, client in answers):
+            answers = [(padded(octets) if client.route is PADDED else octets, client) for octets, client in answers]
         super().send_answers(answers)
 
-    def _addressed(self, queries: Sequence[bytes]) -> list[tuple[bytes, Any]]:
+    def _addressed(self, queries: Sequence[bytes]) -> list[ClientMessage]:
         """
         Return queries with what finds their client again, and whether it wants padding.
         """
         client = self._client
-        wanting = PaddedClient(client)
+        wanting = Client(client.host, client.port, PADDED)
         return [(octets, wanting if wants_padding(octets) else client) for octets in queries]
 
     def _handshake_timed_out(self) -> None:

@@ -13,6 +13,7 @@ from twisted.names.dns import DNSDatagramProtocol
 
 from dotproxy.downstream.udp_port import Datagram
 from dotproxy.errors import ShedReason
+from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import UDP
 from dotproxy.wire.message import QueryInfo
 
@@ -49,11 +50,11 @@ class UdpListener(DNSDatagramProtocol):
         """
         return float(getattr(self.transport, "queue_delay", 0.0))
 
-    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
         Return a cookie for a client that sent one, if cookies are on.
         """
-        return self._cookie_for(query, info, client[0]) if self._cookie_for else b""
+        return self._cookie_for(query, info, client.host) if self._cookie_for else b""
 
     def datagrams_received(self, batch: list[Datagram]) -> None:
         """
@@ -71,7 +72,7 @@ class UdpListener(DNSDatagramProtocol):
         """
         Called by any other port there may be.
         """
-        self._questions_received(self, [(data, addr)])
+        self._questions_received(self, [(data, Client(addr[0], addr[1]))])
 
     def send_answers(self, answers: list[Datagram]) -> None:
         """

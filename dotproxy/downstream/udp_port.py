@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import socket
 import sys
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 from twisted.internet import udp
 from twisted.logger import Logger
 
 from dotproxy.downstream.receive_queue import ReceiveQueue
-from dotproxy.downstream.recvmmsg import SLOTS, Client, DatagramSlots, NotSupported
+from dotproxy.downstream.recvmmsg import SLOTS, DatagramSlots, NotSupported
 from dotproxy.downstream.sockets import drops_of
+from dotproxy.policy.client import Client, ClientMessage
 
 log = Logger("dotproxy")
 
@@ -42,9 +44,17 @@ _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO = 49
 _ANCILLARY = socket.CMSG_SPACE(64)
 
-#: (octets, client): the client is the socket address a datagram came from and, on a wildcard address,
-#: the ancillary data that says where it came to.
-Datagram = tuple[bytes, tuple[Any, ...]]
+#: A datagram and its client, whose ``route`` is the port's own.
+Datagram = ClientMessage
+
+
+class SocketAddress(NamedTuple):
+    """
+    The socket address a datagram came from and, on a wildcard address, the ancillary data that says where it came to.
+    """
+
+    address: tuple[Any, ...]
+    ancillary: Sequence[tuple[int, int, bytes]] = ()
 
 
 class DatagramReceiver(Protocol):
@@ -125,7 +135,7 @@ class UdpPort(udp.Port):
         return []
 
     def _read_batch(self) -> list[Datagram]:
-        receive = self._receive_noting_address if self._is_wildcard else self.socket.recvfrom
+        receive = self._receive_noting_address if self._is_wildcard else self._receive
         batch: list[Datagram] = []
         for _ in range(BATCH):
             try:
@@ -144,19 +154,28 @@ class UdpPort(udp.Port):
         """
         if self.socket is None:
             return
-        send = self._send_from_noted_address if self._is_wildcard else self.socket.sendto
+        send = self._send_from_noted_address if self._is_wildcard else self._send
         for octets, client in batch:
             try:
                 send(octets, client)
             except OSError:
                 self.errors += 1
 
+    def _receive(self, size: int) -> Datagram:
+        octets, address = self.socket.recvfrom(size)
+        return octets, Client(address[0], address[1], SocketAddress(address))
+
+    def _send(self, octets: bytes, client: Client) -> None:
+        route = cast(SocketAddress, client.route)
+        self.socket.sendto(octets, route.address)
+
     def _receive_noting_address(self, size: int) -> Datagram:
         octets, ancillary, _, address = self.socket.recvmsg(size, _ANCILLARY)
-        return octets, (*address, ancillary)
+        return octets, Client(address[0], address[1], SocketAddress(address, ancillary))
 
-    def _send_from_noted_address(self, octets: bytes, client: tuple[Any, ...]) -> None:
-        self.socket.sendmsg([octets], client[-1], 0, client[:-1])
+    def _send_from_noted_address(self, octets: bytes, client: Client) -> None:
+        route = cast(SocketAddress, client.route)
+        self.socket.sendmsg([octets], route.ancillary, 0, route.address)
 
 
 class RecvmmsgPort(UdpPort):
@@ -177,11 +196,11 @@ class RecvmmsgPort(UdpPort):
         Send datagrams; one that cannot be sent is lost, as any datagram may be.
         """
         if self.socket is not None:
-            self.errors += self._messages.send(cast(list[tuple[bytes, Client]], batch))
+            self.errors += self._messages.send(batch)
 
     def _read_batch(self) -> list[Datagram]:
         try:
-            return cast(list[Datagram], self._messages.receive())
+            return self._messages.receive()
         except BlockingIOError:
             pass
         except OSError:

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 from dotproxy.errors import ShedReason, WireError
 from dotproxy.forwarding.inflight import ClientRequest
-from dotproxy.forwarding.interfaces import Client, Listener
+from dotproxy.forwarding.interfaces import Listener
 from dotproxy.policy.access import LimitAction
+from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters
 from dotproxy.wire.edns import EDE_OTHER, EDE_PROHIBITED, ExtendedError
@@ -55,9 +56,9 @@ class ClientFilter:
         silence.  To be called if its share is not known or has no credit, or its port is one of ``NEVER_ANSWERED``.
         """
         shares = self._shares
-        host = client[0]
+        host = client.host
         is_stream = listener.is_stream
-        if client[1] in NEVER_ANSWERED and not is_stream and host:
+        if client.port in NEVER_ANSWERED and not is_stream and host:
             self._counters.shed[ShedReason.SOURCE_PORT] += 1
             return None
         share = shares.by_host.get(host)

@@ -23,11 +23,12 @@ from dotproxy.forwarding.client_filter import NEVER_ANSWERED, ClientFilter
 from dotproxy.forwarding.delivery import Delivery
 from dotproxy.forwarding.dispatcher import Dispatcher
 from dotproxy.forwarding.inflight import ClientRequest, Query
-from dotproxy.forwarding.interfaces import Answers, Client, Listener, Transfers
+from dotproxy.forwarding.interfaces import Answers, Listener, Transfers
 from dotproxy.forwarding.query_filter import TRANSFERS
 from dotproxy.forwarding.response_builder import as_cached
 from dotproxy.forwarding.settings import ForwarderSettings
 from dotproxy.forwarding.stale_timer import STALE_AFTER, StaleTimer
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters, Origin, answer_index
 from dotproxy.wire.edns import ExtendedError
@@ -90,7 +91,7 @@ class Forwarder:
         """
         return self.shares.in_flight
 
-    def handle_batch(self, listener: Listener, batch: Sequence[tuple[bytes, Client]]) -> int:
+    def handle_batch(self, listener: Listener, batch: Sequence[ClientMessage]) -> int:
         """
         Take queries; the listener gets an answer to each, now or later, but for those that must have none.  Return how
         many of those there were.
@@ -101,9 +102,9 @@ class Forwarder:
         queries: list[Query] = []
         silent = 0
         for octets, client in batch:
-            share = by_host.get(client[0])
+            share = by_host.get(client.host)
             try:
-                if share is not None and share.credit > 0 and client[1] not in NEVER_ANSWERED:
+                if share is not None and share.credit > 0 and client.port not in NEVER_ANSWERED:
                     share.credit -= 1
                     known = memo.get(octets[2:])
                     if known is not None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from dotproxy.errors import Timeout, UpstreamError
-from dotproxy.forwarding.interfaces import Client, Listener
+from dotproxy.forwarding.interfaces import Listener
+from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.retry import MAX_SENDS, is_untried, taken_back
 from dotproxy.policy.selection import Order

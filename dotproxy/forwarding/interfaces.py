@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quarantine import Quarantine
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import Origin, UpstreamCounters
 from dotproxy.wire.message import MAX_MESSAGE, QueryInfo
 
-#: Whatever a listener needs to find its client again; its first item is the client's IP address.
-Client = Any
-Answers = list[tuple[bytes, Client]]
+#: Responses, each with the client that gets it.
+Answers = list[ClientMessage]
 
 
 class QueryLog(Protocol):

@@ -8,7 +8,8 @@ Refuses to know clients, upstreams, and what becomes of a question afterwards.
 from __future__ import annotations
 
 from dotproxy.errors import WireError
-from dotproxy.forwarding.interfaces import Client, Listener, MessageRewriter
+from dotproxy.forwarding.interfaces import Listener, MessageRewriter
+from dotproxy.policy.client import Client
 from dotproxy.policy.special_names import Kind, SpecialNames
 from dotproxy.wire.edns import EDE_PROHIBITED, OPT_SIZE, ExtendedError
 from dotproxy.wire.framing import MAX_QUERY

@@ -13,8 +13,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Final
 
+from dotproxy.policy.client import ClientMessage
 from dotproxy.wire.message import HEADER_SIZE, NOERROR, TC, question_of
 
 #: Places in the table; a power of two.
@@ -44,19 +45,19 @@ class ResponseRateLimit:
         self._counts = array("I")
         self._networks: dict[str, int] = {}
 
-    def apply(self, responses: list[tuple[bytes, Any]], now: float) -> list[tuple[bytes, Any]]:
+    def apply(self, responses: list[ClientMessage], now: float) -> list[ClientMessage]:
         """
-        Return what may be sent of these responses, each with its client, whose first item is an IP address.
+        Return those of the responses that may be sent; some of them are replaced by truncated, empty ones.
         """
         if int(now) != self._second:
             self._second = int(now)
             self._counts = array("I", bytes(4 * _PLACES))
-        sent: list[tuple[bytes, Any]] = []
+        sent: list[ClientMessage] = []
         for octets, client in responses:
-            if self._is_safe(client[0]):
+            if self._is_safe(client.host):
                 sent.append((octets, client))
                 continue
-            place = hash((self._network(client[0]), _kind_of(octets))) % _PLACES
+            place = hash((self._network(client.host), _kind_of(octets))) % _PLACES
             self._counts[place] += 1
             over = self._counts[place] - self._rate
             if over <= 0:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, Origin
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import HEADER_SIZE, question_of
@@ -93,7 +94,7 @@ class QueryLog:
             origin = Origin.JOINED if origin is Origin.UPSTREAM else origin
         self._notes[id(octets)] = _Note(octets, origin, response, upstream, seconds)
 
-    def log_sent(self, kind: int, answers: Sequence[tuple[bytes, Any]], seconds: float) -> None:
+    def log_sent(self, kind: int, answers: Sequence[ClientMessage], seconds: float) -> None:
         """
         Log these; those of which nothing was noted are from the cache.
         """
@@ -102,7 +103,7 @@ class QueryLog:
             if self._sample >= 1 or self._chance() < self._sample:
                 self._log(kind, client, note, seconds if note.seconds is None else note.seconds)
 
-    def _log(self, kind: int, client: Any, note: _Note, seconds: float) -> None:
+    def _log(self, kind: int, client: Client, note: _Note, seconds: float) -> None:
         octets = note.octets
         end = question_of(octets)
         name = to_text(octets[HEADER_SIZE : end - 4].lower()) if end else "-"
@@ -111,7 +112,7 @@ class QueryLog:
         log.info(
             _LINE,
             transport=TRANSPORTS[kind],
-            client=self._redacted(str(client[0])),
+            client=self._redacted(client.host),
             name=self._redacted(name),
             type=name_of(qtype) if end else "-",
             qtype=qtype,

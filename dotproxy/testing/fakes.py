@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dotproxy.errors import UpstreamError
+from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.latency import Latency
 from dotproxy.policy.quarantine import Quarantine
 from dotproxy.policy.retry import Isolation
@@ -109,13 +110,13 @@ class RecordingListener:
     def __init__(self, *, is_stream: bool = False) -> None:
         self.is_stream = self.takes_transfers = is_stream
         self.kind = TCP if is_stream else UDP
-        self.answers: list[tuple[bytes, Any]] = []
+        self.answers: list[ClientMessage] = []
         self.batches: list[int] = []
         self.parts: list[bytes] = []
         self.sources: list[Any] = []
         self.options = b""
 
-    def options_for(self, query: bytes, info: QueryInfo, client: Any) -> bytes:
+    def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
         Called by the forwarder.
         """
@@ -139,7 +140,7 @@ class RecordingListener:
         """
         self.sources.remove(source)
 
-    def send_answers(self, answers: list[tuple[bytes, Any]]) -> None:
+    def send_answers(self, answers: list[ClientMessage]) -> None:
         """
         Called by the forwarder.
         """

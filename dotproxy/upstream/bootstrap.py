@@ -28,6 +28,7 @@ from twisted.names.error import (
 from zope.interface import implementer
 
 from dotproxy.errors import Unreachable
+from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.upstream.happy_eyeballs import RacingEndpoint
 from dotproxy.wire.message import question_of
@@ -198,7 +199,7 @@ class _PlainQuestion(DatagramProtocol):
     noisy = False
     transport: Any
 
-    def __init__(self, reactor: Any, server: tuple[str, int], query: bytes, listener: Any, client: Any) -> None:
+    def __init__(self, reactor: Any, server: tuple[str, int], query: bytes, listener: Any, client: Client) -> None:
         self._reactor = reactor
         self._server = server
         self._query = query

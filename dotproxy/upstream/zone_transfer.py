@@ -19,7 +19,8 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
 from dotproxy.errors import BadReply, Timeout, Unreachable, UpstreamError, WireError
-from dotproxy.forwarding.interfaces import Client, MessageRewriter, StreamOfParts
+from dotproxy.forwarding.interfaces import MessageRewriter, StreamOfParts
+from dotproxy.policy.client import Client
 from dotproxy.upstream.tls_errors import lost
 from dotproxy.upstream.verification import Identity
 from dotproxy.wire.axfr import Transfer

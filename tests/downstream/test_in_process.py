@@ -95,7 +95,7 @@ class ResolverTests(SynchronousTestCase):
         question = self.asked().question[0]
         self.assertEqual(("example.org.", 15, 1), (question.name.to_text(), question.rdtype, question.rdclass))
         self.assertEqual((0, 0x100), (self.asked().edns, self.asked().flags & 0x100))
-        self.assertEqual("", self.asker.questions[0][2][0])
+        self.assertEqual("", self.asker.questions[0][2].host)
         self.answer(("example.org.", "MX", "10 mail.example.org."))
         (record,), _, _ = self.successResultOf(looked_up)
         self.assertEqual((b"mail.example.org", 10), (record.payload.name.name, record.payload.preference))

@@ -26,6 +26,7 @@ from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.policy.access import AccessList
+from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.server_cookies import Cookies
 from dotproxy.telemetry.counters import TCP, TLS, ListenerCounters
@@ -59,7 +60,7 @@ class QueryReceiver:
         """
         Who asked, by address and port.
         """
-        return [(client[0], client[1]) for _, _, client in self.received]
+        return [(client.host, client.port) for _, _, client in self.received]
 
     def answer(self) -> None:
         """
@@ -128,7 +129,7 @@ class DatagramTests(ProxiedCase):
         """
         A query is its client's, and the response goes to the balancer, as the port knows it; the header goes nowhere.
         """
-        first, second = (BALANCER, 1000, "where it came to"), (BALANCER, 1001)
+        first, second = Client(BALANCER, 1000, "where it came to"), Client(BALANCER, 1001)
         self.listener.datagrams_received(
             [(header("192.0.2.7", 4711) + QUERY, first), (header("2001:db8::7", 4712, tlvs=b"\4\0\1x") + QUERY, second)]
         )
@@ -144,14 +145,14 @@ class DatagramTests(ProxiedCase):
         self.listener.datagramReceived(header(version=0x20) + QUERY, (BALANCER, 1000))
         self.assertEqual([(BALANCER, 1000)], self.asker.clients)
         self.asker.answer()
-        self.assertEqual([(QUERY, (BALANCER, 1000))], self.port.written)
+        self.assertEqual([(QUERY, BALANCER)], [(octets, client.host) for octets, client in self.port.written])
 
     def test_without_a_header(self) -> None:
         """
         A balancer's datagram without a whole header is dropped, and counted: it is nobody's query.
         """
         for octets in (QUERY, b"", header()[:-1], header(version=0x31) + QUERY, b"PROXY UNKNOWN\r\n" + QUERY):
-            self.listener.datagrams_received([(octets, (BALANCER, 1000))])
+            self.listener.datagrams_received([(octets, Client(BALANCER, 1000))])
         self.assertEqual([], self.asker.received)
         self.assertEqual({"udp": 5}, dict(self.counters.proxy_errors))
 
@@ -159,7 +160,7 @@ class DatagramTests(ProxiedCase):
         """
         What others send is handed on as it is, also if it looks like a header: nobody can claim another's address.
         """
-        batch = [(header() + QUERY, (OTHER, 1000)), (QUERY, (OTHER, 1001))]
+        batch = [(header() + QUERY, Client(OTHER, 1000)), (QUERY, Client(OTHER, 1001))]
         self.listener.datagrams_received(batch)
         self.assertEqual(batch, [(octets, client) for _, octets, client in self.asker.received])
         self.asker.answer()
@@ -173,16 +174,16 @@ class DatagramTests(ProxiedCase):
         seen: list[str] = []
 
         def limit(responses: list[tuple[bytes, Any]]) -> list[tuple[bytes, Any]]:
-            seen.extend(client[0] for _, client in responses)
+            seen.extend(client.host for _, client in responses)
             return responses[1:]
 
         self.listener.limit_responses = limit
         for source in ("192.0.2.7", "192.0.2.8"):
-            self.listener.datagrams_received([(header(source) + QUERY, (BALANCER, 1000))])
+            self.listener.datagrams_received([(header(source) + QUERY, Client(BALANCER, 1000))])
         received, self.asker.received = self.asker.received, []
         self.listener.send_answers([(octets, client) for _, octets, client in received])
         self.assertEqual(["192.0.2.7", "192.0.2.8"], seen)
-        self.assertEqual([(QUERY, (BALANCER, 1000))], self.port.written)
+        self.assertEqual([(QUERY, BALANCER)], [(octets, client.host) for octets, client in self.port.written])
 
     def test_cookies(self) -> None:
         """
@@ -192,7 +193,7 @@ class DatagramTests(ProxiedCase):
             "www.example.", "A", options=[dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")]
         ).to_wire()
         for source in ("192.0.2.7", "192.0.2.8", "192.0.2.7"):
-            self.listener.datagrams_received([(header(source) + query, (BALANCER, 1000))])
+            self.listener.datagrams_received([(header(source) + query, Client(BALANCER, 1000))])
         seen = parse_query(query)
         first, second, third = (
             self.listener.options_for(octets, seen, client) for _, octets, client in self.asker.received

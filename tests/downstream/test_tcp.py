@@ -149,8 +149,9 @@ class StreamTests(StreamScene):
         Questions in one segment are one batch, with the client's address.
         """
         self.listener.dataReceived(frame(b"one") + frame(b"two") + b"\0")
-        client = ("127.0.0.9", 4711)
-        self.assertEqual([[(b"one", client), (b"two", client)]], self.asker.batches)
+        (((one, first), (two, second)),) = self.asker.batches
+        self.assertEqual((b"one", b"two"), (one, two))
+        self.assertEqual([("127.0.0.9", 4711)] * 2, [(client.host, client.port) for client in (first, second)])
         self.assertTrue(self.listener.is_stream)
 
     def test_any_cut(self) -> None:

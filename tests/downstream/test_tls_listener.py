@@ -296,7 +296,7 @@ class QueryTests(TlsListenerCase):
         self.assertTrue(client.shake_hands())
         client.send(frame(QUERY) + frame(QUERY)[:5])
         client.send(frame(QUERY)[5:])
-        self.assertEqual([("127.0.0.9", 4711)] * 2, [one for _, _, one in self.asker.received])
+        self.assertEqual([("127.0.0.9", 4711)] * 2, [(one.host, one.port) for _, _, one in self.asker.received])
         self.assertEqual([(TLS, True)] * 2, [(one.kind, one.is_stream) for one, _, _ in self.asker.received])
         self.asker.answer()
         client.exchange()

@@ -23,8 +23,9 @@ from dotproxy.downstream import recvmmsg, recvmmsg_abi
 from dotproxy.downstream.receive_queue import ReceiveQueue
 from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.downstream.udp import UdpListener
-from dotproxy.downstream.udp_port import BATCH, RecvmmsgPort, UdpPort, make_port
+from dotproxy.downstream.udp_port import BATCH, RecvmmsgPort, SocketAddress, UdpPort, make_port
 from dotproxy.errors import ShedReason
+from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import Counters
 
 
@@ -128,11 +129,12 @@ class BatchPortTests(SynchronousTestCase):
         """
         port.socket = FailingSocket(port.socket, [OSError(number, "no")])
 
-    def address_of(self, client: socket.socket) -> Any:
+    def address_of(self, client: socket.socket) -> Client:
         """
         A client, as the port knows it.
         """
-        return client.getsockname()
+        host, number = client.getsockname()
+        return Client(host, number, SocketAddress((host, number)))
 
     def listen(self, host: str) -> tuple[UdpPort, Echo]:
         """
@@ -344,9 +346,9 @@ class BatchPortTests(SynchronousTestCase):
         port, _ = self.listen("127.0.0.1")
         listener = port.protocol
         port.socket = None
-        listener.send_answers([(b"late", ("127.0.0.1", 9))])
+        listener.send_answers([(b"late", Client("127.0.0.1", 9))])
         listener.transport = None
-        listener.send_answers([(b"late", ("127.0.0.1", 9))])
+        listener.send_answers([(b"late", Client("127.0.0.1", 9))])
 
     def test_on_any_other_port(self) -> None:
         """
@@ -395,13 +397,13 @@ class MultiPortTests(BatchPortTests):
         messages._recvmmsg, messages._sendmmsg = failing(messages._recvmmsg), failing(messages._sendmmsg)
         messages._socket = FailingSocket(messages._socket, errors)
 
-    def address_of(self, client: socket.socket) -> Any:
+    def address_of(self, client: socket.socket) -> Client:
         """
         A client, as the port knows it.
         """
         host, number = client.getsockname()
         name = struct.pack("=H", socket.AF_INET) + struct.pack("!H", number) + socket.inet_aton(host) + bytes(8)
-        return host, number, name, b"", []
+        return Client(host, number, name)
 
     def test_many_clients_and_sizes(self) -> None:
         """
@@ -416,7 +418,7 @@ class MultiPortTests(BatchPortTests):
             real = echo.handle_batch
 
             def note(listener: Any, batch: Any, real: Any = real, seen: list[Any] = seen) -> int:
-                seen.extend(client[:2] for _, client in batch)
+                seen.extend((client.host, client.port) for _, client in batch)
                 return real(listener, batch)
 
             port.protocol._questions_received = note
@@ -449,7 +451,7 @@ class MultiPortTests(BatchPortTests):
         There is no end of addresses, but of what is remembered.
         """
         port, _ = self.listen("127.0.0.1")
-        port._messages._clients.update({b"%d" % number: ("", 0, b"", b"", []) for number in range(8192)})
+        port._messages._clients.update({b"%d" % number: Client("", 0) for number in range(8192)})
         client = self.client("127.0.0.1")
         client.send(b"one")
         port.doRead()

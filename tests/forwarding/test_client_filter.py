@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import ShedReason
 from dotproxy.forwarding.client_filter import NEVER_ANSWERED, LimitActions
 from dotproxy.policy.access import LimitAction
+from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import FULL_BATCH, ShareLimits
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
@@ -21,7 +22,7 @@ from dotproxy.testing.zone import A
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.forwarding.test_forwarder import OUTSIDER, Scene, extended_error
 
-LOUD, QUIET = ("127.0.0.66", 4000), ("127.0.0.77", 4000)
+LOUD, QUIET = Client("127.0.0.66", 4000), Client("127.0.0.77", 4000)
 
 
 class SharedScene(Scene):
@@ -42,7 +43,7 @@ class SharedScene(Scene):
         self.number += count
         return [make_query(f"n{self.number - n}.test.", A, ident=n) for n in range(count)]
 
-    def meet(self, *clients: Any) -> None:
+    def meet(self, *clients: Client) -> None:
         """
         These clients have been here for a while, and nothing of theirs is in flight.
         """
@@ -59,7 +60,7 @@ class SharedScene(Scene):
         """
         return {cause: count for cause, count in self.forwarder.counters.shed.items() if count}
 
-    def rcodes(self, client: Any) -> list[tuple[int, bool]]:
+    def rcodes(self, client: Client) -> list[tuple[int, bool]]:
         """
         What a client got: rcodes, and whether TC was set.
         """
@@ -125,10 +126,10 @@ class SourcePortTests(SynchronousTestCase):
         scene = SharedScene()
         scene.meet(LOUD)
         for port in NEVER_ANSWERED:
-            self.assertEqual(1, scene.ask(make_query("www.test.", A), client=(LOUD[0], port)))
+            self.assertEqual(1, scene.ask(make_query("www.test.", A), client=Client(LOUD.host, port)))
         self.assertEqual(([], {ShedReason.SOURCE_PORT: 6}), (scene.answers(), scene.shed))
         stream = RecordingListener(is_stream=True)
-        scene.ask(make_query("www.test.", A), client=(LOUD[0], 7), listener=stream)
+        scene.ask(make_query("www.test.", A), client=Client(LOUD.host, 7), listener=stream)
         self.assertEqual(1, scene.forwarder.outstanding)
 
 

@@ -21,6 +21,7 @@ from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
 from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
+from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.special_names import FAMILIES, SpecialNames
 from dotproxy.testing.client import make_query
@@ -30,8 +31,8 @@ from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
-CLIENT = ("127.0.0.1", 4000)
-OUTSIDER = ("192.0.2.200", 4000)
+CLIENT = Client("127.0.0.1", 4000)
+OUTSIDER = Client("192.0.2.200", 4000)
 
 
 def reply_of(question: tuple[Any, bytes, int]) -> bytes:
@@ -83,7 +84,7 @@ class Scene:
         )
         self.listener = RecordingListener()
 
-    def ask(self, *queries: bytes, client: Any = CLIENT, listener: RecordingListener | None = None) -> int:
+    def ask(self, *queries: bytes, client: Client = CLIENT, listener: RecordingListener | None = None) -> int:
         """
         Questions arrive, in one batch.
         """
@@ -167,11 +168,13 @@ class ForwardingTests(SynchronousTestCase):
         scene = Scene()
         other = RecordingListener(is_stream=True)
         scene.ask(make_query("www.test.", A, ident=1))
-        scene.ask(make_query("www.test.", A, ident=2), client=("127.0.0.2", 1), listener=other)
+        scene.ask(make_query("www.test.", A, ident=2), client=Client("127.0.0.2", 1), listener=other)
         upstream = scene.upstreams[0]
         upstream.observer.replies_received(upstream, [(asked[0], reply_of(asked)) for asked in upstream.asked])
         self.assertEqual([(1, CLIENT)], [(octets[1], client) for octets, client in scene.listener.answers])
-        self.assertEqual([(2, ("127.0.0.2", 1))], [(octets[1], client) for octets, client in other.answers])
+        self.assertEqual(
+            [(2, "127.0.0.2", 1)], [(octets[1], client.host, client.port) for octets, client in other.answers]
+        )
 
     def test_too_large_for_udp(self) -> None:
         """

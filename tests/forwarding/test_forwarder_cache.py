@@ -15,6 +15,7 @@ from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.errors import ConnectionGone, Unreachable
 from dotproxy.forwarding.forwarder import STALE_AFTER
+from dotproxy.policy.client import Client
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.forwarding.test_forwarder import Scene
@@ -222,7 +223,7 @@ class KeptTests(SynchronousTestCase):
         scene.know(question())
         scene.ask(question())
         scene.answer()
-        scene.ask(question(), client=("192.0.2.200", 1))
+        scene.ask(question(), client=Client("192.0.2.200", 1))
         self.assertEqual(dns.rcode.REFUSED, scene.answer().rcode())
 
     def test_what_a_listener_adds_is_not_remembered(self) -> None:
@@ -318,7 +319,7 @@ class JoinedTests(SynchronousTestCase):
         scene = CachedScene()
         stream = RecordingListener(is_stream=True)
         scene.ask(question(id=1), question("WWW.LAB.example.", id=2, use_edns=-1))
-        scene.ask(question(id=3), client=("127.0.0.2", 1), listener=stream)
+        scene.ask(question(id=3), client=Client("127.0.0.2", 1), listener=stream)
         self.assertEqual((1, 3), (len(scene.asked), scene.forwarder.outstanding))
         scene.reply()
         answers = scene.answers()

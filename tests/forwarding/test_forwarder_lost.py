@@ -28,7 +28,7 @@ from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.message import HEADER_SIZE, question_of
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests import rounds
-from tests.forwarding.test_forwarder import Scene, extended_error, reply_of
+from tests.forwarding.test_forwarder import CLIENT, Scene, extended_error, reply_of
 from tests.forwarding.test_forwarder_failover import error_of
 from tests.upstream import scenes
 
@@ -234,7 +234,7 @@ class HangingUp:
         """
         Ask for these, in one batch; the ID is the place.
         """
-        batch = [(make_query(name, A, ident=ident), ("127.0.0.1", 4000)) for ident, name in enumerate(names)]
+        batch = [(make_query(name, A, ident=ident), CLIENT) for ident, name in enumerate(names)]
         self.forwarder.handle_batch(self.listener, batch)
 
     def run(self, seconds: float) -> None:

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.udp import UdpListener
 from dotproxy.forwarding.query_filter import QueryFilter
+from dotproxy.policy.client import Client
 from dotproxy.policy.server_cookies import Cookies
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.testing.fakes import RecordingListener
@@ -18,7 +19,7 @@ from dotproxy.wire.message import QueryInfo, parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.wire.test_message import octets
 
-CLIENT = ("127.0.0.1", 4000)
+CLIENT = Client("127.0.0.1", 4000)
 
 
 class Factory:

@@ -9,6 +9,7 @@ import dns.message
 import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.policy.client import Client
 from dotproxy.policy.response_rate import ResponseRateLimit
 
 
@@ -46,7 +47,7 @@ class ResponseRateTests(SynchronousTestCase):
         """
         How many responses to a client are sent whole, and how many truncated.
         """
-        sent = self.limit.apply([(each, (host, 4000)) for each in octets], now)
+        sent = self.limit.apply([(each, Client(host, 4000)) for each in octets], now)
         messages = [dns.message.from_wire(each) for each, _ in sent]
         return Counter("truncated" if message.flags & dns.flags.TC else "whole" for message in messages)
 
@@ -57,7 +58,7 @@ class ResponseRateTests(SynchronousTestCase):
         self.assertEqual({"whole": 10, "truncated": 10}, self.send([response("www.test.")] * 60))
         self.assertEqual(50, self.shed)
         octets = response("WwW.test.")
-        sent = [each for n in range(5) for each, _ in self.limit.apply([(octets, ("192.0.2.1", 1))], 5.0)]
+        sent = [each for n in range(5) for each, _ in self.limit.apply([(octets, Client("192.0.2.1", 1))], 5.0)]
         message = dns.message.from_wire(sent[0])
         self.assertEqual(([], [], [], -1), (message.answer, message.authority, message.additional, message.edns))
         self.assertEqual("WwW.test.", message.question[0].name.to_text())
@@ -135,7 +136,7 @@ class ResponseRateTests(SynchronousTestCase):
         """
         octets = response("www.test.")
         for n in range(20_000):
-            self.limit.apply([(octets, (f"198.{n >> 8}.{n & 255}.1", 1))], 5.0)
+            self.limit.apply([(octets, Client(f"198.{n >> 8}.{n & 255}.1", 1))], 5.0)
         self.assertLessEqual(len(self.limit._networks), 8192)
         self.assertEqual(1 << 16, len(self.limit._counts))
 
@@ -144,7 +145,10 @@ class ResponseRateTests(SynchronousTestCase):
         An error without its question is alike to others of its kind.
         """
         self.assertEqual(
-            10, sum(len(self.limit.apply([(b"\\0\\0\\x81\\5" + bytes(8), ("192.0.2.1", 1))], 5.0)) for _ in range(14))
+            10,
+            sum(
+                len(self.limit.apply([(b"\\0\\0\\x81\\5" + bytes(8), Client("192.0.2.1", 1))], 5.0)) for _ in range(14)
+            ),
         )
 
     def test_a_truncated_response_has_its_question(self) -> None:

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Untrusted
+from dotproxy.policy.client import NO_PORT, Client
 from dotproxy.telemetry import querylog
 from dotproxy.telemetry.counters import UDP
 from dotproxy.telemetry.lines import CHOICES, FORMATS, as_json, as_text, auto, for_journal, suited_to
@@ -232,7 +233,7 @@ class QueryLogTests(Heard):
         queries.announce()
         reply = bytearray(make_query("WWW.test.", 1))
         reply[3] = 3
-        queries.log_sent(UDP, [(bytes(reply), ("192.0.2.7", 4711))] * times, 0.00125)
+        queries.log_sent(UDP, [(bytes(reply), Client("192.0.2.7", 4711))] * times, 0.00125)
         return self.lines
 
     def test_hashed(self) -> None:
@@ -284,5 +285,5 @@ class QueryLogTests(Heard):
         Have no name.
         """
         queries = QueryLog(is_clear=True, sample=1.0, key=b"", chance=lambda: 0.0)
-        queries.log_sent(UDP, [(bytes(12), ("", None))], 0.0)
+        queries.log_sent(UDP, [(bytes(12), Client("", NO_PORT))], 0.0)
         self.assertEqual(["udp - - - NOERROR 12 0.0 cache - -"], self.lines)

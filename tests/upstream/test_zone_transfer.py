@@ -9,6 +9,7 @@ from OpenSSL import SSL
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.policy.client import Client
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.upstream.upstream import Upstream
@@ -19,7 +20,7 @@ from dotproxy.wire.rewrite import EdnsRewriter
 from tests.upstream.scenes import ADDRESS, GOOD, STRANGER, Counting, Heard, make_trust
 from tests.wire.test_axfr import host, make_query, messages_of, soa, whole
 
-CLIENT = ("127.0.0.1", 4000)
+CLIENT = Client("127.0.0.1", 4000)
 
 
 class Scene:
