@@ -14,8 +14,6 @@ from dotproxy.wire.edns import DO, opt_record
 from dotproxy.wire.message import AA, HEADER, HEADER_SIZE, NXDOMAIN, QR, RD, parse_query
 from dotproxy.wire.names import fold, from_text
 
-A, TXT, AAAA, IN = 1, 16, 28, 1
-
 
 def address_rdata(address: str) -> bytes:
     """
