@@ -32,13 +32,14 @@ from dotproxy.policy.server_cookies import Cookies
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
-from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.testing.zone import Zone, address_rdata
 from dotproxy.wire.conversation import Conversation
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.framing import Deframer, frame
 from dotproxy.wire.message import HEADER, HEADER_SIZE, RD, question_of
 from dotproxy.wire.responses import OUR_UDP_SIZE
 from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter
+from dotproxy.wire.rrtypes import A
 
 GOOD = make_query("good.fuzz.example.", A)
 ZONE = Zone({(f"{name}.fuzz.example.", A): [address_rdata("192.0.2.1")] for name in ("www", "good")})

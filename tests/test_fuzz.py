@@ -11,7 +11,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.testing.client import make_query
-from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.testing.zone import Zone, address_rdata
+from dotproxy.wire.rrtypes import A
 from fuzz import flood
 from fuzz.clients import Checks
 from fuzz.corpora import CAPTURED, exchanges

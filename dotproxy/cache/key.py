@@ -8,14 +8,8 @@ with anything else that may matter to who answers is a question of its own.
 from __future__ import annotations
 
 from dotproxy.wire.edns import DO, ECS
-from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, RD, TC, QueryInfo
-from dotproxy.wire.rrtypes import ANY
-
-#: The class of nearly all questions.
-IN = 1
-
-#: RFC 6895 §3.1: from here on types are not of data, but for ANY.
-META_TYPES = 128
+from dotproxy.wire.message import AD, CD, HEADER, HEADER_SIZE, IN, RD, TC, QueryInfo
+from dotproxy.wire.rrtypes import META_TYPES
 
 _ECS_CODE = ECS.to_bytes(2, "big")
 
@@ -47,7 +41,7 @@ def key_of(query: bytes, info: QueryInfo) -> bytes:
         return b""
     end, qtype, opt_at, _, flags, _, _, _, passed = info
     mark = _MARKS.get((cd, flags))
-    if mark is None or (query[11] and not opt_at) or (META_TYPES <= qtype < ANY):
+    if mark is None or (query[11] and not opt_at) or qtype in META_TYPES:
         return b""
     if passed and not (
         passed[:2] == _ECS_CODE and len(passed) == 4 + int.from_bytes(passed[2:4], "big") <= _LONGEST_ECS
@@ -66,7 +60,7 @@ def is_unusual(query: bytes, info: QueryInfo) -> bool:
     """
     end = info.question_end
     is_ordinary = query[2] & 0x79 == 1 and not info.is_signed and query[end - 2] << 8 | query[end - 1] == IN
-    return not is_ordinary or META_TYPES <= info.qtype < ANY
+    return not is_ordinary or info.qtype in META_TYPES
 
 
 def name_in(key: bytes) -> bytes:

@@ -7,13 +7,13 @@ stand, and that the key is one of ``question.key_of``.  How old it is, and who w
 
 from __future__ import annotations
 
-from dotproxy.cache.key import META_TYPES
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import ECS, OPT, OPT_SIZE
+from dotproxy.wire.edns import ECS, OPT_SIZE
 from dotproxy.wire.message import HEADER_SIZE, NXDOMAIN
-from dotproxy.wire.names import skip_name, skip_question_name
+from dotproxy.wire.names import skip_question_name
 from dotproxy.wire.parsed_response import Answer
-from dotproxy.wire.rrtypes import ANY
+from dotproxy.wire.records import scan_records
+from dotproxy.wire.rrtypes import META_TYPES
 
 _ECS_CODE = ECS.to_bytes(2, "big")
 
@@ -53,7 +53,7 @@ def _question_size(key: bytes) -> int:
     at = skip_question_name(key, 0)
     if key[:at] != key[:at].lower():
         raise WireError("a name in upper case")
-    if len(key) < at + _AFTER_NAME or key[at + 4] >= _MARKS or META_TYPES <= (key[at] << 8 | key[at + 1]) < ANY:
+    if len(key) < at + _AFTER_NAME or key[at + 4] >= _MARKS or (key[at] << 8 | key[at + 1]) in META_TYPES:
         raise WireError("not a key")
     if len(key) > at + _AFTER_NAME:
         subnet = key[at + _AFTER_NAME :]
@@ -63,16 +63,11 @@ def _question_size(key: bytes) -> int:
 
 
 def _check_records(body: bytes, ttls: tuple[int, ...]) -> None:
-    offset, size = 0, len(body)
-    for at in ttls:
-        # As in take_apart: the usual owner is a pointer; anything else is walked.
-        offset = offset + 2 if offset < size and body[offset] >= 0xC0 else skip_name(body, offset)
-        if offset + 4 != at or at + 6 > size or (body[offset + 1] == OPT and not body[offset]):
-            raise WireError("a TTL stands where there is none")
-        offset = at + 6 + (body[at + 4] << 8 | body[at + 5])
-        if offset > size:
-            raise WireError("rdata runs past the end of the message")
-    if offset != size:
+    # No section of it may have an OPT: to the walker all stand before the additional section.
+    layout = scan_records(body, 0, len(ttls), 0)
+    if layout.ttl_offsets != list(ttls):
+        raise WireError("a TTL stands where there is none")
+    if layout.end != len(body):
         raise WireError("octets after the last record")
 
 

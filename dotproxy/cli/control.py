@@ -23,10 +23,12 @@ from dotproxy.config.values import ListenAddress
 from dotproxy.downstream.sockets import has_address
 from dotproxy.errors import ConfigError
 from dotproxy.telemetry.words import pluralized
+from dotproxy.wire.message import HEADER, IN
 from dotproxy.wire.printable import printable
+from dotproxy.wire.rrtypes import AXFR
 
 #: A query that dotproxy answers by itself, whatever its upstreams do: the root's zone transfer, over UDP, is REFUSED.
-_QUESTION = b"\x64\x70\x00\x00\x00\x01" + b"\x00" * 6 + b"\x00\x00\xfc\x00\x01"
+_QUESTION = HEADER.pack(0x6470, 0, 1, 0, 0, 0) + b"\0" + AXFR.to_bytes(2, "big") + IN.to_bytes(2, "big")
 
 _OK = 200
 

@@ -23,10 +23,11 @@ from dotproxy.telemetry.events import Events
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import ask_tcp, ask_udp, make_query
 from dotproxy.testing.server import DotServer
-from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
+from dotproxy.testing.zone import Zone, address_rdata, txt_rdata
 from dotproxy.wire.edns import EDE_OPTION
-from dotproxy.wire.message import HEADER, SERVFAIL, TC, opt_of, question_of
+from dotproxy.wire.message import HEADER, SERVFAIL, TC, question_of, records_of
 from dotproxy.wire.records import walk
+from dotproxy.wire.rrtypes import TXT, A
 
 _NAME = "dot.demo.test"
 _WRONG_NAME = "dns.elsewhere.test"
@@ -185,7 +186,7 @@ def _text(rdata: bytes) -> str:
 
 
 def _extended_error(reply: bytes) -> str:
-    opt_at = opt_of(reply, question_of(reply))
+    opt_at = records_of(reply, question_of(reply)).opt_at
     option, info = reply[opt_at + 11 : opt_at + 13], reply[opt_at + 17 :]
     if not opt_at or int.from_bytes(option, "big") != EDE_OPTION:
         return "no reason given"

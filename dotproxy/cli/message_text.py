@@ -7,12 +7,12 @@ Decides the layout, and how EDNS is shown.  Rdata is written by ``rdata``.
 from __future__ import annotations
 
 from dotproxy.cli.rdata_text import rdata_text
-from dotproxy.wire.edns import COOKIE, DO, ECS, EDE_OPTION, KEEPALIVE, OPT, PADDING, options_of
+from dotproxy.wire.edns import COOKIE, DO, ECS, EDE_OPTION, KEEPALIVE, PADDING, options_of
 from dotproxy.wire.message import AA, AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC
 from dotproxy.wire.names import read_name, to_text
 from dotproxy.wire.printable import printable
 from dotproxy.wire.records import Record, walk
-from dotproxy.wire.rrtypes import name_of
+from dotproxy.wire.rrtypes import OPT, name_of
 
 RCODES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET")
 _MORE_RCODES = {9: "NOTAUTH", 10: "NOTZONE", 11: "DSOTYPENI", 16: "BADVERS", 23: "BADCOOKIE"}
@@ -94,14 +94,14 @@ def _opcode(number: int) -> str:
 def _record_text(message: bytes, record: Record) -> str:
     owner = to_text(read_name(message, record.start)[0])
     rdata = rdata_text(message, record.type, record.rdata_at, record.end)
-    return f"{owner}\t{record.ttl}\t{_class_name(record.klass)}\t{name_of(record.type)}\t{rdata}"
+    return f"{owner}\t{record.ttl}\t{_class_name(record.rclass)}\t{name_of(record.type)}\t{rdata}"
 
 
 def _edns_lines(message: bytes, opt: Record) -> list[str]:
     flags = opt.ttl & 0xFFFF
     shown = " do" if flags & DO else ""
     unknown = f"; MBZ: 0x{flags & ~DO:04x}" if flags & ~DO else ""
-    lines = [f"; EDNS: version: {opt.ttl >> 16 & 255}, flags:{shown}{unknown}; udp: {opt.klass}"]
+    lines = [f"; EDNS: version: {opt.ttl >> 16 & 255}, flags:{shown}{unknown}; udp: {opt.rclass}"]
     for code, start, end in options_of(message, opt.start, opt.end):
         lines.append(f"; {_option_text(code, message[start + 4 : end])}")
     return lines

@@ -25,8 +25,8 @@ from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone, DotproxyError
 from dotproxy.telemetry.words import pluralized
 from dotproxy.upstream.spec import UpstreamAddress, endpoint_text
-from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, OPT_SIZE, PADDING, opt_record, option, options_of
-from dotproxy.wire.message import AD, HEADER, RD, TC, question_of, sections_of
+from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, PADDING, opt_record, option, options_of
+from dotproxy.wire.message import AD, HEADER, RD, TC, question_of, records_of
 from dotproxy.wire.names import from_text, to_text
 from dotproxy.wire.printable import printable, short_printable
 from dotproxy.wire.rrtypes import DNSKEY, RRSIG, SOA, TXT
@@ -288,11 +288,10 @@ def _answers(report: Report) -> list[str]:
 
 
 def _options(reply: bytes) -> dict[int, bytes]:
-    _, _, _, answers, authorities, additionals = HEADER.unpack_from(reply)
-    opt_at, opt_end, _, _ = sections_of(reply, question_of(reply), answers + authorities, additionals)
-    if not opt_at or opt_end - opt_at <= OPT_SIZE:
+    layout = records_of(reply, question_of(reply))
+    if not layout.opt_at:
         return {}
-    return {code: reply[start + 4 : end] for code, start, end in options_of(reply, opt_at, opt_end)}
+    return {code: reply[start + 4 : end] for code, start, end in options_of(reply, layout.opt_at, layout.opt_end)}
 
 
 def _types(reply: bytes) -> set[int]:

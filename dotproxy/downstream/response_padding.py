@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import OPT_SIZE, PADDING, option, options_of
-from dotproxy.wire.message import HEADER, HEADER_SIZE, MAX_MESSAGE, parse_query, question_of, sections_of
+from dotproxy.wire.message import HEADER, HEADER_SIZE, MAX_MESSAGE, parse_query, question_of, records_of
 
 #: Responses are padded to a multiple of this, in octets (RFC 8467 §4.1).
 BLOCK = 468
@@ -56,12 +56,13 @@ def _last_opt(response: bytes) -> int:
     """
     Return where the OPT begins that ends a response, 0 if there is none, or it has padding.
     """
-    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(response)
+    _, _, questions, _, _, additionals = HEADER.unpack_from(response)
     end = question_of(response) if questions else HEADER_SIZE
     if not end or not additionals:
         return 0
     try:
-        opt_at, opt_end, _, _ = sections_of(response, end, answers + authorities, additionals)
+        layout = records_of(response, end)
+        opt_at, opt_end = layout.opt_at, layout.opt_end
         if opt_end < len(response) or any(code == PADDING for code, _, _ in options_of(response, opt_at, opt_end)):
             return 0
     except WireError:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from dotproxy.cache.failures import FailureCache
-from dotproxy.cache.key import IN, is_unusual, key_of
+from dotproxy.cache.key import is_unusual, key_of
 from dotproxy.cache.packets import MAX_OCTETS, PacketCache
 from dotproxy.cache.responses import Entry, ResponseCache
 from dotproxy.forwarding.client_filter import NEVER_ANSWERED, ClientFilter
@@ -32,7 +32,7 @@ from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters, Origin, answer_index
 from dotproxy.wire.edns import ExtendedError
-from dotproxy.wire.message import REFUSED, SERVFAIL, QueryInfo
+from dotproxy.wire.message import IN, REFUSED, SERVFAIL, QueryInfo
 from dotproxy.wire.parsed_response import Answer
 
 #: A client that has more queries in flight than this has none of them retried for being silently ignored.

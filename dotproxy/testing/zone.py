@@ -13,8 +13,10 @@ from dotproxy.errors import WireError
 from dotproxy.wire.edns import DO, opt_record
 from dotproxy.wire.message import AA, HEADER, HEADER_SIZE, NXDOMAIN, QR, RD, parse_query
 from dotproxy.wire.names import fold, from_text
+from dotproxy.wire.rrtypes import AAAA, TXT, A
 
-A, TXT, AAAA, IN = 1, 16, 28, 1
+#: The types are here too, for tests that make a zone.
+__all__ = ("AAAA", "TXT", "A", "Zone", "address_rdata", "txt_rdata")
 
 
 def address_rdata(address: str) -> bytes:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from dotproxy.wire.message import HEADER, HEADER_SIZE, parse_query
+from dotproxy.wire.message import HEADER, HEADER_SIZE, IN, parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
-
-_NS, _IN = 2, 1
+from dotproxy.wire.rrtypes import NS
 
 
 class Probe:
@@ -22,7 +21,7 @@ class Probe:
 
 
 PROBE: Final = Probe()
-_MESSAGE: Final = HEADER.pack(0, 0, 1, 0, 0, 0) + b"\0" + _NS.to_bytes(2, "big") + _IN.to_bytes(2, "big")
+_MESSAGE: Final = HEADER.pack(0, 0, 1, 0, 0, 0) + b"\0" + NS.to_bytes(2, "big") + IN.to_bytes(2, "big")
 
 #: (token, query message, offset after its question): ``. NS``, padded as all questions are (RFC 8467 §4.1).
 PROBE_QUESTION: Final = (PROBE, EdnsRewriter().rewrite_query(_MESSAGE, parse_query(_MESSAGE)), HEADER_SIZE + 5)

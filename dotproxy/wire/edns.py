@@ -11,8 +11,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from dotproxy.errors import WireError
+from dotproxy.wire.rrtypes import OPT
 
-OPT = 41
 DO = 0x8000
 
 #: An OPT without options takes this many octets.

@@ -11,10 +11,9 @@ from struct import Struct
 from dotproxy.wire.edns import DO, opt_record
 from dotproxy.wire.message import AA, CD, HEADER, HEADER_SIZE, QR, RA, RD, QueryInfo
 from dotproxy.wire.names import from_text
+from dotproxy.wire.records import FIXED_FIELDS
 from dotproxy.wire.responses import OUR_UDP_SIZE
 from dotproxy.wire.rrtypes import AAAA, ANY, HINFO, SOA, A
-
-_FIXED = Struct("!HHIH")
 
 #: Long enough to be of use, short enough for a change of mind (RFC 6303 §3).
 TTL = 10800
@@ -28,7 +27,7 @@ def negative(query: bytes, info: QueryInfo, rcode: int, zone: bytes) -> bytes:
     Return NXDOMAIN or, with ``rcode`` 0, no data, with the SOA of ``zone`` that lets it be cached.
     """
     rdata = zone + _SOA_REST
-    return _message(query, info, rcode, b"", 0, zone + _FIXED.pack(SOA, 1, TTL, len(rdata)) + rdata)
+    return _message(query, info, rcode, b"", 0, zone + FIXED_FIELDS.pack(SOA, 1, TTL, len(rdata)) + rdata)
 
 
 def loopback(query: bytes, info: QueryInfo, zone: bytes) -> bytes:
@@ -39,7 +38,7 @@ def loopback(query: bytes, info: QueryInfo, zone: bytes) -> bytes:
     rdatas = [(rtype, _LOOPBACK[rtype]) for rtype in types if rtype in _LOOPBACK]
     if not rdatas:
         return negative(query, info, 0, zone)
-    answers = b"".join(b"\xc0\x0c" + _FIXED.pack(rtype, 1, TTL, len(rdata)) + rdata for rtype, rdata in rdatas)
+    answers = b"".join(b"\xc0\x0c" + FIXED_FIELDS.pack(rtype, 1, TTL, len(rdata)) + rdata for rtype, rdata in rdatas)
     return _message(query, info, 0, answers, len(rdatas), b"")
 
 
@@ -48,7 +47,7 @@ def minimal_any(query: bytes, info: QueryInfo) -> bytes:
     Return the one record that says that ANY is not answered here (RFC 8482 §4.2).
     """
     rdata = b"\x07RFC8482\0"
-    record = b"\xc0\x0c" + _FIXED.pack(HINFO, 1, TTL, len(rdata)) + rdata
+    record = b"\xc0\x0c" + FIXED_FIELDS.pack(HINFO, 1, TTL, len(rdata)) + rdata
     return _message(query, info, 0, record, 1, b"", is_ours=False)
 
 

@@ -11,8 +11,10 @@ from struct import Struct
 from typing import NamedTuple
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import OPT
-from dotproxy.wire.names import skip_name, skip_question_name
+from dotproxy.wire.edns import OPT_SIZE
+from dotproxy.wire.names import skip_question_name
+from dotproxy.wire.records import RecordLayout, scan_records, skip_owner
+from dotproxy.wire.rrtypes import OPT, SIGNATURE_TYPES
 
 HEADER = Struct("!6H")
 HEADER_SIZE = 12
@@ -32,14 +34,17 @@ NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 
 #: A client without EDNS takes this much over UDP (RFC 1035 §4.2.1), and nobody less (RFC 6891 §6.2.3).
 MIN_UDP_SIZE = 512
 
-#: SIG, which in a query can only be a SIG(0), and TSIG.
-_SIGNATURES = (24, 250)
+#: The class of nearly all questions (RFC 1035 §3.2.4).
+IN = 1
 
 _OPT_FIXED = Struct("!HHBBHH")
 
-#: Counts of a query with one record after its question, and how that begins if it is an OPT: what most look like.
-_ONE_ADDITIONAL = b"\0\0\0\0\0\1"
-_OPT_HEAD = b"\0\0\x29"
+#: The counts of most queries, QDCOUNT to ARCOUNT: a question, and an additional record or none.
+_QUESTION_ALONE = b"\0\1\0\0\0\0\0\0"
+_QUESTION_AND_ONE = b"\0\1\0\0\0\0\0\1"
+
+#: How an OPT begins: the root, and its type.
+_OPT_HEAD = b"\0" + OPT.to_bytes(2, "big")
 
 #: A named tuple is made by a function in Python, which here takes longer than to look at the header.
 _new = tuple.__new__
@@ -71,52 +76,70 @@ class QueryInfo(NamedTuple):
 
 def parse_query(octets: bytes) -> QueryInfo:
     """
-    Look at a query.
+    Parse a query's header, question and OPT.
 
-    :raises WireError: if it is not one that can be forwarded; its ``rcode`` says what to answer.
-        Below 12 octets, or with QR set, that is nothing: such a message must never be answered, or two
-        servers could talk to each other for ever.
+    :raises WireError: if it is not a query that can be forwarded; ``rcode`` is what to answer.  It is None below 12
+        octets and with QR set: such a message must never be answered, or two servers could answer each other for ever.
     """
     if len(octets) < HEADER_SIZE:
         raise WireError("shorter than a header")
-    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(octets)
+    flags = octets[2] << 8
     if flags & QR:
         raise WireError("not a query")
     if flags & OPCODE:
         # RFC 8906 §3.1.4: NOTIMP, whether or not the rest can be parsed.
         raise WireError("opcode not implemented", NOTIMP)
-    if questions > 1 or (not questions and not additionals):
-        raise WireError(f"{questions} questions", FORMERR)  # RFC 9619 §4
     try:
-        if questions:
-            name_end = skip_question_name(octets, HEADER_SIZE)
-            question_end = name_end + 4
-            if question_end > len(octets):
-                raise WireError("question runs past the end of the message")
-            qtype = octets[name_end] << 8 | octets[name_end + 1]
-        else:
-            question_end, qtype = HEADER_SIZE, 0
-        if not (answers or authorities or additionals):
-            return _new(QueryInfo, (question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, False, b"", b""))
-        if octets[6:HEADER_SIZE] == _ONE_ADDITIONAL and octets[question_end : question_end + 3] == _OPT_HEAD:
-            opt_at, opt_end, last_type = question_end, question_end + 11, OPT
-            if opt_end <= len(octets):
+        counts = octets[4:HEADER_SIZE]
+        if counts == _QUESTION_AND_ONE:
+            end = skip_question_name(octets, HEADER_SIZE) + 4
+            opt_end = end + OPT_SIZE
+            if octets[end : end + 3] == _OPT_HEAD and opt_end <= len(octets):
                 opt_end += octets[opt_end - 2] << 8 | octets[opt_end - 1]
-            if opt_end > len(octets):
-                raise WireError("OPT runs past the end of the message")
-        else:
-            opt_at, opt_end, last_type, _ = sections_of(octets, question_end, answers + authorities, additionals)
+                if opt_end <= len(octets):
+                    return _info_with_opt(octets, end, end, opt_end)
+        elif counts == _QUESTION_ALONE:
+            end = skip_question_name(octets, HEADER_SIZE) + 4
+            if end <= len(octets):
+                qtype = octets[end - 4] << 8 | octets[end - 3]
+                return _new(QueryInfo, (end, qtype, 0, MIN_UDP_SIZE, 0, 0, False, b"", b""))
+        return _parse_unusual(octets)
     except WireError as error:
-        error.rcode = FORMERR
+        if error.rcode is None:
+            error.rcode = FORMERR
         raise
-    is_signed = bool(additionals) and last_type in _SIGNATURES
-    if not opt_at:
-        return QueryInfo(question_end, qtype, 0, MIN_UDP_SIZE, 0, 0, is_signed)
+
+
+def _parse_unusual(octets: bytes) -> QueryInfo:
+    """
+    Parse a query that is not a question alone, or with an OPT.
+    """
+    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(octets)
+    if questions > 1 or (not questions and not additionals):
+        raise WireError(f"{questions} questions")  # RFC 9619 §4
+    end = skip_question_name(octets, HEADER_SIZE) + 4 if questions else HEADER_SIZE
+    if end > len(octets):
+        raise WireError("question runs past the end of the message")
+    layout = scan_records(octets, end, answers + authorities, additionals)
+    last_type = octets[layout.last_type_at] << 8 | octets[layout.last_type_at + 1]
+    is_signed = bool(additionals) and last_type in SIGNATURE_TYPES
+    if layout.opt_at:
+        info = _info_with_opt(octets, end, layout.opt_at, layout.opt_end)
+        return info._replace(is_signed=is_signed, qtype=info.qtype if questions else 0)
+    qtype = octets[end - 4] << 8 | octets[end - 3] if questions else 0
+    return QueryInfo(end, qtype, 0, MIN_UDP_SIZE, 0, 0, is_signed)
+
+
+def _info_with_opt(octets: bytes, end: int, opt_at: int, opt_end: int) -> QueryInfo:
+    """
+    Return what is known of a query whose question ends at ``end``.
+    """
     _, udp_size, _, version, edns_flags, _ = _OPT_FIXED.unpack_from(octets, opt_at + 1)
     if version:
         raise WireError(f"EDNS version {version}", BADVERS)  # RFC 6891 §6.1.3
     udp_size = max(udp_size, MIN_UDP_SIZE)
-    return _new(QueryInfo, (question_end, qtype, opt_at, udp_size, edns_flags, opt_end, is_signed, b"", b""))
+    qtype = octets[end - 4] << 8 | octets[end - 3]
+    return _new(QueryInfo, (end, qtype, opt_at, udp_size, edns_flags, opt_end, False, b"", b""))
 
 
 def question_of(octets: bytes) -> int:
@@ -137,14 +160,12 @@ def edns_flags_of(octets: bytes) -> int | None:
     Return the flags of the first OPT that can be read in a message of at least 12 octets, None without one.
     """
     _, _, questions, answers, authorities, additionals = HEADER.unpack_from(octets)
-    offset, size = HEADER_SIZE, len(octets)
+    offset = HEADER_SIZE
     try:
         for _ in range(questions):
             offset = skip_question_name(octets, offset) + 4
         for _ in range(answers + authorities + additionals):
-            fixed_at = skip_name(octets, offset)
-            if fixed_at + 10 > size:
-                return None
+            fixed_at = skip_owner(octets, offset)
             rtype, _, _, _, edns_flags, rdlength = _OPT_FIXED.unpack_from(octets, fixed_at)
             if rtype == OPT and not octets[offset]:
                 return int(edns_flags)
@@ -154,39 +175,11 @@ def edns_flags_of(octets: bytes) -> int | None:
     return None
 
 
-def opt_of(octets: bytes, question_end: int) -> int:
+def records_of(octets: bytes, question_end: int) -> RecordLayout:
     """
-    Return the offset of the one well-placed OPT record of a message, 0 if it has none.
+    Return where the records of a message stand, of which the first begins at ``question_end``.
 
-    :raises WireError: if the records cannot be walked, or OPT stands twice or where it must not.
+    :raises WireError: if one is not whole, or OPT stands twice or outside the additional section.
     """
     _, _, _, answers, authorities, additionals = HEADER.unpack_from(octets)
-    return sections_of(octets, question_end, answers + authorities, additionals)[0]
-
-
-def sections_of(octets: bytes, offset: int, before: int, additionals: int) -> tuple[int, int, int, int]:
-    """
-    Walk the records after a question, of which ``before`` stand before the additional section.
-
-    Return where the OPT record begins and ends, 0 and 0 without one, the type of the last record, and where that
-    ends.
-
-    :raises WireError: if they cannot be walked, or OPT stands twice or where it must not (RFC 6891 §6.1.1).
-    """
-    opt_at = opt_end = rtype = 0
-    size = len(octets)
-    for number in range(before + additionals):
-        start = offset
-        # The usual owner is a pointer; anything else is walked.
-        offset = offset + 2 if offset < size and octets[offset] >= 0xC0 else skip_name(octets, offset)
-        if offset + 10 > size:
-            raise WireError("record runs past the end of the message")
-        rtype = octets[offset] << 8 | octets[offset + 1]
-        offset += 10 + (octets[offset + 8] << 8 | octets[offset + 9])
-        if offset > size:
-            raise WireError("rdata runs past the end of the message")
-        if rtype == OPT:
-            if opt_at or number < before or octets[start]:
-                raise WireError("OPT twice or out of place")
-            opt_at, opt_end = start, offset
-    return opt_at, opt_end, rtype, offset
+    return scan_records(octets, question_end, answers + authorities, additionals)

@@ -17,16 +17,14 @@ from itertools import compress
 from struct import Struct
 from typing import NamedTuple
 
-from dotproxy.errors import WireError
-from dotproxy.wire.edns import OPT, OPT_SIZE, options_of
-from dotproxy.wire.message import HEADER, HEADER_SIZE, sections_of
-from dotproxy.wire.names import skip_name
+from dotproxy.wire.edns import OPT_SIZE, options_of
+from dotproxy.wire.message import HEADER, HEADER_SIZE, records_of
+from dotproxy.wire.records import FIXED_FIELDS, scan_records
 
 #: A named tuple is made by a function in Python, which on the hot path takes as long as all the rest.
 _new = tuple.__new__
 
 _TTL = Struct("!I")
-_FIXED = Struct("!HHIH")
 
 #: An answer of more records has ``marks``: from here on it takes less time to change all TTLs at once.
 MOST_OFFSETS = 16
@@ -74,7 +72,7 @@ class Answer(NamedTuple):
         """
         answers, authorities = self.head[4] << 8 | self.head[5], self.head[6] << 8 | self.head[7]
         for number, at in enumerate(self.offsets()):
-            rtype, _, ttl, rdlength = _FIXED.unpack_from(self.body, at - 4)
+            rtype, _, ttl, rdlength = FIXED_FIELDS.unpack_from(self.body, at - 4)
             section = 0 if number < answers else 1 if number < answers + authorities else 2
             yield section, rtype, ttl, at + 6, at + 6 + rdlength
 
@@ -166,32 +164,12 @@ def take_apart(reply: bytes, end: int, dropped: frozenset[int]) -> Answer:
     :raises WireError: if its records cannot be walked, or its OPT is malformed, twice there or out of place.
     """
     _, _, _, answers, authorities, additionals = HEADER.unpack_from(reply)
-    before = answers + authorities
-    ttls: list[int] = []
-    offset, size = end, len(reply)
-    opt_at = opt_end = 0
-    for number in range(before + additionals):
-        start = offset
-        # The usual owner is a pointer; anything else is walked.
-        offset = offset + 2 if offset < size and reply[offset] >= 0xC0 else skip_name(reply, offset)
-        if offset + 10 > size:
-            raise WireError("record runs past the end of the message")
-        if reply[offset + 1] == OPT and not reply[offset]:
-            if opt_at or number < before or reply[start]:
-                raise WireError("OPT twice or out of place")
-            opt_at = start
-            offset += 10 + (reply[offset + 8] << 8 | reply[offset + 9])
-            opt_end = offset
-        else:
-            ttls.append(offset + 4 - end if not opt_at else offset + 4 - end - (opt_end - opt_at))
-            offset += 10 + (reply[offset + 8] << 8 | reply[offset + 9])
-        if offset > size:
-            raise WireError("rdata runs past the end of the message")
+    opt_at, opt_end, _, records_end, ttls = scan_records(reply, end, answers + authorities, additionals)
     if not opt_at:
         if len(ttls) <= MOST_OFFSETS:
-            return _new(Answer, (reply[2:10], additionals, reply[end:offset], tuple(ttls), 0, b"", end, b""))
-        return answer_of(reply[2:10], additionals, reply[end:offset], tuple(ttls), 0, b"", end)
-    body = reply[end:opt_at] + reply[opt_end:offset] if opt_end < offset else reply[end:opt_at]
+            return _new(Answer, (reply[2:10], additionals, reply[end:records_end], tuple(ttls), 0, b"", end, b""))
+        return answer_of(reply[2:10], additionals, reply[end:records_end], tuple(ttls), 0, b"", end)
+    body = reply[end:opt_at] + reply[opt_end:records_end] if opt_end < records_end else reply[end:opt_at]
     options = options_without(reply, opt_at, opt_end, dropped) if opt_end - opt_at > OPT_SIZE else b""
     if len(ttls) <= MOST_OFFSETS:
         return _new(Answer, (reply[2:10], additionals - 1, body, tuple(ttls), reply[opt_at + 5], options, end, b""))
@@ -218,9 +196,8 @@ def error_alone(reply: bytes, flags: bytes, end: int, dropped: frozenset[int]) -
 
     :raises WireError: as ``take_apart``.
     """
-    _, _, _, answers, authorities, additionals = HEADER.unpack_from(reply)
-    opt_at, opt_end, _, _ = sections_of(reply, HEADER_SIZE, answers + authorities, additionals)
-    options = options_without(reply, opt_at, opt_end, dropped) if opt_at else b""
+    layout = records_of(reply, HEADER_SIZE)
+    options = options_without(reply, layout.opt_at, layout.opt_end, dropped) if layout.opt_at else b""
     return Answer(flags + b"\0\1\0\0\0\0", 0, b"", (), 0, options, end)
 
 

@@ -11,7 +11,7 @@ from struct import Struct
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import EDE_OPTION, KEEPALIVE, options_of
-from dotproxy.wire.message import HEADER, HEADER_SIZE, question_of, sections_of
+from dotproxy.wire.message import HEADER_SIZE, question_of, records_of
 
 #: A reply without these octets has no tcp-keepalive option with a timeout: a look that costs next to nothing.
 KEEPALIVE_HEAD = Struct("!HH").pack(KEEPALIVE, 2)
@@ -54,12 +54,13 @@ def _options_in(reply: bytes) -> Iterator[tuple[int, bytes]]:
     """
     Yield the options of a reply, as far as they can be read.
     """
-    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(reply)
-    end = question_of(reply) if questions else HEADER_SIZE
+    end = question_of(reply) if reply[4] or reply[5] else HEADER_SIZE
+    if not end:
+        return
     try:
-        opt_at, opt_end, _, _ = sections_of(reply, end, answers + authorities, additionals)
-        if opt_at:
-            for code, start, stop in options_of(reply, opt_at, opt_end):
+        layout = records_of(reply, end)
+        if layout.opt_at:
+            for code, start, stop in options_of(reply, layout.opt_at, layout.opt_end):
                 yield code, reply[start + 4 : stop]
     except WireError:
         pass

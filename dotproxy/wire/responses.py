@@ -6,11 +6,11 @@ Decides how octets change on their way back.  What is answered, and to whom, is 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import DO, EDE_OPTION, OPT, OPT_SIZE, PADDING, ExtendedError, ede_option, opt_record, options_of
+from dotproxy.wire.edns import DO, EDE_OPTION, OPT_SIZE, PADDING, ExtendedError, ede_option, opt_record, options_of
 from dotproxy.wire.message import (
     CD,
     HEADER,
@@ -24,16 +24,15 @@ from dotproxy.wire.message import (
     edns_flags_of,
     question_of,
 )
-from dotproxy.wire.names import skip_name
 from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.records import walk
+from dotproxy.wire.rrtypes import OPT
 
 #: What we say we take over UDP: the size that survives every path (RFC 9715 R3, DNS flag day 2020).
 OUR_UDP_SIZE = 1232
 
 #: One question, no records, with and without an OPT.
 _WITH_OPT, _BARE = b"\0\1\0\0\0\0\0\1", b"\0\1\0\0\0\0\0\0"
-
-_FIXED = struct.Struct("!HHIH")
 
 #: Options that no record of a truncated answer makes room for.
 _LEAST = frozenset((EDE_OPTION, PADDING))
@@ -172,24 +171,15 @@ def _records_and_opt(reply: bytes, end: int, limit: int, counts: list[int]) -> t
     """
     records: list[tuple[int, int]] = []
     opt_at = opt_end = 0
-    offset, last, size = end, end, len(reply)
-    try:
-        for section, count in enumerate(counts):
-            for _ in range(count):
-                start = offset
-                # The usual owner is a pointer; anything else is walked.
-                offset = offset + 2 if offset < size and reply[offset] >= 0xC0 else skip_name(reply, offset)
-                rtype, _, _, rdlength = _FIXED.unpack_from(reply, offset)
-                offset += 10 + rdlength
-                if offset > size:
-                    return records, opt_at, opt_end
-                if rtype == OPT:
-                    opt_at, opt_end = start, offset
-                elif start == last and offset <= limit:
-                    last = offset
-                    records.append((section, last))
-    except (WireError, struct.error):
-        pass
+    last = end
+    sections = [section for section, count in enumerate(counts) for _ in range(count)]
+    with suppress(WireError):
+        for section, record in zip(sections, walk(reply, end, len(sections)), strict=True):
+            if record.type == OPT:
+                opt_at, opt_end = record.start, record.end
+            elif record.start == last and record.end <= limit:
+                last = record.end
+                records.append((section, last))
     return records, opt_at, opt_end
 
 

@@ -18,7 +18,6 @@ from dotproxy.wire.edns import COOKIE, DO, ECS, KEEPALIVE, OPT_SIZE, PADDING, op
 from dotproxy.wire.message import (
     AD,
     CD,
-    HEADER,
     HEADER_SIZE,
     MAX_MESSAGE,
     RD,
@@ -26,7 +25,7 @@ from dotproxy.wire.message import (
     TC,
     QueryInfo,
     parse_query,
-    sections_of,
+    records_of,
 )
 from dotproxy.wire.parsed_response import Answer, error_alone, options_without, take_apart
 from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, reply_to, truncated, truncated_answer
@@ -164,9 +163,8 @@ class EdnsRewriter:
         head = query[HEADER_SIZE : info.question_end]
         additionals = query[10] << 8 | query[11]
         if additionals - bool(info.opt_at) or query[6:10] != b"\0\0\0\0":
-            before = (query[6] << 8 | query[7]) + (query[8] << 8 | query[9])
             # What stands after the last record would be read as one, with our OPT behind it.
-            end = sections_of(query, info.question_end, before, additionals)[3]
+            end = records_of(query, info.question_end).end
             head = query[HEADER_SIZE : info.opt_at or end] + (query[info.opt_end : end] if info.opt_at else b"")
         additionals += not info.opt_at
         flags = _WITHOUT_TC[query[2]] + (_WITH_AD[query[3]] if for_others else query[3:4])
@@ -284,10 +282,9 @@ def _unpadded(reply: bytes, info: QueryInfo) -> bytes:
     """
     if _PADDING_CODE not in reply:
         return reply
-    _, _, questions, answers, authorities, additionals = HEADER.unpack_from(reply)
-    end = info.question_end if questions else HEADER_SIZE
+    end = info.question_end if reply[5] else HEADER_SIZE
     try:
-        opt_at, opt_end, _, _ = sections_of(reply, end, answers + authorities, additionals)
+        opt_at, opt_end, _, _, _ = records_of(reply, end)
         options = options_without(reply, opt_at, opt_end, _PADDING_ALONE)
     except WireError:
         return reply

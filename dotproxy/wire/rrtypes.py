@@ -1,7 +1,7 @@
 """
-Resource record types: their numbers and names (RFC 6895 §3.1, the IANA registry "Resource Record (RR) TYPEs").
+Resource record types: their numbers, names and groups (RFC 6895 §3.1, the IANA registry "Resource Record (RR) TYPEs").
 
-Decides what a type is called.  Refuses to know what a record of a type holds.
+Decides what a type is called and which group it belongs to.  Refuses to know what a record of a type holds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ PTR: Final = 12
 HINFO: Final = 13
 MX: Final = 15
 TXT: Final = 16
+SIG: Final = 24
 AAAA: Final = 28
 SRV: Final = 33
+OPT: Final = 41
 DS: Final = 43
 RRSIG: Final = 46
 NSEC: Final = 47
@@ -26,9 +28,16 @@ NSEC3: Final = 50
 NSEC3PARAM: Final = 51
 TLSA: Final = 52
 HTTPS: Final = 65
+TSIG: Final = 250
 IXFR: Final = 251
 AXFR: Final = 252
 ANY: Final = 255
+
+#: Types that are not of data (RFC 6895 §3.1), but for ANY, which is answered from data.
+META_TYPES: Final = range(128, ANY)
+
+#: Types that sign the message that they end: SIG(0) (RFC 2931) and TSIG (RFC 8945).
+SIGNATURE_TYPES: Final = frozenset((SIG, TSIG))
 
 #: In the registry's order, from the number in front on.
 _NAMES = (

@@ -18,8 +18,8 @@ from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import FULL_BATCH, ShareLimits
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
-from dotproxy.testing.zone import A
 from dotproxy.wire.rewrite import EdnsRewriter
+from dotproxy.wire.rrtypes import A
 from tests.forwarding.test_forwarder import OUTSIDER, Scene, extended_error
 
 LOUD, QUIET = Client("127.0.0.66", 4000), Client("127.0.0.77", 4000)

@@ -26,9 +26,10 @@ from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.special_names import FAMILIES, SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
-from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
+from dotproxy.testing.zone import Zone, address_rdata, txt_rdata
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter
+from dotproxy.wire.rrtypes import TXT, A
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 2000)]})
 CLIENT = Client("127.0.0.1", 4000)

@@ -13,9 +13,9 @@ from dotproxy.policy.budget import Budget
 from dotproxy.policy.retry import Isolation
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
-from dotproxy.testing.zone import TXT, A
 from dotproxy.wire.edns import opt_record
 from dotproxy.wire.rewrite import EdnsRewriter
+from dotproxy.wire.rrtypes import TXT, A
 from tests.forwarding.test_forwarder import Scene, extended_error, reply_of
 
 QUERY = make_query("www.test.", A)

@@ -22,11 +22,11 @@ from dotproxy.policy.retry import Isolation
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import ScriptedUpstream
 from dotproxy.testing.server import HANG_UP, DotServer
-from dotproxy.testing.zone import A
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.message import HEADER_SIZE, question_of
 from dotproxy.wire.rewrite import EdnsRewriter
+from dotproxy.wire.rrtypes import A
 from tests import rounds
 from tests.forwarding.test_forwarder import CLIENT, Scene, extended_error, reply_of
 from tests.forwarding.test_forwarder_failover import error_of

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import BadReply, ConnectionGone, Timeout, Unreachable, Untrusted, UpstreamError
 from dotproxy.policy.retry import Isolation
 from dotproxy.testing.client import make_query
-from dotproxy.testing.zone import A
+from dotproxy.wire.rrtypes import A
 from tests.forwarding.test_forwarder import Scene, extended_error, reply_of
 
 

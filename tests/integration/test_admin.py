@@ -23,7 +23,8 @@ from dotproxy.telemetry.status import State
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import ask_udp, make_query
 from dotproxy.testing.server import DotServer
-from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.testing.zone import Zone, address_rdata
+from dotproxy.wire.rrtypes import A
 from tests.integration.programs import free_port
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")]})

@@ -20,7 +20,8 @@ from dotproxy.config.load import load
 from dotproxy.service.assembly import build
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer
-from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.testing.zone import Zone, address_rdata
+from dotproxy.wire.rrtypes import A
 from tests.integration.programs import free_port
 
 NS = 2

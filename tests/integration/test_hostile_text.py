@@ -21,7 +21,8 @@ from dotproxy.config.load import load
 from dotproxy.service.assembly import build
 from dotproxy.telemetry.lines import as_json, as_text, for_journal
 from dotproxy.testing.server import DotServer
-from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.testing.zone import Zone, address_rdata
+from dotproxy.wire.rrtypes import A
 from tests.integration.programs import free_port
 from tests.integration.test_admin import get, pause
 

@@ -25,7 +25,8 @@ from dotproxy.service.assembly import build
 from dotproxy.telemetry.events import Events
 from dotproxy.testing.client import ask_tcp, ask_udp, make_query
 from dotproxy.testing.server import DotServer
-from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
+from dotproxy.testing.zone import Zone, address_rdata, txt_rdata
+from dotproxy.wire.rrtypes import TXT, A
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")], ("big.test.", TXT): [txt_rdata("x" * 60000)]})
 

@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.policy.quarantine import MAX_REMEMBERED, QUARANTINE, Quarantine, names_above, question_key
 from dotproxy.testing.client import make_query
-from dotproxy.testing.zone import TXT, A
 from dotproxy.wire.message import question_of
+from dotproxy.wire.rrtypes import TXT, A
 
 
 def key(name: str, qtype: int = A) -> bytes:

@@ -11,11 +11,12 @@ from dotproxy.telemetry.events import Events
 from dotproxy.testing.certificates import Authority, Issued
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
-from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.testing.zone import Zone, address_rdata
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verification import ServerVerifier
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.message import question_of
+from dotproxy.wire.rrtypes import A
 
 #: Made once: keys take time.
 AUTHORITY = Authority()

@@ -26,7 +26,7 @@ from dotproxy.service import builders
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
-from dotproxy.testing.zone import A, Zone, address_rdata
+from dotproxy.testing.zone import Zone, address_rdata
 from dotproxy.upstream.bootstrap import (
     FRESH,
     LOOKUP_TIMEOUT,
@@ -37,6 +37,7 @@ from dotproxy.upstream.bootstrap import (
     addresses_of,
 )
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
+from dotproxy.wire.rrtypes import A
 from tests.upstream.scenes import GOOD, ZONE, make_trust
 
 

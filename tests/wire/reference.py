@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from struct import Struct
 
 from dotproxy.errors import WireError
-from dotproxy.wire.edns import DO, EDE_OPTION, OPT, OPT_SIZE, PADDING, opt_record, options_of
+from dotproxy.wire.edns import DO, EDE_OPTION, OPT_SIZE, PADDING, opt_record, options_of
 from dotproxy.wire.message import HEADER, HEADER_SIZE, TC, QueryInfo
 from dotproxy.wire.parsed_response import Answer
 from dotproxy.wire.records import walk
 from dotproxy.wire.responses import OUR_UDP_SIZE
+from dotproxy.wire.rrtypes import OPT
 
 _TTL = Struct("!I")
 

@@ -20,9 +20,9 @@ from dotproxy.wire.message import (
     FORMERR,
     NOTIMP,
     QueryInfo,
-    opt_of,
     parse_query,
     question_of,
+    records_of,
 )
 
 HEAD = "1234 0100 0001 0000 0000 "
@@ -118,7 +118,7 @@ class PeekTests(SynchronousTestCase):
         self.assertEqual(question.rdtype, info.qtype)
         self.assertEqual(12 + len(question.name.to_wire()) + 4, info.question_end)
         self.assertEqual(message.edns >= 0, bool(info.opt_at))
-        self.assertEqual(message.edns >= 0, bool(opt_of(wire, info.question_end)))
+        self.assertEqual(message.edns >= 0, bool(records_of(wire, info.question_end).opt_at))
         self.assertEqual(max(512, message.payload) if message.edns >= 0 else 512, info.udp_size)
         self.assertEqual(message.ednsflags & 0xFFFF if message.edns >= 0 else 0, info.edns_flags)
 
@@ -265,16 +265,16 @@ class QuestionOfTests(SynchronousTestCase):
         record = "c00c 0001 0001 00000000 0004 c0000201"
         for counts in ("0001 0000", "0000 0001"):
             reply = octets("1234 8100 0001" + counts + "0001" + QUESTION + record) + opt_record(1232)
-            self.assertEqual(len(reply) - 11, opt_of(reply, 33))
-            self.assertRaises(WireError, opt_of, reply[:-1], 33)
+            self.assertEqual(len(reply) - 11, records_of(reply, 33).opt_at)
+            self.assertRaises(WireError, records_of, reply[:-1], 33)
 
     def test_a_reply_without_opt(self) -> None:
         """
         A reply whose records are no OPT has none.
         """
-        self.assertEqual(0, opt_of(octets("1234 8100 0001 0000 0000 0000" + QUESTION), 33))
+        self.assertEqual(0, records_of(octets("1234 8100 0001 0000 0000 0000" + QUESTION), 33).opt_at)
         self.assertEqual(
-            0, opt_of(octets("1234 8100 0001 0000 0000 0001" + QUESTION + "00 0001 0001 00000000 0000"), 33)
+            0, records_of(octets("1234 8100 0001 0000 0000 0001" + QUESTION + "00 0001 0001 00000000 0000"), 33).opt_at
         )
 
 

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import opt_record, options_of
-from dotproxy.wire.message import FORMERR, HEADER, QueryInfo, parse_query, sections_of
+from dotproxy.wire.message import FORMERR, HEADER, QueryInfo, parse_query, records_of
 from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter, PassthroughRewriter, with_least_opt
 from tests.wire.test_message import queries
 
@@ -256,7 +256,7 @@ class OutgoingTests(SynchronousTestCase):
             with self.subTest(query=query):
                 sent = EdnsRewriter().rewrite_query(query, parse_query(query))
                 self.assertIn(other, sent)
-                self.assertEqual(len(sent), sections_of(sent, 12 + len(question), 0, 2)[3])
+                self.assertEqual(len(sent), records_of(sent, 12 + len(question)).end)
                 self.assertEqual(query[:10], with_least_opt(sent)[:10])
 
     def test_malformed_options(self) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.wire import rrtypes
-from dotproxy.wire.rrtypes import NAMES, name_of
+from dotproxy.wire.rrtypes import META_TYPES, NAMES, SIGNATURE_TYPES, name_of
 
 #: Names that are spelled otherwise here, and types that dnspython does not know, as the IANA registry has them.
 OURS = {
@@ -51,6 +51,13 @@ class NameTests(SynchronousTestCase):
         name = name_of(number)
         self.assertRegex(name, r"^[A-Z0-9-]+$")
         self.assertEqual([number], [other for other, its in NAMES.items() if its == name] or [number])
+
+    def test_groups(self) -> None:
+        """
+        Meta-types are 128 to 254 (RFC 6895 §3.1); what signs a message is SIG(0) or TSIG.
+        """
+        self.assertEqual([127, 255], [number for number in range(127, 256) if number not in META_TYPES])
+        self.assertEqual({"SIG", "TSIG"}, set(map(name_of, SIGNATURE_TYPES)))
 
     def test_constants(self) -> None:
         """

@@ -47,8 +47,7 @@ from dotproxy.upstream.spec import UpstreamAddress, endpoint_text
 from dotproxy.wire.message import HEADER, RD, question_of
 from dotproxy.wire.names import from_text
 from dotproxy.wire.records import walk
-
-_A, _AAAA, _NS = 1, 28, 2
+from dotproxy.wire.rrtypes import AAAA, NS, A
 
 #: How long the running proxy's count is watched before anything is looked up, to know how busy it is, in seconds.
 _BACKGROUND = 1.0
@@ -125,7 +124,7 @@ class Running:
         address = self.listening()[0]
         if not is_local(reachable(address.host)):
             return found
-        for rtype, make in ((_A, IPv4Address), (_AAAA, IPv6Address)):
+        for rtype, make in ((A, IPv4Address), (AAAA, IPv6Address)):
             with suppress(OSError, WireError, ValueError):  # what listens there may be anything
                 query = _query(from_text(f"{name}."), rtype)
                 reply = ask_directly(address, query, _ANSWER_TIMEOUT)
@@ -224,7 +223,7 @@ async def _verify(config: Config, upstream: UpstreamAddress, host: str, port: in
     """
     session, took = await connect(reactor, host, port, trust_in(config, upstream, host), config.connect_timeout)
     try:
-        reply = await session.ask([_query(b"\0", _NS)], reactor)[0]
+        reply = await session.ask([_query(b"\0", NS)], reactor)[0]
     except TookTooLong:
         raise Timeout("read", "no answer in time") from None
     finally:
