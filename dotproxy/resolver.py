@@ -14,8 +14,9 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
 from dotproxy.config.load import load
 from dotproxy.downstream.in_process import ForwarderResolver
-from dotproxy.service.builders import build_cache, build_forwarder, build_transfers, build_upstreams
+from dotproxy.service.builders import build_cache, build_forwarder, build_transfers
 from dotproxy.service.tls_files import read_tls_files
+from dotproxy.service.upstream_builders import build_upstreams
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.upstream.verification import Credentials
 

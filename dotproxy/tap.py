@@ -11,12 +11,10 @@ cannot be listened on.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -28,9 +26,14 @@ from dotproxy.config.schema import SETTINGS
 from dotproxy.config.setting import Setting
 from dotproxy.errors import ConfigError
 from dotproxy.service.drop_privileges import Confinement, choose_user
-from dotproxy.service.gc_tuning import freeze
 from dotproxy.service.systemd import notify
 from dotproxy.telemetry.lines import suited_to
+
+if TYPE_CHECKING:
+    from dotproxy.service.proxy import Proxy
+    from dotproxy.service.reactor import IServiceReactor
+    from dotproxy.service.reload import ConfigSource
+    from dotproxy.service.workers.supervisor import Supervisor
 
 #: What twistd calls its pid file unless it is told otherwise.
 _PIDFILE = "twistd.pid"
@@ -156,93 +159,67 @@ for _setting in SETTINGS:
         setattr(Options, f"opt_{_setting.short}", getattr(Options, f"opt_{_setting.key}"))
 
 
-def _heed(reactor: Any, proxy: Any) -> None:
+def _worker_count(config: Config) -> int:
     """
-    SIGHUP: read the configuration again.  A second signal to stop: stop now.
-    """
-
-    def reload() -> None:
-        with suppress(ConfigError):  # which was logged
-            proxy.reload()
-
-    def stop_now() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: reactor.callFromThread(proxy.stop_now))
-
-    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
-    reactor.addSystemEventTrigger("before", "shutdown", stop_now)
-
-
-def _count(config: Config) -> int:
-    """
-    How many processes serve.
+    Return the number of worker processes; 1 means that this process serves by itself.
     """
     from dotproxy.service.workers.cpus import available
 
     return available() if config.workers == "auto" else int(config.workers)
 
 
-def _build(config: Config, reactor: Any) -> Any:
+def _build(config: Config, reactor: IServiceReactor, source: ConfigSource) -> Proxy | Supervisor:
     """
-    A proxy in this process, or one that is several.
+    Return a proxy in this process, or a supervisor of workers.
     """
-    if (count := _count(config)) == 1:
+    count = _worker_count(config)
+    if count == 1:
         from dotproxy.service.assembly import build
 
-        return build(config, reactor)
-    from dotproxy.service.listener_certificate import sockets_for_tls
-    from dotproxy.service.systemd import Manager, inherited, initial_environment
+        return build(config, reactor, source=source)
+    from dotproxy.service.listening import inherited_sockets
+    from dotproxy.service.systemd import ServiceNotifier, initial_environment
     from dotproxy.service.workers.supervisor import Supervisor
 
-    manager = Manager(os.environ, reactor)
-    environment = initial_environment()
-    sockets, tls_sockets = inherited(environment), sockets_for_tls(config, environment)
-    return Supervisor(config, reactor, count, manager=manager, sockets=sockets, tls_sockets=tls_sockets)
+    notifier = ServiceNotifier(os.environ, reactor)
+    sockets = inherited_sockets(config, initial_environment())
+    return Supervisor(config, reactor, count, notifier=notifier, source=source, sockets=sockets)
+
+
+def _confine(options: Options, loaded: Loaded) -> Confinement | None:
+    """
+    Return what gives this process's privileges up; None unless twistd has started it.
+
+    :raises SystemExit: if the user that it is to run as cannot start workers.
+    """
+    twistd = options.parent
+    if twistd is None:
+        return None
+    confinement = Confinement(loaded.config, options.file, twistd.get("uid"), twistd.get("gid"))
+    try:
+        confinement.announce(has_workers=_worker_count(loaded.config) > 1)
+    except ConfigError as error:
+        refusal = usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems]))
+        raise SystemExit(refuse("dotproxy", refusal)) from None
+    return confinement
 
 
 def makeService(options: Options) -> IService:
     """
-    Return the proxy as a service; called by twistd.
+    Return the proxy as twistd runs it; called by twistd.
     """
-    from twisted.internet import reactor
+    from twisted.internet import reactor as global_reactor
 
-    from dotproxy.downstream.sockets import CannotBind
-    from dotproxy.service.proxy import log, log_warnings
+    from dotproxy.service.reload import ConfigSource, log, log_warnings
+    from dotproxy.service.twistd_service import TwistdService
 
-    assert options.loaded is not None
-    warnings = log_warnings(options.loaded)
-    for note in options.loaded.notes:
+    loaded = options.loaded
+    assert loaded is not None
+    warnings = log_warnings(loaded)
+    for note in loaded.notes:
         log.info("{note}", note=note)
-    proxy = _build(options.loaded.config, reactor)
-    proxy.warnings = warnings
-    proxy.origin = origin(options.loaded, options.file)
-    proxy.load_config = lambda: load(options.given, os.environ, options.config_file)
-
-    confinement: Confinement | None = None
-    if options.parent is not None:  # started by twistd: the process is ours, and nobody else's in it
-        twistd = options.parent
-        confinement = Confinement(options.loaded.config, options.file, twistd.get("uid"), twistd.get("gid"))
-        try:
-            confinement.announce(has_workers=_count(options.loaded.config) > 1)
-        except ConfigError as error:
-            told = usage.UsageError("\n".join(["the configuration cannot be used:", *error.problems]))
-            raise SystemExit(refuse("dotproxy", told)) from None
-        reactor.callWhenRunning(confinement.serving)
-
-    bind = proxy.privilegedStartService
-
-    def bind_or_exit() -> None:
-        try:
-            bind()
-        except CannotBind as problem:
-            for line in str(problem).splitlines():
-                log.critical("{line}", line=line)
-            notify(os.environ.get("NOTIFY_SOCKET", ""), f"STATUS={str(problem).replace(chr(10), '; ')}")
-            raise SystemExit(1) from None
-        if confinement is not None:
-            confinement.bound()
-
-    proxy.privilegedStartService = bind_or_exit
-    reactor.callWhenRunning(freeze)
-    reactor.callWhenRunning(_heed, reactor, proxy)
-    return cast(IService, proxy)
+    source = ConfigSource(
+        lambda: load(options.given, os.environ, options.config_file), origin(loaded, options.file), warnings
+    )
+    reactor = cast("IServiceReactor", global_reactor)
+    return TwistdService(_build(loaded.config, reactor, source), reactor, _confine(options, loaded))

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "downstream": {"errors", "wire", "policy", "forwarding.interfaces", "telemetry.counters"},
     "testing": {"errors", "wire", "policy", "telemetry.counters"},
     "config": {"errors", "wire.rewrite", "policy", "telemetry.words", "upstream.spec"},
-    "service.admin": {"errors", "wire", "config", "telemetry", "downstream.sockets", "upstream.spec"},
+    "service.admin": {"errors", "wire", "config", "telemetry", "downstream.sockets", "service.reactor"},
     "service": {
         "errors",
         "wire",

@@ -26,7 +26,7 @@ from dotproxy.config.describe import example_file
 from dotproxy.config.load import load
 from dotproxy.config.schema import SETTINGS
 from dotproxy.downstream.sockets import CannotBind, bind_both
-from dotproxy.service import gc_tuning
+from dotproxy.service import gc_tuning, twistd_service
 from dotproxy.service.assembly import build
 from dotproxy.service.gc_tuning import freeze
 from dotproxy.service.proxy import Proxy
@@ -110,7 +110,7 @@ class OptionsTests(CleanEnvironment):
         path.write_text("query_timeout = 2")
         os.environ |= {"DOTPROXY_CONFIG": str(path), "DOTPROXY_PADDING": "64"}
         service: Any = makeService(self.parse("-l", "127.0.0.1:0", "-l", "[::1]:0"))
-        self.assertEqual(f"{path}, --listen, DOTPROXY_PADDING", service.origin)
+        self.assertEqual(f"{path}, --listen, DOTPROXY_PADDING", service.proxy._source.origin)
 
     def test_help(self) -> None:
         """
@@ -159,7 +159,7 @@ class ServiceTests(CleanEnvironment):
         """
         super().setUp()
         self.told: list[str] = []
-        self.patch(tap, "notify", lambda address, *lines: self.told.extend(lines))
+        self.patch(twistd_service, "notify", lambda address, *lines: self.told.extend(lines))
 
     def options(self, *arguments: str) -> Options:
         """
@@ -169,13 +169,14 @@ class ServiceTests(CleanEnvironment):
         options.parseOptions(list(arguments))
         return options
 
-    def test_it_is_a_proxy(self) -> None:
+    def test_the_service_runs_a_proxy(self) -> None:
         """
-        makeService gives what assembly builds.
+        makeService returns a service whose child is what assembly builds.
         """
-        service = makeService(self.options("-l", "127.0.0.1:0"))
+        service: Any = makeService(self.options("-l", "127.0.0.1:0"))
         self.assertTrue(IService.providedBy(service))
-        self.assertIsInstance(service, Proxy)
+        self.assertIsInstance(service.proxy, Proxy)
+        self.assertEqual([service.proxy], list(service))
 
     def test_a_variable_that_means_nothing(self) -> None:
         """
@@ -183,11 +184,11 @@ class ServiceTests(CleanEnvironment):
         """
         os.environ["DOTPROXY_POLICI"] = "random"
         lines: list[str] = []
-        from dotproxy.service import proxy as proxy_module
+        from dotproxy.service import reload as reload_module
 
-        self.patch(proxy_module.log, "observer", lambda event: lines.append(str(event.get("warning"))))
+        self.patch(reload_module.log, "observer", lambda event: lines.append(str(event.get("warning"))))
         service: Any = makeService(self.options("-l", "127.0.0.1:0"))
-        self.assertEqual("failover", service.load_config().config.policy)
+        self.assertEqual("failover", service.proxy._source.load_config().config.policy)
         warning = "DOTPROXY_POLICI (environment): no such setting, ignored; did you mean DOTPROXY_POLICY?"
         self.assertEqual([warning], lines)
 
@@ -202,9 +203,7 @@ class ServiceTests(CleanEnvironment):
         service: Any = makeService(self.options("-l", f"127.0.0.1:0,127.0.0.1:{number},0.0.0.0:{number}"))
         lines: list[str] = []
         self.patch(gc_tuning, "gc", None)
-        from dotproxy.service import proxy as proxy_module
-
-        self.patch(proxy_module.log, "observer", lambda event: lines.append(event["line"]))
+        self.patch(twistd_service.log, "observer", lambda event: lines.append(event["line"]))
         error = self.assertRaises(SystemExit, service.privilegedStartService)
         self.assertEqual(1, error.code)
         self.assertEqual(2, len(lines))

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT
-from typing import Any
+from typing import Any, NamedTuple
 
 from dotproxy.downstream.port_owner import owner_of
 
@@ -50,6 +50,26 @@ class CannotBind(Exception):
     """
     A socket could not be bound; the text says which, and why.
     """
+
+
+class Endpoint(NamedTuple):
+    """
+    An IP address in presentation form, with its zone if it has one, and a port.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def endpoint_of(bound: socket.socket) -> Endpoint:
+    """
+    Return where a socket is bound.
+    """
+    host, port = bound.getsockname()[:2]
+    return Endpoint(host, port)
 
 
 def bind_both(host: str, port: int) -> tuple[socket.socket, socket.socket]:

@@ -7,21 +7,26 @@ Decides what may be asked for.  How it is shown is ``pages``'s.
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol, cast
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.config.model import Config
+from dotproxy.downstream.sockets import Endpoint
 from dotproxy.errors import ConfigError, WireError
+from dotproxy.service.admin.routes import Command
 from dotproxy.service.proxy import Proxy
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.telemetry.counters import TCP, TLS, PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.report import Report, UpstreamReport, verified_summary
 from dotproxy.telemetry.status import State
+from dotproxy.upstream.upstream import Upstream
 from dotproxy.wire.names import from_text
 
 _PAGE = resource.getpagesize()
@@ -32,7 +37,9 @@ def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCou
     Return what is known of a proxy in this process, which is called ``name``, at this moment.
     """
     forwarder = proxy.forwarder
-    upstreams = [_upstream(one) for one in forwarder.dispatcher.upstream_table.active_upstreams]
+    # The forwarder types upstreams as its own interface; here each is an ``Upstream``.
+    active = cast(list[Upstream], forwarder.dispatcher.upstream_table.active_upstreams)
+    upstreams = [_upstream(one) for one in active]
     return Report(
         counters=forwarder.counted(),
         outstanding=forwarder.outstanding,
@@ -53,7 +60,7 @@ def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCou
     )
 
 
-def _upstream(one: Any) -> UpstreamReport:
+def _upstream(one: Upstream) -> UpstreamReport:
     return UpstreamReport(
         one.label, one.counters, one.standing.status, one.outstanding, one.latency.p50, one.latency.p95
     )
@@ -97,13 +104,13 @@ class Commands:
         self._events = events
         self._stop = stop
 
-    def all(self) -> dict[str, Callable[[dict[str, str]], Any]]:
+    def all(self) -> dict[str, Command]:
         """
         Return them by name.
         """
         return {"flush": self.flush, "reload": self.reload, "log": self.log, "drain": self.drain}
 
-    def flush(self, given: dict[str, str]) -> dict[str, Any]:
+    def flush(self, given: dict[str, str]) -> dict[str, object]:
         """
         Forget answers: all, those to ``name``, or, with ``subtree``, those below it too.
         """
@@ -123,16 +130,13 @@ class Commands:
         self._proxy.forwarder.cache_flushed()
         return {"flushed": flushed}
 
-    def reload(self, given: dict[str, str]) -> dict[str, Any]:
+    def reload(self, given: dict[str, str]) -> dict[str, list[str]]:
         """
-        Read the configuration again.
+        Reload the configuration.
         """
-        try:
-            return {"changes": self._proxy.reload()}
-        except ConfigError as error:
-            raise ValueError("\n".join(error.problems)) from None
+        return reload_command(self._proxy)
 
-    def log(self, given: dict[str, str]) -> dict[str, Any]:
+    def log(self, given: dict[str, str]) -> dict[str, object]:
         """
         Log at another ``level``.
         """
@@ -144,7 +148,7 @@ class Commands:
         self._events.debug = level == "debug"
         return {"level": level}
 
-    def drain(self, given: dict[str, str]) -> dict[str, Any]:
+    def drain(self, given: dict[str, str]) -> dict[str, object]:
         """
         Stop, after answering what is outstanding.
         """
@@ -152,12 +156,35 @@ class Commands:
         return {"draining": True}
 
 
+class Reloads(Protocol):
+    """
+    A proxy, or a supervisor of several processes.
+    """
+
+    def reload(self) -> list[str]:
+        """
+        Reload the configuration; return a phrase for each change.
+        """
+
+
+def reload_command(proxy: Reloads) -> dict[str, list[str]]:
+    """
+    Reload the configuration; return its changes, as the admin socket answers.
+
+    :raises ValueError: with a line for each problem, if it is not usable.
+    """
+    try:
+        return {"changes": proxy.reload()}
+    except ConfigError as error:
+        raise ValueError("\n".join(error.problems)) from None
+
+
 def build_admin(
     config: Config,
-    reactor: Any,
-    look: Callable[[], Any],
-    listening: Callable[[], list[tuple[str, int]]],
-    commands: dict[str, Callable[[dict[str, str]], Any]],
+    reactor: IServiceReactor,
+    look: Callable[[], Deferred[Report]],
+    listening: Callable[[], Sequence[Endpoint]],
+    commands: Mapping[str, Command],
 ) -> list[IService]:
     """
     Return what serves the operator, if there is to be anything; see ``pages``.

@@ -1,8 +1,8 @@
 """
-The parts of a proxy, each made from a configuration.
+The parts of a proxy other than its upstreams, each built from a configuration.
 
-Decides who is handed what.  Every other module gets its collaborators, the time, the sockets and the randomness as
-arguments; here they meet.  How the parts become a service is ``assembly``'s.
+Decides which setting becomes which argument.  Clocks, randomness and sockets are handed to each part here, so that no
+part reads them by itself.  How the parts become a service is ``assembly``'s; upstreams are ``upstream_builders``'s.
 """
 
 from __future__ import annotations
@@ -10,28 +10,22 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from hashlib import blake2s
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, cast
 
-from twisted.application.service import IService
-from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IReactorTCP, IReactorTime, IStreamClientEndpoint
-from twisted.logger import Logger
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.threads import deferToThread
 
 from dotproxy.cache.failures import FailureCache
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
-from dotproxy.config.choices import UdpTruncation
+from dotproxy.config.choices import QueryLogMode, UdpTruncation
 from dotproxy.config.model import Config
 from dotproxy.config.schema import PRIVATE_NETWORKS
-from dotproxy.downstream.in_process import ForwarderResolver
 from dotproxy.downstream.udp import LimitResponses
-from dotproxy.errors import ShedReason, Unreachable
+from dotproxy.errors import ShedReason
 from dotproxy.forwarding.client_filter import LimitActions
 from dotproxy.forwarding.dispatcher import Dispatcher
 from dotproxy.forwarding.forwarder import Forwarder
@@ -44,105 +38,24 @@ from dotproxy.policy.budget import Budget
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.response_rate import ResponseRateLimit
 from dotproxy.policy.selection import POLICIES, Facts, Ordering, Policy
+from dotproxy.policy.server_cookies import Cookies
 from dotproxy.policy.special_names import SpecialNames
+from dotproxy.service.cache_file import CacheFile
+from dotproxy.service.cache_file_format import MAX_RECORD
 from dotproxy.service.network_monitor import boottime
-from dotproxy.telemetry.counters import Counters, PlaintextCounters
-from dotproxy.telemetry.events import Events
-from dotproxy.upstream.bootstrap import Found, NamedEndpoint, PlainAsker, addresses_of
-from dotproxy.upstream.happy_eyeballs import RacingEndpoint
-from dotproxy.upstream.spec import UpstreamAddress
+from dotproxy.service.proxy import ProxySettings
+from dotproxy.telemetry.counters import Counters
+from dotproxy.telemetry.querylog import QueryLog
 from dotproxy.upstream.upstream import Upstream
-from dotproxy.upstream.verification import Credentials, ServerVerifier
-from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.upstream.zone_transfer import Transfers
 from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter
 
-#: From an upstream's name to its addresses.
-Lookup = Callable[[str], Deferred[Found]]
-
-log = Logger("dotproxy")
 _randomness = random.SystemRandom()
-
-
-def build_upstreams(
-    config: Config,
-    reactor: Any,
-    events: Events,
-    services: list[IService],
-    credentials: Credentials,
-    among: Sequence[UpstreamAddress] | None = None,
-    plaintext: PlaintextCounters | None = None,
-) -> list[Upstream]:
-    """
-    Return the upstreams of ``config``, in its order, authenticated with ``credentials``; add to ``services`` what has
-    to run beside them.
-
-    ``among`` are all the upstreams there will be, if these are not all: they may be asked for the names of others.
-    ``plaintext`` counts lookups of their names that leave without TLS.
-    """
-
-    def build_one(address: UpstreamAddress, lookup: Lookup) -> Upstream:
-        return _build_upstream(address, credentials, lookup, config, reactor, events)
-
-    everybody = replace(config, upstream=tuple(config.upstream if among is None else among))
-    lookup: Lookup = _nobody_to_ask
-    if any(address.host for address in config.upstream):
-        lookup = _build_lookup(
-            everybody,
-            reactor,
-            lambda address: build_one(address, _nobody_to_ask),
-            services,
-            plaintext or PlaintextCounters(),
-        )
-    return [build_one(address, lookup) for address in config.upstream]
-
-
-def _build_lookup(
-    config: Config,
-    reactor: Any,
-    build_one: Callable[[UpstreamAddress], Upstream],
-    services: list[IService],
-    plaintext: PlaintextCounters,
-) -> Lookup:
-    """
-    Return what looks up the names of upstreams: connections of its own, made when they are needed.
-    """
-    over_tls = [server.upstream for server in config.bootstrap if server.upstream]
-    if not config.bootstrap:
-        over_tls = [address for address in config.upstream if not address.host]
-    resolvers: list[Any] = []
-    if over_tls:
-        upstreams = [build_one(address) for address in over_tls]
-        services += upstreams
-        # The operator has named them, whatever top-level domain they are in.
-        config = replace(config, forward_special=(*config.forward_special, "private_tlds"))
-        forwarder = build_forwarder(config, reactor, upstreams, build_transfers(config, reactor, upstreams))
-        resolvers.append(ForwarderResolver(forwarder, reactor))
-    for server in config.bootstrap:
-        if server.plain:
-            asker = PlainAsker(reactor, *server.plain, os.urandom, plaintext)
-            resolvers.append(ForwarderResolver(asker, reactor))
-            log.info("names of upstreams are looked up in the clear: {server}", server=str(server))
-
-    async def look_up(name: str) -> Found:
-        failures: list[str] = []
-        for resolver in resolvers:
-            try:
-                return await addresses_of(resolver, name)
-            except Unreachable as error:
-                failures.append(error.reason)
-        raise Unreachable("resolve", "; ".join(dict.fromkeys(failures)))
-
-    return lambda name: Deferred.fromCoroutine(look_up(name))
-
-
-def _nobody_to_ask(name: str) -> Deferred[Found]:
-    return fail(Unreachable("resolve", "there is nobody to ask"))
 
 
 def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[Upstream]) -> Transfers:
     """
-    Return what sees to zone transfers from ``upstreams``.
+    Return what runs zone transfers from ``upstreams``.
     """
     return Transfers(
         upstreams, rewriter=build_rewriter(config), clock=reactor, random_octets=os.urandom, limit=config.max_transfers
@@ -151,7 +64,7 @@ def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[U
 
 def build_cache(config: Config) -> ResponseCache | None:
     """
-    Return an empty cache, or None if there is to be none.
+    Return an empty cache; None if ``cache_size`` is 0 or the proxy is transparent.
     """
     if not config.cache_size or config.transparent:
         return None
@@ -164,6 +77,22 @@ def build_cache(config: Config) -> ResponseCache | None:
     )
 
 
+def build_cache_file(cache: ResponseCache, path: Path, config: Config, reactor: IReactorTime) -> CacheFile:
+    """
+    Return what loads the cache from ``path`` and saves it there.
+    """
+    return CacheFile(
+        cache,
+        path,
+        # A record in the file is no larger than what cache_memory counts for it.
+        limit=min(config.cache_memory, config.cache_size * MAX_RECORD),
+        clock=reactor,
+        boottime=boottime,
+        wall_time=time.time,
+        in_thread=deferToThread,
+    )
+
+
 def build_forwarder(
     config: Config,
     reactor: IReactorTime,
@@ -173,7 +102,7 @@ def build_forwarder(
     failures: FailureCache | None = None,
 ) -> Forwarder:
     """
-    Return a forwarder that asks ``upstreams``.
+    Return a forwarder that sends queries to ``upstreams``.
     """
     dispatcher = Dispatcher(
         upstreams, build_dispatcher_settings(config, len(upstreams)), clock=reactor, monotonic=time.monotonic
@@ -196,7 +125,7 @@ def build_forwarder(
 
 def build_dispatcher_settings(config: Config, upstreams: int) -> DispatcherSettings:
     """
-    Return what a dispatcher is told of a configuration with so many upstreams.
+    Return the settings of a dispatcher with so many upstreams.
     """
     return DispatcherSettings(
         build_rewriter(config).parse_response,
@@ -207,13 +136,13 @@ def build_dispatcher_settings(config: Config, upstreams: int) -> DispatcherSetti
     )
 
 
-def build_forwarder_settings(config: Config, upstreams: Sequence[Upstream], places: Sequence[int]) -> ForwarderSettings:
+def build_forwarder_settings(config: Config, upstreams: Sequence[Upstream], slots: Sequence[int]) -> ForwarderSettings:
     """
-    Return what a forwarder is told of a configuration; ``places`` are the slots of ``upstreams`` in its table.
+    Return the settings of a forwarder; ``slots`` are those of ``upstreams`` in its upstream table.
     """
     rewriter = build_rewriter(config)
     return ForwarderSettings(
-        build_ordering(config, upstreams, places),
+        build_ordering(config, upstreams, slots),
         build_query_filter(config, rewriter),
         rewriter,
         ResponseBuilder(rewriter, config.udp_max_size),
@@ -221,19 +150,36 @@ def build_forwarder_settings(config: Config, upstreams: Sequence[Upstream], plac
     )
 
 
-def build_ordering(config: Config, upstreams: Sequence[Upstream], places: Sequence[int]) -> Ordering:
+def build_proxy_settings(config: Config, counters: Counters, secret: bytes) -> ProxySettings:
     """
-    Return what says whom to prefer, by the places the upstreams have.
+    Return the settings of a proxy's listeners; ``secret`` keys server cookies (RFC 7873).
+    """
+    balancers = config.proxy_protocol_from
+    return ProxySettings(
+        tcp_idle_timeout=config.tcp_idle_timeout,
+        tcp_max_connections=config.tcp_max_connections,
+        tcp_max_outstanding=config.tcp_max_outstanding,
+        limit_responses=build_response_limit(config, counters),
+        cookie_for=Cookies(secret).option_for if config.udp_cookies and not config.transparent else None,
+        is_balancer=AccessList(balancers).allows if balancers else None,
+        is_batched=config.udp_batched,
+        tells_idle_timeout=not config.transparent,
+    )
+
+
+def build_ordering(config: Config, upstreams: Sequence[Upstream], slots: Sequence[int]) -> Ordering:
+    """
+    Return the policy that orders upstreams by preference, as slots of the upstream table.
     """
     ordering = POLICIES[config.policy](Facts(upstreams, _randomness.randrange, _hash_key()))
-    if tuple(places) == tuple(range(len(upstreams))):
+    if tuple(slots) == tuple(range(len(upstreams))):
         return ordering
-    return lambda query, seen: [places[index] for index in ordering(query, seen)]
+    return lambda query, info: [slots[index] for index in ordering(query, info)]
 
 
 def build_query_filter(config: Config, rewriter: MessageRewriter) -> QueryFilter:
     """
-    Return what judges queries as they arrive.
+    Return the filter that queries pass on arrival.
     """
     special = SpecialNames(config.forward_special)
     return QueryFilter(special, rewriter, with_minimal_any=config.minimal_any)
@@ -241,7 +187,7 @@ def build_query_filter(config: Config, rewriter: MessageRewriter) -> QueryFilter
 
 def build_limits(config: Config) -> ShareLimits:
     """
-    Return what bounds the share of one client.
+    Return the limits of one client's share.
     """
     return ShareLimits(
         config.client_rate, config.client_prefix_v4, config.client_prefix_v6, tuple(config.client_exempt)
@@ -250,14 +196,15 @@ def build_limits(config: Config) -> ShareLimits:
 
 def build_actions(config: Config) -> LimitActions:
     """
-    Return what clients get that are over their share, or not served.
+    Return what happens to queries of clients over their limit, and of clients that are not allowed.
     """
     return LimitActions(config.over_limit, config.not_allowed)
 
 
 def build_response_limit(config: Config, counters: Counters) -> LimitResponses | None:
     """
-    Return what limits responses over UDP to addresses that may be forged; None if no such client is served.
+    Return the rate limit of UDP responses to addresses that may be forged; None if every client is in a private
+    network or exempt, or the limit is 0.
     """
     safe = (*map(ip_network, PRIVATE_NETWORKS), *config.client_exempt)
     if not config.response_rate_limit or all(_is_within(network, safe) for network in config.allow_from):
@@ -276,22 +223,36 @@ def _is_within(network: Network, others: Sequence[Network]) -> bool:
 
 def build_hedging_budget(config: Config) -> Budget:
     """
-    Return how much may be asked twice for being slow.
+    Return the budget of hedged queries: ``hedge_percent`` of all, none under the policy ``hash``.
     """
-    # Under ``hash`` each name is one upstream's business, slow or not.
+    # Under ``hash`` a name is sent to one upstream only, slow or not.
     return Budget(config.hedge_percent / 100 if config.policy is not Policy.HASH else 0)
+
+
+def build_query_log(config: Config, secret: bytes) -> QueryLog | None:
+    """
+    Return the query log; None if it is off.  ``secret`` keys hashed names.
+    """
+    if config.query_log is QueryLogMode.OFF:
+        return None
+    is_clear = config.query_log is QueryLogMode.CLEAR
+    # Derived from the cookies' secret, but another key: cookies go to clients, hashed names to readers of the log.
+    key = blake2s(secret, person=b"queries").digest()
+    queries = QueryLog(is_clear=is_clear, sample=config.query_log_sample, key=key, chance=random.random)
+    queries.announce()
+    return queries
 
 
 def ttl_limits(config: Config) -> Limits:
     """
-    Return what bounds TTLs.
+    Return the bounds of TTLs in the cache, in seconds.
     """
     return Limits(config.cache_min_ttl, config.cache_max_ttl, config.cache_max_negative_ttl)
 
 
 def _hash_key() -> bytes:
     """
-    Return what is the same on this machine tomorrow, and known to nobody else, if there is such a thing.
+    Return a secret that is the same after a restart of this machine (machine-id(5)); a random one without such a file.
     """
     try:
         return blake2s(Path("/etc/machine-id").read_bytes(), person=b"dotproxy").digest()
@@ -301,46 +262,9 @@ def _hash_key() -> bytes:
 
 def build_rewriter(config: Config) -> MessageRewriter:
     """
-    Return what messages look like on the other side.
+    Return what rewrites queries for upstreams, and responses for clients.
     """
     truncates_all = config.udp_truncation is UdpTruncation.EMPTY
     if config.transparent:
         return PassthroughRewriter(config.padding, truncates_all=truncates_all)
     return EdnsRewriter(config.padding, config.client_subnet, truncates_all=truncates_all)
-
-
-def _build_upstream(
-    address: UpstreamAddress,
-    credentials: Credentials,
-    lookup: Lookup,
-    config: Config,
-    reactor: Any,
-    events: Events,
-) -> Upstream:
-    def make(host: str, port: int) -> VerifiedEndpoint:
-        trust = ServerVerifier(
-            address=host, name=address.name, pins=address.pins, now=_utc_now, credentials=credentials
-        )
-        return VerifiedEndpoint(cast(IReactorTCP, reactor), host, port, trust, config.connect_timeout)
-
-    endpoint: IStreamClientEndpoint = RacingEndpoint(reactor, [make(host, port) for host, port in address.addresses])
-    if address.host:
-        name, port = address.host
-        endpoint = NamedEndpoint(
-            name, lookup=lookup, make=lambda host: make(host, port), clock=reactor, now=time.monotonic
-        )
-    return Upstream(
-        address.label,
-        endpoint,
-        clock=reactor,
-        now=time.monotonic,
-        random_octets=os.urandom,
-        jitter=_randomness.random,
-        idle_timeout=config.upstream_idle_timeout,
-        events=events,
-        weight=address.weight,
-    )
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)

@@ -36,7 +36,7 @@ log = Logger("dotproxy")
 InThread = Callable[..., Deferred[Any]]
 
 
-class Snapshot(Service):
+class CacheFile(Service):
     """
     Owns: the file, and its key beside it.  A file with more than ``limit`` octets is not read.
     """
@@ -48,16 +48,16 @@ class Snapshot(Service):
         *,
         limit: int,
         clock: IReactorTime,
-        elapsed: Callable[[], float],
-        date: Callable[[], float],
+        boottime: Callable[[], float],
+        wall_time: Callable[[], float],
         in_thread: InThread,
     ) -> None:
         self._cache = cache
         self._path = path
         self._limit = limit
         self._clock = clock
-        self._elapsed = elapsed
-        self._date = date
+        self._boottime = boottime
+        self._wall_time = wall_time
         self._in_thread = in_thread
         self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call))
         self._busy: Deferred[None] | None = None
@@ -107,7 +107,7 @@ class Snapshot(Service):
             self._begin(self._save())
 
     def _shift(self) -> float:
-        return self._date() - self._elapsed()
+        return self._wall_time() - self._boottime()
 
     async def _load(self) -> None:
         try:
@@ -142,7 +142,7 @@ class Snapshot(Service):
 
     def _taking_in(self, entries: Iterator[tuple[bytes, Entry]]) -> Iterator[None]:
         while piece := list(islice(entries, _SLICE)):
-            self._cache.restore(piece, self._elapsed())
+            self._cache.restore(piece, self._boottime())
             yield
 
     async def _save(self) -> None:

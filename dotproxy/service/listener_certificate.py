@@ -8,8 +8,7 @@ TLS to upstreams are ``tls_files``'s.
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +26,6 @@ from dotproxy.config.model import Config
 from dotproxy.config.served_tls import expiry_warning
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.errors import ConfigError
-from dotproxy.service.systemd import inherited_for_tls
 from dotproxy.service.tls_files import TlsFileWatch, problem_with_certificates
 from dotproxy.upstream.tls_reads import new_connection
 
@@ -165,19 +163,6 @@ class ListenerCertificate(MultiService):
         problem = expiry_warning(self._tls.server_tls.not_after, now)
         if problem and not self._is_quiet:
             log.warn("tls_certificate: '{path}' {problem}", path=str(self._tls.paths.certificate), problem=problem)
-
-
-def sockets_for_tls(config: Config, environ: Mapping[str, str]) -> list[socket.socket]:
-    """
-    Return the DNS-over-TLS sockets passed by systemd; close them and log an error if ``listen_tls`` is not set.
-    """
-    passed = inherited_for_tls(environ)
-    if passed and not config.listen_tls:
-        log.error("systemd has opened a socket named tls, but listen_tls is not set: it is not served")
-        for one in passed:
-            one.close()
-        return []
-    return passed
 
 
 def read_listener_tls(config: Config) -> ListenerTls:

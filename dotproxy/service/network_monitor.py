@@ -12,12 +12,14 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
+
+from dotproxy.service.reactor import IServiceReactor
 
 #: How often the clocks are compared, and how far apart is asleep, in seconds.
 INTERVAL = 1.0
@@ -72,7 +74,7 @@ def source_for(host: str) -> str:
         return ""
 
 
-class NetworkWatch(Service):
+class NetworkMonitor(Service):
     """
     Owns: the timer that compares the clocks, and the kernel's reports, where there are any.
     Tells: upstreams (``network_moved``), and whoever else remembers failures (``moved``).
@@ -82,18 +84,18 @@ class NetworkWatch(Service):
         self,
         upstreams: Sequence[tuple[Reached, Sequence[str]]],
         *,
-        moved: Callable[[], None],
-        reactor: Any,
-        now: Callable[[], float],
-        now_with_sleep: Callable[[], float] = boottime,
+        on_move: Callable[[], None],
+        reactor: IServiceReactor,
+        monotonic: Callable[[], float],
+        boottime: Callable[[], float] = boottime,
         source: Callable[[str], str] = source_for,
     ) -> None:
         self._upstreams = [(upstream, tuple(hosts)) for upstream, hosts in upstreams]
-        self._moved = moved
+        self._on_move = on_move
         self._reactor = reactor
         self._clock: IReactorTime = reactor
-        self._now = now
-        self._now_with_sleep = now_with_sleep
+        self._monotonic = monotonic
+        self._boottime = boottime
         self._source = source
         self._sources: list[tuple[str, ...]] = []
         self._ahead = 0.0
@@ -106,7 +108,7 @@ class NetworkWatch(Service):
         Watch.
         """
         super().startService()
-        self._ahead = self._now_with_sleep() - self._now()
+        self._ahead = self._boottime() - self._monotonic()
         self._sources = self._all_sources()
         self._timer = self._clock.callLater(INTERVAL, self._compare_clocks)
         try:
@@ -136,11 +138,11 @@ class NetworkWatch(Service):
 
     def _compare_clocks(self) -> None:
         self._timer = self._clock.callLater(INTERVAL, self._compare_clocks)
-        ahead = self._now_with_sleep() - self._now()
+        ahead = self._boottime() - self._monotonic()
         slept, self._ahead = ahead - self._ahead, ahead
         if slept > ASLEEP:
             log.info("the machine slept for {slept} s: all upstreams are dialled anew", slept=round(slept))
-            self._moved()
+            self._on_move()
             for upstream, _ in self._upstreams:
                 upstream.network_moved()
 
@@ -148,7 +150,7 @@ class NetworkWatch(Service):
         self._settling = None
         before, self._sources = self._sources, self._all_sources()
         if before != self._sources:
-            self._moved()
+            self._on_move()
         for (upstream, _), old, new in zip(self._upstreams, before, self._sources, strict=True):
             if old != new:
                 log.info("{label} is now reached over another network", label=upstream.label)
@@ -165,7 +167,7 @@ class _Reports:
     A netlink socket, as a reader of Twisted's.
     """
 
-    def __init__(self, changed: Callable[[], None], reactor: Any) -> None:
+    def __init__(self, changed: Callable[[], None], reactor: IServiceReactor) -> None:
         self._changed = changed
         self._reactor = reactor
         self._socket = socket.socket(

@@ -1,278 +1,285 @@
 """
-The running proxy, as a service: listeners in front, a forwarder behind.
+The running proxy as a Twisted service: listeners in front, a forwarder behind.
 
-Decides the order in which things begin and end: root's part first; on the way out listeners first, then what is
-outstanding, then the rest.  What is built how is ``assembly``'s.
+Decides the order of start and stop: sockets are bound first, while the process may still be root; at the end listeners
+stop first, then outstanding queries are answered, then everything else stops.  Refuses to know how its parts are built
+from a configuration: that is ``assembly``'s.
 """
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple, Protocol
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.logger import Logger, LogLevel
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
 
 from dotproxy import __version__
-from dotproxy.config.fallback import without_fallbacks
-from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.downstream.in_process import ForwarderResolver
 from dotproxy.downstream.proxy_protocol import ProxiedUdpListener, proxied_tcp_factory, proxied_tls_factory
 from dotproxy.downstream.server_factory import ListenerFactory
-from dotproxy.downstream.sockets import bind_with_tls, has_address
+from dotproxy.downstream.sockets import Endpoint
 from dotproxy.downstream.tcp_port import TcpPort
 from dotproxy.downstream.tls_listener import TlsConnectionFactory, TlsListenerFactory
-from dotproxy.downstream.udp import UdpListener
+from dotproxy.downstream.udp import CookieFor, LimitResponses, UdpListener
 from dotproxy.downstream.udp_port import UdpPort, make_port
-from dotproxy.errors import ConfigError
 from dotproxy.forwarding.forwarder import Forwarder
-from dotproxy.policy.access import AccessList
 from dotproxy.policy.client_shares import ClientShare
-from dotproxy.policy.server_cookies import Cookies
-from dotproxy.service.builders import build_response_limit
 from dotproxy.service.listener_certificate import ListenerCertificate
+from dotproxy.service.listening import ListeningSockets, endpoints_of, log_listening, log_upstreams
 from dotproxy.service.network_monitor import boottime
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.service.readiness import Readiness
-from dotproxy.service.systemd import Manager
+from dotproxy.service.reload import ConfigSource, Reloadable, Reloader
+from dotproxy.service.systemd import ServiceNotifier
 from dotproxy.telemetry.counters import ListenerCounters
-from dotproxy.telemetry.words import pluralized
-from dotproxy.upstream.spec import endpoint_text
 
-#: How long outstanding queries are waited for when the proxy stops, in seconds.
+#: How long outstanding queries may take to be answered when the proxy stops, in seconds.
 DRAIN = 2.0
 
 log = Logger("dotproxy")
 
 
+class ProxySettings(NamedTuple):
+    """
+    The settings of a proxy's listeners, the same record for construction and for a reload.
+
+    A reload changes the limits: ``tcp_idle_timeout`` (seconds), ``tcp_max_connections``, ``tcp_max_outstanding``
+    (queries of one connection) and ``limit_responses``.  The others hold from the start on.
+    """
+
+    tcp_idle_timeout: float
+    tcp_max_connections: int
+    tcp_max_outstanding: int
+    limit_responses: LimitResponses | None = None
+    cookie_for: CookieFor | None = None
+    is_balancer: Callable[[str], bool] | None = None
+    is_batched: bool = True
+    tells_idle_timeout: bool = True
+
+
 @dataclass(slots=True)
 class WorkerShare:
     """
-    What one process has of a proxy that is several: its ``name`` among them, the ``secret`` of them all, 32
-    unpredictable octets, and sockets, bound already.
+    What one worker serves of a proxy with several processes.
 
-    ``spare`` are datagram sockets of the others, by their names, to be read while one of them cannot.
+    ``name`` is the worker's, ``secret`` 32 unpredictable octets that all workers have, ``sockets`` are bound already.
+    ``spare`` are UDP sockets of the other workers, by their names; they are read while their worker cannot.
     """
 
     name: str
     secret: bytes
-    datagrams: Sequence[Any]
-    streams: Sequence[Any]
-    spare: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    tls_streams: Sequence[Any] = ()
+    sockets: ListeningSockets
+    spare: Mapping[str, Sequence[socket.socket]] = field(default_factory=dict)
+
+
+class ProxyParts(Reloadable, Protocol):
+    """
+    What a proxy needs of what has built it.
+    """
+
+    def check_upstreams(self) -> None:
+        """
+        Dial each upstream that is not verified yet.
+        """
 
 
 class Proxy(MultiService):
     """
-    The running proxy, or a share of it.
+    The running proxy, or a worker's share of it.
 
-    ``privilegedStartService`` binds, so that root can be given up before ``startService`` serves.  ``addresses`` holds
-    where it listens, once it does, ``tls_addresses`` where over TLS.  ``load_config`` loads the configuration as it is
-    now, ``rebuilt`` makes another one hold, in ``config`` too, and returns what changed; ``sockets`` are
-    those opened for it by systemd or a supervisor, ``tls_sockets`` those for TLS; ``served_tls`` has the certificate.
-    ``origin`` says where the configuration came from, ``warnings`` which of those about it were logged.
-    ``check_upstreams`` has each upstream tried; ``readiness`` tells how many work, unless another process does.
+    Owns: the listening ports, and the factory that they share.
+    Told by: twistd (``privilegedStartService`` binds, so that root can be given up before ``startService`` serves).
+    Tells: ``parts`` (``apply_config``, ``check_upstreams``), ``notifier``, ``readiness``.
+
+    ``sockets`` are those passed by systemd or a supervisor; what is missing is bound.  ``readiness`` is None in a
+    worker: the supervisor reports for all.
     """
 
     def __init__(
         self,
-        config: Config,
-        reactor: Any,
-        services: Sequence[IService],
+        parts: ProxyParts,
         forwarder: Forwarder,
+        settings: ProxySettings,
+        reactor: IServiceReactor,
         *,
-        rebuilt: Callable[[Config], list[str]],
-        check_upstreams: Callable[[], None],
-        secret: bytes,
-        manager: Manager,
-        sockets: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
-        tls_sockets: Sequence[Any] = (),
+        notifier: ServiceNotifier,
+        sockets: ListeningSockets,
         certificate: ListenerCertificate | None = None,
+        source: ConfigSource,
+        readiness: Readiness | None = None,
         share: WorkerShare | None = None,
     ) -> None:
         super().__init__()
-        self.config = config
         self.forwarder = forwarder
-        self.is_draining = False
-        self.load_config: Callable[[], Loaded] | None = None
-        self.origin = ""
-        self.warnings: tuple[str, ...] = ()
-        self.readiness: Readiness | None = None
-        self._check_upstreams = check_upstreams
-        self._reactor = reactor
-        self._rebuilt = rebuilt
-        self._manager = manager
-        self._share = share
-        self._datagrams, self._streams = (
-            (list(share.datagrams), list(share.streams)) if share else (list(sockets[0]), list(sockets[1]))
-        )
-        self._tls_streams = list(share.tls_streams if share else tls_sockets)
+        self.readiness = readiness
         self.certificate = certificate
+        self.is_draining = False
         self.tls_addresses: list[str] = []
         self.listener_counters = ListenerCounters()
+        self.datagram_ports: list[UdpPort] = []
+        self._spare_ports: dict[str, list[UdpPort]] = {}
+        self._stream_ports: list[TcpPort] = []
+        self._parts = parts
+        self._settings = settings
+        self._reactor = reactor
+        self._notifier = notifier
+        self._sockets = sockets
+        self._source = source
+        self._share = share
+        self._reloader = Reloader(parts, source, notifier, lambda: readiness.text if readiness is not None else "")
         self.factory = ListenerFactory(
             forwarder,
             ForwarderResolver(forwarder, reactor),
             clock=reactor,
             now=time.monotonic,
-            idle_timeout=config.tcp_idle_timeout,
-            max_connections=config.tcp_max_connections,
-            max_outstanding=config.tcp_max_outstanding,
+            idle_timeout=settings.tcp_idle_timeout,
+            max_connections=settings.tcp_max_connections,
+            max_outstanding=settings.tcp_max_outstanding,
             share_of=self._share_of,
             ended=forwarder.counters.connections_ended,
-            tells_idle_timeout=not config.transparent,
+            tells_idle_timeout=settings.tells_idle_timeout,
         )
-        self._limit_responses = build_response_limit(config, forwarder.counters)
-        self.datagram_ports: list[UdpPort] = []
-        self._spare_ports: dict[str, list[UdpPort]] = {}
-        self._stream_ports: list[Any] = []
-        self._cookie_for = Cookies(secret).option_for if config.udp_cookies and not config.transparent else None
-        balancers = config.proxy_protocol_from
-        self._is_balancer = AccessList(balancers).allows if balancers else None
-        for service in (manager, *services):
+
+    def add_services(self, services: Iterable[IService]) -> None:
+        """
+        Start and stop these with the proxy, in this order.
+        """
+        for service in services:
             service.setServiceParent(self)
-        if certificate is not None:
-            certificate.setServiceParent(self)
 
     @property
-    def addresses(self) -> list[tuple[str, int]]:
+    def config(self) -> Config:
+        """
+        The configuration in effect.
+        """
+        return self._parts.config
+
+    @property
+    def addresses(self) -> list[Endpoint]:
         """
         The address and port of each listener.
         """
-        return [datagrams.getsockname()[:2] for datagrams in self._datagrams]
+        return self._sockets.addresses
 
     @property
     def io_mode(self) -> str:
         """
-        How datagrams are read and written, "" if none are.
+        How datagrams are read and written; "" without a UDP port.
         """
         return next((port.io_mode for port in self.datagram_ports), "")
 
     def privilegedStartService(self) -> None:
         """
-        Bind every listener, or none; none, if sockets were handed over.
+        Bind every listener, or none; sockets that were passed are not bound again.
 
-        :raises CannotBind: naming every one that could not be.
+        :raises CannotBind: naming every address that cannot be bound.
         """
         super().privilegedStartService()
-        plain = () if self._datagrams or self._streams else self.config.listen
-        tls = () if self._tls_streams else self.config.listen_tls
-        (datagrams,), streams, tls_streams = bind_with_tls(
-            [(one.host, one.port) for one in plain], [(one.host, one.port) for one in tls]
-        )
-        self._datagrams += datagrams
-        self._streams += streams
-        self._tls_streams += tls_streams
+        self._sockets.bind_missing(self.config)
 
     def startService(self) -> None:
         """
-        Serve.
+        Serve clients.
         """
-        if not (self._datagrams or self._streams):  # what started it knows no privileges, as `twist` or a test
+        if not self._sockets.has_plain:  # `twist`, and tests, do not call privilegedStartService
             self.privilegedStartService()
         super().startService()
         if self._share is None:
-            log.info("dotproxy {version}, configuration: {origin}", version=__version__, origin=self.origin or "given")
+            log.info("dotproxy {version}, configuration: {origin}", version=__version__, origin=self._source.origin)
         self._listen()
         if self._share is None:
-            log_listening(self._datagrams, self._streams, self._tls_streams)
+            log_listening(self._sockets)
             if self.config.is_debug:
-                log.debug("datagrams are read and written {manner}", manner=self.io_mode)
+                log.debug("datagrams are read and written {io_mode}", io_mode=self.io_mode)
             log_upstreams(self.config)
-        for streams in (*self._streams, *self._tls_streams):  # the reactor has its own
-            streams.close()
-        self._check_upstreams()
+        self._sockets.close_streams()
+        self._parts.check_upstreams()
         if self.readiness is not None:
             self.readiness.begin()
 
     def stopService(self) -> Deferred[None]:
         """
-        Take no more questions, answer those there are, for a bounded time; then end everything.
+        Stop listening, answer outstanding queries for at most ``DRAIN`` seconds, then stop everything.
         """
         return Deferred.fromCoroutine(self._stop())
 
     def stop_now(self) -> None:
         """
-        Do not wait for what is outstanding any longer.
+        Fail outstanding queries at once.
         """
         self.forwarder.stop()
 
     def reload(self) -> list[str]:
         """
-        Have the configuration as it is now; return what changed.  What cannot be used changes nothing; neither does
-        one that only lacks what was given before about who is asked, believed and served (``config.fallback``).
+        Reload the configuration; return a phrase for each change.
 
-        :raises ConfigError: with every problem there is with it.
+        :raises ConfigError: with every problem, if it is not usable; then nothing changes.
         """
-        self._manager.reloading()
-        try:
-            if self.load_config is None:
-                raise ConfigError(["there is nothing to read a configuration from"])
-            fresh = self.load_config()
-            changes = self.apply_config(without_fallbacks(self.config, fresh))
-        except ConfigError as error:
-            log_problems(error)
-            raise
-        finally:
-            self._manager.ready(self.readiness.text if self.readiness is not None else "")
-        self.warnings = log_warnings(fresh, self.warnings)
-        log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
-        return changes
+        return self._reloader.reload()
 
-    def apply_config(self, config: Config) -> list[str]:
+    def apply_settings(self, settings: ProxySettings) -> None:
         """
-        Have another configuration; return what changed.
+        Put the limits of ``settings`` into effect.
         """
-        changes = self._rebuilt(config)
-        self.factory.idle_timeout = self.config.tcp_idle_timeout
-        self.factory.max_connections = self.config.tcp_max_connections
-        self.factory.max_outstanding = self.config.tcp_max_outstanding
-        self._limit_responses = build_response_limit(self.config, self.forwarder.counters)
+        self._settings = settings
+        self.factory.idle_timeout = settings.tcp_idle_timeout
+        self.factory.max_connections = settings.tcp_max_connections
+        self.factory.max_outstanding = settings.tcp_max_outstanding
         for port in self._every_datagram_port():
-            port.protocol.limit_responses = self._limit_responses
-        return changes
+            port.protocol.limit_responses = settings.limit_responses
 
     def take_over(self, name: str) -> None:
         """
-        Read what comes for another one, who cannot.
+        Read the sockets of worker ``name``, which cannot at the moment.
         """
         for port in self._spare_ports.get(name, ()):
             port.startReading()
 
     def release(self, name: str) -> None:
         """
-        The other one can again.
+        Stop reading the sockets of worker ``name``, which reads them itself again.
         """
         for port in self._spare_ports.get(name, ()):
             port.stopReading()
 
     def _listen(self) -> None:
-        self.datagram_ports = [self._open(datagrams) for datagrams in self._datagrams]
+        self.datagram_ports = [self._open(bound) for bound in self._sockets.datagrams]
         if self._share is not None:
             for name, sockets in self._share.spare.items():
-                self._spare_ports[name] = [self._open(datagrams) for datagrams in sockets]
+                self._spare_ports[name] = [self._open(bound) for bound in sockets]
                 self.release(name)
-        over_tcp, over_tls = self._stream_factories()
-        self._accept(self._streams, over_tcp)
-        if over_tls is not None:
-            self._accept(self._tls_streams, over_tls)
-            self.tls_addresses = addresses_of(self._tls_streams)
+        self._accept(self._sockets.streams, self._tcp_factory())
+        tls_factory = self._tls_factory()
+        if tls_factory is not None:
+            self._accept(self._sockets.tls_streams, tls_factory)
+            self.tls_addresses = list(map(str, endpoints_of(self._sockets.tls_streams)))
 
-    def _stream_factories(self) -> tuple[Any, Any]:
-        counters, is_balancer = self.listener_counters, self._is_balancer
-        context = None if self.certificate is None else self.certificate.current
-        if is_balancer is not None:
-            over_tls = context and proxied_tls_factory(self.factory, context, is_balancer, counters)
-            return proxied_tcp_factory(self.factory, is_balancer, counters), over_tls
-        clients = TlsConnectionFactory(self.factory, counters)
-        return self.factory, context and TlsListenerFactory(clients, context, self._reactor)
+    def _tcp_factory(self) -> IProtocolFactory:
+        is_balancer = self._settings.is_balancer
+        if is_balancer is None:
+            return self.factory
+        return proxied_tcp_factory(self.factory, is_balancer, self.listener_counters)
 
-    def _accept(self, sockets: Sequence[Any], factory: Any) -> None:
-        for streams in sockets:
-            port = TcpPort(streams, factory, self._reactor)
+    def _tls_factory(self) -> IProtocolFactory | None:
+        if self.certificate is None:
+            return None
+        is_balancer, context = self._settings.is_balancer, self.certificate.current
+        if is_balancer is None:
+            return TlsListenerFactory(
+                TlsConnectionFactory(self.factory, self.listener_counters), context, self._reactor
+            )
+        return proxied_tls_factory(self.factory, context, is_balancer, self.listener_counters)
+
+    def _accept(self, sockets: Sequence[socket.socket], factory: IProtocolFactory) -> None:
+        for bound in sockets:
+            port = TcpPort(bound, factory, self._reactor)
             port.startListening()
             self._stream_ports.append(port)
 
@@ -285,96 +292,45 @@ class Proxy(MultiService):
         shares.verify(share)
         return share
 
-    def _open(self, datagrams: Any) -> UdpPort:
-        listener = UdpListener(self.factory, self._reactor, self._cookie_for)
-        if self._is_balancer is not None:
+    def _open(self, bound: socket.socket) -> UdpPort:
+        settings = self._settings
+        if settings.is_balancer is None:
+            listener = UdpListener(self.factory, self._reactor, settings.cookie_for)
+        else:
             listener = ProxiedUdpListener(
-                self.factory, self._reactor, self._cookie_for, self._is_balancer, self.listener_counters
+                self.factory, self._reactor, settings.cookie_for, settings.is_balancer, self.listener_counters
             )
-        listener.limit_responses = self._limit_responses
-        port = make_port(datagrams, listener, self._reactor, batched=self.config.udp_batched)
+        listener.limit_responses = settings.limit_responses
+        port = make_port(bound, listener, self._reactor, batched=settings.is_batched)
         port.startListening()
         return port
 
     def _every_datagram_port(self) -> list[UdpPort]:
         return [*self.datagram_ports, *(port for ports in self._spare_ports.values() for port in ports)]
 
-    def _give_up(self) -> None:
-        self.factory.max_outstanding = 0  # connections hand nothing more on
+    def _give_up_draining(self) -> None:
+        self.factory.max_outstanding = 0  # connections hand on no further query
         self.forwarder.stop()
 
     async def _stop(self) -> None:
         self.is_draining = True
         if self.readiness is not None:
             self.readiness.end()
-        self._manager.tell("STOPPING=1", "STATUS=answering what is outstanding")
-        for port in self._stream_ports:
-            await maybeDeferred(port.stopListening)
-        every_port = self._every_datagram_port()
-        for port in every_port:
+        self._notifier.tell("STOPPING=1", "STATUS=answering what is outstanding")
+        for stream_port in self._stream_ports:
+            await maybeDeferred(stream_port.stopListening)
+        datagram_ports = self._every_datagram_port()
+        for port in datagram_ports:
             port.stopReading()
-        limit = self._reactor.callLater(DRAIN, self._give_up)
+        limit = self._reactor.callLater(DRAIN, self._give_up_draining)
         await self.forwarder.drain()
         if limit.active():
             limit.cancel()
         self.forwarder.stop()
-        for port in every_port:
+        for port in datagram_ports:
             await maybeDeferred(port.stopListening)
         for connection in tuple(self.factory.connections):
             connection.close()
         await super().stopService()
-        self._datagrams, self._streams, self._tls_streams = [], [], []
+        self._sockets.clear()
         log.info("stopped")
-
-
-def log_problems(error: ConfigError) -> None:
-    """
-    Say why a configuration is not used.
-    """
-    for problem in error.problems:
-        log.error("the configuration stays as it was: {problem}", problem=problem)
-
-
-def log_warnings(loaded: Loaded, known: Sequence[str] = ()) -> tuple[str, ...]:
-    """
-    Say what was passed over in a configuration, and what it opens, but for what is ``known``; return all of it.
-    """
-    for warning in loaded.warnings:
-        if warning not in known:
-            log.warn("{warning}", warning=warning)
-    return loaded.warnings
-
-
-def log_upstreams(config: Config) -> None:
-    """
-    Say who will be believed, and for what reason.
-    """
-    roots = f"the CAs in {config.ca_file}" if config.ca_file else "the system's CAs"
-    each: list[str] = []
-    for address in config.upstream:
-        pins = f" with {pluralized(len(address.pins), 'pin')}" if address.pins else ""
-        each.append(f"{address.label} as {address.name or address.addresses[0][0]}{pins}")
-    log.info("upstreams: {upstreams}; verified against {roots}", upstreams=", ".join(each), roots=roots)
-
-
-def addresses_of(sockets: Sequence[Any]) -> list[str]:
-    """
-    Return the address and port of each socket that is open, as text.
-    """
-    return [endpoint_text(*bound.getsockname()[:2]) for bound in sockets if bound.fileno() >= 0]
-
-
-def log_listening(datagrams: Sequence[Any], streams: Sequence[Any], tls_streams: Sequence[Any] = ()) -> None:
-    """
-    Say where clients are listened to, and where that is of no use yet.
-    """
-    over: dict[tuple[str, int], list[str]] = {}
-    for transport, sockets in (("UDP", datagrams), ("TCP", streams), ("TLS", tls_streams)):
-        for bound in sockets:
-            over.setdefault(bound.getsockname()[:2], []).append(transport)
-    for (host, port), transports in over.items():
-        if has_address(host):
-            text, level = "listening on {address} ({transports})", LogLevel.info
-        else:
-            text, level = "listening on {address} ({transports}), once this machine has that address", LogLevel.warn
-        log.emit(level, text, address=endpoint_text(host, port), transports=", ".join(transports))

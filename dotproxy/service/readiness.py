@@ -1,7 +1,7 @@
 """
 How many upstreams are verified: told once at the start, and to systemd whenever it changes.
 
-Decides when the start is over: when each upstream was tried, or after ``LONGEST`` seconds, since the service manager
+Decides when the start is over: when each upstream was tried, or after ``LONGEST`` seconds, since the service notifier
 does not wait for ever.  What counts as verified is ``telemetry.status``'s; who dials is ``assembly``'s.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from dotproxy.service.systemd import Manager
+from dotproxy.service.systemd import ServiceNotifier
 from dotproxy.telemetry.report import Report, verified_summary
 from dotproxy.telemetry.status import State
 
@@ -43,18 +43,18 @@ class Readiness:
     def __init__(
         self,
         look: Callable[[], Report],
-        manager: Manager,
+        notifier: ServiceNotifier,
         *,
         clock: IReactorTime,
-        date: Callable[[], float],
+        wall_time: Callable[[], float],
         refresh: Callable[[], None] = lambda: None,
     ) -> None:
         self.text = "no upstream was tried yet"
         self.rate: float | None = None
         self._look = look
-        self._manager = manager
+        self._notifier = notifier
         self._clock = clock
-        self._date = date
+        self._wall_time = wall_time
         self._refresh = refresh
         self._began = 0.0
         self._is_told = False
@@ -87,7 +87,7 @@ class Readiness:
             if (report.upstreams and was_tried) or self._clock.seconds() - self._began >= LONGEST:
                 self._tell(log.info if any(one.status.is_working for one in report.upstreams) else log.warn)
         elif self.text != before:
-            self._manager.tell(f"STATUS={self.text}")
+            self._notifier.tell(f"STATUS={self.text}")
         self._note_rate(report)
         self._warn_of_expiry(report)
         if not self._is_told:
@@ -96,7 +96,7 @@ class Readiness:
     def _tell(self, logged: Callable[..., None]) -> None:
         self._is_told = True
         logged("ready: {verified}", verified=self.text)
-        self._manager.ready(self.text)
+        self._notifier.ready(self.text)
 
     def _note_rate(self, report: Report) -> None:
         self._answers.append((self._clock.seconds(), sum(report.counters.answers)))
@@ -108,7 +108,7 @@ class Readiness:
             not_after = upstream.status.not_after
             if not_after is None or self._warned.get(upstream.label) == not_after:
                 continue
-            left = not_after - self._date()
+            left = not_after - self._wall_time()
             if 0 < left < SOON:
                 self._warned[upstream.label] = not_after
                 days = round(left / 86400, 1)

@@ -22,7 +22,7 @@ _FIRST_DESCRIPTOR = 3
 _NAME_OF_TLS = "tls"
 
 
-class Manager(Service):
+class ServiceNotifier(Service):
     """
     Tells systemd how it goes; keeps its watchdog quiet while the reactor turns.
     """

@@ -18,6 +18,7 @@ from dotproxy.config.load import load
 from dotproxy.errors import ConfigError
 from dotproxy.service.admin_commands import report_of
 from dotproxy.service.assembly import build
+from dotproxy.service.reload import ConfigSource
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.status import State
 from dotproxy.testing.certificates import Authority
@@ -60,9 +61,8 @@ def running(servers, ca_file, tmp_path):
         "admin_socket": [str(tmp_path / "admin")],
         "query_log": ["hashed"],
     }
-    proxy: Any = build(load(options, {}).config, reactor)
+    proxy: Any = build(load(options, {}).config, reactor, source=ConfigSource(lambda: load(options, {})))
     proxy.options = options
-    proxy.load_config = lambda: load(options, {})
     proxy.startService()
     yield proxy
     pytest_twisted.blockon(proxy.stopService())
@@ -330,8 +330,7 @@ async def test_reload_replaces_upstreams(running, servers):
 
 def test_proxy_without_configuration_cannot_reload(running):
     """
-    A proxy that was not made from anything cannot be made anew.
+    A proxy that was built from a configuration alone has nothing to load again.
     """
-    running.load_config = None
-    with pytest.raises(ConfigError):
-        running.reload()
+    with pytest.raises(ConfigError, match="there is no configuration to read"):
+        build(running.config, reactor).reload()

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.cache.key import key_of
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
-from dotproxy.service.cache_file import INTERVAL, Snapshot
+from dotproxy.service.cache_file import INTERVAL, CacheFile
 from dotproxy.service.cache_file_format import encoded, key_path, load_file, save_file
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
@@ -49,7 +49,7 @@ def add(cache: ResponseCache, name: str, now: float, ttl: int = 60) -> bytes:
     return key
 
 
-class SnapshotTests(SynchronousTestCase):
+class CacheFileTests(SynchronousTestCase):
     """
     Written, and read again.
     """
@@ -71,28 +71,28 @@ class SnapshotTests(SynchronousTestCase):
         globalLogPublisher.addObserver(hear)
         self.addCleanup(globalLogPublisher.removeObserver, hear)
 
-    def start(self, cache: ResponseCache, in_thread: Any = maybeDeferred) -> Snapshot:
+    def start(self, cache: ResponseCache, in_thread: Any = maybeDeferred) -> CacheFile:
         """
         A service, started.
         """
-        snapshot = Snapshot(
+        cache_file = CacheFile(
             cache,
             self.path,
             limit=10**7,
             clock=self.clock,
-            elapsed=self.clock.seconds,
-            date=lambda: self.date + self.clock.seconds(),
+            boottime=self.clock.seconds,
+            wall_time=lambda: self.date + self.clock.seconds(),
             in_thread=in_thread,
         )
-        snapshot.startService()
+        cache_file.startService()
         self.clock.pump([0] * 20)
-        return snapshot
+        return cache_file
 
-    def stop(self, snapshot: Snapshot) -> None:
+    def stop(self, cache_file: CacheFile) -> None:
         """
         Stop it.
         """
-        self.successResultOf(snapshot.stopService())
+        self.successResultOf(cache_file.stopService())
 
     def test_it_survives(self) -> None:
         """
@@ -147,11 +147,11 @@ class SnapshotTests(SynchronousTestCase):
         ):
             self.said.clear()
             self.path.write_bytes(bad)
-            snapshot = self.start(make_cache())
+            cache_file = self.start(make_cache())
             self.assertEqual(1, len(self.said), bad)
             self.assertIn("it is now cache.damaged", self.said[0])
             self.assertEqual(bad, (self.path.parent / "cache.damaged").read_bytes())
-            self.stop(snapshot)
+            self.stop(cache_file)
             self.assertTrue(self.path.exists())
 
     def test_invalid_records_are_left_out(self) -> None:
@@ -215,12 +215,12 @@ class SnapshotTests(SynchronousTestCase):
             change(self.path)
             self.said.clear()
             after = make_cache()
-            snapshot = self.start(after)
+            cache_file = self.start(after)
             self.assertEqual((0, 1), (len(after), len(self.said)), reason)
             self.assertIn("; the cache begins empty", self.said[0])
             self.assertIn(f"{self.path} is not read: {reason}", self.said[0])
             self.path.parent.chmod(0o700)
-            self.stop(snapshot)
+            self.stop(cache_file)
             self.assertEqual(b"", load_file(self.path, 10**7))
 
     def test_there_is_none(self) -> None:
@@ -251,9 +251,9 @@ class SnapshotTests(SynchronousTestCase):
         def refused(call: Any) -> Deferred[Any]:
             return fail(Failure(PermissionError(13, "Permission denied")))
 
-        snapshot = self.start(make_cache(), refused)
+        cache_file = self.start(make_cache(), refused)
         self.assertEqual([f"{self.path} is not read: Permission denied; the cache begins empty"], self.said)
-        self.stop(snapshot)
+        self.stop(cache_file)
         self.assertEqual(f"{self.path} is not written: Permission denied", self.said[1])
 
     def test_stopped_while_it_is_read(self) -> None:
@@ -264,7 +264,7 @@ class SnapshotTests(SynchronousTestCase):
         add(cache, "www.test.", 1000.0)
         self.stop(self.start(cache))
         written = self.path.read_bytes()
-        snapshot = self.start(make_cache(), lambda call: Deferred())
-        self.stop(snapshot)
+        cache_file = self.start(make_cache(), lambda call: Deferred())
+        self.stop(cache_file)
         self.assertEqual(written, self.path.read_bytes())
         self.assertEqual([], self.said)

@@ -192,12 +192,12 @@ class ConfinementTests(SynchronousTestCase):
         """
         Gives nothing up.
         """
-        self.patch(tap, "_build", lambda config, reactor: build(config, Clock()))
+        self.patch(tap, "_build", lambda config, reactor, source: build(config, Clock(), source=source))
         options = tap.Options()
         options.parseOptions(["--listen", "127.0.0.1:0"])
         service: Any = tap.makeService(options)
         service.privilegedStartService()
-        for bound in (*service._datagrams, *service._streams):
+        for bound in (*service.proxy._sockets.datagrams, *service.proxy._sockets.streams):
             bound.close()
         self.assertEqual([], self.calls)
 

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from dotproxy.service.network_monitor import ASLEEP, SETTLED, NetworkWatch, _Reports, boottime, source_for
+from dotproxy.service.network_monitor import ASLEEP, SETTLED, NetworkMonitor, _Reports, boottime, source_for
 
 REAL = """
 import select, subprocess
@@ -83,12 +83,12 @@ class WatchTests(SynchronousTestCase):
         self.sources = {"192.0.2.1": "10.0.0.1", "192.0.2.2": "10.0.0.1"}
         self.upstreams = [Upstream(), Upstream()]
         self.told: list[str] = []
-        self.watch = NetworkWatch(
+        self.watch = NetworkMonitor(
             [(upstream, [host]) for upstream, host in zip(self.upstreams, self.sources, strict=True)],
-            moved=lambda: self.told.append("moved"),
+            on_move=lambda: self.told.append("moved"),
             reactor=self.reactor,
-            now=self.reactor.seconds,
-            now_with_sleep=lambda: self.reactor.seconds() + self.asleep,
+            monotonic=self.reactor.seconds,
+            boottime=lambda: self.reactor.seconds() + self.asleep,
             source=self.sources.__getitem__,
         )
         self.watch.startService()
@@ -148,7 +148,7 @@ class WatchTests(SynchronousTestCase):
         """
         Where the kernel does not report, the clocks still are compared.
         """
-        watch = NetworkWatch([], moved=lambda: None, reactor=object(), now=lambda: 0.0)
+        watch = NetworkMonitor([], on_move=lambda: None, reactor=object(), monotonic=lambda: 0.0)
         watch._clock = Clock()
 
         def fails(*given: object) -> None:

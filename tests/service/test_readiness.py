@@ -9,7 +9,7 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.service.readiness import AT_START, INTERVAL, LONGEST, Readiness
-from dotproxy.service.systemd import Manager
+from dotproxy.service.systemd import ServiceNotifier
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.report import Report, UpstreamReport
 from dotproxy.telemetry.status import State, UpstreamStatus
@@ -18,7 +18,7 @@ UP, NEW = UpstreamStatus(State.UP), UpstreamStatus(State.UNVERIFIED)
 DOWN = UpstreamStatus(State.DOWN, 1, 0.0, "connect: connection refused")
 
 
-class Told(Manager):
+class Told(ServiceNotifier):
     """
     What systemd is told.
     """
@@ -51,7 +51,7 @@ class ReadinessTests(SynchronousTestCase):
         globalLogPublisher.addObserver(self.logged.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
         self.readiness = Readiness(
-            lambda: self.report, self.manager, clock=self.clock, date=lambda: 1000.0, refresh=self.refresh
+            lambda: self.report, self.manager, clock=self.clock, wall_time=lambda: 1000.0, refresh=self.refresh
         )
         self.are(NEW, NEW)
 

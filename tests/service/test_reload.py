@@ -14,7 +14,9 @@ from dotproxy.config.load import Loaded, load
 from dotproxy.config.model import Config
 from dotproxy.errors import ConfigError
 from dotproxy.service.assembly import build
-from dotproxy.service.proxy import Proxy, log
+from dotproxy.service.listening import ListeningSockets
+from dotproxy.service.proxy import Proxy
+from dotproxy.service.reload import ConfigSource, log
 from dotproxy.service.workers.supervisor import Supervisor
 from dotproxy.testing.certificates import Authority
 from tests import rounds
@@ -113,19 +115,23 @@ class HalfWrittenTests(SynchronousTestCase):
         """
         A proxy with the file as it is.
         """
-        proxy = build(self.loaded().config, Clock())
-        proxy.load_config = self.loaded
-        return proxy
+        return build(self.loaded().config, Clock(), source=ConfigSource(self.loaded))
 
     def supervisor(self) -> Supervisor:
         """
         Two workers with the file as it is.
         """
         processes = Processes()
-        supervisor = Supervisor(self.loaded().config, processes, 2, manager=Told())
-        supervisor.load_config = self.loaded
+        supervisor = Supervisor(
+            self.loaded().config,
+            processes,
+            2,
+            notifier=Told(),
+            source=ConfigSource(self.loaded),
+            sockets=ListeningSockets(),
+        )
         supervisor.startService()
-        self.addCleanup(lambda: [bound.close() for _, bound in supervisor._owned()])
+        self.addCleanup(supervisor.sockets.close)
         for process in processes.all:
             process.serve()
         return supervisor
@@ -216,8 +222,8 @@ class WarningTests(SynchronousTestCase):
         """
         path = folder(self) / "dotproxy.toml"
         path.write_text('listen = ["0.0.0.0:0"]\nallow_from = ["10.0.0.0/8"]\n')
-        proxy = build(load({}, {}, str(path)).config, Clock())
-        proxy.load_config = lambda: load({}, {}, str(path))
+        source = ConfigSource(lambda: load({}, {}, str(path)))
+        proxy = build(source.load_config().config, Clock(), source=source)
         lines: list[str] = []
         self.patch(log, "observer", lambda event: lines.append(str(event.get("warning", ""))))
         path.write_text('listen = ["0.0.0.0:0"]\nallow_from = ["0.0.0.0/0"]\n')

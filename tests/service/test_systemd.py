@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.service.systemd import Manager, inherited, inherited_for_tls, initial_environment
+from dotproxy.service.systemd import ServiceNotifier, inherited, inherited_for_tls, initial_environment
 from tests.config.test_schema import folder
 
 
@@ -42,11 +42,11 @@ class ManagerTests(SynchronousTestCase):
         except BlockingIOError:
             return told
 
-    def manager(self, **more: str) -> Manager:
+    def manager(self, **more: str) -> ServiceNotifier:
         """
         A manager that tells it there.
         """
-        return Manager({"NOTIFY_SOCKET": str(self.path), **more}, self.clock)
+        return ServiceNotifier({"NOTIFY_SOCKET": str(self.path), **more}, self.clock)
 
     def test_what_is_told(self) -> None:
         """
@@ -83,10 +83,10 @@ class ManagerTests(SynchronousTestCase):
         """
         Nothing is told, and nothing fails; not even if nobody listens any more.
         """
-        silent = Manager({}, self.clock)
+        silent = ServiceNotifier({}, self.clock)
         silent.ready("answering")
-        Manager({"NOTIFY_SOCKET": str(self.path) + "gone"}, self.clock).ready("answering")
-        Manager({"NOTIFY_SOCKET": "@nobody/listens"}, self.clock).ready("answering")
+        ServiceNotifier({"NOTIFY_SOCKET": str(self.path) + "gone"}, self.clock).ready("answering")
+        ServiceNotifier({"NOTIFY_SOCKET": "@nobody/listens"}, self.clock).ready("answering")
         self.assertEqual([], self.heard())
 
 

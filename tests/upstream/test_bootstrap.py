@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.config.load import load
 from dotproxy.downstream.in_process import ForwarderResolver
 from dotproxy.errors import Unreachable
-from dotproxy.service import builders
+from dotproxy.service import upstream_builders
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
@@ -256,9 +256,9 @@ class AddressesTests(SynchronousTestCase):
         async def nowhere(resolver: Any, name: str) -> Any:
             raise Unreachable("resolve", "the name does not exist (NXDOMAIN)")
 
-        self.patch(builders, "addresses_of", nowhere)
+        self.patch(upstream_builders, "addresses_of", nowhere)
         reactor, counters = MemoryNetwork().reactor, PlaintextCounters()
-        lookup = builders._build_lookup(config, reactor, lambda address: None, [], counters)  # type: ignore[arg-type]
+        lookup = upstream_builders._build_lookup(config, reactor, lambda address: None, [], counters)  # type: ignore[arg-type]
         error = self.failureResultOf(lookup("dot.test"), Unreachable).value
         self.assertEqual("the name does not exist (NXDOMAIN)", error.reason)
 

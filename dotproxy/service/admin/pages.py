@@ -8,27 +8,28 @@ Decides what is shown of a report, and which Host names requests may have.  Path
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TypeVar, cast
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, execute, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, UNIXServerEndpoint
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint, ITransport
+from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
 from dotproxy import __version__
 from dotproxy.config.model import Config
-from dotproxy.downstream.sockets import bind_stream, has_address
+from dotproxy.downstream.sockets import Endpoint, bind_stream, has_address
 from dotproxy.service.admin.hosts import is_loopback, is_own_host
 from dotproxy.service.admin.http import Request
 from dotproxy.service.admin.routes import AdminService, Command, Guard, Pages, make_site, peer_guard
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.metrics import Metrics, build_info
 from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
 from dotproxy.telemetry.status import State
-from dotproxy.upstream.spec import endpoint_text
 
 _STATES = {
     State.UP: "up",
@@ -39,37 +40,40 @@ _STATES = {
 }
 
 
+Rendered = TypeVar("Rendered")
+
+
 def build_site(
     config: Config,
-    reactor: Any,
-    look: Callable[[], Any],
-    listening: Callable[[], list[tuple[str, int]]],
-    commands: dict[str, Command],
+    reactor: IServiceReactor,
+    look: Callable[[], Deferred[Report]],
+    listening: Callable[[], Sequence[Endpoint]],
+    commands: Mapping[str, Command],
 ) -> list[IService]:
     """
     Return what serves the operator: a look over HTTP, and commands over a socket.
 
-    ``look`` returns a report, or a Deferred that will.
+    ``look`` returns a Deferred of a report.
     """
     began = time.monotonic()
     metrics = Metrics(build_info(__version__))
 
-    def looking(how: Callable[[Report], Any]) -> Callable[[], Deferred[Any]]:
-        def render() -> Deferred[Any]:
-            looked: Deferred[Any] = maybeDeferred(look)
-            return looked.addCallback(how)
+    def rendered(render: Callable[[Report], Rendered]) -> Callable[[], Deferred[Rendered]]:
+        def begin() -> Deferred[Rendered]:
+            report: Deferred[Report] = maybeDeferred(look)
+            return report.addCallback(render)
 
-        return render
+        return begin
 
     pages = Pages(
-        not_ready=looking(lambda report: report.not_ready),
-        metrics=looking(metrics.text),
-        status=looking(lambda report: shown(report, seconds=time.monotonic() - began, listening=listening())),
+        not_ready=rendered(lambda report: report.not_ready),
+        metrics=rendered(metrics.text),
+        status=rendered(lambda report: shown(report, seconds=time.monotonic() - began, listening=listening())),
         clock=reactor,
     )
     services: list[IService] = []
     if config.admin_listen is not None:
-        endpoint: Any = _endpoint(reactor, config.admin_listen.host, config.admin_listen.port)
+        endpoint: IStreamServerEndpoint = _endpoint(reactor, config.admin_listen.host, config.admin_listen.port)
         site = make_site(pages, _host_guard(config.admin_listen.host, config.admin_hosts), reactor)
         services.append(AdminService(endpoint, site, f"{config.admin_listen}"))
     if config.admin_socket is not None:
@@ -85,7 +89,7 @@ def _host_guard(address: str, names: tuple[str, ...]) -> Guard:
     """
     at_loopback = is_loopback(address)
 
-    def guard(request: Request, transport: Any) -> str:
+    def guard(request: Request, transport: ITransport) -> str:
         if is_own_host(request.host, at_loopback=at_loopback, names=names):
             return ""
         return "this Host is not answered here: ask by address, or name it in admin_hosts"
@@ -99,7 +103,7 @@ class AbsentAddressEndpoint:
     An endpoint at an address that this machine does not have yet.
     """
 
-    def __init__(self, reactor: Any, host: str, port: int) -> None:
+    def __init__(self, reactor: IServiceReactor, host: str, port: int) -> None:
         self._reactor = reactor
         self._host = host
         self._port = port
@@ -112,16 +116,16 @@ class AbsentAddressEndpoint:
 
     def _listen(self, factory: IProtocolFactory) -> IListeningPort:
         with bind_stream(self._host, self._port) as bound:  # the reactor has its own
-            return cast(IListeningPort, self._reactor.adoptStreamPort(bound.fileno(), bound.family, factory))
+            return self._reactor.adoptStreamPort(bound.fileno(), bound.family, cast(ServerFactory, factory))
 
 
-def _endpoint(reactor: Any, host: str, port: int) -> Any:
+def _endpoint(reactor: IServiceReactor, host: str, port: int) -> IStreamServerEndpoint:
     if not has_address(host):
         return AbsentAddressEndpoint(reactor, host, port)
     return (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
 
 
-def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -> dict[str, Any]:
+def shown(report: Report, *, seconds: float, listening: Sequence[Endpoint]) -> dict[str, object]:
     """
     Return all of a report that is for people, with for how long it has run, and where.
     """
@@ -131,7 +135,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
         "seconds": round(seconds),
         "ready": not report.not_ready,
         "not_ready": report.not_ready,
-        "listening": [endpoint_text(host, port) for host, port in listening],
+        "listening": [str(endpoint) for endpoint in listening],
         "listening_tls": report.tls_addresses,
         "tls_certificate_expires": None if report.tls_not_after is None else _moment(report.tls_not_after),
         "outstanding": report.outstanding,
@@ -154,7 +158,7 @@ def shown(report: Report, *, seconds: float, listening: list[tuple[str, int]]) -
     }
 
 
-def _shown(upstream: UpstreamReport, date: float) -> dict[str, Any]:
+def _shown(upstream: UpstreamReport, date: float) -> dict[str, object]:
     counters, status = upstream.counters, upstream.status
     handshakes = sum(counters.full_handshakes.counts), sum(counters.resumed_handshakes.counts)
     return {

@@ -13,16 +13,16 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorTime, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint, ISystemHandle, ITransport
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -35,10 +35,10 @@ log = Logger("dotproxy")
 
 #: From the arguments of a request to what is answered, as JSON; raises ``ValueError`` for what cannot be done.  It, and
 #: whatever else is called here, may return a Deferred.
-Command = Callable[[dict[str, str]], Any]
+Command = Callable[[dict[str, str]], object]
 
 #: Returns why a request is not answered, "" if it is; from the request and the transport it came over.
-Guard = Callable[[Request, Any], str]
+Guard = Callable[[Request, ITransport], str]
 
 #: Seconds between two renderings.  Metrics take some milliseconds, in which no query is answered.
 _METRICS_INTERVAL = 0.25
@@ -63,7 +63,7 @@ class Pages:
         *,
         metrics: Callable[[], Deferred[bytes]],
         not_ready: Callable[[], Deferred[str]],
-        status: Callable[[], Deferred[dict[str, Any]]],
+        status: Callable[[], Deferred[dict[str, object]]],
         clock: IReactorTime,
     ) -> None:
         self._metrics = SharedRender(metrics, _METRICS_INTERVAL, clock)
@@ -87,29 +87,32 @@ def _readiness(why: str) -> Response:
 
 
 def make_site(
-    pages: Pages, guard: Guard, clock: IReactorTime, commands: dict[str, Command] | None = None
+    pages: Pages, guard: Guard, clock: IReactorTime, commands: Mapping[str, Command] | None = None
 ) -> HttpFactory:
     """
     Return what serves pages and, if there are any, commands, to those whom ``guard`` lets pass.
     """
     error = _text_error if commands is None else _json_error
 
-    def respond(request: Request, transport: Any) -> Response | Deferred[Response]:
+    def respond(request: Request, transport: ITransport) -> Response | Deferred[Response]:
         if why := guard(request, transport):
             return error(421 if commands is None else 403, why)
         command = (commands or {}).get(request.path[1:])
         page = pages.find(request.path)
         if page is None and command is None:
             return error(404, "there is no such page")
-        allowed = ("GET", "HEAD") if page else ("POST",)
+        allowed = ("GET", "HEAD") if page is not None else ("POST",)
         if request.method not in allowed:
             return error(405, f"only {' and '.join(allowed)} here")._replace(headers=(("Allow", ", ".join(allowed)),))
-        return page() if page else _do(command, request)
+        if page is not None:
+            return page()
+        assert command is not None
+        return _do(command, request)
 
     return HttpFactory(respond, clock=clock, error=error, max_body=0 if commands is None else MAX_BODY)
 
 
-def _do(command: Any, request: Request) -> Deferred[Response]:
+def _do(command: Command, request: Request) -> Deferred[Response]:
     """
     Do what is asked for; what cannot be done is told.
     """
@@ -118,7 +121,7 @@ def _do(command: Any, request: Request) -> Deferred[Response]:
         failure.trap(ValueError)
         return _json_error(400, failure.getErrorMessage())
 
-    done: Deferred[Any] = maybeDeferred(lambda: command(arguments_of(request)))
+    done: Deferred[object] = maybeDeferred(lambda: command(arguments_of(request)))
     return done.addCallbacks(lambda result: Response(200, _as_json(result), _JSON), cannot)
 
 
@@ -152,11 +155,11 @@ def _json_error(code: int, reason: str) -> Response:
     return Response(code, _as_json({"error": reason}), _JSON)
 
 
-def _as_json(result: Any) -> bytes:
+def _as_json(result: object) -> bytes:
     return json.dumps(result).encode() + b"\n"
 
 
-def peer_guard(request: Request, transport: Any) -> str:
+def peer_guard(request: Request, transport: ITransport) -> str:
     """
     Let root and this process's own user pass, where the system tells who has connected a socket (Linux).
 
@@ -165,7 +168,8 @@ def peer_guard(request: Request, transport: Any) -> str:
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None or request.method in ("GET", "HEAD"):
         return ""
-    octets = transport.getHandle().getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    handle = cast(socket.socket, cast(ISystemHandle, transport).getHandle())
+    octets = handle.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
     uid = _CREDENTIALS.unpack(octets)[1]
     return "" if uid in (0, os.geteuid()) else f"only root and user {os.geteuid()} may change anything"
 
@@ -180,7 +184,7 @@ class AdminService(Service):
         self._site = site
         self._where = where
         self._path = path
-        self._port: Any = None
+        self._port: IListeningPort | None = None
 
     def startService(self) -> None:
         """
@@ -188,7 +192,7 @@ class AdminService(Service):
         """
         super().startService()
 
-        def listening(port: Any) -> None:
+        def listening(port: IListeningPort) -> None:
             self._port = port
             log.info("admin on {where}", where=self._where)
 
@@ -198,7 +202,7 @@ class AdminService(Service):
         listen = self._listen_at_path if self._path else self._endpoint.listen
         maybeDeferred(listen, self._site).addCallbacks(listening, cannot)
 
-    def _listen_at_path(self, site: HttpFactory) -> Deferred[Any]:
+    def _listen_at_path(self, site: HttpFactory) -> Deferred[IListeningPort]:
         """
         Make the socket with its mode: between its making and a chmod others could connect.
         """

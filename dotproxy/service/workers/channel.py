@@ -1,7 +1,8 @@
 """
-What a supervisor and a worker say to each other, over a pair of sockets that nobody else has.
+The channel between the supervisor and one worker, over a private socket pair.
 
-Decides the form: JSON, each message with its length before it.  Either side asks, and is answered once, or tells.
+Decides the form of messages: JSON, each after its length (four octets, big endian).  Either side sends requests, each
+of which gets one reply, and notices, which get none.  Refuses to know what the commands do.
 """
 
 from __future__ import annotations
@@ -19,33 +20,36 @@ from zope.interface import implementer
 
 log = Logger("dotproxy")
 
-#: From what was given to what is answered; raises ``ValueError`` for what cannot be done; may return a Deferred.
-Command = Callable[[dict[str, Any]], Any]
+#: The arguments of a command, as JSON: their types are each command's (``Any``).
+Arguments = dict[str, Any]
+
+#: Runs a command and returns its result, as JSON, or a Deferred of it; raises ``ValueError`` to refuse.
+Command = Callable[[Arguments], Any]
 
 
-#: The descriptors a worker is started with: its end of the channel, and the first of the sockets it serves.
+#: File descriptors of a new worker: its end of the channel, and the first of the sockets that it serves.
 CHANNEL, SOCKETS = 3, 4
 
-#: In place of the name of the worker that reads a socket: all accept connections for TLS from it.
+#: Marks a socket for DNS over TLS where others have the name of a worker: all workers accept connections from it.
 FOR_TLS = "tls"
 
 
 class Gone(Exception):
     """
-    The other side is not there any more.
+    The other side has ended.
     """
 
 
 class Refused(ValueError):
     """
-    The other side says that it cannot; the text is its own.
+    The other side refused a request; the text is its reason.
     """
 
 
 @implementer(IPushProducer)
 class _Backlog:
     """
-    Whether the transport holds more than it wants to.
+    Whether the transport holds more octets than it should.
     """
 
     def __init__(self) -> None:
@@ -53,72 +57,71 @@ class _Backlog:
 
     def pauseProducing(self) -> None:
         """
-        The other side does not read.
+        Note that the other side does not read fast enough; called by the transport.
         """
         self.is_long = True
 
     def resumeProducing(self) -> None:
         """
-        It has read.
+        Note that the other side has read; called by the transport.
         """
         self.is_long = False
 
     def stopProducing(self) -> None:
         """
-        The transport is gone; ``connectionLost`` says the rest.
+        Do nothing: ``connectionLost`` follows.
         """
 
 
 class Channel(Int32StringReceiver):
     """
-    One side of it.
+    One end of the channel.
 
-    ``commands`` are what it can be asked or told, by name, and may grow; ``gone`` is called when the other side has
-    ended.
+    Owns: requests without a reply.  Ends when: the other side closes.
+    Tells: ``commands``, by name (more may be added later); ``on_close``, when the other side has ended.
     """
 
-    transport: Any
+    transport: Any  # no interface of Twisted's is a transport and a consumer
     MAX_LENGTH = 64 << 20
 
-    def __init__(self, commands: dict[str, Command], gone: Callable[[], None]) -> None:
+    def __init__(self, commands: dict[str, Command], on_close: Callable[[], None]) -> None:
         self.commands = commands
-        self._gone = gone
-        self._asked: dict[int, Deferred[Any]] = {}
-        self._number = 0
-        self._is_lost = False
+        self._on_close = on_close
+        self._requests: dict[int, Deferred[Any]] = {}
+        self._last_number = 0
+        self._is_closed = False
         self._backlog = _Backlog()
 
-    def ask(self, name: str, given: dict[str, Any] | None = None) -> Deferred[Any]:
+    def ask(self, name: str, given: Arguments | None = None) -> Deferred[Any]:
         """
-        Return a Deferred of the answer.
+        Send a request; return a Deferred of the reply.
 
-        It fails with ``Refused``, or with ``Gone``.
+        It fails with ``Refused`` or ``Gone``.
         """
-        if self._is_lost:
+        if self._is_closed:
             return fail(Gone())
-        self._number += 1
-        answer = self._asked[self._number] = Deferred()
-        self._send(["ask", self._number, name, given or {}])
-        return answer
+        self._last_number += 1
+        reply = self._requests[self._last_number] = Deferred()
+        self._send(["ask", self._last_number, name, given or {}])
+        return reply
 
-    def tell(self, name: str, given: dict[str, Any] | None = None) -> None:
+    def tell(self, name: str, given: Arguments | None = None) -> None:
         """
-        Say something that needs no answer.
+        Send a notice; after the other side has ended it is dropped.
         """
-        if not self._is_lost:
+        if not self._is_closed:
             self._send(["ask", 0, name, given or {}])
 
     @property
     def has_room(self) -> bool:
         """
-        Whether the other side has read nearly all that was said.
+        Whether the other side has read nearly all messages.
         """
         return not self._backlog.is_long
 
-    def tell_if_room(self, name: str, given: dict[str, Any]) -> bool:
+    def tell_if_room(self, name: str, given: Arguments) -> bool:
         """
-        Say something that may be lost, unless the other side has not read what was said before; return whether it was
-        said.
+        Send a notice that may be lost, unless the other side reads too slowly; return whether it was sent.
         """
         if not self.has_room:
             return False
@@ -127,55 +130,60 @@ class Channel(Int32StringReceiver):
 
     def connectionMade(self) -> None:
         """
-        Called when there is the other side.
+        Watch the transport's buffer; called by Twisted.
         """
         super().connectionMade()
         self.transport.registerProducer(self._backlog, True)
 
     def stringReceived(self, string: bytes) -> None:
         """
-        Called with a message.
+        Handle one message; called by Twisted.
         """
         kind, number, *rest = json.loads(string)
         if kind == "ask":
-            self._do(number, *rest)
+            name, given = rest
+            self._run(number, name, given)
             return
-        answer = self._asked.pop(number)
+        (result,) = rest
+        reply = self._requests.pop(number)
         if kind == "answer":
-            answer.callback(rest[0])
+            reply.callback(result)
         else:
-            answer.errback(Refused(rest[0]))
+            reply.errback(Refused(result))
 
     def lengthLimitExceeded(self, length: int) -> None:
         """
-        Called before a message that could not be ours.
+        Close the channel: no message of ours is that long; called by Twisted.
         """
         log.error("a message of {length} octets between processes", length=length)
-        self.transport.unregisterProducer()  # it would hold up the end until all is written
+        self.transport.unregisterProducer()  # with a producer, closing waits until everything is written
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """
-        Called when the other side has ended.
+        Fail every request with ``Gone``; called by Twisted.
         """
-        self._is_lost = True
-        asked, self._asked = self._asked, {}
-        for answer in asked.values():
-            answer.errback(Gone())
-        self._gone()
+        self._is_closed = True
+        requests, self._requests = self._requests, {}
+        for reply in requests.values():
+            reply.errback(Gone())
+        self._on_close()
 
-    def _do(self, number: int, name: str, given: dict[str, Any]) -> None:
+    def _run(self, number: int, name: str, given: Arguments) -> None:
+        """
+        Run a command; send its result if it was a request (``number`` is not 0).
+        """
         done: Deferred[Any] = maybeDeferred(self.commands[name], given)
 
-        def refuse(failure: Failure) -> list[Any]:
+        def refuse(failure: Failure) -> list[object]:
             if not failure.check(ValueError):
-                log.failure("while doing what was asked: {name}", failure, name=name)
+                log.failure("a command failed: {name}", failure, name=name)
             return ["refuse", number, failure.getErrorMessage()]
 
         done.addCallbacks(lambda result: ["answer", number, result], refuse)
         if number:
             done.addCallback(self._send)
 
-    def _send(self, message: list[Any]) -> None:
-        if not self._is_lost:
+    def _send(self, message: list[object]) -> None:
+        if not self._is_closed:
             self.sendString(json.dumps(message).encode())

@@ -1,15 +1,14 @@
 """
-What one worker found out and the others should not have to: upstreams that failed, queries that fail, questions that
-end connections.
+Findings that workers share: upstreams that failed, queries that fail, questions that end connections.
 
-Decides what is told and in which form.  It is advice: a message that is lost, or too many of them, cost what a single
-process would have paid.
+Decides which findings are sent, and their form (JSON lists that begin with a kind).  Findings are hints: a lost one
+costs a worker only what it would cost a single process to find out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -21,23 +20,23 @@ from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.parsed_response import Answer
 
-#: What is found within this time, in seconds, is told together.
-_GRAIN = 0.01
+#: Findings of this interval, in seconds, are sent in one message.
+_BATCH_INTERVAL = 0.01
 
-#: So many are told at once at most, 2,000 a second: a flood of failing names must not cost the supervisor a processor.
-MAX_TOLD = 20
+#: Findings in one message at most, hence 2,000 a second: a flood of failing names must not occupy the supervisor.
+MAX_BATCH = 20
 
 _ERRORS: dict[str, type[UpstreamError]] = {
     kind.__name__: kind for kind in (Unreachable, Untrusted, Incompatible, Timeout)
 }
 
-#: One finding: its kind, and what belongs to it, as JSON has it.
-Finding = list[Any]
+#: One finding, as JSON: its kind, then the fields of that kind.
+Finding = Sequence[object]
 
 
 class LearningUpstream(Protocol):
     """
-    An upstream that can be told what others found.
+    An upstream that takes over findings of other workers.
     """
 
     label: str
@@ -46,59 +45,61 @@ class LearningUpstream(Protocol):
     @property
     def per_connection_limit(self) -> PerConnectionLimit:
         """
-        How many queries it answers over one connection.
+        How many queries one connection to it carries.
         """
 
     def learn_down(self, error: UpstreamError) -> None:
         """
-        It has failed another worker.
+        Treat it as down: another worker could not connect.
         """
 
     def learn_up(self) -> None:
         """
-        It works for another worker.
+        Treat it as up: another worker is connected.
         """
 
 
-class ToldEvents(LoggedEvents):
+class SharedEvents(LoggedEvents):
     """
-    Events that are logged, and told to the other workers as far as these can use them.
+    Events that are logged, and of which findings are sent to the other workers.
+
+    ``send`` sends a batch.
     """
 
-    def __init__(self, tell: Callable[[list[Finding]], object], *, debug: bool, clock: IReactorTime) -> None:
+    def __init__(self, send: Callable[[list[Finding]], object], *, debug: bool, clock: IReactorTime) -> None:
         super().__init__(debug=debug, clock=clock)
-        self._tell = tell
+        self._send = send
         self._reactor = clock
-        self._found: list[Finding] = []
+        self._findings: list[Finding] = []
 
     def dial_failed(self, upstream: str, error: UpstreamError) -> None:
         """
-        Tell the others.
+        Share that an upstream could not be connected to.
         """
         self._add(["down", upstream, type(error).__name__, error.phase, error.reason])
 
     def upstream_came_up(self, upstream: str, seconds: float, failures: int) -> None:
         """
-        Tell the others.
+        Share that an upstream works again.
         """
         super().upstream_came_up(upstream, seconds, failures)
         self._add(["up", upstream])
 
     def question_ended_connection(self, upstream: str, question: bytes) -> None:
         """
-        Tell the others.
+        Share a question that ends connections.
         """
         self._add(["ends", upstream, question.hex()])
 
     def query_limit_changed(self, upstream: str, limit: int | None) -> None:
         """
-        Tell the others.
+        Share how many queries one connection carries.
         """
         self._add(["limit", upstream, limit])
 
     def question_failed(self, key: bytes, failure: object) -> None:
         """
-        Tell the others.
+        Share a failed query.
         """
         if isinstance(failure, Answer):
             self._add(["failed", key.hex(), failure.head.hex(), failure.extended, failure.options.hex(), failure.end])
@@ -107,56 +108,64 @@ class ToldEvents(LoggedEvents):
 
     def question_recovered(self, key: bytes) -> None:
         """
-        Tell the others.
+        Share that a failed query was answered.
         """
         self._add(["recovered", key.hex()])
 
     def _add(self, finding: Finding) -> None:
-        if not self._found:
-            self._reactor.callLater(_GRAIN, self._flush)
-        if len(self._found) < MAX_TOLD:
-            self._found.append(finding)
+        if not self._findings:
+            self._reactor.callLater(_BATCH_INTERVAL, self._flush)
+        if len(self._findings) < MAX_BATCH:
+            self._findings.append(finding)
 
     def _flush(self) -> None:
-        found, self._found = self._found, []
-        self._tell(found)
+        findings, self._findings = self._findings, []
+        self._send(findings)
 
 
 def learn(
-    findings: list[Finding],
-    upstreams: list[Any],
+    findings: Sequence[Finding],
+    upstreams: Sequence[LearningUpstream],
     failures: FailureCache,
     *,
-    now: Callable[[], float],
-    elapsed: Callable[[], float],
+    monotonic: Callable[[], float],
+    boottime: Callable[[], float],
 ) -> None:
     """
-    Take over what another worker found; what is about an upstream that is not among ours is passed over.
+    Take over the findings of another worker; those about an upstream that is not among ``upstreams`` are ignored.
     """
-    known: dict[str, LearningUpstream] = {upstream.label: upstream for upstream in upstreams}
-    for kind, subject, *rest in findings:
-        if kind == "failed":
-            failures.learn(bytes.fromhex(subject), _failure_of(rest), elapsed())
-        elif kind == "recovered":
-            failures.unlearn(bytes.fromhex(subject))
-        elif (upstream := known.get(subject)) is not None:
-            _learn_of(upstream, kind, rest, now)
+    known = {upstream.label: upstream for upstream in upstreams}
+    for finding in findings:
+        match finding:
+            case ["failed", str(key), *failure]:
+                failures.learn(bytes.fromhex(key), _failure_of(failure), boottime())
+            case ["recovered", str(key)]:
+                failures.unlearn(bytes.fromhex(key))
+            case [_, str(label), *_] if (upstream := known.get(label)) is not None:
+                _learn_about(upstream, finding, monotonic())
 
 
-def _learn_of(upstream: LearningUpstream, kind: str, rest: list[Any], now: Callable[[], float]) -> None:
-    if kind == "down":
-        name, phase, reason = rest
-        upstream.learn_down(_ERRORS.get(name, Unreachable)(phase, reason, upstream.label))
-    elif kind == "up":
-        upstream.learn_up()
-    elif kind == "ends":
-        upstream.quarantine.add(bytes.fromhex(rest[0]), now())
-    elif kind == "limit":
-        upstream.per_connection_limit.learn(rest[0])
+def _learn_about(upstream: LearningUpstream, finding: Finding, monotonic: float) -> None:
+    match finding:
+        case ["down", _, str(name), str(phase), str(reason)]:
+            upstream.learn_down(_ERRORS.get(name, Unreachable)(phase, reason, upstream.label))
+        case ["up", _]:
+            upstream.learn_up()
+        case ["ends", _, str(question)]:
+            upstream.quarantine.add(bytes.fromhex(question), monotonic)
+        case ["limit", _, int() | None as limit]:
+            upstream.per_connection_limit.learn(limit)
 
 
-def _failure_of(rest: list[Any]) -> Any:
-    if len(rest) == len(ExtendedError._fields):
-        return ExtendedError(*rest)
-    head, extended, options, end = rest
-    return Answer(bytes.fromhex(head), 0, b"", (), extended, bytes.fromhex(options), end)
+def _failure_of(fields: Sequence[object]) -> Answer | ExtendedError:
+    """
+    Return a failed query's response, or the reason why there was none.
+
+    :raises ValueError: if it is neither.
+    """
+    match fields:
+        case [int(code), str(text)]:
+            return ExtendedError(code, text)
+        case [str(head), int(extended), str(options), int(end)]:
+            return Answer(bytes.fromhex(head), 0, b"", (), extended, bytes.fromhex(options), end)
+    raise ValueError(f"not a failure: {fields!r}")

@@ -1,20 +1,17 @@
 """
-A proxy that is several processes: the supervisor of them.
+The supervisor of a proxy with several worker processes.
 
-Decides who serves what.  It binds all sockets and keeps them, so that nothing is lost that waits in one whose process
-has ended: another stands in until the next process serves.  Reads no query and asks no upstream itself.
+Decides what workers are told, and when.  It binds all sockets and keeps them open, so that datagrams that wait in the
+socket of a worker that has ended are not lost: another worker takes the socket over (``socket_assignment``) until a new
+process serves.  It reads no query and dials no upstream itself.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, FirstError, gatherResults
@@ -25,375 +22,340 @@ from twisted.python.failure import Failure
 from dotproxy import __version__
 from dotproxy.config.choices import LogLevel
 from dotproxy.config.describe import as_started, describe_changes, effective
-from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
-from dotproxy.downstream.reuseport_bpf import attach_name_hash
-from dotproxy.downstream.sockets import bind_with_tls, drops_of
-from dotproxy.errors import ConfigError
-from dotproxy.service.admin.routes import Command
-from dotproxy.service.admin_commands import build_admin
+from dotproxy.downstream.sockets import Endpoint
+from dotproxy.service.admin_commands import build_admin, reload_command
 from dotproxy.service.listener_certificate import ListenerCertificate, read_listener_tls
-from dotproxy.service.proxy import DRAIN, addresses_of, log_listening, log_problems, log_upstreams, log_warnings
+from dotproxy.service.listening import ListeningSockets, log_listening, log_upstreams
+from dotproxy.service.proxy import DRAIN
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.service.readiness import Readiness
-from dotproxy.service.systemd import Manager
+from dotproxy.service.reload import ConfigSource, Reloader
+from dotproxy.service.systemd import ServiceNotifier
 from dotproxy.service.tls_files import TlsFileWatch, read_tls_files, read_usable_tls_files, watched_paths
-from dotproxy.service.workers.channel import FOR_TLS, Gone
+from dotproxy.service.workers.channel import Arguments, Gone
 from dotproxy.service.workers.slot import WorkerSlot
+from dotproxy.service.workers.socket_assignment import ALL_WORKERS, SocketAssignment
 from dotproxy.telemetry.report import Report, sum_of
 
-#: How often workers are looked at, in seconds.
-LOOK = 1.0
+#: Seconds between two checks of the workers.
+CHECK_INTERVAL = 1.0
 
-#: What they are given in all, each of them its part.
-_SHARED = ("cache_size", "cache_memory", "client_rate", "max_outstanding", "tcp_max_connections")
+#: Settings that are totals: each worker gets its part.
+_TOTALS = ("cache_size", "cache_memory", "client_rate", "max_outstanding", "tcp_max_connections")
 
-#: How long after the end of ``DRAIN`` a worker may take to end, in seconds.
+#: How long after ``DRAIN`` a worker may take to end, in seconds, before it is killed.
 WORKER_STOP_TIMEOUT = 3.0
-
-#: Whose sockets are that all workers read.
-_EVERYBODY = "*"
 
 log = Logger("dotproxy")
 
 
 class Supervisor(MultiService):
     """
-    To be used as ``Proxy``, of which it is several.
+    Same interface as ``Proxy``, backed by several worker processes.
 
-    ``sockets`` are those that somebody has opened for it, over UDP and over TCP: each worker uses all of them; so they
-    do ``tls_sockets``.
+    Owns: the worker slots, and ``sockets``.
+    Told by: twistd, its slots (``SlotObserver``).
+
+    ``sockets`` are those passed by systemd: each worker reads all of them; what is missing is bound, one UDP socket for
+    each address and worker.
     """
 
     def __init__(
         self,
         config: Config,
-        reactor: Any,
+        reactor: IServiceReactor,
         count: int,
         *,
-        manager: Manager,
-        sockets: tuple[list[socket.socket], list[socket.socket]] = ([], []),
-        tls_sockets: Sequence[socket.socket] = (),
+        notifier: ServiceNotifier,
+        source: ConfigSource,
+        sockets: ListeningSockets,
     ) -> None:
         super().__init__()
         self.config = config
-        self.load_config: Callable[[], Loaded] | None = None
-        self.origin = ""
-        self.warnings: tuple[str, ...] = ()
+        self.slots: dict[str, WorkerSlot] = {}
         self._reactor = reactor
         self._count = count
-        self._manager = manager
+        self._notifier = notifier
+        self._source = source
         self._names = [str(number + 1) for number in range(count)]
-        # By the name of the worker that reads them.
-        self._datagrams: dict[str, list[socket.socket]] = {_EVERYBODY: sockets[0]} if sockets[0] else {}
-        self._streams = sockets[1]
-        self._tls_streams = list(tls_sockets)
-        self.places: dict[str, WorkerSlot] = {}
-        self._standing_in: dict[str, str] = {}
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
+        self.sockets = SocketAssignment(self._names, sockets)
+        self._checks = LoopingCall(self._check_workers)
+        self._checks.clock = reactor
         self._log_level = config.log_level
-        # So that cookies, and names in the query log, are the same whoever answers.
+        # One secret for all: a cookie, or a hashed name in the query log, is the same from each worker.
         self._secret = os.urandom(32)
-        self._is_ready = self._is_draining = self._is_by_name = False
-        # Each worker reads the files by itself; here it is told what became of them.
-        watched = TlsFileWatch(lambda: watched_paths(self.config), self._take_files, clock=reactor)
+        self._is_ready = self._is_draining = False
+        # Workers reload these files by themselves; here the outcome is logged, once for all of them.
+        tls_watch = TlsFileWatch(lambda: watched_paths(self.config), self._reload_tls_files, clock=reactor)
         self._files = read_tls_files(config)
-        self._certificate = (
-            ListenerCertificate(config, clock=reactor, wall_time=time.time) if config.listen_tls else None
+        self._certificate: ListenerCertificate | None = None
+        self._readiness = Readiness(
+            self._total_report, notifier, clock=reactor, wall_time=time.time, refresh=self._request_reports
         )
-        self._readiness = Readiness(self._added, manager, clock=reactor, date=time.time, refresh=self._update)
-        manager.setServiceParent(self)
-        watched.setServiceParent(self)
-        if self._certificate is not None:
+        self._reloader = Reloader(self, source, notifier, lambda: self._readiness.text)
+        for service in (notifier, tls_watch):
+            service.setServiceParent(self)
+        if config.listen_tls:
+            self._certificate = ListenerCertificate(config, clock=reactor, wall_time=time.time)
             self._certificate.setServiceParent(self)
-        commands: dict[str, Command] = {"flush": self.flush, "reload": self._reload, "log": self.log}
-        commands["drain"] = self.drain
-        for admin in build_admin(config, reactor, self.report, lambda: self.addresses, commands):
+        self._add_admin()
+
+    def _add_admin(self) -> None:
+        commands = {
+            "flush": self.flush,
+            "reload": lambda given: reload_command(self),
+            "log": self.log,
+            "drain": self.drain,
+        }
+        for admin in build_admin(self.config, self._reactor, self.report, lambda: self.addresses, commands):
             admin.setServiceParent(self)
 
     @property
-    def addresses(self) -> list[tuple[str, int]]:
+    def addresses(self) -> list[Endpoint]:
         """
-        The address and port of each listener; none any more while it stops.
+        The address and port of each listener; none once it stops.
         """
-        listening = next(iter(self._datagrams.values()), [])
-        return [bound.getsockname()[:2] for bound in listening if bound.fileno() >= 0]
+        return self.sockets.of_one_worker.addresses
 
     def privilegedStartService(self) -> None:
         """
-        Bind every listener, or none; none, if sockets were handed over.
+        Bind every listener, or none; sockets that were passed are not bound again.
 
-        :raises CannotBind: naming every one that could not be.
+        :raises CannotBind: naming every address that cannot be bound.
         """
         super().privilegedStartService()
-        plain = () if self._datagrams or self._streams else self.config.listen
-        tls = () if self._tls_streams else self.config.listen_tls
-        datagrams, streams, tls_streams = bind_with_tls(
-            [(one.host, one.port) for one in plain], [(one.host, one.port) for one in tls], self._count
-        )
-        self._tls_streams += tls_streams
-        if plain:
-            self._streams = streams
-            self._datagrams = dict(zip(self._names, datagrams, strict=True))
-            steered = [attach_name_hash(several) for several in zip(*datagrams, strict=True)]  # by address
-            self._is_by_name = all(steered)
+        self.sockets.bind_missing(self.config)
 
     def startService(self) -> None:
         """
-        Serve.
+        Start the workers.
         """
-        if not (self._datagrams or self._streams):
+        if not self.sockets.has_plain:  # `twist`, and tests, do not call privilegedStartService
             self.privilegedStartService()
         super().startService()
-        origin = self.origin or "given"
         log.info(
             "dotproxy {version}, {count} workers, configuration: {origin}",
             version=__version__,
             count=self._count,
-            origin=origin,
+            origin=self._source.origin,
         )
-        sockets = [bound for _, bound in self._owned()]
-        for name in self._names:
-            self.places[name] = WorkerSlot(
-                name,
-                sockets,
-                self._reactor,
-                beginning=self._beginning,
-                on_ready=self._came,
-                found=self._share,
-                on_exit=self._went,
-            )
-        for place in self.places.values():
-            place.start()
-        self._looking.start(LOOK, now=False)
+        sockets = [owned.bound for owned in self.sockets.owned()]
+        self.slots = {name: WorkerSlot(name, sockets, self._reactor, self) for name in self._names}
+        for slot in self.slots.values():
+            slot.start()
+        self._checks.start(CHECK_INTERVAL, now=False)
 
     def stopService(self) -> Deferred[None]:
         """
-        Take no more questions, have those answered that there are, for a bounded time; then end everything.
+        Stop listening, have outstanding queries answered for at most ``DRAIN`` seconds, then stop everything.
         """
         return Deferred.fromCoroutine(self._stop())
 
     def stop_now(self) -> None:
         """
-        Do not wait for what is outstanding any longer.
+        Fail outstanding queries at once.
         """
-        for place in self.places.values():
-            place.tell("stop_now")
+        for slot in self.slots.values():
+            slot.tell("stop_now")
 
     def report(self) -> Deferred[Report]:
         """
-        Return what is known of all.
+        Return the sum of all workers' reports: new ones, or after two seconds those that there are.
         """
-        told: Deferred[Report] = Deferred()
+        reported: Deferred[Report] = Deferred()
 
-        def tell(result: Any = None) -> None:
+        def finish(result: object = None) -> None:
             if limit.active():
                 limit.cancel()
-            if not told.called:
-                told.callback(self._added())
+            if not reported.called:
+                reported.callback(self._total_report())
 
-        limit = self._reactor.callLater(2 * LOOK, tell)
-        DeferredList([place.update() for place in self._serving()]).addBoth(tell)
-        return told
+        limit = self._reactor.callLater(2 * CHECK_INTERVAL, finish)
+        DeferredList([slot.update() for slot in self._serving()]).addBoth(finish)
+        return reported
 
     def reload(self) -> list[str]:
         """
-        Have the configuration as it is now; return what changed.  What cannot be used changes nothing; see ``Proxy``.
+        Reload the configuration; return a phrase for each change.
 
-        :raises ConfigError: with every problem there is with it.
+        :raises ConfigError: with every problem, if it is not usable; then nothing changes.
         """
-        self._manager.reloading()
+        return self._reloader.reload()
+
+    def apply_config(self, config: Config) -> list[str]:
+        """
+        Put ``config`` into effect in every worker; return a phrase for each change.
+
+        A worker that starts at the moment gets it after its first one.
+
+        :raises ConfigError: if a file that it names is not usable; then nothing changes.
+        """
         before = self.config
-        try:
-            if self.load_config is None:
-                raise ConfigError(["there is nothing to read a configuration from"])
-            loaded = self.load_config()
-            fresh = without_fallbacks(before, loaded)
-            files = read_usable_tls_files(fresh)
-            config = as_started(before, fresh)
-            served = None if self._certificate is None else read_listener_tls(config)
-        except ConfigError as error:
-            log_problems(error)
-            raise
-        finally:
-            self._manager.ready(self._readiness.text)
-        if fresh.log_level != before.log_level:
-            self._log_level = fresh.log_level
-        self.config = config
-        for place in self.places.values():
-            place.ask("become", {"config": self._text(place.name)}).addErrback(self._stays, place.name)
-        changes = describe_changes(before, fresh) + files.changes_since(self._files)
+        files = read_usable_tls_files(config)
+        started = as_started(before, config)
+        listener_tls = None if self._certificate is None else read_listener_tls(started)
+        # Nothing below can be refused.
+        if config.log_level != before.log_level:
+            self._log_level = config.log_level
+        self.config = started
+        for slot in self.slots.values():
+            applied = slot.ask("apply_config", {"config": self._config_text(slot.name)})
+            applied.addErrback(self._log_refusal, slot.name)
+        changes = describe_changes(before, config) + files.changes_since(self._files)
         self._files = files
-        if self._certificate is not None and served is not None:
-            changes += self._certificate.replace(config, served)
-        self.warnings = log_warnings(loaded, self.warnings)
-        log.info("configuration read: {changes}", changes="; ".join(changes) or "nothing has changed")
+        if self._certificate is not None and listener_tls is not None:
+            changes += self._certificate.replace(started, listener_tls)
         return changes
 
-    def flush(self, given: dict[str, str]) -> Deferred[dict[str, Any]]:
+    def flush(self, given: dict[str, str]) -> Deferred[dict[str, int]]:
         """
-        Have all forget answers; see ``commands.Commands``.
+        Flush every worker's cache; see ``admin_commands.Commands``.
         """
-        flushed = gatherResults([place.ask("flush", given) for place in self._serving()], consumeErrors=True)
+        flushed = gatherResults([slot.ask("flush", given) for slot in self._serving()], consumeErrors=True)
         return flushed.addCallbacks(lambda each: {"flushed": sum(one["flushed"] for one in each)}, _first)
 
-    def log(self, given: dict[str, str]) -> Deferred[Any]:
+    def log(self, given: dict[str, str]) -> Deferred[dict[str, str]]:
         """
-        Have all log at another ``level``, and those that will come.
+        Set the log level of every worker, and of those that start later, to ``level``.
         """
 
-        def done(each: list[Any]) -> Any:
+        def done(each: object) -> dict[str, str]:
             self._log_level = LogLevel(given["level"])
             return {"level": given["level"]}
 
-        logged = gatherResults([place.ask("log", given) for place in self._serving()], consumeErrors=True)
+        logged = gatherResults([slot.ask("log", given) for slot in self._serving()], consumeErrors=True)
         return logged.addCallbacks(done, _first)
 
-    def drain(self, given: dict[str, str]) -> dict[str, Any]:
+    def drain(self, given: dict[str, str]) -> dict[str, bool]:
         """
-        Stop, after answering what is outstanding.
+        Answer outstanding queries, and stop.
         """
         self._reactor.callLater(0, self._reactor.stop)
         return {"draining": True}
 
-    def _reload(self, given: dict[str, str]) -> dict[str, Any]:
-        try:
-            return {"changes": self.reload()}
-        except ConfigError as error:
-            raise ValueError("\n".join(error.problems)) from None
+    def first_message(self, slot: WorkerSlot) -> Arguments:
+        """
+        Return the arguments of ``begin``; see ``worker``.
+        """
+        owners = [slot.name if owned.owner == ALL_WORKERS else owned.owner for owned in self.sockets.owned()]
+        return {
+            "name": slot.name,
+            "secret": self._secret.hex(),
+            "config": self._config_text(slot.name),
+            "sockets": owners,
+        }
+
+    def on_ready(self, slot: WorkerSlot) -> None:
+        """
+        Give the worker its sockets back; the first time that all serve, say so.
+        """
+        if self._is_ready or self._log_level is LogLevel.DEBUG:
+            log.info("worker {name} ({pid}) serves", name=slot.name, pid=slot.pid)
+        self._reassign_sockets()
+        if not self._is_ready and len(self._serving()) == self._count:
+            self._is_ready = True
+            self._log_start(slot.io_mode)
+            self._readiness.begin()
+
+    def on_findings(self, slot: WorkerSlot, given: Arguments) -> None:
+        """
+        Pass the findings of one worker on to the others.
+        """
+        for other in self._serving():
+            if other is not slot:
+                other.tell("learn", given)
+
+    def on_exit(self, slot: WorkerSlot) -> None:
+        """
+        Have others take over the sockets that the worker read.
+        """
+        self.sockets.forget(slot.name)
+        self._reassign_sockets()
 
     def _serving(self) -> list[WorkerSlot]:
-        return [place for place in self.places.values() if place.is_serving]
+        return [slot for slot in self.slots.values() if slot.is_serving]
 
-    def _added(self) -> Report:
-        whole = sum_of([place.whole_report() for place in self.places.values()])
-        known = {one.label for place in self._serving() for one in place.report.upstreams}
-        # Upstreams that are not asked any more live on in what is left of ended processes.
-        whole.upstreams = [one for one in whole.upstreams if one.label in known or not known]
-        # A socket's are the same for all that have it.
-        whole.udp_drops = sum(drops_of(bound) for several in self._datagrams.values() for bound in several)
-        whole.tls_addresses = addresses_of(self._tls_streams)
-        whole.restarts = sum(place.restarts for place in self.places.values())
+    def _total_report(self) -> Report:
+        total = sum_of([slot.whole_report() for slot in self.slots.values()])
+        known = {one.label for slot in self._serving() for one in slot.report.upstreams}
+        # Reports of ended processes still have upstreams that were removed since.
+        total.upstreams = [one for one in total.upstreams if one.label in known or not known]
+        # Every worker reports the drops of the same sockets.
+        total.udp_drops = self.sockets.drops
+        total.tls_addresses = list(map(str, self.sockets.tls_addresses))
+        total.restarts = sum(slot.restarts for slot in self.slots.values())
         if self._is_draining:
-            whole.not_ready = "it is stopping"
-        whole.rate = self._readiness.rate
-        return whole
+            total.not_ready = "it is stopping"
+        total.rate = self._readiness.rate
+        return total
 
-    def _take_files(self) -> list[str]:
+    def _reload_tls_files(self) -> list[str]:
         """
-        Return which of the files that workers read has new contents.
+        Return a phrase for each file, of those that workers read, with new contents.
         """
         before, self._files = self._files, read_usable_tls_files(self.config)
         return self._files.changes_since(before)
 
-    def _text(self, name: str) -> str:
+    def _config_text(self, name: str) -> str:
         """
-        Our configuration for one of them, which keeps answers of its own.
+        Return the configuration of one worker as TOML: its part of the totals, and a cache file of its own.
         """
-        parts = {key: math.ceil(getattr(self.config, key) / self._count) for key in _SHARED}
+        parts = {key: math.ceil(getattr(self.config, key) / self._count) for key in _TOTALS}
         file = self.config.cache_file
         own_file = file.with_name(f"{file.name}.{name}") if file else None
         config = replace(self.config, log_level=self._log_level, cache_file=own_file, **parts)
         return effective(Loaded(config, {setting.key: "supervisor" for setting in SETTINGS}))
 
-    def _beginning(self, place: WorkerSlot) -> dict[str, Any]:
-        owners = [place.name if name == _EVERYBODY else name for name, _ in self._owned()]
-        return {
-            "name": place.name,
-            "secret": self._secret.hex(),
-            "config": self._text(place.name),
-            "sockets": owners,
-        }
-
-    def _owned(self) -> list[tuple[str, socket.socket]]:
-        """
-        Every socket, with the name of the worker whose it is; "" for listening ones, ``FOR_TLS`` for those of TLS.
-        """
-        owned = [(name, bound) for name, several in self._datagrams.items() for bound in several]
-        owned += [(FOR_TLS, bound) for bound in self._tls_streams]
-        return owned + [("", bound) for bound in self._streams]
-
-    def _came(self, place: WorkerSlot) -> None:
-        if self._is_ready or self._log_level is LogLevel.DEBUG:
-            log.info("worker {name} ({pid}) serves", name=place.name, pid=place.pid)
-        self._cover()
-        if not self._is_ready and len(self._serving()) == self._count:
-            self._is_ready = True
-            self._log_listening(place.manner)
-            self._readiness.begin()
-
-    def _log_listening(self, manner: str) -> None:
-        log_listening(next(iter(self._datagrams.values()), []), self._streams, self._tls_streams)
+    def _log_start(self, io_mode: str) -> None:
+        log_listening(self.sockets.of_one_worker)
         if self._log_level is LogLevel.DEBUG:
-            log.debug("datagrams are read and written {manner}", manner=manner)
-        how = "name" if self._is_by_name else "client"
-        log.info("{count} workers serve; queries over UDP are distributed by {how}", count=self._count, how=how)
+            log.debug("datagrams are read and written {io_mode}", io_mode=io_mode)
+        key = "name" if self.sockets.is_by_name else "client"
+        log.info("{count} workers serve; queries over UDP are distributed by {key}", count=self._count, key=key)
         log_upstreams(self.config)
 
-    def _went(self, place: WorkerSlot) -> None:
-        # The next process there knows nothing of whom this one has stood in for.
-        self._standing_in = {name: other for name, other in self._standing_in.items() if other != place.name}
-        self._cover()
+    def _reassign_sockets(self) -> None:
+        for worker, command, name in self.sockets.reassign({slot.name for slot in self._serving()}):
+            self.slots[worker].tell(command, {"name": name})
 
-    def _share(self, place: WorkerSlot, given: dict[str, Any]) -> None:
-        """
-        Pass on to the others what one worker found out.
-        """
-        for other in self._serving():
-            if other is not place:
-                other.tell("learn", given)
+    def _check_workers(self) -> None:
+        for slot in self.slots.values():
+            slot.check()
 
-    def _cover(self) -> None:
-        """
-        See to it that every socket is read: its worker's, if that serves, or by another.
-        """
-        serving = {place.name for place in self._serving()}
-        for name in self._datagrams:
-            other = self._standing_in.get(name)
-            if name in serving or name == _EVERYBODY:
-                if other is not None:
-                    self.places[other].tell("stand_back", {"name": name})
-                    del self._standing_in[name]
-            elif other is None and serving:
-                burdens = Counter(self._standing_in.values())
-                chosen = self._standing_in[name] = min(serving, key=lambda one: (burdens[one], one))
-                self.places[chosen].tell("stand_in", {"name": name})
+    def _request_reports(self) -> None:
+        for slot in self._serving():
+            slot.update()
 
-    def _look(self) -> None:
-        for place in self.places.values():
-            place.look()
-
-    def _update(self) -> None:
-        for place in self._serving():
-            place.update()
-
-    def _stays(self, failure: Failure, name: str) -> None:
-        if not failure.check(Gone):  # the next one will have the new one
-            log.error("worker {name} stays as it was: {reason}", name=name, reason=failure.getErrorMessage())
+    def _log_refusal(self, failure: Failure, name: str) -> None:
+        if not failure.check(Gone):  # the next process starts with the new configuration
+            log.error("worker {name} keeps its configuration: {reason}", name=name, reason=failure.getErrorMessage())
 
     async def _stop(self) -> None:
         self._is_draining = True
         self._readiness.end()
-        self._manager.tell("STOPPING=1", "STATUS=answering what is outstanding")
-        if self._looking.running:
-            self._looking.stop()
-        for _, bound in self._owned():  # as long as we have them, somebody would wait in them for nothing
-            bound.close()
+        self._notifier.tell("STOPPING=1", "STATUS=answering what is outstanding")
+        if self._checks.running:
+            self._checks.stop()
+        self.sockets.close()  # else the kernel queues queries in them that nobody reads
         limit = self._reactor.callLater(DRAIN + WORKER_STOP_TIMEOUT, self._kill_all)
-        await DeferredList([place.leave() for place in self.places.values()])
+        await DeferredList([slot.stop() for slot in self.slots.values()])
         if limit.active():
             limit.cancel()
         await super().stopService()
-        self._datagrams, self._streams, self._tls_streams = {}, [], []
+        self.sockets.clear()
         log.info("stopped")
 
     def _kill_all(self) -> None:
-        for place in self.places.values():
-            place.kill()
+        for slot in self.slots.values():
+            slot.kill()
 
 
 def _first(failure: Failure) -> Failure:
-    error: Any = failure.value
+    """
+    Return the failure that made ``gatherResults`` fail.
+    """
+    error = failure.value
     return error.subFailure if isinstance(error, FirstError) else failure

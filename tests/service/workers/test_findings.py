@@ -12,7 +12,7 @@ from dotproxy.cache.failures import FailureCache
 from dotproxy.errors import ConnectionGone, Incompatible, Timeout, Unreachable, Untrusted, UpstreamError
 from dotproxy.policy.connection_limits import PerConnectionLimit
 from dotproxy.policy.quarantine import Quarantine
-from dotproxy.service.workers.findings import MAX_TOLD, Finding, ToldEvents, learn
+from dotproxy.service.workers.findings import MAX_BATCH, Finding, SharedEvents, learn
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.parsed_response import Answer
 
@@ -56,7 +56,7 @@ class FindingTests(SynchronousTestCase):
         """
         self.clock = Clock()
         self.sent: list[list[Finding]] = []
-        self.events = ToldEvents(self.sent.append, debug=False, clock=self.clock)
+        self.events = SharedEvents(self.sent.append, debug=False, clock=self.clock)
         self.upstream = Upstream("one")
         self.failures = FailureCache()
 
@@ -67,7 +67,7 @@ class FindingTests(SynchronousTestCase):
         self.clock.advance(1)
         for found in self.sent:
             carried = json.loads(json.dumps(found))
-            learn(carried, [self.upstream], self.failures, now=lambda: 5.0, elapsed=lambda: 7.0)
+            learn(carried, [self.upstream], self.failures, monotonic=lambda: 5.0, boottime=lambda: 7.0)
         self.sent.clear()
 
     def test_failures(self) -> None:
@@ -133,7 +133,7 @@ class FindingTests(SynchronousTestCase):
         """
         What is found together is told together, and only so much of it.
         """
-        for _ in range(5 * MAX_TOLD):
+        for _ in range(5 * MAX_BATCH):
             self.events.question_ended_connection("one", QUESTION)
         self.clock.advance(1)
-        self.assertEqual([MAX_TOLD], [len(found) for found in self.sent])
+        self.assertEqual([MAX_BATCH], [len(found) for found in self.sent])

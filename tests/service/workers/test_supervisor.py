@@ -3,6 +3,7 @@ The supervisor of workers that are not there.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from dotproxy.config.model import Config
 from dotproxy.config.schema import BY_KEY
 from dotproxy.downstream.sockets import bind_both
 from dotproxy.errors import ConfigError
+from dotproxy.service.admin_commands import reload_command
+from dotproxy.service.listening import ListeningSockets
 from dotproxy.service.proxy import DRAIN
 from dotproxy.service.readiness import AT_START, LONGEST
-from dotproxy.service.systemd import Manager
+from dotproxy.service.reload import ConfigSource
+from dotproxy.service.systemd import ServiceNotifier
 from dotproxy.service.workers.channel import Refused
 from dotproxy.service.workers.supervisor import WORKER_STOP_TIMEOUT, Supervisor
 from dotproxy.telemetry.counters import UpstreamCounters
@@ -28,7 +32,7 @@ from tests.config.test_schema import folder
 from tests.service.workers.processes import Process, Processes
 
 
-class Told(Manager):
+class Told(ServiceNotifier):
     """
     What systemd is told.
     """
@@ -52,20 +56,38 @@ class SupervisorTests(SynchronousTestCase):
         """
         self.processes = Processes()
         self.manager = Told()
+        self.loaded: Callable[[], Loaded] = ConfigSource().load_config
         self.logged: list[dict[str, Any]] = []
         globalLogPublisher.addObserver(self.logged.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
 
-    def begin(self, count: int = 2, sockets: Any = ([], []), **settings: str) -> Supervisor:
+    def begin(self, count: int = 2, sockets: ListeningSockets | None = None, **settings: str) -> Supervisor:
         """
         Start one.
         """
         options = {"listen": ["127.0.0.1:0"], **{key: [value] for key, value in settings.items()}}
         config = load(options, {}).config
-        supervisor = Supervisor(config, self.processes, count, manager=self.manager, sockets=sockets)
-        self.addCleanup(lambda: [bound.close() for _, bound in supervisor._owned()])
+        supervisor = self.build(config, count, sockets)
+        self.addCleanup(supervisor.sockets.close)
         supervisor.startService()
         return supervisor
+
+    def build(self, config: Config, count: int = 2, sockets: ListeningSockets | None = None) -> Supervisor:
+        """
+        One that is not started; a reload loads ``self.loaded``.
+        """
+        source = ConfigSource(self.load_config)
+        return Supervisor(
+            config,
+            self.processes,
+            count,
+            notifier=self.manager,
+            source=source,
+            sockets=sockets or ListeningSockets(),
+        )
+
+    def load_config(self) -> Loaded:
+        return self.loaded()
 
     def told(self, process: Process, *names: str) -> list[Any]:
         """
@@ -96,8 +118,8 @@ class SupervisorTests(SynchronousTestCase):
         files = [process.files for process in self.processes.all]
         self.assertEqual(files[0].keys(), files[1].keys())
         self.assertEqual({fd: files[0][fd] for fd in range(4, 8)}, {fd: files[2][fd] for fd in range(4, 8)})
-        ports = {bound.getsockname()[1] for _, bound in supervisor._owned()}
-        self.assertEqual((1, 4), (len(ports), len(supervisor._owned())))
+        ports = {bound.getsockname()[1] for _, bound in supervisor.sockets.owned()}
+        self.assertEqual((1, 4), (len(ports), len(supervisor.sockets.owned())))
         self.assertEqual([("127.0.0.1", *ports)], supervisor.addresses)
 
     def test_sockets_for_tls(self) -> None:
@@ -111,9 +133,9 @@ class SupervisorTests(SynchronousTestCase):
         )
         begun = [process.serve() for process in self.processes.all]
         self.assertEqual([["1", "2", "tls", ""]] * 2, [each["sockets"] for each in begun])
-        self.assertEqual(1, len(supervisor._added().tls_addresses))
+        self.assertEqual(1, len(supervisor._total_report().tls_addresses))
         authority.issue(["dot.test"]).write(where, "dot")
-        supervisor.load_config = lambda: Loaded(supervisor.config, dict.fromkeys(BY_KEY, "DOTPROXY"))
+        self.loaded = lambda: Loaded(supervisor.config, dict.fromkeys(BY_KEY, "DOTPROXY"))
         self.assertEqual(["tls_certificate: new contents", "tls_key: new contents"], supervisor.reload())
         (where / "dot.pem").write_bytes(b"")
         self.assertRaises(ConfigError, supervisor.reload)
@@ -126,10 +148,10 @@ class SupervisorTests(SynchronousTestCase):
         for bound in (datagrams, streams):
             self.addCleanup(bound.close)
         config = load({"listen": [f"127.0.0.1:{datagrams.getsockname()[1]}"]}, {}).config
-        supervisor = Supervisor(config, self.processes, 2, manager=self.manager)
+        supervisor = self.build(config)
         with self.assertRaisesRegex(Exception, "the address is in use"):
             supervisor.privilegedStartService()
-        self.assertEqual([], supervisor._owned())
+        self.assertEqual([], supervisor.sockets.owned())
 
     def test_ready_when_all_are(self) -> None:
         """
@@ -172,22 +194,22 @@ class SupervisorTests(SynchronousTestCase):
         self.begin(3)
         one, two, three = self.processes.all
         one.serve()
-        self.assertEqual([("stand_in", "2"), ("stand_in", "3")], self.told(one, "stand_in", "stand_back"))
+        self.assertEqual([("take_over", "2"), ("take_over", "3")], self.told(one, "take_over", "release"))
         two.serve()
         three.serve()
-        self.assertEqual([("stand_back", "2"), ("stand_back", "3")], self.told(one, "stand_in", "stand_back"))
+        self.assertEqual([("release", "2"), ("release", "3")], self.told(one, "take_over", "release"))
         two.end(9)
-        self.assertEqual([("stand_in", "2")], self.told(one, "stand_in"))
+        self.assertEqual([("take_over", "2")], self.told(one, "take_over"))
         one.end(9)
-        self.assertEqual([("stand_in", "1"), ("stand_in", "2")], self.told(three, "stand_in"))
+        self.assertEqual([("take_over", "1"), ("take_over", "2")], self.told(three, "take_over"))
         self.processes.advance(0)
         four, five = self.processes.all[3:]
         four.serve()
-        self.assertEqual([("stand_back", "2")], self.told(three, "stand_in", "stand_back"))
+        self.assertEqual([("release", "2")], self.told(three, "take_over", "release"))
         five.serve()
-        self.assertEqual([("stand_back", "1")], self.told(three, "stand_in", "stand_back"))
+        self.assertEqual([("release", "1")], self.told(three, "take_over", "release"))
         three.end(9)
-        self.assertEqual([("stand_in", "3")], self.told(five, "stand_in") + self.told(four, "stand_in"))
+        self.assertEqual([("take_over", "3")], self.told(five, "take_over") + self.told(four, "take_over"))
 
     def test_nobody_left(self) -> None:
         """
@@ -200,19 +222,19 @@ class SupervisorTests(SynchronousTestCase):
             process.end(9)
         self.processes.advance(0)
         self.processes.all[3].serve()
-        self.assertEqual([("stand_in", "1")], self.told(self.processes.all[3], "stand_in"))
+        self.assertEqual([("take_over", "1")], self.told(self.processes.all[3], "take_over"))
 
     def test_sockets_that_somebody_else_has_opened(self) -> None:
         """
         Are everybody's, and nobody has to stand in.
         """
         sockets = [bind_both("127.0.0.1", 0) for _ in range(2)]
-        supervisor = self.begin(2, tuple(map(list, zip(*sockets, strict=True))))
+        supervisor = self.begin(2, ListeningSockets(*map(list, zip(*sockets, strict=True))))
         begun = [process.serve() for process in self.processes.all]
         self.assertEqual([["1", "1", "", ""], ["2", "2", "", ""]], [each["sockets"] for each in begun])
         self.assertEqual([udp.getsockname() for udp, _ in sockets], supervisor.addresses)
         self.processes.all[0].end(9)
-        self.assertEqual([], self.told(self.processes.all[1], "stand_in", "stand_back"))
+        self.assertEqual([], self.told(self.processes.all[1], "take_over", "release"))
 
     def test_numbers(self) -> None:
         """
@@ -234,7 +256,7 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual(34, self.successResultOf(report).entries)
         self.processes.all[1].report(entries=40)
         self.processes.all[0].end(9)
-        self.assertEqual((40, 1), (supervisor._added().entries, supervisor._added().restarts))
+        self.assertEqual((40, 1), (supervisor._total_report().entries, supervisor._total_report().restarts))
 
     def test_a_look_each_second(self) -> None:
         """
@@ -247,7 +269,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[0].report(evicted=7)
         self.processes.all[1].report()
         self.processes.all[0].end(9)
-        self.assertEqual(7, supervisor._added().evicted)
+        self.assertEqual(7, supervisor._total_report().evicted)
 
     def test_another_configuration(self) -> None:
         """
@@ -261,25 +283,25 @@ class SupervisorTests(SynchronousTestCase):
         def load_config(**settings: str) -> Loaded:
             return load({key: [value] for key, value in settings.items()}, {})
 
-        supervisor.load_config = lambda: load_config(query_timeout="3", listen="127.0.0.1:1")
+        self.loaded = lambda: load_config(query_timeout="3", listen="127.0.0.1:1")
         changes = supervisor.reload()
         self.assertEqual(["listen changes with the next start", "query_timeout is 3s, was 4s"], changes)
         for process in self.processes.all:
-            apply_config = self.asked(process, "become")
+            apply_config = self.asked(process, "apply_config")
             config = load_text(apply_config[3]["config"]).config
             self.assertEqual((3.0, supervisor.config.listen), (config.query_timeout, config.listen))
             process.answer(apply_config, "the CA is gone", "refuse")
-        self.assertIn("worker 2 stays as it was: the CA is gone", [formatEvent(event) for event in self.logged])
+        self.assertIn("worker 2 keeps its configuration: the CA is gone", [formatEvent(event) for event in self.logged])
         self.assertEqual(["RELOADING=1", "READY=1"], self.manager.lines[-2:])
-        supervisor.load_config = lambda: load_config(query_timeout="-1")
+        self.loaded = lambda: load_config(query_timeout="-1")
         self.assertRaises(ConfigError, supervisor.reload)
         with self.assertRaisesRegex(ValueError, "query_timeout"):
-            supervisor._reload({})
+            reload_command(supervisor)
         self.processes.all[0].end(9)
         self.processes.advance(0)
         self.assertEqual(3.0, load_text(self.processes.all[2].serve()["config"]).config.query_timeout)
-        supervisor.load_config = lambda: load_config(query_timeout="2")
-        self.assertEqual({"changes": ["query_timeout is 2s, was 3s"]}, without_listen(supervisor._reload({})))
+        self.loaded = lambda: load_config(query_timeout="2")
+        self.assertEqual({"changes": ["query_timeout is 2s, was 3s"]}, without_listen(reload_command(supervisor)))
 
     def test_another_configuration_while_one_starts(self) -> None:
         """
@@ -287,13 +309,13 @@ class SupervisorTests(SynchronousTestCase):
         """
         supervisor = self.begin()
         self.processes.all[0].serve()
-        supervisor.load_config = lambda: load({"query_timeout": ["3"]}, {})
+        self.loaded = lambda: load({"query_timeout": ["3"]}, {})
         supervisor.reload()
         said = [
             (message[2], load_text(message[3]["config"]).config.query_timeout)
             for message in self.processes.all[1].said()
         ]
-        self.assertEqual([("begin", 4.0), ("become", 3.0)], said)
+        self.assertEqual([("begin", 4.0), ("apply_config", 3.0)], said)
 
     def test_commands(self) -> None:
         """
@@ -326,11 +348,11 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[0].end(9)
         self.processes.advance(0)
         self.assertEqual("debug", load_text(self.processes.all[2].serve()["config"]).config.log_level)
-        supervisor.load_config = lambda: load({"log_level": ["debug"]}, {})
+        self.loaded = lambda: load({"log_level": ["debug"]}, {})
         supervisor.reload()
-        supervisor.load_config = lambda: load({}, {})
+        self.loaded = lambda: load({}, {})
         self.assertIn("log_level is info, was debug", supervisor.reload())
-        config = load_text(self.asked(self.processes.all[2], "become")[3]["config"]).config
+        config = load_text(self.asked(self.processes.all[2], "apply_config")[3]["config"]).config
         self.assertEqual("info", config.log_level)
 
     def test_the_end(self) -> None:
@@ -341,7 +363,7 @@ class SupervisorTests(SynchronousTestCase):
         for process in self.processes.all:
             process.serve()
         stopped = supervisor.stopService()
-        self.assertEqual("it is stopping", supervisor._added().not_ready)
+        self.assertEqual("it is stopping", supervisor._total_report().not_ready)
         self.assertEqual([], supervisor.addresses)
         supervisor.stop_now()
         for process in self.processes.all:
