@@ -97,18 +97,20 @@ class LabelTests(SynchronousTestCase):
 
     def test_reasons_in_the_code_are_codes(self) -> None:
         """
-        What a connection is closed for, and the phase of every error, is one of the documented values.
+        What a connection is closed or drained for, and the phase of every error, is one of the documented values.
         """
         errors = ("UpstreamError", "Unreachable", "Timeout", "ConnectionGone", "BadReply", "Untrusted", "Incompatible")
         reasons, phases = set(), set()
         for name, call in calls():
             first = call.args[0] if call.args else None
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                if name == "close":
+            if isinstance(first, ast.Attribute) and getattr(first.value, "id", "") == "ConnectionEnd":
+                reasons.add(ConnectionEnd[first.attr].value)
+            elif isinstance(first, ast.Constant) and isinstance(first.value, str):
+                if name in {"close", "drain"}:
                     reasons.add(first.value)
                 elif name in errors:
                     phases.add(first.value)
-        self.assertLessEqual({"replaced", "age", "idle"}, reasons)  # others are written as ``ConnectionEnd``
+        self.assertLessEqual({"replaced", "age", "idle"}, reasons)
         self.assertEqual(set(), reasons - set(ConnectionEnd))
         self.assertEqual(set(PHASES), phases)
 
