@@ -127,7 +127,7 @@ async def test_readiness_needs_a_verified_upstream(running):
     """
     One upstream has to be verified, and not to have failed since; what is in the cache does not count.
     """
-    upstream = running.forwarder.dispatcher.upstream_table.asked[0]
+    upstream = running.forwarder.dispatcher.upstream_table.active_upstreams[0]
     await verified(running)
     await ask(running)
     upstream.tier = 2
@@ -151,13 +151,13 @@ async def test_wrong_name_is_found_without_a_query(running, servers):
     assert report_of(running, None, PlaintextCounters()).not_ready == (
         f"no upstream is verified: 0 of 1 upstreams verified (other.test ({servers[1].address}): not verified yet)"
     )
-    while running.forwarder.dispatcher.upstream_table.asked[0].standing.status.state != State.DOWN:
+    while running.forwarder.dispatcher.upstream_table.active_upstreams[0].standing.status.state != State.DOWN:
         await pause()
     text = (await get(running, "/readyz"))[1]
     assert "every upstream is down" in text
     assert "verify: the certificate is for dot.test, not for other.test" in text
     text = (await get(running, "/metrics"))[1]
-    label = running.forwarder.dispatcher.upstream_table.asked[0].label
+    label = running.forwarder.dispatcher.upstream_table.active_upstreams[0].label
     assert f'dotproxy_upstream_up{{upstream="{label}"}} 0.0' in text
     assert f'dotproxy_upstream_verified{{upstream="{label}"}} 0.0' in text
     assert "dotproxy_ready 0.0" in text
@@ -221,7 +221,7 @@ async def test_new_system_cas_are_used(running, servers, authority, tmp_path, mo
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
     running.options["ca_file"] = [""]
     running.reload()
-    upstream = running.forwarder.dispatcher.upstream_table.asked[0]
+    upstream = running.forwarder.dispatcher.upstream_table.active_upstreams[0]
     while upstream.standing.status.state != State.DOWN:
         await pause()
     store.write_bytes(authority.pem)
@@ -244,7 +244,7 @@ async def verified(proxy: Any, count: int = 1) -> None:
     """
     Wait until so many upstreams are verified.
     """
-    while sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.asked) < count:
+    while sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.active_upstreams) < count:
         await pause()
 
 
@@ -310,7 +310,7 @@ async def test_reload_replaces_upstreams(running, servers):
     changes = running.reload()
     assert [change for change in changes if "is new" in change]
     assert "cache_max_ttl is 5s, was 1d" in changes
-    running.forwarder.flushed()
+    running.forwarder.cache_flushed()
     host, port = running.addresses[0]
     await ask_udp(reactor, host, port, make_query("other.test.", A))
     assert (len(second.queries), first.accepted) == (1, 1)
