@@ -62,7 +62,8 @@ class SlotTests(SynchronousTestCase):
                         [b"%d" % n + b"x" * 100 * n for n in range(count)], [octets for octets, _ in received]
                     )
                     self.assertEqual(
-                        [client.getsockname()[:2] for client in clients[:count]], [client[:2] for _, client in received]
+                        [client.getsockname()[:2] for client in clients[:count]],
+                        [(client.host, client.port) for _, client in received],
                     )
                     replies: list[Any] = [(octets.upper(), client) for octets, client in received]
                     self.assertEqual(0, slots.send(replies))
