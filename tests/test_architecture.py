@@ -130,6 +130,75 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             yield name, node in tree.body
 
 
+#: Modules without a test file of their own, and why: they hold data or declarations, and decide nothing.
+DATA_ONLY = {
+    "config/caching.py": "settings as data; test_schema looks at all of them",
+    "config/choices.py": "the words of enumerated settings",
+    "config/operation.py": "settings as data; test_schema looks at all of them",
+    "config/setting.py": "the fields of a setting",
+    "config/tls_listener.py": "settings as data; test_schema looks at all of them",
+    "downstream/recvmmsg_abi.py": "made by cffi; test_udp_port makes it again and compares",
+    "errors.py": "exceptions and the words of their codes",
+    "forwarding/interfaces.py": "protocols",
+    "forwarding/settings.py": "records",
+    "policy/client.py": "a record",
+    "service/reactor.py": "protocols",
+    "telemetry/events.py": "the events there are, each of which does nothing",
+    "upstream/interfaces.py": "protocols",
+    "upstream/presets.py": "addresses and names of public services",
+}
+
+#: Modules that put others together, or talk to a terminal or the machine: the tests of what comes of them, by module.
+TESTED_AS_A_WHOLE = {
+    "cli/demo.py": "integration/test_commands.py",
+    "cli/diagnostic_commands.py": "integration/test_doctor.py",
+    "cli/doctor/examination.py": "integration/test_doctor_in_process.py",
+    "cli/main.py": "integration/test_commands.py",
+    "cli/query.py": "integration/test_doctor.py",
+    "cli/rdata_text.py": "cli/test_message_text.py",
+    "cli/session.py": "integration/test_doctor.py",
+    "config/model.py": "config/test_load.py",
+    "config/values.py": "config/test_schema.py",
+    "forwarding/delivery.py": "forwarding/test_forwarder_counters.py",
+    "resolver.py": "downstream/test_in_process.py",
+    "service/admin/pages.py": "integration/test_admin.py",
+    "service/admin_commands.py": "integration/test_admin.py",
+    "service/assembly.py": "service/test_reload.py",
+    "service/builders.py": "service/test_reload.py",
+    "service/listening.py": "service/test_reload.py",
+    "service/privileges.py": "service/test_drop_privileges.py",
+    "service/proxy.py": "service/test_reload.py",
+    "service/twistd_service.py": "test_tap.py",
+    "service/upstream_builders.py": "service/test_reload.py",
+    "service/workers/socket_assignment.py": "service/workers/test_supervisor.py",
+    "testing/certificates.py": "upstream/test_verification.py",
+    "testing/client.py": "integration/test_in_process.py",
+    "testing/fakes.py": "forwarding/test_forwarder.py",
+    "testing/server.py": "upstream/test_upstream.py",
+    "testing/zone.py": "forwarding/test_forwarder.py",
+}
+
+
+class MirrorTests(SynchronousTestCase):
+    """
+    Where a module's tests are.
+    """
+
+    def test_each_module_with_logic_has_its_test_file(self) -> None:
+        """
+        In the mirrored place, named after it; the lists of the others hold no module that has one.
+        """
+        tests = Path(__file__).parent
+        without = set()
+        for _, path in modules():
+            name = path.relative_to(PACKAGE)
+            if not name.name.startswith("__") and not (tests / name.parent / f"test_{name.name}").exists():
+                without.add(str(name))
+        self.assertEqual(DATA_ONLY.keys() | TESTED_AS_A_WHOLE.keys(), without)
+        for name in TESTED_AS_A_WHOLE.values():
+            self.assertTrue((tests / name).exists(), name)
+
+
 class ArchitectureTests(SynchronousTestCase):
     """
     Directions.

@@ -54,10 +54,9 @@ class ListenerTests(SynchronousTestCase):
         batch = [(QUERY, CLIENT), (b"", OTHER)]
         self.listener.datagrams_received(batch)
         self.listener.datagramReceived(QUERY, ("192.0.2.2", 4001))
-        (_, first), (_, ((octets, client),)) = self.batches
-        self.assertEqual((batch, QUERY), (first, octets))
-        self.assertEqual(("192.0.2.2", 4001), (client.host, client.port))
-        self.assertEqual([self.listener] * 2, [listener for listener, _ in self.batches])
+        self.assertEqual((self.listener, batch), self.batches[0])
+        ((octets, client),) = self.batches[1][1]
+        self.assertEqual((QUERY, "192.0.2.2", 4001), (octets, client.host, client.port))
 
     def test_answers_are_sent_together(self) -> None:
         """

@@ -138,6 +138,17 @@ class NameTests(SynchronousTestCase):
             error = self.assertRaises(WireError, read_name, octets, offset)
             self.assertEqual((reason, None), (error.reason, error.rcode), why)
 
+    def test_as_many_pointers_as_labels(self) -> None:
+        """
+        A name has 127 labels at most, so it needs no more than 127 pointers: 128 are refused.
+        """
+        chain = b"\0" + b"\xc0\0" + b"".join((0xC000 | 1 + 2 * number).to_bytes(2, "big") for number in range(127))
+        self.assertEqual((b"\0", 255), read_name(chain, 253))
+        self.assertEqual(
+            "more compression pointers than a name can have labels",
+            self.assertRaises(WireError, read_name, chain, 255).reason,
+        )
+
     def test_a_question_name_has_no_pointers(self) -> None:
         """
         A question has nothing before it to point at: any pointer, label type or length that is none of it is refused.

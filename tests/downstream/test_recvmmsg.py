@@ -1,0 +1,114 @@
+"""
+Datagrams in slots of memory: many with one system call, on loopback.
+"""
+
+import socket
+from typing import Any
+from unittest import SkipTest
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.downstream.recvmmsg import SLOT_SIZE, SLOTS, DatagramSlots, NotSupported
+
+
+class SlotTests(SynchronousTestCase):
+    """
+    A server's socket with slots, and clients.
+    """
+
+    def bind(self, family: socket.AddressFamily = socket.AF_INET, *, wildcard: bool = False) -> DatagramSlots:
+        server = socket.socket(family, socket.SOCK_DGRAM)
+        self.addCleanup(server.close)
+        self.host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+        if wildcard:
+            if family == socket.AF_INET:
+                server.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO
+            else:
+                server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        server.bind((("::" if family == socket.AF_INET6 else "0.0.0.0") if wildcard else self.host, 0))
+        self.port = server.getsockname()[1]
+        self.family = family
+        try:
+            return DatagramSlots(server, with_control=wildcard)
+        except NotSupported:
+            raise SkipTest("no recvmmsg here") from None
+
+    def client(self) -> socket.socket:
+        client = socket.socket(self.family, socket.SOCK_DGRAM)
+        self.addCleanup(client.close)
+        client.settimeout(5)
+        client.connect((self.host, self.port))
+        return client
+
+    def test_nothing_has_come(self) -> None:
+        """
+        That is an error, which says so.
+        """
+        self.assertRaises(BlockingIOError, self.bind().receive)
+
+    def test_one_and_many(self) -> None:
+        """
+        Each datagram with its client's address, whatever is received with it, of both families, with control data too.
+        """
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for wildcard in (False, True):
+                slots = self.bind(family, wildcard=wildcard)
+                clients = [self.client() for _ in range(14)]
+                for count in (1, 2, 14):
+                    for number, client in enumerate(clients[:count]):
+                        client.send(b"%d" % number + b"x" * 100 * number)
+                    received = slots.receive()
+                    self.assertEqual(
+                        [b"%d" % n + b"x" * 100 * n for n in range(count)], [octets for octets, _ in received]
+                    )
+                    self.assertEqual(
+                        [client.getsockname()[:2] for client in clients[:count]],
+                        [(client.host, client.port) for _, client in received],
+                    )
+                    replies: list[Any] = [(octets.upper(), client) for octets, client in received]
+                    self.assertEqual(0, slots.send(replies))
+                    for (octets, _), client in zip(replies, clients, strict=False):
+                        self.assertEqual(octets, client.recv(65535))
+
+    def test_a_batch_is_64(self) -> None:
+        """
+        What is more is received the next time; as many are sent at once, and more one batch after the other.
+        """
+        slots = self.bind()
+        client = self.client()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        for number in range(SLOTS + 1):
+            client.send(b"%d" % number)
+        first, second = slots.receive(), slots.receive()
+        self.assertEqual((64, 1), (len(first), len(second)))
+        self.assertEqual(b"64", second[0][0])
+        who = second[0][1]
+        for count in (12, 13, SLOTS, SLOTS + 1, 2 * SLOTS + 5):
+            self.assertEqual(0, slots.send([(b"%d" % number, who) for number in range(count)]))
+            self.assertEqual([b"%d" % number for number in range(count)], [client.recv(100) for _ in range(count)])
+
+    def test_a_slot_is_4096_octets(self) -> None:
+        """
+        The rest of a longer datagram is lost, and nothing of the next one.
+        """
+        slots = self.bind()
+        client = self.client()
+        client.send(b"a" * SLOT_SIZE)
+        client.send(b"b" * (SLOT_SIZE + 1))
+        client.send(b"c")
+        self.assertEqual([b"a" * 4096, b"b" * 4096, b"c"], [octets for octets, _ in slots.receive()])
+
+    def test_what_cannot_be_sent_is_lost_alone(self) -> None:
+        """
+        One too long for UDP, among few and among many; how many were lost is returned.
+        """
+        slots = self.bind()
+        client = self.client()
+        client.send(b"q")
+        ((_, who),) = slots.receive()
+        for count in (3, 20):
+            batch = [(b"%d" % number, who) for number in range(count)]
+            batch[1] = batch[-1] = (bytes(70_000), who)
+            self.assertEqual(2, slots.send(batch))
+            expected = [b"%d" % number for number in range(count) if number not in (1, count - 1)]
+            self.assertEqual(expected, [client.recv(100) for _ in expected])
