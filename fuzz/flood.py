@@ -43,6 +43,7 @@ from dotproxy.telemetry.events import Events
 from dotproxy.upstream.connection import DotConnection
 from dotproxy.upstream.isolated_connections import MAX_CONNECTIONS
 from dotproxy.upstream.pool import MAX_STANDING
+from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.zone_transfer import Transfers, TransferSession
 from dotproxy.wire.framing import frame
@@ -206,11 +207,8 @@ class World:
         return Upstream(
             f"tls://{server.address.host}",
             server,
-            clock=self.clock,
-            now=self.clock.seconds,
-            random_octets=self.chance.randbytes,
-            jitter=self.chance.random,
-            idle_timeout=30.0,
+            UpstreamSettings(),
+            runtime=Runtime(self.clock, self.clock.seconds, self.chance.randbytes, self.chance.random),
             events=Events(),
         )
 
@@ -321,7 +319,7 @@ def _readable(captured: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def _tables_of(upstream: Any) -> dict[str, tuple[int, int]]:
-    quarantine, pool, apart = upstream.quarantine, upstream._pool, upstream._risky_queries._connections
+    quarantine, pool, apart = upstream.quarantine, upstream._pool, upstream._isolated
     name = upstream.label
     return {
         f"{name} waiting": (len(upstream._waiting), 2 * MAX_OUTSTANDING),

@@ -68,7 +68,7 @@ class Dispatcher:
         self._timer: IDelayedCall | None = None
         self._timer_at = _NEVER
         for upstream in self._upstreams:
-            upstream.observer = self
+            upstream.bind(self)
 
     def apply_settings(self, upstreams: Sequence[Upstream], settings: DispatcherSettings) -> None:
         """
@@ -79,7 +79,7 @@ class Dispatcher:
         self._noted += [(_LONG_AGO, 0)] * more
         self._inflight.first_attempt += [{} for _ in range(more)]
         for upstream in upstreams:
-            upstream.observer = self
+            upstream.bind(self)
         self._settings = settings
         self._attempt_timeout = settings.longest_attempt
         self._reset_timer()

@@ -189,7 +189,6 @@ class Upstream(Protocol):
     """
 
     label: str
-    observer: Any
     latency: Latency
     counters: UpstreamCounters
     quarantine: Quarantine
@@ -198,6 +197,12 @@ class Upstream(Protocol):
     def tier(self) -> int:
         """
         Those of a lower tier are preferred: 0 is good, 2 is down.
+        """
+
+    def bind(self, observer: Any) -> None:
+        """
+        Report the fate of queries to ``observer`` from now on: a dispatcher, with ``replies_received``, ``failed`` and
+        ``is_wanted``.  Called before the first query, and again with the same observer after a reload.
         """
 
     def send(self, questions: list[tuple[Any, bytes, int]]) -> None:

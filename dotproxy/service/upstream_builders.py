@@ -28,6 +28,7 @@ from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.upstream.bootstrap import Found, NamedEndpoint, PlainAsker, addresses_of
 from dotproxy.upstream.happy_eyeballs import RacingEndpoint
+from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.spec import UpstreamAddress
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verification import Credentials, ServerVerifier
@@ -141,13 +142,9 @@ def _build_upstream(
     return Upstream(
         address.label,
         endpoint,
-        clock=reactor,
-        now=time.monotonic,
-        random_octets=os.urandom,
-        jitter=_randomness.random,
-        idle_timeout=config.upstream_idle_timeout,
+        UpstreamSettings(config.upstream_idle_timeout, address.weight),
+        runtime=Runtime(reactor, time.monotonic, os.urandom, _randomness.random),
         events=events,
-        weight=address.weight,
     )
 
 

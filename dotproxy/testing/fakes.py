@@ -43,6 +43,12 @@ class ScriptedUpstream:
         self.suspicions = 0
         self.is_lively = False
 
+    def bind(self, observer: Any) -> None:
+        """
+        Called by the forwarder.
+        """
+        self.observer = observer
+
     def send(self, questions: list[tuple[Any, bytes, int]]) -> None:
         """
         Called by the forwarder.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from dotproxy.errors import ConnectionEnd, ConnectionGone, Timeout, Unreachable, UpstreamError
 from dotproxy.policy.connection_limits import PerConnectionLimit
@@ -27,6 +27,7 @@ from dotproxy.upstream.dialer import Dialer
 from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.interfaces import IsolationObserver
 from dotproxy.upstream.query_groups import QueryGroup, grouped, joined
+from dotproxy.upstream.settings import Runtime
 from dotproxy.upstream.timers import Timers
 
 #: So many connections at most, dials included; of them so many for what is not ordinary: some servers take ten in all.
@@ -69,17 +70,14 @@ class IsolatedConnections:
         observer: IsolationObserver,
         endpoint: IStreamClientEndpoint,
         *,
-        clock: IReactorTime,
-        now: Callable[[], float],
-        random_octets: Callable[[int], bytes],
+        runtime: Runtime,
         counters: UpstreamCounters,
         quota: PerConnectionLimit,
         may_dial: Callable[[], bool],
     ) -> None:
         self._observer = observer
-        self._clock = clock
-        self._now = now
-        self._random_octets = random_octets
+        self._runtime = runtime
+        self._now = runtime.now
         self._counters = counters
         self._quota = quota
         self._may_dial = may_dial
@@ -90,17 +88,17 @@ class IsolatedConnections:
         self._settling: dict[DotConnection, QueryGroup | None] = {}
         self._idle: list[DotConnection] = []
         self._standing: set[DotConnection] = set()
-        self._background_limit = RateLimit(BACKGROUND_RATE, now())
+        self._background_limit = RateLimit(BACKGROUND_RATE, runtime.now())
         self._most = MAX_CONNECTIONS
         self._most_until = self._unavailable_until = self._paused_until = float("-inf")
         self._pause = 0.0
         self._is_stopped = self._is_timer_set = False
         self._all_closed: Callable[[], None] | None = None
-        self._timers = Timers(clock)
+        self._timers = Timers(runtime.clock)
         self._dialer = Dialer(
             endpoint,
-            clock=clock,
-            now=now,
+            clock=runtime.clock,
+            now=runtime.now,
             build=self._new_connection,
             connected=self._connected,
             failed=self._not_connected,
@@ -374,9 +372,9 @@ class IsolatedConnections:
     def _new_connection(self) -> DotConnection:
         return DotConnection(
             self,
-            clock=self._clock,
+            clock=self._runtime.clock,
             now=self._now,
-            random_octets=self._random_octets,
+            random_octets=self._runtime.random_octets,
             idle_timeout=IDLE_TIMEOUT,
             counters=self._counters,
         )

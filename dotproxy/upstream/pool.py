@@ -11,10 +11,8 @@ serves.  ``connection_state`` has the states of a connection and their order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from dotproxy.errors import ConnectionEnd, Timeout, UpstreamError
 from dotproxy.policy.connection_limits import IdleLimit, PerConnectionLimit, should_add_connection
@@ -26,6 +24,7 @@ from dotproxy.upstream.connection_table import ConnectionTable
 from dotproxy.upstream.dialer import Dialer
 from dotproxy.upstream.health_probe import PROBE
 from dotproxy.upstream.interfaces import PoolObserver
+from dotproxy.upstream.settings import Runtime
 from dotproxy.upstream.timers import Timers
 
 #: Seconds without a reply to a probe after which another connection is dialled: thrice the median latency, within
@@ -61,24 +60,19 @@ class Pool:
         observer: PoolObserver,
         endpoint: IStreamClientEndpoint,
         *,
-        clock: IReactorTime,
-        now: Callable[[], float],
-        random_octets: Callable[[int], bytes],
-        jitter: Callable[[], float],
+        runtime: Runtime,
         idle_timeout: float,
         latency: Latency,
         counters: UpstreamCounters,
     ) -> None:
         self._observer = observer
-        self._clock = clock
-        self._now = now
-        self._random_octets = random_octets
-        self._jitter = jitter
+        self._runtime = runtime
+        self._now = runtime.now
         self._latency = latency
         self._counters = counters
         self._idle = IdleLimit(idle_timeout)
         self.per_connection_limit = PerConnectionLimit(observer.limit_changed)
-        self.timers = Timers(clock)
+        self.timers = Timers(runtime.clock)
         self._table = ConnectionTable()
         self._aged: DotConnection | None = None  # the active one, while its replacement is dialled
         self._dial_seconds = 0.0
@@ -86,8 +80,8 @@ class Pool:
         self._all_closed: Deferred[None] | None = None
         self._dialer = Dialer(
             endpoint,
-            clock=clock,
-            now=now,
+            clock=runtime.clock,
+            now=runtime.now,
             build=self._new_connection,
             connected=self._connected,
             failed=self._not_connected,
@@ -326,9 +320,9 @@ class Pool:
     def _new_connection(self) -> DotConnection:
         return DotConnection(
             self,
-            clock=self._clock,
+            clock=self._runtime.clock,
             now=self._now,
-            random_octets=self._random_octets,
+            random_octets=self._runtime.random_octets,
             idle_timeout=self._idle.next_timeout(),
             counters=self._counters,
         )
@@ -337,7 +331,7 @@ class Pool:
         before = self.select()
         self._table.add(connection)
         self._dial_seconds = seconds
-        self.timers.later(MAX_AGE * (0.9 + 0.2 * self._jitter()), self._replace_aged, connection)
+        self.timers.later(MAX_AGE * (0.9 + 0.2 * self._runtime.jitter()), self._replace_aged, connection)
         is_replaced = before is not None and (before.state is SUSPECT or before is self._aged)
         if before is None or is_replaced:
             self._table.active = connection

@@ -7,10 +7,9 @@ are the upstream's fault and not the queries'.  How many connections there are f
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 from dotproxy.errors import ConnectionGone, Unreachable, UpstreamError
 from dotproxy.policy.connection_limits import PerConnectionLimit
@@ -21,6 +20,7 @@ from dotproxy.telemetry.events import Events
 from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
 from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.isolated_connections import IsolatedConnections
+from dotproxy.upstream.settings import Runtime
 from dotproxy.wire.message import HEADER_SIZE
 
 #: So many connections that ended in a row, and nothing answered on any of them, make it worth asking whether the
@@ -38,7 +38,6 @@ class RiskyQueriesObserver(Protocol):
     """
 
     label: str
-    observer: UpstreamObserver
 
     @property
     def per_connection_limit(self) -> PerConnectionLimit:
@@ -81,65 +80,43 @@ class RiskyQueriesObserver(Protocol):
 
 class RiskyQueries:
     """
-    Owns: what is known of questions that end connections, and the connections for them.
-    Told by: the upstream (``send``, ``note_replies``, ``note_unanswered``), those connections.
+    Owns: the quarantine of questions that end connections, and the ``connections`` for such queries.
+    Told by: the upstream (``note_replies``, ``note_unanswered``), those connections.
     """
+
+    _query_observer: UpstreamObserver
 
     def __init__(
         self,
         observer: RiskyQueriesObserver,
         endpoint: IStreamClientEndpoint,
         *,
-        clock: IReactorTime,
-        now: Callable[[], float],
-        random_octets: Callable[[int], bytes],
+        runtime: Runtime,
         counters: UpstreamCounters,
         events: Events,
     ) -> None:
         self._observer = observer
-        self._now = now
+        self._now = runtime.now
         self._counters = counters
         self._events = events
         self._unanswered = 0
         self._answered_at = self._checked_at = float("-inf")
         self.label = observer.label
         self.quarantine = Quarantine()
-        self._connections = IsolatedConnections(
+        self.connections = IsolatedConnections(
             self,
             endpoint,
-            clock=clock,
-            now=now,
-            random_octets=random_octets,
+            runtime=runtime,
             counters=counters,
             quota=observer.per_connection_limit,
             may_dial=lambda: observer.is_up,
         )
-        self.send = self._connections.send
-        self.resume = self._connections.resume
-        self.fail_waiting = self._connections.fail_waiting
-        self.drop_all = self._connections.drop_all
-        self.stop = self._connections.stop
 
-    @property
-    def outstanding(self) -> int:
+    def bind(self, observer: UpstreamObserver) -> None:
         """
-        How many of its queries have no reply yet.
+        Report the fate of queries to ``observer`` from now on, as the upstream does.
         """
-        return self._connections.outstanding
-
-    @property
-    def is_waiting(self) -> bool:
-        """
-        Whether there is one that was not sent yet.
-        """
-        return self._connections.is_waiting
-
-    @property
-    def is_available(self) -> bool:
-        """
-        Whether there can be connections for them.
-        """
-        return self._connections.is_available
+        self._query_observer = observer
 
     @property
     def _is_answering(self) -> bool:
@@ -174,7 +151,7 @@ class RiskyQueries:
             self._note_down(error)
         elif self._unanswered >= UNANSWERED_CONNECTIONS and now - self._checked_at >= CHECKED_EVERY:
             self._checked_at = now
-            self._connections.check()
+            self.connections.check()
 
     def isolated_connected(self, connection: DotConnection, seconds: float) -> None:
         """
@@ -201,7 +178,7 @@ class RiskyQueries:
         self._answered_at = self._now()
         self.note_replies(answers)
         if answers:
-            self._observer.observer.replies_received(self._observer, answers)
+            self._query_observer.replies_received(self._observer, answers)
 
     def isolated_lost(
         self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
@@ -220,7 +197,7 @@ class RiskyQueries:
         if not answers and isolation < Isolation.KNOWN and not is_unusual:
             self.note_unanswered(error)
         tokens = [question[0] for question in questions]
-        self._observer.observer.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)
+        self._query_observer.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)
 
     def isolated_check_failed(self, error: UpstreamError) -> None:
         """
@@ -239,7 +216,7 @@ class RiskyQueries:
         Called by its connections.
         """
         if is_final:
-            self._observer.observer.failed(self._observer, tokens, error, is_final=True)
+            self._query_observer.failed(self._observer, tokens, error, is_final=True)
         else:
             self._observer.fail(tokens, error)
 
@@ -247,7 +224,7 @@ class RiskyQueries:
         """
         Called by its connections.
         """
-        return self._observer.observer.is_wanted(token)
+        return self._query_observer.is_wanted(token)
 
 
 def note_connected(

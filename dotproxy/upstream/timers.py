@@ -1,5 +1,5 @@
 """
-Calls that come later, unless what they are about is no more.
+Calls that come later: one, or many that are cancelled with the object they are about.
 
 Decides nothing.
 """
@@ -11,9 +11,17 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 
+def cancel(timer: IDelayedCall | None) -> None:
+    """
+    Cancel a call, unless it has been made or cancelled, or there is none.
+    """
+    if timer is not None and timer.active():
+        timer.cancel()
+
+
 class Timers:
     """
-    Owns: every call that is to come.
+    Owns: the calls that are to come.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -25,7 +33,7 @@ class Timers:
 
     def later(self, seconds: float, call: Callable[..., None], *args: object) -> None:
         """
-        Call something later, about its first argument.
+        Make a call in so many seconds, about its first argument.
         """
 
         def due() -> None:
@@ -37,7 +45,7 @@ class Timers:
 
     def forget(self, what: object) -> None:
         """
-        Drop the calls that are about this.
+        Cancel the calls that are about this object.
         """
         for timer in [timer for timer, about in self._calls.items() if about is what]:
             timer.cancel()
@@ -45,7 +53,7 @@ class Timers:
 
     def stop(self) -> None:
         """
-        Drop them all.
+        Cancel all calls.
         """
         for timer in self._calls:
             timer.cancel()

@@ -1,138 +1,126 @@
 """
-One upstream, as the forwarder sees it: questions in, answers or failures out.
+One upstream, as the forwarder sees it: queries in, replies or failures out.
 
-Decides whether the upstream is up, when it is dialled again, and which questions it hangs up at.  Over which connection
-a query goes is the decision of its ``pool``, or of its ``suspects`` for those that are kept apart; what a failure means
-for a query (whom to ask next, when to stop) is the forwarder's.
+Decides when the upstream is dialled, which queries wait for that, and how good it is beside others (its tier).  Over
+which connection a query goes is decided by its ``pool``, or by ``isolated_connections`` for queries that may end the
+connection they are on; what a failure means for a query (retry, where, when to stop) by the dispatcher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IStreamClientEndpoint
 
-from dotproxy.errors import ConnectionEnd, ConnectionGone, Unreachable, UpstreamError
+from dotproxy.errors import ConnectionEnd, Unreachable, UpstreamError
 from dotproxy.policy.connection_limits import PerConnectionLimit
-from dotproxy.policy.health import Health, Tier
+from dotproxy.policy.health import Tier
 from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.status import StatusRecord
+from dotproxy.upstream.availability import Availability
 from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
 from dotproxy.upstream.connection_state import RETIRED
 from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.pool import Pool
 from dotproxy.upstream.risky_queries import RiskyQueries, note_connected
+from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.slowness import Slowness
-
-#: What another worker found down is dialled so much later, so that it is the other that goes on dialling.
-LEARNED_LATER = 0.5
+from dotproxy.upstream.timers import cancel
 
 
 class Upstream(Service):
     """
-    Owns: the questions that wait for a connection, and what is known of the upstream's health.
-    Told by: the forwarder (``ask``, ``check_liveness``, ``record_latency``, ``record_late``), its pool.
-    Tells: ``observer``, which is set before the first question.
+    Owns: the queries that wait for a connection, and the timer of the next dial.
+    Told by: the dispatcher (``send``, ``check_liveness``, ``record_latency``, ``record_late``), its pool.
+    Tells: its observer, the dispatcher.  The dispatcher is built with its upstreams, so it gives itself to each of them
+    with ``bind``, before the first query.
 
-    ``tier`` says whether it is to be preferred over others; ``latency`` what its answers take; ``weight`` its share.
+    ``tier`` is lower for an upstream that is to be preferred; ``latency`` remembers its response times.
     """
 
-    observer: UpstreamObserver
+    _observer: UpstreamObserver
 
     def __init__(
         self,
         label: str,
         endpoint: IStreamClientEndpoint,
+        settings: UpstreamSettings,
         *,
-        clock: IReactorTime,
-        now: Callable[[], float],
-        random_octets: Callable[[int], bytes],
-        jitter: Callable[[], float],
-        idle_timeout: float,
+        runtime: Runtime,
         events: Events,
-        weight: int = 1,
     ) -> None:
         self.label = label
-        self.weight = weight
+        self.weight = settings.weight
         self.latency = Latency()
         self.counters = UpstreamCounters()
         self.tier: int = Tier.GOOD
         self._endpoint = endpoint
-        self._clock = clock
-        self._now = now
-        self._jitter = jitter
+        self._clock = runtime.clock
+        self._now = now = runtime.now
         self._events = events
-        self._health = Health()
-        self.standing = StatusRecord(self._health, now=now, tier=lambda: self.tier)
-        self._down_since = 0.0
-        self._is_known_down = False
         self._waiting: list[Question] = []
         self._waiting_since = 0.0
         self._redial: IDelayedCall | None = None
+        self._availability = Availability(label, events, now=now, jitter=runtime.jitter)
+        self._health = health = self._availability.health
+        self.standing = StatusRecord(health, now=now, tier=lambda: self.tier)
         self._pool = Pool(
             self,
             endpoint,
-            clock=clock,
-            now=now,
-            random_octets=random_octets,
-            jitter=jitter,
-            idle_timeout=idle_timeout,
+            runtime=runtime,
+            idle_timeout=settings.idle_timeout,
             latency=self.latency,
             counters=self.counters,
         )
-        self._risky_queries = RiskyQueries(
-            self,
-            endpoint,
-            clock=clock,
-            now=now,
-            random_octets=random_octets,
-            counters=self.counters,
-            events=events,
-        )
+        self._risky_queries = RiskyQueries(self, endpoint, runtime=runtime, counters=self.counters, events=events)
         self.quarantine = self._risky_queries.quarantine
-        slowness = Slowness(self._health, self.latency, self._pool, now=now, changed=self._judge_tier)
-        self.watch, self.check_liveness = slowness.watch, slowness.check_liveness
-        self.record_latency, self.record_late = slowness.record_latency, slowness.record_late
+        self._isolated = self._risky_queries.connections
+        self._slowness = Slowness(health, self.latency, self._pool, now=now, changed=self._update_tier)
 
     def __repr__(self) -> str:
         tier = Tier(self.tier).name.lower()
         return f"<{type(self).__name__} {self.label}: {tier}, {len(self._waiting)} waiting; {self._pool.summary}>"
 
+    def bind(self, observer: UpstreamObserver) -> None:
+        """
+        Report the fate of queries to ``observer`` from now on.
+        """
+        self._observer = observer
+        self._risky_queries.bind(observer)
+
     @property
     def per_connection_limit(self) -> PerConnectionLimit:
         """
-        How many queries it answers over one connection.
+        The number of queries that the upstream answers over one connection.
         """
         return self._pool.per_connection_limit
 
     @property
     def outstanding(self) -> int:
         """
-        How many questions it was asked and has not answered.
+        The number of queries without a reply, waiting ones included.
         """
-        return len(self._waiting) + self._pool.outstanding + self._risky_queries.outstanding
+        return len(self._waiting) + self._pool.outstanding + self._isolated.outstanding
 
     @property
     def usual_latency(self) -> float | None:
         """
-        What its answers usually take, in seconds.
+        The median response time in seconds; None before the first reply.
         """
         return self.latency.p50
 
     def dial(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        Return a Deferred for a verified connection for other purposes; what it tells of the upstream is not noted.
+        Return a Deferred for a verified connection for other purposes; its outcome does not count for the health.
         """
         return self._endpoint.connect(factory)
 
     def send(self, questions: list[Question]) -> None:
         """
-        Ask; ``observer`` hears of each question exactly once, later or before this returns.
+        Send queries; the observer is told of the fate of each exactly once, later or before this returns.
         """
         if not self._waiting and self._pool.try_send(questions):
             return
@@ -146,70 +134,94 @@ class Upstream(Service):
 
     def send_isolated(self, questions: list[Question], isolation: Isolation, *, is_background: bool) -> None:
         """
-        As ``ask``, on connections of their own; ``is_background``: after all those that are ordinary.
+        Send queries over connections of their own; ``is_background``: after the others that wait for these.
         """
-        if self._risky_queries.is_available and self.running:
-            self._risky_queries.send(questions, isolation, is_background=is_background)
+        if self._isolated.is_available and self.running:
+            self._isolated.send(questions, isolation, is_background=is_background)
             if not self._health.is_up and not self._pool.is_dialling and self._pool.select() is None:
                 self._dial_when_due(asked=True)
         elif not is_background:
             self.send(questions)
         else:
             error = Unreachable("connect", "no connection of its own is to be had", self.label)
-            self.observer.failed(self, [question[0] for question in questions], error, is_final=True)
+            self._observer.failed(self, [question[0] for question in questions], error, is_final=True)
+
+    def watch(self, since: float, seconds: float) -> None:
+        """
+        Probe the connection if it receives nothing between ``since``, when a query was sent, and ``seconds`` from now.
+        """
+        self._slowness.watch(since, seconds)
+
+    def check_liveness(self, since: float) -> bool:
+        """
+        Return whether the connection received octets since an overdue query was sent, at ``since``; if not, probe it.
+        """
+        return self._slowness.check_liveness(since)
+
+    def record_latency(self, seconds: float, answers: int) -> None:
+        """
+        Record that so many replies came together, the first of them after ``seconds``.
+        """
+        self._slowness.record_latency(seconds, answers)
+
+    def record_late(self, questions: int) -> None:
+        """
+        Record so many queries that were overdue, or answered with an error that another upstream may not give.
+        """
+        self._slowness.record_late(questions)
 
     def network_moved(self) -> None:
         """
-        Take note that the machine has another network, or slept: connections are worth nothing, failures are history.
+        Drop every connection, and dial again: the machine has another network, or slept.
         """
         self._start_anew("the network has changed", ConnectionEnd.NETWORK)
 
     def renew(self) -> None:
         """
-        Take note that the CAs or the client certificate were replaced: what was verified before counts no more.
+        Drop every connection, and dial again: the CAs or the client certificate were replaced.
         """
         self.standing.is_verified = False
         self._start_anew("the CAs or the client certificate were replaced", ConnectionEnd.CREDENTIALS)
 
     def check(self) -> None:
         """
-        Dial, unless there is a connection or a dial under way, so that it is known whether the upstream works.
+        Dial, unless there is a connection or a dial under way, to find out whether the upstream works.
         """
         if self.running and self._pool.select() is None and not self._pool.is_dialling:
-            self._cancel_redial()
+            cancel(self._redial)
             self._pool.dial()
 
     def _start_anew(self, why: str, end: ConnectionEnd) -> None:
-        self._down_since = self._now()
-        self._risky_queries.drop_all(why, end)
+        self._availability.restart()
+        self._isolated.drop_all(why, end)
         self._pool.drop_all(why, end)
         if self.running and (self._waiting or not self._health.is_up):
-            self._cancel_redial()
+            cancel(self._redial)
             self._pool.dial()
 
     def stopService(self) -> Deferred[None]:
         """
-        Close every connection; what was asked and not answered has failed.
+        Close every connection, and fail the queries without a reply.
         """
         super().stopService()
-        self._cancel_redial()
+        cancel(self._redial)
         stopped = self._pool.stop()
         self.fail_waiting(Unreachable("connect", "stopped", self.label))
         all_closed: Deferred[None] = Deferred()
-        self._risky_queries.stop(lambda: all_closed.callback(None))
+        self._isolated.stop(lambda: all_closed.callback(None))
         return stopped.addCallback(lambda _: all_closed)
 
     @property
     def is_up(self) -> bool:
         """
-        Whether nothing has failed since it last worked.
+        Whether it has not failed since it last worked.
         """
         return self._health.is_up
 
     @property
     def heard_at(self) -> float | None:
         """
-        When the connection that all share brought something; None if there is none, or it is under suspicion.
+        When the shared connection last received octets; None if there is none, or it is suspect.
         """
         return None if self._pool.select() is None or self._pool.is_suspect else self._pool.last_heard
 
@@ -219,10 +231,10 @@ class Upstream(Service):
         """
         self.standing.verified(connection.identity.not_after)
         note_connected(connection, seconds, self.label, self.counters, self._events)
-        self._note_up(self._health.connected)
+        self._note_recovery(came_up=self._availability.note_connected())
         if (not self._health.is_up or self._health.is_slow) and not self._waiting:
-            self._pool.probe(connection)  # what waits for it does as well
-        self._judge_tier()
+            self._pool.probe(connection)  # queries that wait show the same
+        self._update_tier()
         self._flush()
 
     def not_connected(self, error: UpstreamError) -> None:
@@ -243,9 +255,9 @@ class Upstream(Service):
         if probed_for is not None:
             if probed_for < OVERDUE_FLOOR:
                 self._health.tried_in_time(self._now())
-            self._judge_tier()
+            self._update_tier()
         if answers:
-            self.observer.replies_received(self, answers)
+            self._observer.replies_received(self, answers)
         if self._waiting:
             self._flush()
 
@@ -259,7 +271,7 @@ class Upstream(Service):
             self._risky_queries.note_unanswered(error)
         if tokens:
             if self.running and self._health.is_up and self._pool.select() is None:
-                self._pool.dial()  # for what comes next
+                self._pool.dial()  # for the next query
             self.fail(tokens, error)
         if self._waiting:
             self._flush()
@@ -289,23 +301,23 @@ class Upstream(Service):
         """
         Called by the pool.
         """
-        self._judge_tier()
+        self._update_tier()
 
     def fail_waiting(self, error: UpstreamError) -> None:
         """
-        Fail whatever was not sent.
+        Fail the queries that were not sent.
         """
         waiting, self._waiting = self._waiting, []
         if waiting:
             self.fail([question[0] for question in waiting], error)
-        self._risky_queries.fail_waiting(error)
+        self._isolated.fail_waiting(error)
 
     def _flush(self) -> None:
         """
-        Send what waits, as far as there is room; see to it that there will be.
+        Send the queries that wait, as far as there is room; dial if there is no connection.
         """
         while self._waiting and (room := self._pool.room()):
-            batch = [question for question in self._waiting[:room] if self.observer.is_wanted(question[0])]
+            batch = [question for question in self._waiting[:room] if self._observer.is_wanted(question[0])]
             del self._waiting[:room]
             connection = self._pool.select()
             if batch and connection is not None:
@@ -318,7 +330,7 @@ class Upstream(Service):
                 self._dial_when_due(asked=True)
 
     def _dial_when_due(self, *, asked: bool) -> None:
-        self._cancel_redial()
+        cancel(self._redial)
         if not self.running:
             return
         wait = self._health.wait(self._now(), asked=asked)
@@ -329,7 +341,7 @@ class Upstream(Service):
         else:
             self._pool.dial(len(self._waiting))
 
-    def _judge_tier(self) -> None:
+    def _update_tier(self) -> None:
         if not self._health.is_up:
             self.tier = Tier.DOWN
         elif self._health.is_slow or self._pool.has_slow_dial or self._pool.is_suspect:
@@ -339,66 +351,50 @@ class Upstream(Service):
 
     def note_down(self, error: UpstreamError, *, silent: bool = False) -> None:
         """
-        Take note of a failure of the upstream.
+        Record a failed dial, or that connections are ``silent``; probe the connection, or dial when it is due.
         """
-        self._events.dial_failed(self.label, error)
-        self._health.failed(error, self._now(), self._jitter(), silent=silent)
-        if self._health.failures == 1:
-            self._down_since = self.standing.failing_since = self._now()
-        self._judge_tier()
-        if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
-            self._is_known_down = True
-            self._events.upstream_went_down(self.label, error)
+        if self._availability.note_failure(error, silent=silent):
+            self.standing.failing_since = self._now()
+        self._update_tier()
         if self._pool.select() is not None:
             self._pool.check_liveness()
         elif not self._pool.is_dialling:
-            # By itself and without being asked, so that it is known when it works again.
-            self._dial_when_due(asked=bool(self._waiting) or self._risky_queries.is_waiting)
+            # Without a query, too, so that queries find it up when it works again.
+            self._dial_when_due(asked=bool(self._waiting) or self._isolated.is_waiting)
 
     def learn_down(self, error: UpstreamError) -> None:
         """
-        Take note that the upstream has failed another worker: it need not be dialled to learn the same.
+        Record that the upstream has failed another worker: it need not be dialled here to learn the same.
         """
         if self._pool.select() is None and not self._pool.is_dialling:
-            if self._health.is_up:
-                self._down_since = self.standing.failing_since = self._now()
-            self._health.failed(error, self._now() + LEARNED_LATER, self._jitter())
-            self._judge_tier()
-            self._dial_when_due(asked=bool(self._waiting) or self._risky_queries.is_waiting)
+            if self._availability.learn_failure(error):
+                self.standing.failing_since = self._now()
+            self._update_tier()
+            self._dial_when_due(asked=bool(self._waiting) or self._isolated.is_waiting)
 
     def learn_up(self) -> None:
         """
-        Take note that the upstream works for another worker: it is dialled at once.
+        Dial at once: the upstream works for another worker.
         """
         if not self._health.is_up and self.running and self._pool.select() is None:
-            self._cancel_redial()
+            cancel(self._redial)
             self._pool.dial(len(self._waiting))
 
     def note_answer(self) -> None:
         """
-        Take note that it answers.
+        Record that it replies.
         """
-        self._note_up(self._health.answered)
+        self._note_recovery(came_up=self._availability.note_reply())
 
-    def _note_up(self, note: Callable[[], bool]) -> None:
-        failures = self._health.failures
-        came_up = note()
-        self._judge_tier()
-        if came_up and self._is_known_down:
-            self._is_known_down = False
-            self._events.upstream_came_up(self.label, self._now() - self._down_since, failures)
+    def _note_recovery(self, *, came_up: bool) -> None:
+        self._update_tier()
         if came_up:
-            self._risky_queries.resume()
+            self._isolated.resume()
 
     def fail(self, tokens: list[Token], error: UpstreamError) -> None:
         """
-        Tell that queries failed because of the upstream.
+        Report that queries failed because of the upstream.
         """
-        may_wait = self.running and self._health.may_be_back_soon(self._now(), self._down_since)
+        may_wait = self.running and self._availability.may_be_back_soon()
         is_final = error.is_lasting or (isinstance(error, Unreachable) and not may_wait)
-        self.observer.failed(self, tokens, error, is_final=is_final)
-
-    def _cancel_redial(self) -> None:
-        if self._redial is not None and self._redial.active():
-            self._redial.cancel()
-        self._redial = None
+        self._observer.failed(self, tokens, error, is_final=is_final)

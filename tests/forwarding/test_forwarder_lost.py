@@ -22,6 +22,7 @@ from dotproxy.policy.retry import Isolation
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import ScriptedUpstream
 from dotproxy.testing.server import HANG_UP, DotServer
+from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.message import HEADER_SIZE, question_of
@@ -164,11 +165,8 @@ class HangingUp:
             upstream = Upstream(
                 f"u{number}",
                 endpoint,
-                clock=self.clock,
-                now=self.clock.seconds,
-                random_octets=scenes.Counting(),
-                jitter=lambda: 0.0,
-                idle_timeout=30.0,
+                UpstreamSettings(),
+                runtime=Runtime(self.clock, self.clock.seconds, scenes.Counting(), lambda: 0.0),
                 events=scenes.Heard(),
             )
             upstream.startService()

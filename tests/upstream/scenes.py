@@ -12,6 +12,7 @@ from dotproxy.testing.certificates import Authority, Issued
 from dotproxy.testing.client import make_query
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.testing.zone import Zone, address_rdata
+from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verification import ServerVerifier
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
@@ -138,14 +139,11 @@ class Scene:
         self.upstream = Upstream(
             "the upstream",
             endpoint,
-            clock=self.clock,
-            now=self.clock.seconds,
-            random_octets=Counting(),
-            jitter=lambda: 0.0,
-            idle_timeout=idle_timeout,
+            UpstreamSettings(idle_timeout),
+            runtime=Runtime(self.clock, self.clock.seconds, Counting(), lambda: 0.0),
             events=self.heard,
         )
-        self.upstream.observer = self.told
+        self.upstream.bind(self.told)
         self.upstream.startService()
 
     def ask(self, *tokens: object) -> None:

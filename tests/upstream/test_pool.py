@@ -17,6 +17,7 @@ from dotproxy.errors import ConnectionEnd, Timeout
 from dotproxy.policy.health import Tier
 from dotproxy.upstream.connection import DRAIN_TIMEOUT
 from dotproxy.upstream.pool import MAX_AGE, MAX_STANDING, PROBE_GRACE
+from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.upstream import Upstream
 from fuzz.servers import Connection, Server
 from tests import rounds
@@ -645,14 +646,11 @@ class ManyConnectionsTests(SynchronousTestCase):
         upstream = Upstream(
             "the upstream",
             server,
-            clock=clock,
-            now=clock.seconds,
-            random_octets=random.randbytes,
-            jitter=lambda: 0.0,
-            idle_timeout=30.0,
+            UpstreamSettings(),
+            runtime=Runtime(clock, clock.seconds, random.randbytes, lambda: 0.0),
             events=Heard(),
         )
-        upstream.observer = Told()
+        upstream.bind(Told())
         upstream.startService()
         upstream.per_connection_limit.learn(1)
         most = 0

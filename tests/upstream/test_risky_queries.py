@@ -16,6 +16,7 @@ from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.upstream.risky_queries import RiskyQueries
+from dotproxy.upstream.settings import Runtime
 from tests.upstream.scenes import ZONE, Counting, make_question
 
 GONE = ConnectionGone("read", "gone")
@@ -60,7 +61,7 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.dials = 0
         self.events = Noted()
         self.counters = UpstreamCounters()
-        self.observer = self.outcomes = SimpleNamespace(
+        dispatcher = SimpleNamespace(
             failed=lambda upstream, tokens, error, *, is_final: self.told.append(("failed", tokens, is_final)),
             replies_received=lambda upstream, answers: self.told.append(("replies", len(answers))),
             is_wanted=lambda token: True,
@@ -69,12 +70,11 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.risky = RiskyQueries(
             observer,
             observer,
-            clock=self.clock,
-            now=self.clock.seconds,
-            random_octets=Counting(),
+            runtime=Runtime(self.clock, self.clock.seconds, Counting(), lambda: 0.0),
             counters=self.counters,
             events=self.events,
         )
+        self.risky.bind(dispatcher)
 
     def connect(self, factory: object) -> "Deferred[Any]":
         self.dials += 1
@@ -178,7 +178,7 @@ class RiskyQueriesTests(SynchronousTestCase):
         By the time of the last check.
         """
         checks: list[float] = []
-        self.risky._connections.check = lambda: checks.append(self.clock.seconds())  # type: ignore[method-assign]
+        self.risky.connections.check = lambda: checks.append(self.clock.seconds())  # type: ignore[method-assign]
         for _ in range(30):
             self.risky.note_unanswered(GONE)
             self.clock.advance(0.1)

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import BadReply, ConnectionGone, Unreachable
 from dotproxy.policy.health import YOUNG, Tier
 from dotproxy.testing.server import HANG_UP
+from dotproxy.upstream.availability import LEARNED_LATER
 from dotproxy.upstream.health_probe import PROBE_QUESTION
-from dotproxy.upstream.upstream import LEARNED_LATER
 from dotproxy.wire.framing import frame
 from tests.upstream.scenes import NAME, STRANGER, ZONE, Scene
 

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.policy.client import Client
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.testing.server import DotServer, MemoryNetwork
+from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.upstream.zone_transfer import FAREWELL, SILENCE, Transfers
@@ -36,11 +37,8 @@ class Scene:
             Upstream(
                 f"u{number}",
                 VerifiedEndpoint(self.clock, ADDRESS, 853, make_trust(), 3.0),
-                clock=self.clock,
-                now=self.clock.seconds,
-                random_octets=Counting(),
-                jitter=lambda: 0.0,
-                idle_timeout=30.0,
+                UpstreamSettings(),
+                runtime=Runtime(self.clock, self.clock.seconds, Counting(), lambda: 0.0),
                 events=Heard(),
             )
             for number in range(upstreams)
