@@ -11,13 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.udp import UdpListener
 from dotproxy.errors import ShedReason
+from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import UDP
 from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A
 from dotproxy.wire.message import parse_query
 
 QUERY = make_query("www.test.", A)
-CLIENT, OTHER = ("192.0.2.1", 4000), ("192.0.2.2", 4001)
+CLIENT, OTHER = Client("192.0.2.1", 4000), Client("192.0.2.2", 4001)
 
 
 class ListenerTests(SynchronousTestCase):
@@ -52,8 +53,11 @@ class ListenerTests(SynchronousTestCase):
         """
         batch = [(QUERY, CLIENT), (b"", OTHER)]
         self.listener.datagrams_received(batch)
-        self.listener.datagramReceived(QUERY, OTHER)
-        self.assertEqual([(self.listener, batch), (self.listener, [(QUERY, OTHER)])], self.batches)
+        self.listener.datagramReceived(QUERY, ("192.0.2.2", 4001))
+        self.assertEqual((self.listener, batch), self.batches[0])
+        listener, ((octets, client),) = self.batches[1]
+        self.assertEqual((self.listener, QUERY), (listener, octets))
+        self.assertEqual(("192.0.2.2", 4001), (client.host, client.port))
 
     def test_answers_are_sent_together(self) -> None:
         """

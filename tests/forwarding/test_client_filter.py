@@ -144,7 +144,7 @@ class StreamTests(SynchronousTestCase):
         """
         scene = SharedScene()
         scene.meet(LOUD)
-        share = scene.forwarder.shares.by_host[LOUD[0]]
+        share = scene.forwarder.shares.by_host[LOUD.host]
         stream = RecordingListener(is_stream=True)
         before = share.credit = 2
         for number in range(1, 6):

@@ -157,7 +157,7 @@ class ResponseRateTests(SynchronousTestCase):
         """
         limit = ResponseRateLimit(1, 1, lambda host: False, lambda: None)
         for octets, questions in ((response("www.test."), 1), (b"\x12\x34\x81\x85" + bytes(8), 0)):
-            (_, (cut, _)) = limit.apply([(octets, ("192.0.2.1", 1))] * 2, 5.0)
+            (_, (cut, _)) = limit.apply([(octets, Client("192.0.2.1", 1))] * 2, 5.0)
             message = dns.message.from_wire(cut)
             self.assertEqual((octets[:2], questions), (cut[:2], len(message.question)))
             self.assertEqual((True, 0), (bool(message.flags & dns.flags.TC), message.rcode()))
