@@ -20,7 +20,7 @@ from dotproxy.forwarding.inflight import DispatchObserver, FallbackResponse, Inf
 from dotproxy.forwarding.interfaces import Upstream
 from dotproxy.forwarding.settings import DispatcherSettings
 from dotproxy.forwarding.upstream_table import UpstreamTable
-from dotproxy.policy.retry import MAX_SENDS, Isolation, taken_back
+from dotproxy.policy.retry import MAX_ERROR_RESPONSES, Isolation, taken_back
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL
 from dotproxy.wire.reply_options import is_bogus
@@ -291,12 +291,13 @@ class Dispatcher:
 
     def _should_try_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
         """
-        Whether somebody else may have a better answer than this SERVFAIL or REFUSED (RFC 9520 §3.1: three at most).
+        Count a SERVFAIL or REFUSED; return whether another upstream, or the same again, may respond better.
         """
+        query.error_responses += 1
         if any(other != index for other in query.awaiting):
             return True
         age = now - query.started_at
-        if len(query.attempts) >= MAX_SENDS or age > self._settings.query_timeout / 2 or is_bogus(reply):
+        if query.error_responses >= MAX_ERROR_RESPONSES or age > self._settings.query_timeout / 2 or is_bogus(reply):
             return False
         return query.is_untried or (reply[3] & 15 == SERVFAIL and age < _AT_ONCE)
 

@@ -56,7 +56,7 @@ class Query:
     still respond, ``given_up`` those that it must not be sent to again; ``lost_connections`` counts the connections
     that ended while it was in flight on them, ``lost_alone`` those on which it was alone.  ``is_unusual``: servers may
     treat it unlike others; ``is_simple``: it is not unusual, was not sent and has not failed before.  ``fallback`` is a
-    SERVFAIL or REFUSED, which is used if no upstream has a better response.
+    SERVFAIL or REFUSED, which is used if no upstream has a better response; ``error_responses`` counts those that came.
     """
 
     __slots__ = (
@@ -64,6 +64,7 @@ class Query:
         "awaiting",
         "deadline",
         "due",
+        "error_responses",
         "errors",
         "fallback",
         "given_up",
@@ -104,7 +105,7 @@ class Query:
         self.attempts: tuple[int, ...] = ()
         self.awaiting: tuple[int, ...] = ()
         self.given_up: tuple[int, ...] = ()
-        self.lost_connections = 0
+        self.lost_connections = self.error_responses = 0
         self.lost_alone = 0
         self.is_hedged = self.is_unusual = False
         self.is_simple = True

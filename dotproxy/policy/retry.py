@@ -15,6 +15,9 @@ from dotproxy.policy.selection import Order
 #: RFC 9520 §3.1: a question goes to one server no more than three times.
 MAX_SENDS = 3
 
+#: So many upstreams may respond with an error, SERVFAIL or REFUSED, before the client gets one.
+MAX_ERROR_RESPONSES = 3
+
 #: A query that was alone on so many connections when they ended is what ended them.
 MAX_LOST_ALONE = 2
 

@@ -55,8 +55,9 @@ class ListenerTests(SynchronousTestCase):
         self.listener.datagrams_received(batch)
         self.listener.datagramReceived(QUERY, ("192.0.2.2", 4001))
         self.assertEqual((self.listener, batch), self.batches[0])
-        ((octets, client),) = self.batches[1][1]
-        self.assertEqual((QUERY, "192.0.2.2", 4001), (octets, client.host, client.port))
+        listener, ((octets, client),) = self.batches[1]
+        self.assertEqual((self.listener, QUERY), (listener, octets))
+        self.assertEqual(("192.0.2.2", 4001), (client.host, client.port))
 
     def test_answers_are_sent_together(self) -> None:
         """

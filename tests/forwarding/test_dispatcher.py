@@ -1,611 +1,228 @@
 """
-The dispatcher: to which upstream a query is sent, when it is sent again, and when that is given up.
+Which upstream a query is sent to after one must not be asked again, and after errors.
 """
 
-from typing import Any
-
-from twisted.internet.task import Clock
+import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.errors import BadReply, ConnectionGone, Unreachable, Untrusted
-from dotproxy.forwarding.dispatcher import Dispatcher
-from dotproxy.forwarding.inflight import Query
-from dotproxy.forwarding.settings import DispatcherSettings
-from dotproxy.policy.budget import Budget
-from dotproxy.policy.health import Tier
-from dotproxy.policy.retry import Isolation
+from dotproxy.errors import ConnectionGone, Incompatible, Unreachable, Untrusted
 from dotproxy.testing.client import make_query
-from dotproxy.testing.fakes import ScriptedUpstream
-from dotproxy.testing.zone import A, Zone, address_rdata
-from dotproxy.wire.message import NXDOMAIN, REFUSED, SERVFAIL, parse_query
-from dotproxy.wire.rewrite import EdnsRewriter
+from dotproxy.testing.zone import A
+from tests.forwarding.test_forwarder import Scene, extended_error, reply_of
+from tests.forwarding.test_forwarder_failover import error_of
 
-OCTETS = make_query("www.test.", A)
-ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")]})
+QUERY = make_query("www.test.", A)
+SERVFAIL, REFUSED, NOERROR = dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.NOERROR
 
 
-def reply(query: bytes, rcode: int = 0) -> bytes:
+class GivenUpCase(SynchronousTestCase):
     """
-    Return a reply to a query: an address, or an error without records.
-    """
-    if not rcode:
-        return ZONE(query) or b""
-    end = parse_query(query).question_end
-    return query[:2] + b"\x81" + bytes([0x80 | rcode]) + b"\0\1\0\0\0\0\0\0" + query[12:end]
-
-
-class Scene:
-    """
-    A dispatcher above upstreams in whose place the test answers; the scene is told what became of queries.
+    A real dispatcher between a listener and scripted upstreams.
     """
 
-    def __init__(self, upstreams: int = 2, **settings: Any) -> None:
-        self.clock = Clock()
-        self.upstreams = [ScriptedUpstream(f"u{number}") for number in range(upstreams)]
-        self.is_worth_a_retry = True
-        self.answers: list[tuple[Query, Any, str]] = []
-        self.failures: list[tuple[Query, Any]] = []
-        self.dispatcher = Dispatcher(
-            self.upstreams, self.settings(**settings), clock=self.clock, monotonic=self.clock.seconds
-        )
-        self.dispatcher.observer = self
-
-    @staticmethod
-    def settings(**changes: Any) -> DispatcherSettings:
-        given: dict[str, Any] = {"hedging": Budget(0), "query_timeout": 4.0, "attempt_timeout": 1.5, **changes}
-        return DispatcherSettings(EdnsRewriter().parse_response, **given)
-
-    # As the owner.
-
-    def resolved(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
-        self.answers += [(query, answer, upstream) for query, answer in answers]
-
-    def failed(self, queries: list[tuple[Query, Any]]) -> None:
-        self.failures += queries
-
-    def may_retry(self, query: Query) -> bool:
-        return self.is_worth_a_retry
-
-    # What happens.
-
-    def ask(self, count: int = 1, order: tuple[int, ...] | None = None, **changes: Any) -> Any:
+    def ask(self, upstreams: int) -> Scene:
         """
-        Ask; return the query, or all of them if they are several.
+        Send one query to the first of so many upstreams.
         """
-        now = self.clock.seconds()
-        order = tuple(range(len(self.upstreams))) if order is None else order
-        seen = parse_query(OCTETS)
-        queries = [Query(OCTETS, seen, OCTETS, order, now, now + self.dispatcher.query_timeout) for _ in range(count)]
-        for query in queries:
-            for name, value in changes.items():
-                setattr(query, name, value)
-        self.dispatcher.dispatch(queries, now)
-        return queries[0] if count == 1 else queries
+        self.scene = scene = Scene(upstreams=upstreams)
+        scene.ask(QUERY)
+        self.assert_asked(0)
+        return scene
 
-    def sent(self) -> list[int]:
+    def give_up(self, index: int) -> None:
         """
-        Return how many queries each upstream has and has not answered.
+        Let an upstream fail for good: its certificate is not valid.
         """
-        return [len(upstream.asked) for upstream in self.upstreams]
+        self.scene.upstreams[index].fail(Untrusted("verify", "the certificate has expired"), is_final=True)
 
-    def say(self, index: int, rcode: int = 0) -> None:
+    def answer(self, index: int, rcode: int) -> None:
         """
-        Have an upstream reply to the oldest query it has.
+        Let an upstream respond with this rcode.
         """
-        upstream = self.upstreams[index]
-        upstream.answer(reply(upstream.asked[0][1], rcode))
+        upstream = self.scene.upstreams[index]
+        asked = upstream.asked[0]
+        upstream.answer(reply_of(asked) if rcode == NOERROR else error_of(asked, rcode))
 
-    def labels(self) -> list[str]:
-        return [label for _, _, label in self.answers]
+    def assert_asked(self, *indices: int) -> None:
+        """
+        These upstreams, and no others, have the query.
+        """
+        asked = [index for index, upstream in enumerate(self.scene.upstreams) for _ in upstream.asked]
+        self.assertEqual(list(indices), asked)
+
+    def assert_response(self, rcode: int) -> None:
+        """
+        The client got exactly one response, with this rcode, and nothing is in flight.
+        """
+        self.assertEqual(rcode, self.scene.answer().rcode())
+        self.assertEqual(0, len(self.scene.dispatcher))
+        self.assert_asked()
 
 
-class AnswerTests(SynchronousTestCase):
+class GivenUpTests(GivenUpCase):
     """
-    Replies that come.
+    An upstream that must not be asked again is no attempt, and is not sent the query again.
     """
 
-    def test_the_first_in_order_is_asked(self) -> None:
+    def test_third_upstream_is_asked_after_untrusted_and_error(self) -> None:
         """
-        All queries of a batch for one upstream go in one call.
-        """
-        scene = Scene()
-        scene.ask(3, order=(1, 0))
-        self.assertEqual(([0, 3], [3]), (scene.sent(), scene.upstreams[1].batches))
-        self.assertEqual((3, 3), (len(scene.dispatcher), len(list(scene.dispatcher))))
-
-    def test_told_once(self) -> None:
-        """
-        A query is in flight until its answer is told; what else comes for it is dropped.
-        """
-        scene = Scene()
-        query = scene.ask()
-        self.assertTrue(scene.dispatcher.is_wanted(query))
-        octets = scene.upstreams[0].asked[0][1]
-        scene.say(0)
-        self.assertFalse(scene.dispatcher.is_wanted(query))
-        scene.dispatcher.replies_received(scene.upstreams[0], [(query, reply(octets))])
-        scene.dispatcher.failed(scene.upstreams[0], [query], Unreachable("connect", "no"), is_final=False)
-        self.assertEqual(([(query, "u0")], []), ([(told, label) for told, _, label in scene.answers], scene.failures))
-        self.assertEqual((0, []), (len(scene.dispatcher), list(scene.dispatcher)))
-        self.assertEqual([2], [scene.upstreams[0].counters.answers[0]])
-
-    def test_a_reply_nobody_waits_for_does_not_hide_others(self) -> None:
-        """
-        Replies that come together are each for themselves.
-        """
-        scene = Scene(1)
-        first, second = scene.ask(2)
-        octets = scene.upstreams[0].asked[0][1]
-        scene.dispatcher.forget(first)
-        answers = [(first, reply(octets)), (second, reply(octets)[:-1]), (second, reply(octets))]
-        third = scene.ask()
-        scene.dispatcher.replies_received(scene.upstreams[0], [*answers[:1], (third, reply(octets)), *answers[1:2]])
-        self.assertEqual([third], [query for query, _, _ in scene.answers])
-        self.assertEqual(1, len(second.errors))
-
-    def test_rcodes_are_counted(self) -> None:
-        """
-        Of each reply, by upstream.
-        """
-        scene = Scene(1)
-        scene.ask(2)
-        scene.say(0, NXDOMAIN)
-        scene.say(0)
-        counts = scene.upstreams[0].counters.answers
-        self.assertEqual((1, 1, 2), (counts[0], counts[NXDOMAIN], sum(counts)))
-
-    def test_how_long_it_took(self) -> None:
-        """
-        It is told of the upstream that was asked first, every 5 ms at most, and counted for each answer.
-        """
-        scene = Scene(1)
-        scene.ask(4)
-        scene.clock.advance(0.1)
-        scene.say(0)
-        self.assertEqual([0.1], scene.upstreams[0].times)
-        scene.clock.advance(0.004)
-        scene.say(0)
-        self.assertEqual(1, len(scene.upstreams[0].times))
-        scene.clock.advance(0.001)
-        scene.say(0)
-        self.assertEqual([0.1, 0.105], [round(took, 6) for took in scene.upstreams[0].times])
-        self.assertEqual(3, sum(scene.upstreams[0].counters.answer_seconds.counts))
-        self.assertAlmostEqual(0.309, scene.upstreams[0].counters.answer_seconds.total)
-
-    def test_that_of_another_says_nothing(self) -> None:
-        """
-        When it was sent to a second upstream is not known.
-        """
-        scene = Scene()
-        scene.ask()
-        scene.clock.advance(0.3)
-        scene.say(1)
-        self.assertEqual(([], 0), (scene.upstreams[1].times, sum(scene.upstreams[1].counters.answer_seconds.counts)))
-
-    def test_replies_of_no_use(self) -> None:
-        """
-        What cannot be read is a failure of that upstream, and another is asked.
-        """
-        scene = Scene()
-        query = scene.ask()
-        octets = scene.upstreams[0].asked[0][1]
-        scene.upstreams[0].answer(reply(octets)[:-1])
-        self.assertEqual([0, 1], scene.sent())
-        (error,) = query.errors
-        self.assertIsInstance(error, BadReply)
-        self.assertEqual(("read", "u0"), (error.phase, error.upstream))
-        self.assertIn("an answer of no use: ", error.reason)
-
-    def test_forgotten(self) -> None:
-        """
-        Nobody waits for it: no answer, no failure, no timer that does anything.
-        """
-        scene = Scene()
-        query = scene.ask()
-        scene.dispatcher.forget(query)
-        self.assertEqual(0, len(scene.dispatcher))
-        scene.clock.pump([1.0] * 5)
-        self.assertEqual(([], [1, 0]), (scene.failures, scene.sent()))
-
-    def test_stop(self) -> None:
-        """
-        What is in flight fails at once, and no timer is left.
-        """
-        scene = Scene()
-        scene.ask(2)
-        scene.dispatcher.stop()
-        self.assertEqual(["shutting down"] * 2, [error.text for _, error in scene.failures])
-        self.assertEqual((0, []), (len(scene.dispatcher), scene.clock.getDelayedCalls()))
-
-
-class ErrorReplyTests(SynchronousTestCase):
-    """
-    SERVFAIL and REFUSED: another upstream may know better.
-    """
-
-    def test_the_next_is_asked(self) -> None:
-        """
-        For both codes, and for no other.
+        A is not trusted, B responds SERVFAIL or REFUSED: C is asked, and its response counts.
         """
         for rcode in (SERVFAIL, REFUSED):
-            scene = Scene()
-            scene.ask()
-            scene.say(0, rcode)
-            self.assertEqual(([0, 1], [], 1), (scene.sent(), scene.answers, scene.upstreams[0].useless))
-            scene.say(1)
-            self.assertEqual(["u1"], scene.labels())
-        scene = Scene()
-        scene.ask()
-        scene.say(0, NXDOMAIN)
-        self.assertEqual((["u0"], 0), (scene.labels(), scene.upstreams[0].useless))
+            self.ask(3)
+            self.give_up(0)
+            self.assert_asked(1)
+            self.answer(1, rcode)
+            self.assert_asked(2)
+            self.answer(2, NOERROR)
+            self.assert_response(NOERROR)
 
-    def test_the_last_error_is_told(self) -> None:
+    def test_third_upstream_is_asked_after_slow_servfail(self) -> None:
         """
-        If all upstreams say the same, the last reply is the answer.
+        The same if B takes a second for its SERVFAIL.
         """
-        scene = Scene()
-        scene.ask()
-        scene.say(0, SERVFAIL)
-        scene.clock.advance(0.3)
-        scene.say(1, REFUSED)
-        ((_, answer, label),) = scene.answers
-        self.assertEqual((REFUSED, "u1"), (answer.rcode, label))
+        self.ask(3)
+        self.give_up(0)
+        self.scene.clock.advance(1.0)
+        self.assert_asked(1, 2)
+        self.answer(1, SERVFAIL)
+        self.answer(2, NOERROR)
+        self.assert_response(NOERROR)
 
-    def test_a_quick_servfail_is_asked_again(self) -> None:
+    def test_each_of_four_is_asked(self) -> None:
         """
-        Within a quarter of a second; a slower one was an effort, and REFUSED is meant.
+        A and B are not trusted, C responds SERVFAIL: D is asked.
         """
-        for took, rcode, asked_again in (
-            *((0.0, SERVFAIL, True), (0.24, SERVFAIL, True), (0.25, SERVFAIL, False)),
-            *((0.0, REFUSED, False), (0.24, REFUSED, False)),
-        ):
-            scene = Scene(1)
-            scene.ask()
-            scene.clock.advance(took)
-            scene.say(0, rcode)
-            self.assertEqual([int(asked_again)], scene.sent(), (took, rcode))
+        self.ask(4)
+        self.give_up(0)
+        self.give_up(1)
+        self.answer(2, SERVFAIL)
+        self.assert_asked(3)
+        self.answer(3, NOERROR)
+        self.assert_response(NOERROR)
 
-    def test_three_times_at_most(self) -> None:
+    def test_two_errors_before_the_fourth(self) -> None:
         """
-        RFC 9520 §3.1.
+        A is not trusted, B and C respond SERVFAIL: D is asked.
         """
-        scene = Scene(1)
-        scene.ask()
+        self.ask(4)
+        self.give_up(0)
+        self.answer(1, SERVFAIL)
+        self.answer(2, SERVFAIL)
+        self.assert_asked(3)
+        self.answer(3, NOERROR)
+        self.assert_response(NOERROR)
+
+    def test_the_other_of_two_is_asked_three_times(self) -> None:
+        """
+        A is not trusted, B responds SERVFAIL at once: B is asked two times more (RFC 9520 §3.1), A never again.
+        """
+        self.ask(2)
+        self.give_up(0)
         for _ in range(3):
-            self.assertEqual([1], scene.sent())
-            scene.say(0, SERVFAIL)
-        self.assertEqual(([0], ["u0"]), (scene.sent(), scene.labels()))
+            self.assert_asked(1)
+            self.answer(1, SERVFAIL)
+        self.assert_response(SERVFAIL)
 
-    def test_not_after_half_of_the_time(self) -> None:
+    def test_slow_servfail_of_the_last_is_the_response(self) -> None:
         """
-        Half of the query's time has to be left for another upstream: 2 s of 4.
+        A is not trusted, B responds SERVFAIL after more than 0.25 s: that is passed on, nobody is asked again.
         """
-        for took, sent in ((2.0, [0, 1]), (2.1, [0, 0])):
-            scene = Scene(attempt_timeout=4.0)
-            scene.upstreams[0].latency.note(4.0)  # so that the other is not asked for being overdue
-            scene.dispatcher.apply_settings(scene.upstreams, scene.settings(attempt_timeout=4.0))
-            scene.ask()
-            scene.clock.advance(took)
-            self.assertEqual([1, 0], scene.sent())
-            scene.say(0, SERVFAIL)
-            self.assertEqual(sent, scene.sent(), took)
+        self.ask(2)
+        self.give_up(0)
+        self.scene.clock.advance(0.3)
+        self.answer(1, SERVFAIL)
+        self.assert_response(SERVFAIL)
 
-    def test_another_that_may_still_answer_is_waited_for(self) -> None:
+    def test_given_up_twice(self) -> None:
         """
-        An error is told when nobody else is to answer any more.
+        A fails for good twice, as it has the query twice: it is not asked a third time, and the others are.
         """
-        scene = Scene(2, at_once=2)
-        scene.ask()
-        self.assertEqual([1, 1], scene.sent())
-        scene.say(0, REFUSED)
-        self.assertEqual([], scene.answers)
-        scene.upstreams[1].fail(Unreachable("connect", "no"), is_final=True)
-        ((_, answer, label),) = scene.answers
-        self.assertEqual((REFUSED, "u0"), (answer.rcode, label))
+        self.ask(3)
+        first = self.scene.upstreams[0]
+        first.asked *= 2
+        self.give_up(0)
+        self.assert_asked(1)
+        self.answer(1, SERVFAIL)
+        self.assert_asked(2)
+        self.answer(2, NOERROR)
+        self.assert_response(NOERROR)
 
+    def test_lost_alone_once_after_given_up(self) -> None:
+        """
+        A is not trusted, the connection to B ends under the query alone: B is sent it once more, and its response counts.
+        """
+        self.ask(2)
+        self.give_up(0)
+        gone = ConnectionGone("read", "the upstream closed the connection")
+        gone.was_alone = True
+        self.scene.upstreams[1].fail(gone)
+        self.assert_asked(1)
+        self.answer(1, NOERROR)
+        self.assert_response(NOERROR)
 
-class FailureTests(SynchronousTestCase):
-    """
-    Upstreams that fail.
-    """
-
-    def test_the_next_is_asked(self) -> None:
+    def test_all_given_up(self) -> None:
         """
-        And told of if none is left, with the errors of all.
+        If each upstream fails for good, the client gets SERVFAIL at once, with each reason once.
         """
-        scene = Scene()
-        query = scene.ask()
-        scene.upstreams[0].fail(Untrusted("verify", "wrong name"), is_final=True)
-        self.assertEqual([0, 1], scene.sent())
-        scene.upstreams[1].fail(Untrusted("verify", "expired"), is_final=True)
-        ((failed, error),) = scene.failures
-        self.assertIs(query, failed)
-        self.assertEqual("u0: verify: wrong name; u1: verify: expired", error.text)
-
-    def test_an_upstream_is_told_of_once(self) -> None:
-        """
-        Its latest error replaces the one before.
-        """
-        scene = Scene(1)
-        query = scene.ask()
-        scene.upstreams[0].fail(ConnectionGone("read", "first"))
-        scene.upstreams[0].fail(ConnectionGone("read", "second"))
-        self.assertEqual(["second"], [error.reason for error in query.errors])
+        for upstreams in (1, 2, 3):
+            self.ask(upstreams)
+            for index in range(upstreams):
+                self.give_up(index)
+            code, text = extended_error(self.scene.answer())
+            expected = "; ".join(f"u{index}: verify: the certificate has expired" for index in range(upstreams))
+            self.assertEqual((22, expected), (code, text))
 
     def test_what_was_not_sent_is_no_attempt(self) -> None:
         """
-        It waits for the upstream to be back for half of its time, and no longer.
+        Neither a dial that failed nor a TLS session that is not possible is a send to that upstream.
         """
-        scene = Scene(1)
-        query = scene.ask()
-        for _ in range(5):
-            scene.upstreams[0].fail(Unreachable("connect", "no"))
-        self.assertEqual((1, [1]), (len(query.attempts), scene.sent()))
-        scene.clock.advance(1.99)
-        scene.upstreams[0].fail(Unreachable("connect", "no"))
-        self.assertEqual([1], scene.sent())
-        scene.clock.advance(0.02)
-        scene.upstreams[0].fail(Unreachable("connect", "no"))
-        self.assertEqual(([0], 1), (scene.sent(), len(scene.failures)))
-
-    def test_what_was_sent_counts(self) -> None:
-        """
-        Three connections that ended are the most, the later ones on connections of their own.
-        """
-        scene = Scene(1)
-        query = scene.ask()
-        isolations = []
-        for _ in range(3):
-            isolations += scene.upstreams[0].isolations
-            scene.upstreams[0].fail(ConnectionGone("read", "gone"))
-        self.assertEqual([Isolation.NONE, Isolation.LOST, Isolation.LAST], isolations)
-        self.assertEqual((3, 1), (query.lost_connections, len(scene.failures)))
-
-    def test_one_sent_twice_over_a_connection_is_sent_again_once(self) -> None:
-        """
-        Both are outstanding no more.
-        """
-        scene = Scene()
-        query = scene.ask()
-        query.attempts, query.awaiting = (0, 0), (0, 0)
-        scene.upstreams[0].asked *= 2
-        scene.upstreams[0].fail(ConnectionGone("read", "gone"))
-        self.assertEqual(([0, 1], 1), (scene.sent(), query.lost_connections))
-        self.assertEqual((1,), query.awaiting)
-
-    def test_those_apart_go_after_those_that_are_not(self) -> None:
-        """
-        Unusual queries are sent after ordinary ones.
-        """
-        scene = Scene(1)
-        calls: list[tuple[int, bool]] = []
-        scene.upstreams[0].send_isolated = (  # type: ignore[method-assign]
-            lambda questions, isolation, *, is_background: calls.append((len(questions), is_background))
-        )
-        odd = scene.ask(2, is_unusual=True, is_simple=False)
-        even = scene.ask()
-        gone = ConnectionGone("read", "gone")
-        scene.dispatcher.failed(scene.upstreams[0], [*odd, even], gone, is_final=False)
-        self.assertEqual([(2, True), (1, False), (2, True)], calls)
+        for error in (Unreachable("connect", "refused"), Incompatible("tls", "no common version")):
+            self.ask(3)
+            (query,) = self.scene.dispatcher
+            self.scene.upstreams[0].fail(error, is_final=True)
+            self.assertEqual(((1,), (1,), (0,)), (query.attempts, query.awaiting, query.given_up))
 
 
-class TimeTests(SynchronousTestCase):
+class ErrorCountTests(GivenUpCase):
     """
-    Queries without a reply.
+    How many errors are taken before a client gets one.
     """
 
-    def test_overdue_after_a_quarter_of_a_second(self) -> None:
+    def lose(self, index: int) -> None:
         """
-        Where nothing is known of the upstream: another is asked, and it counts as late.
+        End the connection to an upstream.
         """
-        scene = Scene()
-        scene.ask()
-        scene.clock.advance(0.24)
-        self.assertEqual([1, 0], scene.sent())
-        scene.clock.advance(0.02)
-        self.assertEqual([1, 1], scene.sent())
-        upstream = scene.upstreams[0]
-        self.assertEqual((1, 1, 1), (upstream.suspicions, upstream.useless, upstream.counters.retries))
+        self.scene.upstreams[index].fail(ConnectionGone("read", "the upstream closed the connection"))
 
-    def test_at_its_deadline_it_fails(self) -> None:
+    def test_lost_connections_are_no_errors_of_others(self) -> None:
         """
-        4 s after it was asked, whatever is still to answer.
+        The connections to A and B end, C responds SERVFAIL: D, which was not asked yet, is asked.
         """
-        scene = Scene()
-        query = scene.ask()
-        scene.clock.pump([0.1] * 39)
-        self.assertEqual([], scene.failures)
-        scene.clock.pump([0.1] * 2)
-        ((failed, error),) = scene.failures
-        self.assertIs(query, failed)
-        self.assertEqual("u0: read: no answer in time; u1: read: no answer in time", error.text)
-        self.assertEqual([], scene.clock.getDelayedCalls())
+        for rcode in (SERVFAIL, REFUSED):
+            self.ask(4)
+            self.lose(0)
+            self.lose(1)
+            self.answer(2, rcode)
+            self.assert_asked(3)
+            self.answer(3, NOERROR)
+            self.assert_response(NOERROR)
 
-    def test_attempts(self) -> None:
+    def test_three_errors_are_enough(self) -> None:
         """
-        An upstream that answers others is asked again after 1.5 s; if it does not answer any, it is not.
+        Three upstreams respond SERVFAIL: the fourth and the fifth are not asked.
         """
-        for is_responsive, sends in ((True, 2), (False, 1)):
-            scene = Scene(1)
-            scene.upstreams[0].is_lively = is_responsive
-            scene.ask()
-            scene.clock.pump([0.05] * 6)
-            self.assertEqual([sends], scene.sent(), is_responsive)
+        self.ask(5)
+        for index in range(3):
+            self.answer(index, SERVFAIL)
+        self.assert_response(SERVFAIL)
 
-    def test_one_that_is_not_worth_a_retry(self) -> None:
+    def test_one_upstream_is_sent_three_at_most(self) -> None:
         """
-        The owner says so.
+        Its connection ended once, then it responds SERVFAIL at once: three sends in all (RFC 9520 §3.1).
         """
-        scene = Scene()
-        scene.is_worth_a_retry = False
-        scene.upstreams[0].is_lively = True
-        scene.ask()
-        scene.clock.pump([0.05] * 6)
-        self.assertEqual([1, 0], scene.sent())
-
-    def test_an_upstream_is_suspected_once_for_all(self) -> None:
-        """
-        However many queries are overdue.
-        """
-        scene = Scene()
-        scene.ask(5)
-        scene.clock.advance(0.3)
-        upstream = scene.upstreams[0]
-        self.assertEqual((1, 5, 5), (upstream.suspicions, upstream.useless, upstream.counters.retries))
-        self.assertEqual([5, 5], scene.sent())
-
-    def test_a_usually_slow_upstream(self) -> None:
-        """
-        Overdue is twice what nearly all of its answers take, the attempt timeout at most.
-        """
-        for usual, overdue in ((0.4, 0.8), (5.0, 1.5)):
-            scene = Scene()
-            scene.upstreams[0].latency.note(usual)
-            scene.dispatcher.apply_settings(scene.upstreams, scene.settings())
-            scene.ask()
-            scene.clock.advance(overdue - 0.02)
-            self.assertEqual([1, 0], scene.sent(), usual)
-            scene.clock.advance(0.04)
-            self.assertEqual([1, 1], scene.sent(), usual)
-
-    def test_a_slow_query_is_told_of_its_upstream(self) -> None:
-        """
-        When it was asked, and how long it is until it is overdue: that is when a silent connection is suspected.
-        """
-        scene = Scene(hedging=Budget(1.0))
-        scene.upstreams[0].latency.note(0.1)
-        scene.dispatcher.apply_settings(scene.upstreams, scene.settings(hedging=Budget(1.0)))
-        watched: list[tuple[float, float]] = []
-        scene.upstreams[0].watch = (  # type: ignore[method-assign]
-            lambda since, seconds: watched.append((since, round(seconds, 1)))
-        )
-        scene.clock.advance(7.0)
-        scene.ask()
-        scene.clock.advance(0.12)
-        self.assertEqual([(7.0, 0.1)], watched)
-
-    def test_one_timer(self) -> None:
-        """
-        However many queries there are.
-        """
-        scene = Scene()
-        scene.ask(3)
-        scene.clock.advance(0.1)
-        scene.ask(3)
-        self.assertEqual(1, len(scene.clock.getDelayedCalls()))
-
-    def test_down_upstreams_come_last(self) -> None:
-        """
-        One that is down is asked if there is no other.
-        """
-        scene = Scene()
-        scene.upstreams[0].tier = Tier.DOWN
-        scene.ask()
-        self.assertEqual([0, 1], scene.sent())
-        scene.upstreams[1].tier = Tier.DOWN
-        scene.ask()
-        self.assertEqual([1, 2], scene.sent())
-
-
-class HedgeTests(SynchronousTestCase):
-    """
-    Queries that are slower than nearly all others.
-    """
-
-    def scene(self, share: float = 1.0) -> Scene:
-        scene = Scene(hedging=Budget(share))
-        for upstream in scene.upstreams:
-            upstream.latency.note(0.1)
-        scene.dispatcher.apply_settings(scene.upstreams, scene.settings(hedging=Budget(share)))
-        return scene
-
-    def test_asked_elsewhere_too(self) -> None:
-        """
-        After what nearly all answers take; it counts as a hedge, and not as late.
-        """
-        scene = self.scene()
-        scene.ask()
-        scene.clock.advance(0.08)
-        self.assertEqual([1, 0], scene.sent())
-        scene.clock.advance(0.04)
-        self.assertEqual([1, 1], scene.sent())
-        upstream = scene.upstreams[0]
-        self.assertEqual((1, 0, 0), (upstream.counters.hedges, upstream.counters.retries, upstream.useless))
-
-    def test_overdue_it_is_late_all_the_same(self) -> None:
-        """
-        A quarter of a second after it was asked, once.
-        """
-        scene = self.scene()
-        scene.ask()
-        scene.clock.pump([0.05] * 4)
-        self.assertEqual(0, scene.upstreams[0].useless)
-        scene.clock.pump([0.05] * 10)
-        self.assertEqual((1, 1), (scene.upstreams[0].useless, scene.upstreams[0].counters.retries))
-
-    def test_not_where_the_other_is_slow(self) -> None:
-        """
-        Only an upstream that is good is asked for that.
-        """
-        scene = self.scene()
-        scene.upstreams[1].tier = Tier.SLOW
-        scene.ask()
-        scene.clock.advance(0.15)
-        self.assertEqual(([1, 0], 0), (scene.sent(), scene.upstreams[0].counters.hedges))
-
-    def test_within_its_budget(self) -> None:
-        """
-        20 at once, then the share of what is asked.
-        """
-        scene = self.scene(0.1)
-        scene.ask(50)
-        scene.clock.advance(0.15)
-        self.assertEqual(([50, 20], 20), (scene.sent(), scene.upstreams[0].counters.hedges))
-
-
-class SettingsTests(SynchronousTestCase):
-    """
-    A reload.
-    """
-
-    def test_timeouts(self) -> None:
-        """
-        They are for what is asked from then on; an attempt takes no longer than the query.
-        """
-        scene = Scene()
-        scene.dispatcher.apply_settings(scene.upstreams, scene.settings(query_timeout=1.0, attempt_timeout=9.0))
-        self.assertEqual(1.0, scene.dispatcher.query_timeout)
-        self.assertEqual(1.0, scene.settings(query_timeout=1.0, attempt_timeout=9.0).longest_attempt)
-        self.assertEqual(1.5, scene.settings().longest_attempt)
-        scene.ask()
-        scene.clock.pump([0.1] * 11)
-        self.assertEqual(1, len(scene.failures))
-
-    def test_attempts(self) -> None:
-        """
-        The new attempt timeout is for what is asked from then on.
-        """
-        scene = Scene()
-        scene.upstreams[0].latency.note(9.0)
-        scene.dispatcher.apply_settings(scene.upstreams, scene.settings(attempt_timeout=0.5))
-        scene.ask()
-        scene.clock.advance(0.48)
-        self.assertEqual([1, 0], scene.sent())
-        scene.clock.advance(0.04)
-        self.assertEqual([1, 1], scene.sent())
-
-    def test_new_upstreams(self) -> None:
-        """
-        They are asked; one that has left may still answer what it was asked.
-        """
-        scene = Scene(1)
-        scene.ask()
-        scene.upstreams.append(ScriptedUpstream("new"))
-        scene.dispatcher.apply_settings(scene.upstreams[1:], scene.settings())
-        scene.ask(order=(1,))
-        self.assertEqual([1, 1], scene.sent())
-        scene.clock.advance(0.1)
-        scene.say(0)
-        scene.say(1)
-        self.assertEqual(["u0", "new"], scene.labels())
-        self.assertEqual([0.1], scene.upstreams[1].times)
+        self.ask(1)
+        self.lose(0)
+        self.answer(0, SERVFAIL)
+        self.answer(0, SERVFAIL)
+        self.assert_response(SERVFAIL)
