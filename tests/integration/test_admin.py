@@ -126,7 +126,7 @@ async def test_ready_or_not(running):
     """
     One upstream has to be verified, and not to have failed since; what is in the cache does not count.
     """
-    upstream = running.forwarder.dispatcher.upstream_table.asked[0]
+    upstream = running.forwarder.dispatcher.upstream_table.active_upstreams[0]
     await verified(running)
     await ask(running)
     upstream.tier = 2
@@ -150,13 +150,13 @@ async def test_not_ready_without_a_verified_upstream(running, servers):
     assert report_of(running, None, PlaintextCounters()).not_ready == (
         f"no upstream is verified: 0 of 1 upstreams verified (other.test ({servers[1].address}): not verified yet)"
     )
-    while running.forwarder.dispatcher.upstream_table.asked[0].standing.status.state != State.DOWN:
+    while running.forwarder.dispatcher.upstream_table.active_upstreams[0].standing.status.state != State.DOWN:
         await pause()
     text = (await get(running, "/readyz"))[1]
     assert "every upstream is down" in text
     assert "verify: the certificate is for dot.test, not for other.test" in text
     text = (await get(running, "/metrics"))[1]
-    label = running.forwarder.dispatcher.upstream_table.asked[0].label
+    label = running.forwarder.dispatcher.upstream_table.active_upstreams[0].label
     assert f'dotproxy_upstream_up{{upstream="{label}"}} 0.0' in text
     assert f'dotproxy_upstream_verified{{upstream="{label}"}} 0.0' in text
     assert "dotproxy_ready 0.0" in text
@@ -220,7 +220,7 @@ async def test_system_store_is_read_again(running, servers, authority, tmp_path,
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
     running.options["ca_file"] = [""]
     running.reload()
-    upstream = running.forwarder.dispatcher.upstream_table.asked[0]
+    upstream = running.forwarder.dispatcher.upstream_table.active_upstreams[0]
     while upstream.standing.status.state != State.DOWN:
         await pause()
     store.write_bytes(authority.pem)
@@ -243,7 +243,10 @@ async def verified(proxy: Any, count: int = 1) -> None:
     """
     Wait until so many upstreams are verified.
     """
-    while sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.asked) < count:
+    while (
+        sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.active_upstreams)
+        < count
+    ):
         await pause()
 
 

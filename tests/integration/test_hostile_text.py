@@ -57,7 +57,7 @@ async def test_a_hostile_certificate(authority, ca_file, tmp_path, capsys):
     proxy: Any = build(config, reactor)
     proxy.startService()
     try:
-        while not proxy.forwarder.dispatcher.upstream_table.asked[0].standing.status.failures:
+        while not proxy.forwarder.dispatcher.upstream_table.active_upstreams[0].standing.status.failures:
             await pause()
         code = await deferToThread(control.main, "status", ["--socket", str(tmp_path / "admin")])
         printed = capsys.readouterr().out

@@ -176,7 +176,7 @@ async def test_expiry_between_connections(running, server, heard):
     assert await ask_udp(reactor, host, port, make_query("www.test.", A))
     server.close_connections()
     await deferLater(reactor, 0.05)
-    for upstream in running.forwarder.dispatcher.upstream_table.asked:
+    for upstream in running.forwarder.dispatcher.upstream_table.active_upstreams:
         for endpoint in upstream._endpoint._endpoints:
             endpoint._trust._now = lambda: datetime.now(UTC) + timedelta(days=60)
     asked = len(server.queries)
