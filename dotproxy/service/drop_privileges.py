@@ -1,8 +1,9 @@
 """
-A service that was started as root, or with capabilities, and what is left of that while it serves.
+When a service that was started as root, or with capabilities, gives privileges up, and as which user it runs.
 
-Decides as which user it serves, when it gives up what, and what is said of files it cannot use then.  The calls are
-``privileges``'.  Only for a process that is twistd's: a library leaves its process as it is.
+Decides the user, the moments at which privileges are given up, and the warnings about files that cannot be used then.
+Refuses to know the system calls: those are ``privileges``'s.  Only for a process that twistd has started: as a library
+dotproxy leaves its process alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from twisted.logger import Logger
 
@@ -23,7 +23,7 @@ from dotproxy.config.schema import SETTINGS
 from dotproxy.errors import ConfigError
 from dotproxy.service.privileges import FILES, forbid_gains, give_up, unusable
 
-#: What every worker is started from, and modules are imported from when they are needed.
+#: The interpreter and our modules: workers are started from them, and modules are imported while the service runs.
 _PROGRAM = (Path(sys.executable), Path(dotproxy.__file__).parent)
 
 log = Logger("dotproxy")
@@ -32,7 +32,7 @@ log = Logger("dotproxy")
 @dataclass(frozen=True, slots=True)
 class _Need:
     """
-    A path that is used after the start, how, and what is said if it cannot be.
+    A path that is used while the service runs, its mode for ``os.access``, and the warning if it cannot be used.
     """
 
     path: Path
@@ -40,9 +40,9 @@ class _Need:
     complaint: str
 
 
-def choose_user(account: Account | None, twistd: MutableMapping[str, Any]) -> None:
+def choose_user(account: Account | None, twistd: MutableMapping[str, int | None]) -> None:
     """
-    Have twistd give root up for ``account``, unless its own options name a user, or it is not root's.
+    Have twistd change to ``account``, unless twistd's own options name a user, or it does not run as root.
     """
     if account is None or "uid" not in twistd or twistd["uid"] is not None or os.geteuid():
         return
@@ -53,10 +53,12 @@ def choose_user(account: Account | None, twistd: MutableMapping[str, Any]) -> No
 
 class Confinement:
     """
-    ``uid`` and ``gid`` are whom twistd gives root up for, if anybody.
+    Gives this process's privileges up while the service starts.
 
-    Told by: the service's start: ``announce`` first, ``bound`` when every listener is, ``serving`` when the reactor
-    runs, before it has threads.
+    ``uid`` and ``gid`` are those that twistd changes to, if any.  ``file`` is the configuration file.
+
+    Told by: ``TwistdService``, in this order: ``announce``; ``bound`` when every listener is bound; ``serving`` when
+    the reactor runs, before there are threads.
     """
 
     def __init__(self, config: Config, file: str | None, uid: int | None = None, gid: int | None = None) -> None:
@@ -68,14 +70,18 @@ class Confinement:
 
     def announce(self, *, has_workers: bool = False) -> None:
         """
-        Say as whom it will serve, if that is not as it should be, and what that user cannot do.
+        Warn if the service will run as root or not as ``user``, and of each file that its user cannot use.
 
-        :raises ConfigError: if it could not start any of the workers it is to have.
+        :raises ConfigError: if there are to be workers, and that user could not start them.
         """
         if os.geteuid():
             account = self._config.user
             if account is not None and account.uid != os.geteuid():
-                log.warn("user {name}: only root can become another user; serving as user {uid}", **_who(account))
+                log.warn(
+                    "user {name}: only root can become another user; serving as user {uid}",
+                    name=account.name,
+                    uid=os.geteuid(),
+                )
         elif not self._uid:
             self._announce_root()
         elif (account := _account(self._uid, self._gid)) is not None:
@@ -87,13 +93,13 @@ class Confinement:
 
     def bound(self) -> None:
         """
-        Everything is bound that needs privileges.
+        Forbid child processes to gain privileges: no further socket has to be bound.
         """
         self._refused = forbid_gains(self._kept)
 
     def serving(self) -> None:
         """
-        Nothing that comes needs any.
+        Drop all capabilities: nothing after this needs any.
         """
         self._refused += give_up(self._kept)
         if self._config.is_debug:
@@ -103,7 +109,8 @@ class Confinement:
         others = self._unusable(None)
         if others:
             self._kept = FILES
-        kept = f", but for access to all files ({others[0].path} is another user's)" if others else ""
+        example = next((need.path for need in others), "")
+        kept = f", but for access to all files ({example} is another user's)" if others else ""
         log.warn(
             'serving as root, without capabilities{kept}: user = "NAME", or --user NAME, gives root up once all is'
             " bound",
@@ -118,19 +125,15 @@ class Confinement:
 def _account(uid: int, gid: int | None) -> Account | None:
     try:
         account = parse_account(uid)
-    except ValueError:  # twistd will say so
+    except ValueError:  # twistd reports an unknown user
         return None
     return account if gid is None else replace(account, gid=gid)
 
 
-def _who(account: Account) -> dict[str, Any]:
-    return {"name": account.name, "uid": os.geteuid()}
-
-
 def _needs(config: Config, file: str | None) -> Iterator[_Need]:
     """
-    Yield what is used after the start: the program itself, since modules are imported when they are needed and workers
-    are started anew; files that a reload reads; directories that files are written to.
+    Yield what is used while the service runs: the program (modules are imported late, and workers are restarted), files
+    that a reload reads, and directories that files are written to.
     """
     for path in _PROGRAM:
         yield _Need(path, os.R_OK | os.X_OK, f"may not use {path}, which is part of the program")

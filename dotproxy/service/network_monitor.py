@@ -1,9 +1,9 @@
 """
-Whether the machine has another network than a moment ago, or slept.
+Notices that the machine has slept, or has moved to another network.
 
-Decides when upstreams are told that their connections are worth nothing and their failures history: when a clock that
-counts sleep has run ahead of one that does not; when the kernel reports other addresses or routes, and an upstream is
-now reached from another address, or was down.
+Decides when upstreams drop their connections and forget their failures: when CLOCK_BOOTTIME has run ahead of
+CLOCK_MONOTONIC (sleep); when the kernel reports changed addresses or routes (rtnetlink(7)), and an upstream is now
+reached from another source address, or was down.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReadDescrip
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from dotproxy.downstream.sockets import endpoint_of
 from dotproxy.service.reactor import IServiceReactor
 
-#: How often the clocks are compared, and how far apart is asleep, in seconds.
+#: Seconds between two comparisons of the clocks.
 INTERVAL = 1.0
+#: A difference of more than so many seconds counts as sleep.
 ASLEEP = 5.0
 
-#: Changes come in bursts; this long after the first of one they are looked at.
+#: Seconds after the first of a burst of reports before source addresses are compared.
 SETTLED = 0.2
 
-#: rtnetlink's groups for addresses and routes, IPv4 and IPv6.
+#: RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE (rtnetlink(7)).
 _GROUPS = 0x10 | 0x40 | 0x100 | 0x400
 
 log = Logger("dotproxy")
 
 
-class Reached(Protocol):
+class NetworkUser(Protocol):
     """
-    An upstream, as far as networks are concerned.
+    An upstream, as this module needs it.
     """
 
     label: str
@@ -44,12 +46,12 @@ class Reached(Protocol):
     @property
     def tier(self) -> int:
         """
-        2 is down.
+        0 is up, 2 is down.
         """
 
     def network_moved(self) -> None:
         """
-        Connections are worth nothing, failures are history.
+        Drop connections and forget failures.
         """
 
 
@@ -58,31 +60,33 @@ def _clock_with_sleep() -> Callable[[], float]:
     return time.time if boottime is None else partial(time.clock_gettime, boottime)
 
 
-#: Returns seconds on a clock that goes on while the machine sleeps.
+#: Returns seconds of a clock that counts while the machine sleeps (CLOCK_BOOTTIME; the wall clock without it).
 boottime = _clock_with_sleep()
 
 
 def source_for(host: str) -> str:
     """
-    Return the address from which ``host`` would be reached, "" if it would not; nothing is sent.
+    Return the source address for packets to ``host``, "" if there is no route; nothing is sent.
     """
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((host, 853))
-            return str(probe.getsockname()[0])
+            return endpoint_of(probe).host
     except OSError:
         return ""
 
 
 class NetworkMonitor(Service):
     """
-    Owns: the timer that compares the clocks, and the kernel's reports, where there are any.
-    Tells: upstreams (``network_moved``), and whoever else remembers failures (``moved``).
+    Owns: the timer that compares the clocks, and a netlink socket where there is one.
+    Tells: upstreams (``network_moved``), and ``on_move``.
+
+    ``upstreams`` are pairs of an upstream and its addresses.
     """
 
     def __init__(
         self,
-        upstreams: Sequence[tuple[Reached, Sequence[str]]],
+        upstreams: Sequence[tuple[NetworkUser, Sequence[str]]],
         *,
         on_move: Callable[[], None],
         reactor: IServiceReactor,
@@ -101,26 +105,26 @@ class NetworkMonitor(Service):
         self._ahead = 0.0
         self._timer: IDelayedCall | None = None
         self._settling: IDelayedCall | None = None
-        self._reports: _Reports | None = None
+        self._reports: _NetlinkReports | None = None
 
     def startService(self) -> None:
         """
-        Watch.
+        Start watching.
         """
         super().startService()
         self._ahead = self._boottime() - self._monotonic()
         self._sources = self._all_sources()
         self._timer = self._clock.callLater(INTERVAL, self._compare_clocks)
         try:
-            self._reports = _Reports(self.network_changed, self._reactor)
-        except (OSError, AttributeError):  # not Linux, or not allowed: the clocks have to do
+            self._reports = _NetlinkReports(self.network_changed, self._reactor)
+        except (OSError, AttributeError):  # not Linux, or not permitted: only the clocks are compared
             self._reports = None
         else:
             self._reports.startReading()
 
     def stopService(self) -> None:
         """
-        Watch no more.
+        Stop watching.
         """
         super().stopService()
         for timer in (self._timer, self._settling):
@@ -131,7 +135,7 @@ class NetworkMonitor(Service):
 
     def network_changed(self) -> None:
         """
-        The kernel reports something: look when it has settled.
+        Compare source addresses after ``SETTLED`` seconds; called when the kernel reports a change.
         """
         if self._settling is None:
             self._settling = self._clock.callLater(SETTLED, self._compare_sources)
@@ -162,9 +166,9 @@ class NetworkMonitor(Service):
 
 
 @implementer(IReadDescriptor)
-class _Reports:
+class _NetlinkReports:
     """
-    A netlink socket, as a reader of Twisted's.
+    A netlink socket as a Twisted reader; it tells ``changed`` of every report.
     """
 
     def __init__(self, changed: Callable[[], None], reactor: IServiceReactor) -> None:
@@ -181,44 +185,44 @@ class _Reports:
 
     def startReading(self) -> None:
         """
-        Listen to the kernel.
+        Receive reports.
         """
         self._reactor.addReader(self)
 
     def fileno(self) -> int:
         """
-        Called by Twisted.
+        Return the descriptor; called by Twisted.
         """
         return self._socket.fileno()
 
     def doRead(self) -> None:
         """
-        Take what there is; what it says in particular is found out by other means.
+        Read all reports; their contents do not matter, as source addresses are compared; called by Twisted.
         """
         try:
             while self._socket.recv(65536):
                 pass
         except BlockingIOError:
             pass
-        except OSError:  # more came than fits (ENOBUFS): something has changed in any case
+        except OSError:  # ENOBUFS: reports were lost, so something has changed
             pass
         self._changed()
 
     def connectionLost(self, reason: object) -> None:
         """
-        Called by Twisted when it stops.
+        Close the socket; called by Twisted when the reactor stops.
         """
         self.close()
 
     def logPrefix(self) -> str:
         """
-        Called by Twisted.
+        Return the prefix of log lines; called by Twisted.
         """
         return "network"
 
     def close(self) -> None:
         """
-        Listen no more.
+        Close the socket.
         """
         if self._socket.fileno() >= 0:
             self._reactor.removeReader(self)

@@ -1,10 +1,11 @@
 """
-Privileges of this process, and how they are given up (capabilities(7), prctl(2)).
+The system calls by which a process gives privileges up: capabilities(7), prctl(2).
 
-Decides the calls and their order.  Linux only: elsewhere nothing happens.  Nothing here raises: what the kernel or a
-filter of system calls refuses is returned in words, since a service with privileges is better than none.
+Decides the calls and their order.  Refuses to know when they are made and as which user the service runs: that is
+``drop_privileges``'s.  Linux only: elsewhere every function does nothing.  Nothing here raises: what the kernel or a
+system call filter refuses is returned as text, since a service with privileges is better than no service.
 
-The kernel keeps capabilities by thread: call these before there is a second one.
+Capabilities belong to a thread: call these functions before there is a second one.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from dotproxy.config.accounts import Account
 
-#: In <linux/capability.h>: what lets root use files that are another user's.
+#: In <linux/capability.h>: the capabilities by which root uses files of other users.
 DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
 FILES = frozenset({DAC_OVERRIDE, DAC_READ_SEARCH})
 
@@ -30,8 +31,16 @@ _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 #: In <linux/capability.h>: sets of 64 capabilities, as two halves.
 _VERSION_3 = 0x20080522
-#: The sets of a process in the order of struct __user_cap_data_struct.
-_Sets = tuple[int, int, int]
+
+
+class CapabilitySets(NamedTuple):
+    """
+    A thread's capability sets, each a bit field, in the order of ``struct __user_cap_data_struct``.
+    """
+
+    effective: int
+    permitted: int
+    inheritable: int
 
 
 class _Header(ctypes.Structure):
@@ -44,10 +53,10 @@ class _Data(ctypes.Structure):
 
 def forbid_gains(keep: Iterable[int] = ()) -> list[str]:
     """
-    See to it that no program this process starts has more than it, nor any capability but those in ``keep``.
+    Keep child processes from gaining privileges, or any capability but those in ``keep``; return what was refused.
 
-    Sets ``no_new_privs`` and empties the bounding set, which takes CAP_SETPCAP: root calls this before it gives way
-    to a user.  Return what was refused.
+    Sets ``no_new_privs`` and empties the bounding set.  That needs CAP_SETPCAP, so root calls this before it changes to
+    another user.
     """
     if (library := _library()) is None:
         return []
@@ -57,7 +66,7 @@ def forbid_gains(keep: Iterable[int] = ()) -> list[str]:
     kept, failed = set(keep), ""
     for number in range(64):
         state = _prctl(library, _PR_CAPBSET_READ, number)
-        if state < 0:  # there are no more
+        if state < 0:  # no such capability: the last one was before
             break
         if state and number not in kept and _prctl(library, _PR_CAPBSET_DROP, number):
             failed = _reason()
@@ -66,31 +75,31 @@ def forbid_gains(keep: Iterable[int] = ()) -> list[str]:
 
 def give_up(keep: Iterable[int] = ()) -> list[str]:
     """
-    Have no capability but those in ``keep`` that are there, in no set; return what was refused.
+    Drop every capability of this thread but those in ``keep``; return what was refused.
     """
     if (library := _library()) is None:
         return []
     refused: list[str] = []
     if _prctl(library, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL):
         refused.append(f"ambient capabilities: {_reason()}")
-    kept = sum(1 << number for number in keep) & _sets(library)[1]
-    if not _set(library, (kept, kept, 0)):
+    kept = sum(1 << number for number in keep) & _capabilities(library).permitted
+    if not _set_capabilities(library, CapabilitySets(kept, kept, 0)):
         refused.append(f"capabilities: {_reason()}")
     return refused
 
 
 def unusable(needed: Iterable[tuple[Path, int]], account: Account | None) -> list[Path]:
     """
-    Return which paths cannot be used, each with a mode of ``os.access``, as ``account``; without one, as root without
-    capabilities.  What is not there is not judged.  Only for root.
+    Return the paths that ``account`` cannot use (None: root without capabilities), each checked for a mode of
+    ``os.access``.  Paths that do not exist are left out.  Only root may call this.
     """
     found: list[Path] = []
-    with suppress(OSError), _as(account):
-        found = [path for path, mode in needed if not os.access(path, mode, effective_ids=True) and _is_there(path)]
+    with suppress(OSError), _acting_as(account):
+        found = [path for path, mode in needed if not os.access(path, mode, effective_ids=True) and _exists(path)]
     return found
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         path.stat()
     except PermissionError:
@@ -101,9 +110,9 @@ def _is_there(path: Path) -> bool:
 
 
 @contextmanager
-def _as(account: Account | None) -> Iterator[None]:
+def _acting_as(account: Account | None) -> Iterator[None]:
     """
-    See the file system as somebody with less does.
+    Access files as ``account``, or as root without capabilities, within the block.
     """
     if account is not None:
         groups, gid = os.getgroups(), os.getegid()
@@ -121,17 +130,17 @@ def _as(account: Account | None) -> Iterator[None]:
     if library is None:
         yield
         return
-    before = _sets(library)
-    _set(library, (0, before[1], before[2]))
+    before = _capabilities(library)
+    _set_capabilities(library, before._replace(effective=0))
     try:
         yield
     finally:
-        _set(library, before)
+        _set_capabilities(library, before)
 
 
-def _library() -> Any:
+def _library() -> ctypes.CDLL | None:
     """
-    The C library, if this is Linux and it has what is needed.
+    Return the C library; None if this is not Linux, or it has no capset(2).
     """
     if sys.platform != "linux":
         return None
@@ -139,24 +148,24 @@ def _library() -> Any:
     return library if hasattr(library, "capset") else None
 
 
-def _prctl(library: Any, what: int, *arguments: int) -> int:
+def _prctl(library: ctypes.CDLL, option: int, *arguments: int) -> int:
     rest = [*arguments, 0, 0, 0, 0][:4]
-    return int(library.prctl(what, *map(ctypes.c_ulong, rest)))
+    return int(library.prctl(option, *map(ctypes.c_ulong, rest)))
 
 
-def _sets(library: Any) -> _Sets:
+def _capabilities(library: ctypes.CDLL) -> CapabilitySets:
     header, halves = _Header(_VERSION_3, 0), (_Data * 2)()
     if library.capget(ctypes.byref(header), ctypes.byref(halves)):
-        return 0, 0, 0
+        return CapabilitySets(0, 0, 0)
     low, high = halves
-    return (
+    return CapabilitySets(
         low.effective | high.effective << 32,
         low.permitted | high.permitted << 32,
         low.inheritable | high.inheritable << 32,
     )
 
 
-def _set(library: Any, sets: _Sets) -> bool:
+def _set_capabilities(library: ctypes.CDLL, sets: CapabilitySets) -> bool:
     header = _Header(_VERSION_3, 0)
     halves = (_Data * 2)(_Data(*(one & 0xFFFFFFFF for one in sets)), _Data(*(one >> 32 for one in sets)))
     return not library.capset(ctypes.byref(header), ctypes.byref(halves))

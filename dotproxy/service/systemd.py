@@ -1,7 +1,7 @@
 """
-What systemd and dotproxy tell each other: readiness, and sockets that systemd has opened already.
+The protocol with systemd: notifications (sd_notify(3)), and sockets that it passes (sd_listen_fds(3)).
 
-Decides how that is read and written (sd_notify(3), sd_listen_fds(3)).  Without systemd nothing here does anything.
+Decides how environment variables are read and notifications written.  Without systemd everything here does nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 _FIRST_DESCRIPTOR = 3
 
-#: What sockets for DNS over TLS are called (systemd.socket(5), FileDescriptorName=).
-_NAME_OF_TLS = "tls"
+#: The name of sockets for DNS over TLS (systemd.socket(5), FileDescriptorName=).
+_TLS_NAME = "tls"
 
 
 class ServiceNotifier(Service):
     """
-    Tells systemd how it goes; keeps its watchdog quiet while the reactor turns.
+    Sends notifications to systemd, and resets its watchdog while the reactor runs.
     """
 
     def __init__(self, environ: Mapping[str, str], clock: IReactorTime) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._clock = clock
-        # Half of what it allows; of another process's watchdog we know nothing.
+        # Half of its timeout; WATCHDOG_PID of another process means that there is none for us.
         microseconds = environ.get("WATCHDOG_USEC", "")
         is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._interval = int(microseconds) / 2e6 if microseconds.isdigit() and is_ours else 0.0
@@ -38,15 +38,15 @@ class ServiceNotifier(Service):
 
     def startService(self) -> None:
         """
-        Keep the watchdog quiet, if there is one.
+        Reset the watchdog regularly, if there is one.
         """
         super().startService()
         if self._interval and self._address:
-            self._pat()
+            self._reset_watchdog()
 
     def stopService(self) -> None:
         """
-        Leave it alone.
+        Stop resetting the watchdog.
         """
         super().stopService()
         if self._timer is not None and self._timer.active():
@@ -54,43 +54,43 @@ class ServiceNotifier(Service):
 
     def tell(self, *lines: str) -> None:
         """
-        Tell how it goes, as ``READY=1``.
+        Send lines such as ``READY=1``.
         """
         notify(self._address, *lines)
 
     def ready(self, status: str) -> None:
         """
-        Clients are served.
+        Tell that clients are served, or that a reload has ended; ``status`` is shown by ``systemctl status``.
         """
         self.tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """
-        The configuration is being read; ``ready`` says that it is done.
+        Tell that a reload has begun; ``ready`` ends it.
         """
         self.tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
-    def _pat(self) -> None:
+    def _reset_watchdog(self) -> None:
         self.tell("WATCHDOG=1")
-        self._timer = self._clock.callLater(self._interval, self._pat)
+        self._timer = self._clock.callLater(self._interval, self._reset_watchdog)
 
 
 def notify(address: str, *lines: str) -> None:
     """
-    Send lines to systemd, which listens on ``address`` (``NOTIFY_SOCKET``); to nobody, if that is empty.
+    Send lines to systemd at ``address`` (``NOTIFY_SOCKET``); do nothing if that is empty.
     """
     if not address:
         return
     address = "\0" + address[1:] if address.startswith("@") else address
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as speaker:
-        speaker.sendto("\n".join(lines).encode(), address)
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.sendto("\n".join(lines).encode(), address)
 
 
 def initial_environment() -> dict[str, str]:
     """
-    Return the environment this process was started with, as far as the kernel tells.
+    Return the environment that this process was started with, from /proc where there is one.
 
-    Twisted takes what is about inherited sockets out of ``os.environ`` as soon as its endpoints are imported.
+    Twisted removes LISTEN_* from ``os.environ`` as soon as its endpoints are imported.
     """
     try:
         pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
@@ -101,7 +101,7 @@ def initial_environment() -> dict[str, str]:
 
 def inherited(environ: Mapping[str, str]) -> tuple[list[socket.socket], list[socket.socket]]:
     """
-    Return the UDP and the TCP sockets for plain DNS that systemd has opened for this process, non-blocking.
+    Return the UDP sockets and the listening TCP sockets for plain DNS that systemd has passed, non-blocking.
     """
     passed = _passed(environ, are_for_tls=False)
     return (
@@ -112,7 +112,7 @@ def inherited(environ: Mapping[str, str]) -> tuple[list[socket.socket], list[soc
 
 def inherited_for_tls(environ: Mapping[str, str]) -> list[socket.socket]:
     """
-    Return the TCP sockets for DNS over TLS: those that a unit has named so (``FileDescriptorName=tls``).
+    Return the listening TCP sockets for DNS over TLS: those with ``FileDescriptorName=tls``.
     """
     return [one for one in _passed(environ, are_for_tls=True) if one.type != socket.SOCK_DGRAM]
 
@@ -124,7 +124,7 @@ def _passed(environ: Mapping[str, str], *, are_for_tls: bool) -> list[socket.soc
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     passed: list[socket.socket] = []
     for number in range(int(count)):
-        if (number < len(names) and names[number] == _NAME_OF_TLS) != are_for_tls:
+        if (number < len(names) and names[number] == _TLS_NAME) != are_for_tls:
             continue
         os.set_inheritable(_FIRST_DESCRIPTOR + number, False)
         one = socket.socket(fileno=_FIRST_DESCRIPTOR + number)

@@ -1,9 +1,10 @@
 """
-The files that TLS to upstreams is built from: their contents, and when those have changed.
+The files that TLS to upstreams is built from: ``ca_file``, ``client_certificate``, ``client_key``, the system's CAs.
 
-Decides what counts as a change (the contents, not the path or the date), which contents can be used, and when a change
-on disk is looked at: files are stat'ed every ``INTERVAL`` seconds, and read when they have changed and stayed the same
-for one interval, so that a file is not read while it is written.  What is done about a change is ``assembly``'s.
+Decides what counts as a change (the contents, not the path or the date), which contents are usable, and when a change
+on disk is read: files are checked with stat(2) every ``INTERVAL`` seconds, and read when they have changed and then
+stayed the same for one interval, so that no file is read while it is written. What a change leads to is
+``assembly``'s.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
-from typing import Any, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -28,13 +28,13 @@ from dotproxy.config.model import Config
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.verification import Credentials, TlsChoices
 
-#: How often files are looked at, in seconds.
+#: Seconds between two checks of the files.
 INTERVAL = 2.0
 
 #: The settings that name such files.
 SETTINGS = ("ca_file", "client_certificate", "client_key")
 
-#: Where pyOpenSSL looks for the system's CAs when the OpenSSL it was built with knows no directory of this system.
+#: Where pyOpenSSL looks for the system's CAs if its OpenSSL was built with other directories than this system's.
 _WELL_KNOWN = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -44,7 +44,7 @@ _WELL_KNOWN = (
     "/etc/ssl/certs",
 )
 
-#: What tells two states of a file apart without reading it.
+#: Differs between two states of a file; from stat(2) alone.
 _Signature = frozenset[tuple[object, ...]]
 
 log = Logger("dotproxy")
@@ -53,8 +53,8 @@ log = Logger("dotproxy")
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """
-    The contents of the files; None where a setting names none.  ``system`` is a digest of the system's trust store,
-    empty if ``ca_file`` is used instead.
+    The contents of the files, PEM; None where a setting is not set. ``system`` is a digest of the system's trust
+    store, empty if ``ca_file`` is set.
     """
 
     ca_file: bytes | None
@@ -64,7 +64,7 @@ class TlsFiles:
 
     def credentials(self, config: Config) -> tuple[bytes | None, TlsChoices]:
         """
-        Return the CAs to believe and how TLS is spoken, with these contents.
+        Return the CAs to trust (None: the system's) and the TLS settings.
         """
         return self.ca_file, TlsChoices(
             config.tls_minimum, config.tls_ciphers or "", self.client_certificate, self.client_key
@@ -72,7 +72,7 @@ class TlsFiles:
 
     def changes_since(self, before: TlsFiles) -> list[str]:
         """
-        Return what has other contents than before, a phrase each; another path is not told here.
+        Return a phrase for each file with other contents; a changed path is not a change of contents.
         """
         changes = [
             f"{key}: new contents"
@@ -88,7 +88,7 @@ def read_tls_files(config: Config) -> TlsFiles:
     """
     Return the contents of the files that ``config`` names.
 
-    :raises ConfigError: if one cannot be read, or is not what it should be; with every problem there is.
+    :raises ConfigError: with every problem, if one cannot be read, or holds no certificate.
     """
     problems: list[str] = []
     contents = {key: _read(key, getattr(config, key), problems) for key in SETTINGS}
@@ -99,9 +99,9 @@ def read_tls_files(config: Config) -> TlsFiles:
 
 def read_usable_tls_files(config: Config) -> TlsFiles:
     """
-    Return the contents of the files that ``config`` names, having seen that TLS can be used with them.
+    Return the contents of the files that ``config`` names, after checking that TLS works with them.
 
-    :raises ConfigError: if it cannot.
+    :raises ConfigError: if it does not.
     """
     files = read_tls_files(config)
     if problems := _check_use(config, files):
@@ -124,9 +124,9 @@ def _read(key: str, path: Path | None, problems: list[str]) -> bytes | None:
 
 def problem_with_certificates(pem: bytes) -> str:
     """
-    Return what is wrong with a file of certificates, "" if nothing is.
+    Return what is wrong with a file of PEM certificates, "" if nothing is.
 
-    The reader passes over a last certificate that is cut off; a file in which one is has not been written to its end.
+    The parser ignores a truncated last certificate; such a file was not written to its end.
     """
     begun = pem.count(b"-----BEGIN CERTIFICATE-----")
     try:
@@ -147,7 +147,7 @@ def _check_use(config: Config, files: TlsFiles) -> list[str]:
             return [f"client_key: is not the key of the first certificate in '{config.client_certificate}'"]
     try:
         Credentials(*files.credentials(config)).options()
-    except Exception as error:  # whatever OpenSSL says of a certificate or key that could be parsed
+    except Exception as error:  # OpenSSL rejects a certificate or key that could be parsed
         named = ", ".join(key for key in SETTINGS if getattr(config, key)) or "the system's trust store"
         return [f"{named}: TLS cannot be used with it: {error}"]
     return []
@@ -155,7 +155,7 @@ def _check_use(config: Config, files: TlsFiles) -> list[str]:
 
 def system_store() -> list[Path]:
     """
-    Return the files and directories that the system's CAs may come from, each once, whether they exist or not.
+    Return the files and directories that may hold the system's CAs, each once, whether they exist or not.
     """
     defaults = ssl.get_default_verify_paths()
     named = [os.environ.get("SSL_CERT_FILE", ""), *os.environ.get("SSL_CERT_DIR", "").split(os.pathsep)]
@@ -167,7 +167,7 @@ def system_store() -> list[Path]:
 
 def _digest(paths: Sequence[Path]) -> bytes:
     """
-    Return a digest of what is in these files and directories; what cannot be read OpenSSL cannot read either.
+    Return a digest of these files and directories; unreadable files are left out, as by OpenSSL.
     """
     digest = blake2s()
     for path in paths:
@@ -179,15 +179,16 @@ def _digest(paths: Sequence[Path]) -> bytes:
 
 def _signature(paths: Sequence[Path]) -> _Signature:
     """
-    Return what changes when one of these files is written or replaced, or one in these directories added, removed or
-    replaced; what is written in place in a directory is seen by a reload only, for there may be hundreds of files.
+    Return a value that changes when one of these files is written or replaced, or a file in one of these directories
+    is added, removed or replaced. A file in a directory that is written in place is noticed by a reload only: there
+    may be hundreds of them.
     """
     return frozenset(map(_stat, paths))
 
 
 def _members(path: Path) -> list[str]:
     """
-    Return a file, or what is in a directory.
+    Return the paths in a directory; the path itself if it is none.
     """
     try:
         return [entry.path for entry in os.scandir(path)]
@@ -205,25 +206,27 @@ def _stat(path: Path) -> tuple[object, ...]:
 
 class TlsFileWatch(Service):
     """
-    Owns: the timer that looks at the files.
-    Tells: ``take``, when files have changed: it reads them and returns what has new contents, or raises
+    Notices changes of TLS files.
+
+    Owns: the timer that checks the files.
+    Tells: ``reload_files``, when files have changed; it returns a phrase for each with new contents, or raises
     ``ConfigError``.
 
-    ``paths`` returns what is to be looked at; ``effect`` says what becomes of changes.  With ``is_quiet`` nothing is
-    logged: another process does.
+    ``paths`` returns the files to check; ``effect`` describes in the log what a change leads to.  With ``is_quiet``
+    nothing is logged: the supervisor logs for all workers.
     """
 
     def __init__(
         self,
         paths: Callable[[], Sequence[Path]],
-        take: Callable[[], list[str]],
+        reload_files: Callable[[], list[str]],
         *,
         clock: IReactorTime,
         is_quiet: bool = False,
         effect: str = "connections to upstreams are made anew",
     ) -> None:
         self._paths = paths
-        self._take = take
+        self._reload_files = reload_files
         self._clock = clock
         self._is_quiet = is_quiet
         self._effect = effect
@@ -233,33 +236,33 @@ class TlsFileWatch(Service):
 
     def startService(self) -> None:
         """
-        Look from now on.
+        Start the checks.
         """
         super().startService()
-        self._timer = self._clock.callLater(INTERVAL, self._look)
+        self._timer = self._clock.callLater(INTERVAL, self._check)
 
     def stopService(self) -> None:
         """
-        Look no more.
+        Stop the checks.
         """
         super().stopService()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    def _look(self) -> None:
-        self._timer = self._clock.callLater(INTERVAL, self._look)
+    def _check(self) -> None:
+        self._timer = self._clock.callLater(INTERVAL, self._check)
         before, self._latest = self._latest, _signature(self._paths())
         if self._latest == self._known or self._latest != before:
             return
         self._known = self._latest
         try:
-            changes, problems = self._take(), []
+            changes, problems = self._reload_files(), []
         except ConfigError as error:
             changes, problems = [], error.problems
         if not self._is_quiet:
             for problem in problems:
                 if problem not in self._problems:
-                    log.error("{problem}; what it held before still counts", problem=problem)
+                    log.error("{problem}; its previous contents stay in use", problem=problem)
             if changes:
                 log.info("{changes}: {effect}", changes="; ".join(changes), effect=self._effect)
         self._problems = problems
@@ -267,7 +270,7 @@ class TlsFileWatch(Service):
 
 def watched_paths(config: Config) -> list[Path]:
     """
-    Return the files that TLS to upstreams is built from under ``config``.
+    Return the files to watch under ``config``.
     """
-    named = [cast(Any, getattr(config, key)) for key in SETTINGS]
+    named: list[Path | None] = [getattr(config, key) for key in SETTINGS]
     return [path for path in named if path is not None] + ([] if config.ca_file else system_store())

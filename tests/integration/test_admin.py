@@ -24,8 +24,7 @@ from dotproxy.telemetry.status import State
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import ask_udp, make_query
 from dotproxy.testing.server import DotServer
-from dotproxy.testing.zone import Zone, address_rdata
-from dotproxy.wire.rrtypes import A
+from dotproxy.testing.zone import A, Zone, address_rdata
 from tests.integration.programs import free_port
 
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")]})
@@ -102,7 +101,7 @@ async def ask(proxy: Any) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
-async def test_pages_are_read_only(running, servers):
+async def test_pages(running, servers):
     """
     Metrics, health, readiness, status; nothing else, and nothing to be done there.
     """
@@ -123,7 +122,7 @@ async def test_pages_are_read_only(running, servers):
 
 
 @pytest_twisted.ensureDeferred
-async def test_readiness_needs_a_verified_upstream(running):
+async def test_ready_or_not(running):
     """
     One upstream has to be verified, and not to have failed since; what is in the cache does not count.
     """
@@ -141,7 +140,7 @@ async def test_readiness_needs_a_verified_upstream(running):
 
 
 @pytest_twisted.ensureDeferred
-async def test_wrong_name_is_found_without_a_query(running, servers):
+async def test_not_ready_without_a_verified_upstream(running, servers):
     """
     An upstream with the wrong name is found out without a query; nothing says that it is up.
     """
@@ -169,7 +168,7 @@ async def test_wrong_name_is_found_without_a_query(running, servers):
 
 
 @pytest_twisted.ensureDeferred
-async def test_upstreams_are_dialled_at_start_and_reload(running, servers):
+async def test_tried_without_being_asked(running, servers):
     """
     At the start, and when a reload adds one.
     """
@@ -185,7 +184,7 @@ async def test_upstreams_are_dialled_at_start_and_reload(running, servers):
 
 
 @pytest_twisted.ensureDeferred
-async def test_reload_uses_new_ca_file(running, servers, authority, tmp_path):
+async def test_reload_reads_files_again(running, servers, authority, tmp_path):
     """
     New contents of the CA file count, and are told of; what cannot be used changes nothing.
     """
@@ -211,7 +210,7 @@ async def test_reload_uses_new_ca_file(running, servers, authority, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_new_system_cas_are_used(running, servers, authority, tmp_path, monkeypatch):
+async def test_system_store_is_read_again(running, servers, authority, tmp_path, monkeypatch):
     """
     Without a CA file it is the system's CAs whose new contents count, by a reload and without one.
     """
@@ -244,12 +243,15 @@ async def verified(proxy: Any, count: int = 1) -> None:
     """
     Wait until so many upstreams are verified.
     """
-    while sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.active_upstreams) < count:
+    while (
+        sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.active_upstreams)
+        < count
+    ):
         await pause()
 
 
 @pytest_twisted.ensureDeferred
-async def test_commands_take_effect(running, capsys):
+async def test_commands(running, capsys):
     """
     Each does what it says, and says what it did.
     """
@@ -270,7 +272,7 @@ async def test_commands_take_effect(running, capsys):
     del running.options["padding"]
 
 
-def test_missing_socket_is_one_line(capsys, tmp_path):
+def test_nobody_there(capsys, tmp_path):
     """
     One line that says so.
     """
@@ -281,7 +283,7 @@ def test_missing_socket_is_one_line(capsys, tmp_path):
 
 
 @pytest_twisted.ensureDeferred
-async def test_healthcheck_follows_the_listener(running, monkeypatch, capsys):
+async def test_healthcheck(running, monkeypatch, capsys):
     """
     It answers, or it does not; an address that is not there yet is not asked.
     """
@@ -298,7 +300,7 @@ async def test_healthcheck_follows_the_listener(running, monkeypatch, capsys):
 
 
 @pytest_twisted.ensureDeferred
-async def test_reload_replaces_upstreams(running, servers):
+async def test_another_configuration(running, servers):
     """
     What is new is asked, what is gone is not, what stays keeps its connection; the rest holds from then on.
     """
@@ -310,7 +312,7 @@ async def test_reload_replaces_upstreams(running, servers):
     changes = running.reload()
     assert [change for change in changes if "is new" in change]
     assert "cache_max_ttl is 5s, was 1d" in changes
-    running.forwarder.cache_flushed()
+    running.forwarder.flushed()
     host, port = running.addresses[0]
     await ask_udp(reactor, host, port, make_query("other.test.", A))
     assert (len(second.queries), first.accepted) == (1, 1)
@@ -328,7 +330,7 @@ async def test_reload_replaces_upstreams(running, servers):
     assert first.accepted == 2
 
 
-def test_proxy_without_configuration_cannot_reload(running):
+def test_a_proxy_without_a_source_cannot_reload(running):
     """
     A proxy that was built from a configuration alone has nothing to load again.
     """

@@ -222,7 +222,7 @@ def test_truncated_ca_file_changes_nothing(laboratory):
     lab.ca_file.write_bytes(both[:-100])
     wait_until(lambda: "is cut off" in program.said(), "it is told", 15)
     time.sleep(3)  # what is not to happen has to be given its time: another look
-    assert program.said().count("is cut off: 2 certificates begin in it, 1 can be read; what it held before") == 1
+    assert program.said().count("is cut off: 2 certificates begin in it, 1 can be read; its previous contents") == 1
     assert "the configuration stays as it was" not in program.said()
     assert lab.upstreams()[0]["verified"]
     assert "is cut off" in lab.told("reload")

@@ -11,16 +11,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from dotproxy.service.network_monitor import ASLEEP, SETTLED, NetworkMonitor, _Reports, boottime, source_for
+from dotproxy.service.network_monitor import ASLEEP, SETTLED, NetworkMonitor, _NetlinkReports, boottime, source_for
 
 REAL = """
 import select, subprocess
-from dotproxy.service.network_monitor import _Reports
+from dotproxy.service.network_monitor import _NetlinkReports
 class Reactor:
     def addReader(self, reader): pass
     def removeReader(self, reader): pass
 told = []
-reports = _Reports(lambda: told.append(1), Reactor())
+reports = _NetlinkReports(lambda: told.append(1), Reactor())
 subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 subprocess.run(["ip", "address", "add", "192.0.2.7/32", "dev", "lo"], check=True)
 assert select.select([reports], [], [], 5)[0]
@@ -154,7 +154,7 @@ class WatchTests(SynchronousTestCase):
         def fails(*given: object) -> None:
             raise OSError
 
-        self.patch(sys.modules["dotproxy.service.network_monitor"], "_Reports", fails)
+        self.patch(sys.modules["dotproxy.service.network_monitor"], "_NetlinkReports", fails)
         watch.startService()
         watch.stopService()
 
@@ -193,8 +193,8 @@ class SystemTests(SynchronousTestCase):
         self.assertEqual("told 1\n", done.stdout, done.stderr)
 
 
-def _reader() -> _Reports:
-    reports = _Reports(lambda: None, Reactor())
+def _reader() -> _NetlinkReports:
+    reports = _NetlinkReports(lambda: None, Reactor())
     reports._reactor.addReader(reports)
     reports.close()
     return reports

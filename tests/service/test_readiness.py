@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.service.readiness import AT_START, INTERVAL, LONGEST, Readiness
+from dotproxy.service.readiness import INTERVAL, START_INTERVAL, START_TIMEOUT, Readiness
 from dotproxy.service.systemd import ServiceNotifier
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.report import Report, UpstreamReport
@@ -80,12 +80,12 @@ class ReadinessTests(SynchronousTestCase):
         Not before; one line, and systemd hears the same.
         """
         self.readiness.begin()
-        self.clock.pump([AT_START] * 5)
+        self.clock.pump([START_INTERVAL] * 5)
         self.are(UP, NEW)
-        self.clock.pump([AT_START] * 5)
+        self.clock.pump([START_INTERVAL] * 5)
         self.assertEqual(([], []), (self.lines(), self.manager.messages))
         self.are(UP, UP)
-        self.clock.pump([AT_START] * 5)
+        self.clock.pump([START_INTERVAL] * 5)
         self.assertEqual([(LogLevel.info, "ready: 2 of 2 upstreams verified")], self.lines())
         self.assertEqual([("READY=1", "STATUS=2 of 2 upstreams verified")], self.manager.messages)
         self.assertGreater(self.refreshed, 5)
@@ -96,9 +96,9 @@ class ReadinessTests(SynchronousTestCase):
         """
         self.readiness.begin()
         self.are(UP, NEW)
-        self.clock.pump([AT_START] * round(LONGEST / AT_START - 1))
+        self.clock.pump([START_INTERVAL] * round(START_TIMEOUT / START_INTERVAL - 1))
         self.assertEqual([], self.manager.messages)
-        self.clock.pump([AT_START] * 2)
+        self.clock.pump([START_INTERVAL] * 2)
         text = "1 of 2 upstreams verified (b: not verified yet)"
         self.assertEqual([("READY=1", f"STATUS={text}")], self.manager.messages)
         self.assertEqual([(LogLevel.info, f"ready: {text}")], self.lines())
@@ -109,7 +109,7 @@ class ReadinessTests(SynchronousTestCase):
         """
         self.readiness.begin()
         self.are(DOWN, DOWN)
-        self.clock.pump([AT_START])
+        self.clock.pump([START_INTERVAL])
         text = "0 of 2 upstreams verified (a: connect: connection refused; b: connect: connection refused)"
         self.assertEqual([(LogLevel.warn, f"ready: {text}")], self.lines())
 

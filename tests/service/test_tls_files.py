@@ -207,7 +207,7 @@ class WatchTests(SynchronousTestCase):
         for garbage in (b"a", b"bb"):
             self.path.write_bytes(garbage)
             self.look(4)
-        told = ["ca_file: is cut off; what it held before still counts"]
+        told = ["ca_file: is cut off; its previous contents stay in use"]
         self.assertEqual((2, told), (len(self.taken), self.lines()))
         self.problem = ""
         self.path.write_bytes(OTHER.pem)
@@ -220,14 +220,14 @@ class WatchTests(SynchronousTestCase):
 
     def test_removed_file(self) -> None:
         """
-        Is a change like any other: what it held still counts, and that is told once.
+        Is a change like any other: its previous contents stay in use, and that is told once.
         """
         config = load({"ca_file": [str(self.path)]}, {}).config
         self.patch(self, "take", lambda: read_tls_files(config).changes_since(read_tls_files(config)))
         self.watch()
         self.path.unlink()
         self.look(6)
-        told = f"ca_file: '{self.path}' cannot be read: no such file or directory; what it held before still counts"
+        told = f"ca_file: '{self.path}' cannot be read: no such file or directory; its previous contents stay in use"
         self.assertEqual([told], self.lines())
 
     def test_quiet(self) -> None:

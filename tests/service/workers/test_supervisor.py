@@ -19,7 +19,7 @@ from dotproxy.errors import ConfigError
 from dotproxy.service.admin_commands import reload_command
 from dotproxy.service.listening import ListeningSockets
 from dotproxy.service.proxy import DRAIN
-from dotproxy.service.readiness import AT_START, LONGEST
+from dotproxy.service.readiness import START_INTERVAL, START_TIMEOUT
 from dotproxy.service.reload import ConfigSource
 from dotproxy.service.systemd import ServiceNotifier
 from dotproxy.service.workers.channel import Refused
@@ -164,10 +164,10 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.advance(0)
         self.processes.all[0].report(upstreams=[upstream(State.UNVERIFIED)])
         self.processes.all[1].report(upstreams=[upstream(State.UNVERIFIED)])
-        self.processes.advance(AT_START)
+        self.processes.advance(START_INTERVAL)
         self.assertEqual([], self.manager.lines)
         self.processes.all[1].report(upstreams=[upstream(State.UP)])
-        self.processes.advance(AT_START)
+        self.processes.advance(START_INTERVAL)
         self.assertEqual(["READY=1"], self.manager.lines)
         self.assertIn("ready: 1 of 1 upstreams verified", [formatEvent(event) for event in self.logged])
         self.assertEqual(5, len(self.logged), "few lines at a start")
@@ -184,7 +184,7 @@ class SupervisorTests(SynchronousTestCase):
         self.begin()
         for process in self.processes.all:
             process.serve()
-        self.processes.pump([AT_START] * (int(LONGEST / AT_START) + 2))
+        self.processes.pump([START_INTERVAL] * (int(START_TIMEOUT / START_INTERVAL) + 2))
         self.assertEqual(["READY=1"], self.manager.lines)
 
     def test_somebody_stands_in(self) -> None:
