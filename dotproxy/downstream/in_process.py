@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 from struct import Struct
-from typing import Any, Protocol, cast
+from typing import cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -20,6 +20,7 @@ from twisted.names.common import ResolverBase
 from twisted.names.error import DNSQueryTimeoutError, DNSServerError, DomainError
 from twisted.python.failure import Failure
 
+from dotproxy.downstream.interfaces import QueryReceiver
 from dotproxy.errors import WireError
 from dotproxy.policy.client import NO_PORT, Client, ClientMessage
 from dotproxy.telemetry.counters import IN_PROCESS
@@ -54,17 +55,6 @@ _NAMES_IN_RDATA = {
 }
 
 
-class QueryReceiver(Protocol):
-    """
-    Who takes questions: the forwarder.
-    """
-
-    def handle_batch(self, listener: Any, batch: Sequence[ClientMessage]) -> int:
-        """
-        Take questions; return how many of them will never be answered.
-        """
-
-
 class ForwarderResolver(ResolverBase):
     """
     A resolver that asks a forwarder of this process.
@@ -74,9 +64,9 @@ class ForwarderResolver(ResolverBase):
     is_stream = True
     takes_transfers = False
 
-    def __init__(self, asker: QueryReceiver, clock: IReactorTime) -> None:
+    def __init__(self, receiver: QueryReceiver, clock: IReactorTime) -> None:
         super().__init__()
-        self._asker = asker
+        self._receiver = receiver
         self._clock = clock
 
     def query(self, query: dns.Query, timeout: Sequence[float] | None = None) -> Deferred[Records]:
@@ -128,7 +118,7 @@ class ForwarderResolver(ResolverBase):
         waiting: Deferred[Records] = Deferred()
         if timeout:
             waiting.addTimeout(sum(timeout), self._clock, _timed_out)
-        if self._asker.handle_batch(self, [(octets, Client("", NO_PORT, waiting))]) and not waiting.called:
+        if self._receiver.handle_batch(self, [(octets, Client("", NO_PORT, waiting))]) and not waiting.called:
             waiting.errback(Failure(DNSServerError()))  # it was dropped
         return waiting
 

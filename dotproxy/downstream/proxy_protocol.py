@@ -133,7 +133,7 @@ class ProxiedConnection(ProtocolWrapper):
         self.factory.registerProtocol(self)
         self._is_waiting = True
         self.factory.waiting += 1
-        self._timer = self.factory.clock.callLater(HEADER_TIMEOUT, self._refuse)
+        self._timer = self.factory.clock.callLater(HEADER_TIMEOUT, self._reject)
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -150,7 +150,7 @@ class ProxiedConnection(ProtocolWrapper):
         try:
             header = parse_proxy_header(self._octets)
         except WireError:
-            self._refuse()
+            self._reject()
             return
         if header is not None:
             self._begin(header)
@@ -200,14 +200,14 @@ class ProxiedConnection(ProtocolWrapper):
         if header.host:
             kind = IPv6Address if ":" in header.host else IPv4Address
             self._client = kind("TCP", header.host, header.port)
-        self._hand_over(self.factory.wrappedFactory, rest)
+        self._connect_inner(self.factory.wrappedFactory, rest)
 
     def _begin_tls(self, over_tls: IProtocolFactory) -> None:
         self._stop_waiting()
         data, self._octets = self._octets, b""
-        self._hand_over(over_tls, data)
+        self._connect_inner(over_tls, data)
 
-    def _hand_over(self, factory: IProtocolFactory, rest: bytes) -> None:
+    def _connect_inner(self, factory: IProtocolFactory, rest: bytes) -> None:
         behind: Any = factory.buildProtocol(self._client)
         if behind is None:  # there is no room
             self.transport.abortConnection()
@@ -221,7 +221,7 @@ class ProxiedConnection(ProtocolWrapper):
         if rest:
             behind.dataReceived(rest)
 
-    def _refuse(self) -> None:
+    def _reject(self) -> None:
         self._stop_waiting()
         self._octets = b""
         self.factory.counters.proxy_errors[self.factory.transport] += 1

@@ -177,7 +177,7 @@ def has_address(host: str) -> bool:
     return True
 
 
-def drops_of(bound: socket.socket) -> int:
+def drop_count(bound: socket.socket) -> int:
     """
     Return how many datagrams the kernel has thrown away, because there was no room for them; 0 where it does not say.
     """
@@ -201,7 +201,7 @@ def _bind(host: str, port: int, kind: socket.SocketKind, *, is_shared: bool = Fa
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             else:
                 _enlarge_buffer(bound)
-            _bind_there_or_not(bound, address)
+            _bind_or_freebind(bound, address)
             if kind == socket.SOCK_STREAM:
                 bound.listen(_BACKLOG)
         except OSError as error:
@@ -212,7 +212,7 @@ def _bind(host: str, port: int, kind: socket.SocketKind, *, is_shared: bool = Fa
     return bound
 
 
-def _bind_there_or_not(bound: socket.socket, address: Any) -> None:
+def _bind_or_freebind(bound: socket.socket, address: Any) -> None:
     """
     Bind to an address; on Linux to one that is not there yet, too (ip(7): IP_FREEBIND).
     """

@@ -73,7 +73,7 @@ class TlsConnection(TcpConnection):
             answers = [(padded(octets) if client.route is PADDED else octets, client) for octets, client in answers]
         super().send_answers(answers)
 
-    def _addressed(self, queries: Sequence[bytes]) -> list[ClientMessage]:
+    def _with_client(self, queries: Sequence[bytes]) -> list[ClientMessage]:
         """
         Return queries with what finds their client again, and whether it wants padding.
         """

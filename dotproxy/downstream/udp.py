@@ -39,7 +39,7 @@ class UdpListener(DNSDatagramProtocol):
 
     def __init__(self, factory: Any, clock: Any, cookie_for: CookieFor | None = None) -> None:
         super().__init__(factory, clock)
-        self._questions_received = factory.handle_batch
+        self._handle_batch = factory.handle_batch
         self._cookie_for = cookie_for
         self.limit_responses: LimitResponses | None = None
 
@@ -60,7 +60,7 @@ class UdpListener(DNSDatagramProtocol):
         """
         Called by the port.
         """
-        self._questions_received(self, batch)
+        self._handle_batch(self, batch)
 
     def datagrams_dropped(self, count: int) -> None:
         """
@@ -72,7 +72,7 @@ class UdpListener(DNSDatagramProtocol):
         """
         Called by any other port there may be.
         """
-        self._questions_received(self, [(data, Client(addr[0], addr[1]))])
+        self._handle_batch(self, [(data, Client(addr[0], addr[1]))])
 
     def send_answers(self, answers: list[Datagram]) -> None:
         """

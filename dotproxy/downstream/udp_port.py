@@ -25,7 +25,7 @@ from twisted.logger import Logger
 
 from dotproxy.downstream.receive_queue import ReceiveQueue
 from dotproxy.downstream.recvmmsg import SLOTS, DatagramSlots, NotSupported
-from dotproxy.downstream.sockets import drops_of
+from dotproxy.downstream.sockets import drop_count
 from dotproxy.policy.client import Client, ClientMessage
 
 log = Logger("dotproxy")
@@ -108,7 +108,7 @@ class UdpPort(udp.Port):
         """
         How many datagrams the kernel has thrown away, because there was no room for them; 0 where it does not say.
         """
-        return drops_of(self.socket) if self.socket is not None else 0
+        return drop_count(self.socket) if self.socket is not None else 0
 
     def doRead(self) -> None:
         """
@@ -129,13 +129,13 @@ class UdpPort(udp.Port):
             if len(batch) < BATCH:
                 self._queue.was_emptied()
                 return batch
-            if not self._queue.is_too_old():
+            if not self._queue.is_stale():
                 return batch
             self.protocol.datagrams_dropped(len(batch))
         return []
 
     def _read_batch(self) -> list[Datagram]:
-        receive = self._receive_noting_address if self._is_wildcard else self._receive
+        receive = self._receive_with_destination if self._is_wildcard else self._receive
         batch: list[Datagram] = []
         for _ in range(BATCH):
             try:
@@ -154,7 +154,7 @@ class UdpPort(udp.Port):
         """
         if self.socket is None:
             return
-        send = self._send_from_noted_address if self._is_wildcard else self._send
+        send = self._send_from_destination if self._is_wildcard else self._send
         for octets, client in batch:
             try:
                 send(octets, client)
@@ -169,11 +169,11 @@ class UdpPort(udp.Port):
         route = cast(SocketAddress, client.route)
         self.socket.sendto(octets, route.address)
 
-    def _receive_noting_address(self, size: int) -> Datagram:
+    def _receive_with_destination(self, size: int) -> Datagram:
         octets, ancillary, _, address = self.socket.recvmsg(size, _ANCILLARY)
         return octets, Client(address[0], address[1], SocketAddress(address, ancillary))
 
-    def _send_from_noted_address(self, octets: bytes, client: Client) -> None:
+    def _send_from_destination(self, octets: bytes, client: Client) -> None:
         route = cast(SocketAddress, client.route)
         self.socket.sendmsg([octets], route.ancillary, 0, route.address)
 

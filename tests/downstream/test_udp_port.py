@@ -421,7 +421,7 @@ class MultiPortTests(BatchPortTests):
                 seen.extend((client.host, client.port) for _, client in batch)
                 return real(listener, batch)
 
-            port.protocol._questions_received = note
+            port.protocol._handle_batch = note
             port.doRead()
             self.assertEqual([client.getsockname()[:2] for client in clients], seen)
             for number, client in enumerate(clients):
@@ -437,7 +437,7 @@ class MultiPortTests(BatchPortTests):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             echo.handle_batch = None  # type: ignore[assignment]
             asked: list[Any] = []
-            port.protocol._questions_received = lambda listener, batch, asked=asked: asked.extend(batch)
+            port.protocol._handle_batch = lambda listener, batch, asked=asked: asked.extend(batch)
             client.send(b"q")
             port.doRead()
             ((_, address),) = asked

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dotproxy.config.model import Config
 from dotproxy.downstream.reuseport_bpf import attach_name_hash
-from dotproxy.downstream.sockets import Endpoint, bind_with_tls, drops_of
+from dotproxy.downstream.sockets import Endpoint, bind_with_tls, drop_count
 from dotproxy.service.listening import ListeningSockets, endpoints_of
 from dotproxy.service.workers.channel import FOR_TLS
 
@@ -84,7 +84,7 @@ class SocketAssignment:
         """
         How many datagrams the kernel has dropped for lack of room.
         """
-        return sum(drops_of(bound) for several in self._datagrams.values() for bound in several)
+        return sum(drop_count(bound) for several in self._datagrams.values() for bound in several)
 
     def bind_missing(self, config: Config) -> None:
         """
