@@ -68,7 +68,7 @@ class Upstream(Service):
         self._jitter = jitter
         self._events = events
         self._health = Health()
-        self.standing = StatusRecord(self._health, now=now, tier=lambda: self.tier)
+        self.status_record = StatusRecord(self._health, now=now, tier=lambda: self.tier)
         self._down_since = 0.0
         self._is_known_down = False
         self._waiting: list[Question] = []
@@ -168,7 +168,7 @@ class Upstream(Service):
         """
         Take note that the CAs or the client certificate were replaced: what was verified before counts no more.
         """
-        self.standing.is_verified = False
+        self.status_record.is_verified = False
         self._start_anew("the CAs or the client certificate were replaced", ConnectionEnd.CREDENTIALS)
 
     def check(self) -> None:
@@ -217,7 +217,7 @@ class Upstream(Service):
         """
         Called by the pool.
         """
-        self.standing.verified(connection.identity.not_after)
+        self.status_record.note_verified(connection.identity.not_after)
         note_connected(connection, seconds, self.label, self.counters, self._events)
         self._note_up(self._health.connected)
         if (not self._health.is_up or self._health.is_slow) and not self._waiting:
@@ -344,7 +344,7 @@ class Upstream(Service):
         self._events.dial_failed(self.label, error)
         self._health.failed(error, self._now(), self._jitter(), silent=silent)
         if self._health.failures == 1:
-            self._down_since = self.standing.failing_since = self._now()
+            self._down_since = self.status_record.failing_since = self._now()
         self._judge_tier()
         if not self._is_known_down and (self._health.failures > 1 or not isinstance(error, ConnectionGone)):
             self._is_known_down = True
@@ -361,7 +361,7 @@ class Upstream(Service):
         """
         if self._pool.select() is None and not self._pool.is_dialling:
             if self._health.is_up:
-                self._down_since = self.standing.failing_since = self._now()
+                self._down_since = self.status_record.failing_since = self._now()
             self._health.failed(error, self._now() + LEARNED_LATER, self._jitter())
             self._judge_tier()
             self._dial_when_due(asked=bool(self._waiting) or self._risky_queries.is_waiting)

@@ -151,7 +151,7 @@ async def test_wrong_name_is_found_without_a_query(running, servers):
     assert report_of(running, None, PlaintextCounters()).not_ready == (
         f"no upstream is verified: 0 of 1 upstreams verified (other.test ({servers[1].address}): not verified yet)"
     )
-    while running.forwarder.dispatcher.upstream_table.asked[0].standing.status.state != State.DOWN:
+    while running.forwarder.dispatcher.upstream_table.asked[0].status_record.status.state != State.DOWN:
         await pause()
     text = (await get(running, "/readyz"))[1]
     assert "every upstream is down" in text
@@ -222,15 +222,15 @@ async def test_new_system_cas_are_used(running, servers, authority, tmp_path, mo
     running.options["ca_file"] = [""]
     running.reload()
     upstream = running.forwarder.dispatcher.upstream_table.asked[0]
-    while upstream.standing.status.state != State.DOWN:
+    while upstream.status_record.status.state != State.DOWN:
         await pause()
     store.write_bytes(authority.pem)
     assert running.reload() == ["the system's trust store: new contents"]
     await verified(running)
     store.write_bytes(Authority("another").pem)
-    while upstream.standing.status.state != State.DOWN:
+    while upstream.status_record.status.state != State.DOWN:
         await pause()
-    assert "from an unknown CA" in upstream.standing.status.error
+    assert "from an unknown CA" in upstream.status_record.status.error
 
 
 async def pause() -> None:
@@ -244,7 +244,7 @@ async def verified(proxy: Any, count: int = 1) -> None:
     """
     Wait until so many upstreams are verified.
     """
-    while sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.asked) < count:
+    while sum(one.status_record.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.asked) < count:
         await pause()
 
 

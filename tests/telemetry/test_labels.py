@@ -14,7 +14,7 @@ from dotproxy.errors import PHASES, ConnectionEnd
 from dotproxy.telemetry.counters import Counters, UpstreamCounters
 from dotproxy.telemetry.labels import FIXED, OPEN, labels_table
 from dotproxy.telemetry.metrics import METRICS, Metrics
-from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.report import ProcessUsage, Report, UpstreamReport
 from dotproxy.telemetry.status import State, UpstreamStatus
 
 TOP = Path(__file__).parent.parent.parent
@@ -45,7 +45,7 @@ def full_report() -> Report:
     return Report(
         counters=counters,
         upstreams=[UpstreamReport("u", upstream, UpstreamStatus(State.UP), 0)],
-        processes=[("1", 1.0, 1)],
+        processes=[ProcessUsage("1", 1.0, 1)],
     )
 
 
