@@ -382,7 +382,7 @@ class MultiPortTests(BatchPortTests):
         """
         Let the next system call fail.
         """
-        messages = port._messages
+        messages = port._slots
         errors = [OSError(number, "no")]
 
         def failing(real: Any) -> Any:
@@ -451,11 +451,11 @@ class MultiPortTests(BatchPortTests):
         There is no end of addresses, but of what is remembered.
         """
         port, _ = self.listen("127.0.0.1")
-        port._messages._clients.update({b"%d" % number: Client("", 0) for number in range(8192)})
+        port._slots._clients.update({b"%d" % number: Client("", 0) for number in range(8192)})
         client = self.client("127.0.0.1")
         client.send(b"one")
         port.doRead()
-        self.assertEqual((b"ONE", 1), (client.recv(100), len(port._messages._clients)))
+        self.assertEqual((b"ONE", 1), (client.recv(100), len(port._slots._clients)))
 
     def test_elsewhere(self) -> None:
         """
