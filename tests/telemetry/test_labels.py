@@ -100,25 +100,27 @@ class LabelTests(SynchronousTestCase):
         What a connection is closed for, and the phase of every error, is one of the documented values.
         """
         errors = ("UpstreamError", "Unreachable", "Timeout", "ConnectionGone", "BadReply", "Untrusted", "Incompatible")
-        reasons, phases = set(), set()
+        reasons, named, phases = set(), set(), set()
         for name, call in calls():
             first = call.args[0] if call.args else None
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            if isinstance(first, ast.Attribute) and ast.unparse(first.value) == "ConnectionEnd":
+                named.add(ConnectionEnd[first.attr])
+            elif isinstance(first, ast.Constant) and isinstance(first.value, str):
                 if name == "close":
                     reasons.add(first.value)
                 elif name in errors:
                     phases.add(first.value)
-        self.assertLessEqual({"replaced", "age", "idle"}, reasons)  # others are written as ``ConnectionEnd``
+        self.assertLessEqual({ConnectionEnd.REPLACED, ConnectionEnd.AGE, ConnectionEnd.IDLE}, named)
         self.assertEqual(set(), reasons - set(ConnectionEnd))
         self.assertEqual(set(PHASES), phases)
 
     def test_connections_are_counted_in_one_place(self) -> None:
         """
-        Nobody adds to ``closed`` but the method that knows the reasons there are.
+        Only ``count_closed``, which knows the reasons, adds to ``connections_closed``.
         """
         for path in (TOP / "dotproxy").rglob("*.py"):
             if path.name != "counters.py":
-                self.assertNotRegex(path.read_text("utf-8"), r"\.closed\[", str(path))
+                self.assertNotRegex(path.read_text("utf-8"), r"\.connections_closed\[", str(path))
 
     def test_the_page_has_them(self) -> None:
         """
