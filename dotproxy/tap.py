@@ -27,7 +27,7 @@ from dotproxy.config.setting import Setting
 from dotproxy.errors import ConfigError
 from dotproxy.service.drop_privileges import Confinement, choose_user
 from dotproxy.service.systemd import notify
-from dotproxy.telemetry.lines import suited_to
+from dotproxy.telemetry.lines import suitable_format
 
 if TYPE_CHECKING:
     from dotproxy.service.proxy import Proxy
@@ -128,7 +128,7 @@ def refuse(program: str, error: usage.UsageError) -> int:
     ``systemctl status``.  Return the exit code.
     """
     what, *problems = str(error).splitlines()
-    prefix = "<3>" if suited_to(sys.stderr, os.environ) == "journal" else ""
+    prefix = "<3>" if suitable_format(sys.stderr, os.environ) == "journal" else ""
     print(*(prefix + line for line in (f"{program}: {what}", *problems)), sep="\n", file=sys.stderr)
     notify(os.environ.get("NOTIFY_SOCKET", ""), f"STATUS={what} {'; '.join(problems)}")
     return os.EX_CONFIG

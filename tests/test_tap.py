@@ -398,7 +398,7 @@ class CommandTests(CleanEnvironment):
         self.assertEqual([f"STATUS=the configuration cannot be used: {second}; {third}"], told)
         code, out, complaint = self.run_command("run", "--nonsense")
         self.assertEqual((78, "", "dotproxy run: option --nonsense not recognized\n"), (code, out, complaint))
-        self.patch(tap, "suited_to", lambda *given: "journal")
+        self.patch(tap, "suitable_format", lambda *given: "journal")
         complaint = self.run_command("run", "--policy", "x")[2]
         self.assertTrue(all(line.startswith("<3>") for line in complaint.splitlines()))
 

@@ -1,9 +1,8 @@
 """
-twisted.names' resolver interface over a forwarder: ``IResolver`` in, questions on the wire out.
+The in-process listener: twisted.names' ``IResolver`` over a forwarder.
 
-Decides how a ``dns.Query`` becomes octets and a reply becomes records.  A reply is checked before
-twisted.names decodes it: it does not limit names, so that one message of compression pointers could cost
-seconds.
+Decides how a ``dns.Query`` becomes a query in wire form and how a response becomes records.  A response is checked
+before twisted.names decodes it, which does not limit names: a message of compression pointers could take seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv6Address
 from struct import Struct
-from typing import Any, Protocol, cast
+from typing import NamedTuple, cast
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
@@ -20,6 +19,7 @@ from twisted.names.common import ResolverBase
 from twisted.names.error import DNSQueryTimeoutError, DNSServerError, DomainError
 from twisted.python.failure import Failure
 
+from dotproxy.downstream.interfaces import QueryReceiver
 from dotproxy.errors import WireError
 from dotproxy.policy.client import NO_PORT, Client, ClientMessage
 from dotproxy.telemetry.counters import IN_PROCESS
@@ -33,78 +33,77 @@ Records = tuple[list[dns.RRHeader], list[dns.RRHeader], list[dns.RRHeader]]
 
 _TYPE_CLASS = Struct("!HH")
 
-#: Of the types whose rdata twisted.names decodes: octets before the first name in it, and how many names.
+
+class _RdataNames(NamedTuple):
+    """
+    Where names are in rdata: octets before the first one, and the number of names.
+    """
+
+    offset: int
+    number: int
+
+
+#: Types whose rdata twisted.names decodes and which have names in it.
 _NAMES_IN_RDATA = {
-    dns.NS: (0, 1),
-    dns.MD: (0, 1),
-    dns.MF: (0, 1),
-    dns.CNAME: (0, 1),
-    dns.MB: (0, 1),
-    dns.MG: (0, 1),
-    dns.MR: (0, 1),
-    dns.PTR: (0, 1),
-    dns.DNAME: (0, 1),
-    dns.TSIG: (0, 1),
-    dns.SOA: (0, 2),
-    dns.MINFO: (0, 2),
-    dns.RP: (0, 2),
-    dns.MX: (2, 1),
-    dns.AFSDB: (2, 1),
-    dns.SRV: (6, 1),
+    dns.NS: _RdataNames(0, 1),
+    dns.MD: _RdataNames(0, 1),
+    dns.MF: _RdataNames(0, 1),
+    dns.CNAME: _RdataNames(0, 1),
+    dns.MB: _RdataNames(0, 1),
+    dns.MG: _RdataNames(0, 1),
+    dns.MR: _RdataNames(0, 1),
+    dns.PTR: _RdataNames(0, 1),
+    dns.DNAME: _RdataNames(0, 1),
+    dns.TSIG: _RdataNames(0, 1),
+    dns.SOA: _RdataNames(0, 2),
+    dns.MINFO: _RdataNames(0, 2),
+    dns.RP: _RdataNames(0, 2),
+    dns.MX: _RdataNames(2, 1),
+    dns.AFSDB: _RdataNames(2, 1),
+    dns.SRV: _RdataNames(6, 1),
 }
-
-
-class QueryReceiver(Protocol):
-    """
-    Who takes questions: the forwarder.
-    """
-
-    def handle_batch(self, listener: Any, batch: Sequence[ClientMessage]) -> int:
-        """
-        Take questions; return how many of them will never be answered.
-        """
 
 
 class ForwarderResolver(ResolverBase):
     """
-    A resolver that asks a forwarder of this process.
+    A resolver that sends its queries to a forwarder in this process.
     """
 
     kind = IN_PROCESS
     is_stream = True
     takes_transfers = False
 
-    def __init__(self, asker: QueryReceiver, clock: IReactorTime) -> None:
+    def __init__(self, receiver: QueryReceiver, clock: IReactorTime) -> None:
         super().__init__()
-        self._asker = asker
+        self._receiver = receiver
         self._clock = clock
 
     def query(self, query: dns.Query, timeout: Sequence[float] | None = None) -> Deferred[Records]:
         """
         Return a Deferred for the answers, authority and additional records that answer ``query``.
 
-        It fails with a ``DomainError`` for any rcode but NOERROR, and with ``DNSQueryTimeoutError`` after
-        the sum of ``timeout``, in seconds; the forwarder's own deadline holds in any case.
+        It fails with a ``DomainError`` for any rcode but NOERROR, and with ``DNSQueryTimeoutError`` after the sum of
+        ``timeout``, in seconds.  The forwarder's own deadline holds in any case.
         """
-        # Not the base class's: it asks for class IN whatever the query says.
+        # The base class ignores the query's class and uses IN.
         return self._lookup(query.name.name, query.cls, query.type, timeout)
 
     def getHostByName(self, name: str, timeout: Sequence[float] | None = None, effort: int = 10) -> Deferred[str]:
         """
         Return a Deferred for an address of ``name``, IPv4 if it has one.
         """
-        # Not the base class's: it asks for ANY, which servers need not answer in full (RFC 8482).
+        # The base class queries for ANY, which servers need not answer in full (RFC 8482).
         return Deferred.fromCoroutine(self._host_by_name(name, timeout))
 
     def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
-        Called by the forwarder; there are none.
+        Return b"": this listener has no EDNS options.
         """
         return b""
 
     def send_answers(self, answers: list[ClientMessage]) -> None:
         """
-        Called by the forwarder.
+        Decode responses and fire the Deferreds of their queries.
         """
         for octets, client in answers:
             waiting = cast(Deferred[Records], client.route)
@@ -128,8 +127,8 @@ class ForwarderResolver(ResolverBase):
         waiting: Deferred[Records] = Deferred()
         if timeout:
             waiting.addTimeout(sum(timeout), self._clock, _timed_out)
-        if self._asker.handle_batch(self, [(octets, Client("", NO_PORT, waiting))]) and not waiting.called:
-            waiting.errback(Failure(DNSServerError()))  # it was dropped
+        if self._receiver.handle_batch(self, [(octets, Client("", NO_PORT, waiting))]) and not waiting.called:
+            waiting.errback(Failure(DNSServerError()))  # it gets no response
         return waiting
 
     async def _host_by_name(self, name: str, timeout: Sequence[float] | None) -> str:
@@ -162,7 +161,7 @@ def _encode_name(name: bytes) -> bytes:
 def _decode(octets: bytes) -> dns.Message:
     end = question_of(octets)
     if not end:
-        raise WireError("a reply without its question")
+        raise WireError("a response without its question")
     _, _, _, answers, authorities, additionals = HEADER.unpack_from(octets)
     for record in walk(octets, end, answers + authorities + additionals):
         read_name(octets, record.start)
@@ -175,7 +174,7 @@ def _decode(octets: bytes) -> dns.Message:
 
 def _name_offsets(octets: bytes, record: Record) -> Iterable[int]:
     """
-    Yield where twisted.names will read a name in a record's rdata.
+    Yield the offsets at which twisted.names will read a name in a record's rdata.
     """
     offset = record.rdata_at
     if record.type == dns.A6:
@@ -186,8 +185,8 @@ def _name_offsets(octets: bytes, record: Record) -> Iterable[int]:
             offset += 1 + (octets[offset] if offset < len(octets) else 0)
         yield offset
         return
-    before, count = _NAMES_IN_RDATA.get(record.type, (0, 0))
-    offset += before
-    for _ in range(count):
+    names = _NAMES_IN_RDATA.get(record.type, _RdataNames(0, 0))
+    offset += names.offset
+    for _ in range(names.number):
         yield offset
-        offset = read_name(octets, offset)[1]
+        _, offset = read_name(octets, offset)

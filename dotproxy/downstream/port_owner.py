@@ -1,8 +1,8 @@
 """
-Which program has a port of this machine, as far as Linux tells.
+The program that has a port of this machine, by the kernel's tables of sockets.
 
-Decides how the kernel's tables of sockets are read (proc(5): /proc/self/net/udp, tcp, udp6, tcp6), and which line of
-them stands in the way of an address.  Used after a bind has failed, and at no other time.
+Decides how the tables are read (proc(5): /proc/self/net/udp, tcp, udp6, tcp6), and which of their sockets conflicts
+with an address.  Used only after a bind has failed, for the error message.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 
-#: In <net/tcp_states.h>: TCP_LISTEN; a UDP socket that is bound and not connected is in TCP_CLOSE.
+#: States in <net/tcp_states.h>: TCP_LISTEN; a bound and unconnected UDP socket has TCP_CLOSE.
 _LISTENING = {"tcp": 0x0A, "udp": 0x07}
 
 
 @dataclass(frozen=True, slots=True)
 class BoundSocket:
     """
-    A line of the kernel's tables: a socket that takes what is sent to ``address`` and ``port``.
+    A line of a table: a socket that receives what is sent to ``address`` and ``port``.
     """
 
     address: IPv4Address | IPv6Address
@@ -32,9 +32,9 @@ class BoundSocket:
     uid: int
     inode: int
 
-    def is_in_the_way_of(self, wanted: IPv4Address | IPv6Address, port: int) -> bool:
+    def conflicts_with(self, wanted: IPv4Address | IPv6Address, port: int) -> bool:
         """
-        Return whether nobody else can have ``wanted`` and ``port``.
+        Return whether this socket keeps another one from binding ``wanted`` and ``port``.
         """
         if port != self.port:
             return False
@@ -47,24 +47,24 @@ class BoundSocket:
 
 def owner_of(host: str, port: int, kind: socket.SocketKind, proc: Path = _PROC) -> str:
     """
-    Return who has ``port`` of the IP address ``host``: ``"unbound (pid 812)"``, ``"user unbound"``, or ``""`` if the
-    system does not say.  ``proc`` is where proc(5) is mounted.
+    Return the owner of ``port`` on the IP address ``host``: ``"unbound (pid 812)"``, ``"user unbound"`` if the process
+    cannot be seen, or ``""`` if there is no such socket or no table.  ``proc`` is the mount point of proc(5).
     """
     wanted = ip_address(host)
     transport = "udp" if kind == socket.SOCK_DGRAM else "tcp"
-    # An IPv6 socket may have IPv4 addresses, too; one of ours takes IPv6 only, so the reverse does not matter.
+    # An IPv6 socket may receive IPv4 too.  The reverse does not matter: sockets of dotproxy are IPV6_V6ONLY.
     tables = (transport, f"{transport}6") if wanted.version == 4 else (f"{transport}6",)
     for table in tables:
         # Not /proc/net, which ProcSubset=pid hides.
         for bound in bound_sockets(_text(proc / "self" / "net" / table), _LISTENING[transport]):
-            if bound.is_in_the_way_of(wanted, port):
+            if bound.conflicts_with(wanted, port):
                 return _program_with(bound.inode, proc) or _user(bound.uid)
     return ""
 
 
 def bound_sockets(table: str, state: int) -> Iterator[BoundSocket]:
     """
-    Return the sockets of a table that are in ``state``.
+    Yield the sockets of a table that are in ``state``.
     """
     for line in table.splitlines()[1:]:
         fields = line.split()
@@ -78,7 +78,7 @@ def bound_sockets(table: str, state: int) -> Iterator[BoundSocket]:
 
 def _address(text: str) -> IPv4Address | IPv6Address:
     """
-    From hexadecimal words, each in this machine's order of octets.
+    Parse an address: hexadecimal words of 32 bits, each in this machine's byte order.
     """
     words = [int(text[start : start + 8], 16) for start in range(0, len(text), 8)]
     octets = struct.pack(f"={len(words)}I", *words)
@@ -87,13 +87,13 @@ def _address(text: str) -> IPv4Address | IPv6Address:
 
 def _program_with(inode: int, proc: Path) -> str:
     """
-    The processes of others can only be looked into by root.
+    Return the name and PID of a process that has a socket; "" if none is visible (other users' need root).
     """
     wanted = f"socket:[{inode}]"
     for process in proc.glob("[0-9]*"):
         try:
             descriptors = list((process / "fd").iterdir())
-        except OSError:  # it has ended, or is not for us to see
+        except OSError:  # it has ended, or belongs to another user
             continue
         if any(_link(descriptor) == wanted for descriptor in descriptors):
             return f"{_text(process / 'comm').strip()} (pid {process.name})"

@@ -1,19 +1,18 @@
 """
-Listeners behind a balancer that tells the client's address by the PROXY protocol, version 2.
+Listeners for clients behind load balancers that send the PROXY protocol, version 2.
 
-Decides what becomes of datagrams and connections of such a balancer: each datagram and each connection begins with a
-header; without a valid one it is dropped, and counted.  Other peers' are handed on untouched, as they are without a
-balancer: what they send is never taken for a header.
+Decides what happens to datagrams and connections of a balancer: each begins with a header, which has the client's
+address; without a valid one it is dropped and counted.  Datagrams and connections of other peers are passed on
+unchanged: their octets are never read as a header.
 
-Before TLS the header is expected in the clear, as haproxy sends it, or as the first octets over TLS, as dnsdist does.
-
-Whoever is told of a query by these listeners has the client's address; the response goes to the balancer.
+On a TLS listener the header comes before the handshake, as from haproxy, or as the first octets over TLS, as from
+dnsdist.  Queries have the client's address; their responses are sent to the balancer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
@@ -21,13 +20,17 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
     IHandshakeListener,
+    IProtocol,
     IProtocolFactory,
+    IReactorTime,
+    ITransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
+from dotproxy.downstream.interfaces import CountingReceiver, StreamTransport
 from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext
 from dotproxy.downstream.tls_listener import TlsConnectionFactory, TlsListenerFactory
@@ -38,25 +41,25 @@ from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import ListenerCounters
 from dotproxy.wire.proxy_header import ProxyHeader, parse_proxy_header
 
-#: A connection whose header is not there after so many seconds is ended.
+#: A connection without a whole header after so many seconds is closed.
 HEADER_TIMEOUT = 5.0
 
-#: What a TLS handshake begins with (RFC 8446 §5.1); no PROXY header does.
-_TLS_HANDSHAKE = 0x16
+#: The first octet of a TLS handshake (RFC 8446 §5.1); no PROXY header begins with it.
+_TLS_HANDSHAKE = b"\x16"
 
-#: From a peer's IP address to whether it is a balancer that sends headers.
+#: Returns whether the peer with an IP address is a balancer that sends headers.
 IsBalancer = Callable[[str], bool]
 
 
 class ProxiedUdpListener(UdpListener):
     """
-    A UDP listener for clients, some of which are behind balancers.
+    A UDP listener for clients of which some are behind balancers.
     """
 
     def __init__(
         self,
-        factory: Any,
-        clock: Any,
+        factory: CountingReceiver,
+        clock: IReactorTime | None,
         cookie_for: CookieFor | None,
         is_balancer: IsBalancer,
         counters: ListenerCounters,
@@ -67,7 +70,7 @@ class ProxiedUdpListener(UdpListener):
 
     def datagrams_received(self, batch: list[Datagram]) -> None:
         """
-        Called by the port.
+        Hand queries to the receiver, with the addresses of clients behind balancers; called by the port.
         """
         passed: list[Datagram] = []
         for datagram in batch:
@@ -85,13 +88,14 @@ class ProxiedUdpListener(UdpListener):
 
     def datagramReceived(self, data: bytes, addr: tuple[str, int]) -> None:
         """
-        Called by any other port there may be.
+        Hand one query to the receiver; called by ports that do not read batches.
         """
-        self.datagrams_received([(data, Client(addr[0], addr[1]))])
+        host, port, *_ = addr
+        self.datagrams_received([(data, Client(host, port))])
 
     def send_answers(self, answers: list[Datagram]) -> None:
         """
-        Send each response to its client's balancer, or to its client, if that client may have it.
+        Send responses to clients or their balancers, but for those that ``limit_responses`` leaves out.
         """
         if self.limit_responses is not None:
             answers = self.limit_responses(answers)
@@ -108,87 +112,86 @@ class ProxiedUdpListener(UdpListener):
 @implementer(IHandshakeListener)
 class ProxiedConnection(ProtocolWrapper):
     """
-    A balancer's connection, over TCP or TLS: its header, and then the transport of what is behind that.
+    A balancer's connection, over TCP or TLS: it reads the header, and then is the transport of the inner protocol.
 
     Owns: the timer of the header, and its octets until it is whole.
     """
 
     factory: ProxiedConnectionFactory
-    wrappedProtocol: Any
-    transport: Any
+    transport: StreamTransport  # type: ignore[assignment]  # Twisted has ITransport, which lacks most of it
 
     def __init__(self, factory: ProxiedConnectionFactory, peer: IAddress) -> None:
         super().__init__(factory, Protocol())
         self._client = peer
         self._octets = b""
-        self._is_waiting = self._is_shaken = False
+        self._is_waiting = self._is_handshake_done = False
         self._timer: IDelayedCall | None = None
 
     def makeConnection(self, transport: Any) -> None:
         """
-        A balancer connected.
+        Wait for the header of a balancer that has connected.
         """
         directlyProvides(self, providedBy(transport))
         Protocol.makeConnection(self, transport)
         self.factory.registerProtocol(self)
         self._is_waiting = True
         self.factory.waiting += 1
-        self._timer = self.factory.clock.callLater(HEADER_TIMEOUT, self._refuse)
+        self._timer = self.factory.clock.callLater(HEADER_TIMEOUT, self._reject)
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Octets of the header, or after it.
+        Take octets of the header, or after it.
         """
         if not self._is_waiting:
             if self.wrappedProtocol is not None:
                 self.wrappedProtocol.dataReceived(data)
             return
         self._octets += data
-        if self.factory.over_tls is not None and self._octets[0] == _TLS_HANDSHAKE:
+        if self.factory.over_tls is not None and self._octets.startswith(_TLS_HANDSHAKE):
             self._begin_tls(self.factory.over_tls)
             return
         try:
             header = parse_proxy_header(self._octets)
         except WireError:
-            self._refuse()
+            self._reject()
             return
         if header is not None:
             self._begin(header)
 
     def handshakeCompleted(self) -> None:
         """
-        Called by TLS below this; what is behind the header is told when it is there.
+        Note a TLS handshake below this; the inner protocol is told once the header is read.
         """
-        self._is_shaken = True
+        self._is_handshake_done = True
 
     def getPeer(self) -> IAddress:
         """
-        Return the client's address.
+        Return the address of the client, as the header has it.
         """
         return self._client
 
     def readConnectionLost(self) -> None:
         """
-        The client has asked all it will; called if what is behind the header wants to know.
+        Tell the inner protocol that the client sends nothing more.
         """
-        self.wrappedProtocol.readConnectionLost()
+        cast(IHalfCloseableProtocol, self.wrappedProtocol).readConnectionLost()
 
     def writeConnectionLost(self) -> None:
         """
-        The client takes no more.
+        Tell the inner protocol that the client takes nothing more.
         """
-        self.wrappedProtocol.writeConnectionLost()
+        cast(IHalfCloseableProtocol, self.wrappedProtocol).writeConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        The connection is gone.
+        Stop the timer, and tell the inner protocol.
         """
         self._stop_waiting()
         super().connectionLost(reason)
 
     def stop_waiting_for_header(self) -> None:
         """
-        End the connection, if its header has not come.
+        Close the connection, if it has no whole header yet.
         """
         if self._is_waiting:
             self._stop_waiting()
@@ -200,28 +203,28 @@ class ProxiedConnection(ProtocolWrapper):
         if header.host:
             kind = IPv6Address if ":" in header.host else IPv4Address
             self._client = kind("TCP", header.host, header.port)
-        self._hand_over(self.factory.wrappedFactory, rest)
+        self._connect_inner(self.factory.wrappedFactory, rest)
 
     def _begin_tls(self, over_tls: IProtocolFactory) -> None:
         self._stop_waiting()
         data, self._octets = self._octets, b""
-        self._hand_over(over_tls, data)
+        self._connect_inner(over_tls, data)
 
-    def _hand_over(self, factory: IProtocolFactory, rest: bytes) -> None:
-        behind: Any = factory.buildProtocol(self._client)
-        if behind is None:  # there is no room
+    def _connect_inner(self, factory: IProtocolFactory, rest: bytes) -> None:
+        inner = factory.buildProtocol(self._client)
+        if inner is None:  # there is no room for the connection
             self.transport.abortConnection()
             return
-        self.wrappedProtocol = behind
-        if IHalfCloseableProtocol.providedBy(behind):
+        self.wrappedProtocol = inner
+        if IHalfCloseableProtocol.providedBy(inner):
             alsoProvides(self, IHalfCloseableProtocol)
-        behind.makeConnection(self)
-        if self._is_shaken and IHandshakeListener.providedBy(behind):
-            behind.handshakeCompleted()
+        inner.makeConnection(cast(ITransport, self))
+        if self._is_handshake_done and IHandshakeListener.providedBy(inner):
+            inner.handshakeCompleted()
         if rest:
-            behind.dataReceived(rest)
+            inner.dataReceived(rest)
 
-    def _refuse(self) -> None:
+    def _reject(self) -> None:
         self._stop_waiting()
         self._octets = b""
         self.factory.counters.proxy_errors[self.factory.transport] += 1
@@ -238,25 +241,25 @@ class ProxiedConnection(ProtocolWrapper):
 class ProxiedConnectionFactory(WrappingFactory[ProxiedConnection]):
     """
     Told by: Twisted.
-    Tells: ``behind``, the factory of those that serve clients, over ``transport``: ``tcp`` or ``tls``.
+    Tells: ``inner``, the factory of protocols that serve clients.
 
-    ``over_tls`` takes connections that begin with a TLS handshake, and expects the header after it; None if there is no
-    such thing.  ``waiting`` counts connections whose header has not come, of which there are no more than ``listeners``
-    may have.
+    ``transport`` is ``tcp`` or ``tls``, for counters.  ``over_tls`` builds the protocol of connections that begin with
+    a TLS handshake and have the header after it; None on a TCP listener.  ``waiting`` counts connections without a
+    whole header, which are limited to the ``max_connections`` of ``listeners``.
     """
 
     noisy = False
 
     def __init__(
         self,
-        behind: IProtocolFactory,
+        inner: IProtocolFactory,
         listeners: ListenerFactory,
         transport: str,
         is_balancer: IsBalancer,
         counters: ListenerCounters,
         over_tls: IProtocolFactory | None = None,
     ) -> None:
-        super().__init__(behind)
+        super().__init__(inner)
         self.over_tls = over_tls
         self.clock = listeners.clock
         self.transport = transport
@@ -265,17 +268,17 @@ class ProxiedConnectionFactory(WrappingFactory[ProxiedConnection]):
         self._listeners = listeners
         self._is_balancer = is_balancer
 
-    def buildProtocol(self, addr: Any) -> Any:
+    def buildProtocol(self, addr: IAddress | None) -> IProtocol | None:  # type: ignore[override]  # Twisted: always the wrapper
         """
-        Take a connection.
+        Return the protocol of a connection, or None if there is no room for it.
         """
-        if not self._is_balancer(addr.host):
-            return self.wrappedFactory.buildProtocol(addr)
+        if addr is None or not self._is_balancer(getattr(addr, "host", "")):
+            return cast(IProtocol | None, self.wrappedFactory.buildProtocol(addr))
         return ProxiedConnection(self, addr) if self.waiting < self._listeners.max_connections else None
 
     def doStart(self) -> None:
         """
-        A port is open.
+        Note an open port.
         """
         super().doStart()
         if self.over_tls is not None:
@@ -283,7 +286,7 @@ class ProxiedConnectionFactory(WrappingFactory[ProxiedConnection]):
 
     def doStop(self) -> None:
         """
-        A port is closed: nobody waits for headers any more.
+        Note a closed port.
         """
         super().doStop()
         if self.over_tls is not None:
@@ -291,7 +294,7 @@ class ProxiedConnectionFactory(WrappingFactory[ProxiedConnection]):
 
     def stopFactory(self) -> None:
         """
-        The last port is closed.
+        Close connections without a whole header; called when the last port is closed.
         """
         for stream in tuple(self.protocols):
             stream.stop_waiting_for_header()
@@ -301,7 +304,7 @@ def proxied_tcp_factory(
     listeners: ListenerFactory, is_balancer: IsBalancer, counters: ListenerCounters
 ) -> ProxiedConnectionFactory:
     """
-    Return what takes connections over TCP.
+    Return the factory of a TCP listener.
     """
     return ProxiedConnectionFactory(listeners, listeners, "tcp", is_balancer, counters)
 
@@ -310,7 +313,7 @@ def proxied_tls_factory(
     listeners: ListenerFactory, context: CurrentContext, is_balancer: IsBalancer, counters: ListenerCounters
 ) -> ProxiedConnectionFactory:
     """
-    Return what takes connections over TLS, in either order.
+    Return the factory of a TLS listener: the header comes before the handshake or after it.
     """
     clients = TlsConnectionFactory(listeners, counters)
     clock = listeners.clock
@@ -323,6 +326,9 @@ def proxied_tls_factory(
 
 
 def _header_of(octets: bytes) -> ProxyHeader | None:
+    """
+    Return the header of a datagram, or None if it has no valid one.
+    """
     try:
         return parse_proxy_header(octets)
     except WireError:

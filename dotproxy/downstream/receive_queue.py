@@ -1,15 +1,15 @@
 """
-How long datagrams wait in the receive buffer of a UDP socket before they are read.
+The time that datagrams wait in the receive buffer of a UDP socket.
 
-Decides which of them are too old to be answered.  A stub resolver asks again after 1 s (Windows, c-ares 2 s) to 5 s
-(glibc, musl) and gives up after 5 s to 10 s, so a query that waited for ``MAX_WAIT`` is answered too late or twice.
-While the buffer has not been read empty for ``SUSTAINED_AFTER``, more comes than can be answered, and a long queue
-does nothing but delay all of it: then the limit is ``SUSTAINED_MAX_WAIT`` (as CoDel's, RFC 8289 §3, for a queue that
-drops from its head).
+Decides which datagrams are too old to be answered.  A stub resolver retries after 1 s (Windows), 2 s (c-ares) or 5 s
+(glibc, musl) and gives up after 5 s to 10 s, so a query that waited for ``MAX_WAIT`` would be answered too late or
+twice.  If the buffer has not been read empty for ``SUSTAINED_AFTER``, more queries arrive than can be answered, and a
+long queue only delays them all: then the limit is ``SUSTAINED_MAX_WAIT`` (as CoDel, RFC 8289 §3, with drops from the
+head of the queue).
 
-Linux tells when the datagram that was read last had arrived (SIOCGSTAMPNS, socket(7)), for the price of one system
-call and without control messages.  It is asked for after a full batch only: one that is not full leaves nothing behind
-in the buffer.  The first call turns timestamps on; what arrived before counts as new.  Elsewhere nothing is too old.
+On Linux, SIOCGSTAMPNS (socket(7)) returns the arrival time of the datagram that was read last, at the cost of one
+system call.  It is called after a full batch only: a smaller batch leaves the buffer empty.  The first call turns
+timestamps on; datagrams that arrived before it count as new.  On other systems no datagram is too old.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import sys
 import time
 from collections.abc import Callable
 
-#: In seconds.
+#: Seconds: the longest wait, the time after which load counts as sustained, and the longest wait under sustained load.
 MAX_WAIT = 2.0
 SUSTAINED_AFTER = 1.0
 SUSTAINED_MAX_WAIT = 0.25
 
-#: In <asm-generic/sockios.h>; gives a struct timespec.
+#: In <asm-generic/sockios.h>; returns a struct timespec.
 _SIOCGSTAMPNS = 0x8907
 _TIMESPEC = struct.Struct("@ll")
 
 
 class ReceiveQueue:
     """
-    ``delay`` is how many seconds the last datagram of a full batch had waited, 0.0 if the last batch was not full.
+    The receive buffer of a socket.
 
-    ``now`` is in seconds since 1970, as are the kernel's timestamps.
+    ``delay`` is the time that the last datagram of the last batch had waited, in seconds; 0.0 if that batch was not
+    full.  ``now`` returns seconds since 1970, as the kernel's timestamps.
     """
 
     __slots__ = ("_bound", "_busy_since", "_now", "delay")
@@ -47,14 +48,14 @@ class ReceiveQueue:
 
     def was_emptied(self) -> None:
         """
-        Note a batch that was not full.
+        Note a batch that was not full, so that the buffer is empty.
         """
         self._busy_since = None
         self.delay = 0.0
 
-    def is_too_old(self) -> bool:
+    def is_stale(self) -> bool:
         """
-        Note a full batch; return whether all of it has waited too long, which it has if its last datagram has.
+        Note a full batch; return whether its last datagram, and so all of it, has waited too long.
         """
         now = self._now()
         # The clock may have been set back.
@@ -67,7 +68,7 @@ class ReceiveQueue:
 
 def _arrival(bound: socket.socket, now: float) -> float:
     """
-    Return when the datagram that was read last had arrived; ``now`` where the system does not say.
+    Return when the datagram that was read last arrived; ``now`` where the system does not tell.
     """
     if sys.platform != "linux":
         return now
@@ -75,6 +76,6 @@ def _arrival(bound: socket.socket, now: float) -> float:
 
     try:
         seconds, nanoseconds = _TIMESPEC.unpack(ioctl(bound, _SIOCGSTAMPNS, bytes(_TIMESPEC.size)))
-    except OSError:  # a sandbox that knows no such call
+    except OSError:  # a sandbox without this call
         return now
     return float(seconds + nanoseconds / 1e9)

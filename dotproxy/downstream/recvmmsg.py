@@ -1,11 +1,11 @@
 """
-Many datagrams with one system call: recvmmsg and sendmmsg, by way of cffi.
+Many datagrams with one system call: recvmmsg(2) and sendmmsg(2) through cffi.
 
-Decides where octets, addresses and control data lie in memory that is made once: for each of so many slots a message
-header, a buffer, a socket address, and room for what says where a datagram came to.  Refuses to know what it carries.
-Only for Linux on 64 bits, whose structures these are (recvmmsg(2), <bits/types/struct_msghdr.h>).
+Decides where octets, addresses and control data are in memory that is allocated once: each of 64 slots has a message
+header, a buffer, a socket address, and control data for the destination of a datagram (IP_PKTINFO).  Refuses to know
+what datagrams contain.  For Linux on 64 bits only, whose structures these are (<bits/types/struct_msghdr.h>).
 
-What is done for all slots together, as slices and joins, costs a tenth of what it does slot by slot.
+Work on all slots at once, by slices and joins, costs a tenth of the same work slot by slot.
 """
 
 from __future__ import annotations
@@ -17,38 +17,63 @@ import struct
 import sys
 from array import array
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from dotproxy.policy.client import Client, ClientMessage
 
-#: Slots, and octets a datagram that comes may have in one: no query is longer.
+#: The number of slots, and the octets of a received datagram that one holds: no query is longer.
 SLOTS = 64
 SLOT_SIZE = 4096
 
-#: struct mmsghdr in words of 8 octets: name, namelen, iov, iovlen, control, controllen, flags, len.
+#: Words of 8 octets in a struct mmsghdr: name, namelen, iov, iovlen, control, controllen, flags, len.
 _WORDS = 8
 
-#: Octets of a socket address, and of the control data that says where a datagram came to (struct in_pktinfo, 12
-#: octets, struct in6_pktinfo, 20).
-_V4, _V6 = (16, socket.CMSG_SPACE(12)), (28, socket.CMSG_SPACE(20))
 
-#: The head of control data: struct cmsghdr.
-_CONTROL = struct.Struct("=QII")
+class _AddressSizes(NamedTuple):
+    """
+    Octets of a socket address, and of the control data with a datagram's destination.
+    """
 
-#: So many are sent sooner one by one than together.
+    name: int
+    control: int
+
+
+#: struct sockaddr_in and sockaddr_in6; struct in_pktinfo (12 octets) and in6_pktinfo (20 octets).
+_IPV4 = _AddressSizes(16, socket.CMSG_SPACE(12))
+_IPV6 = _AddressSizes(28, socket.CMSG_SPACE(20))
+
+#: struct cmsghdr: length, level, type.
+_CMSGHDR = struct.Struct("=QII")
+
+#: Up to this many datagrams are sent faster one by one than with sendmmsg.
 _FEW = 12
 
-#: So many clients are remembered, that their addresses need not be written out each time.
-_REMEMBERED = 8192
+#: Clients kept, so that their addresses need not be converted for each datagram.
+_MAX_CLIENTS = 8192
 
 
 class NotSupported(Exception):
     """
-    This system does not do it.
+    This system has no recvmmsg and sendmmsg, or does not permit them.
     """
 
 
-def _system_calls() -> tuple[Any, Any, Any]:
+class _SystemCalls(NamedTuple):
+    """
+    The system calls as cffi functions; cffi has no types.
+    """
+
+    ffi: Any
+    recvmmsg: Any
+    sendmmsg: Any
+
+
+def _system_calls() -> _SystemCalls:
+    """
+    Return the system calls.
+
+    :raises NotSupported: if the system or a sandbox does not have them.
+    """
     if sys.platform != "linux" or struct.calcsize("P") != 8 or sys.byteorder != "little":
         raise NotSupported
     try:
@@ -58,20 +83,20 @@ def _system_calls() -> tuple[Any, Any, Any]:
         receive, send = library.recvmmsg, library.sendmmsg
     except (ImportError, AttributeError, OSError):
         raise NotSupported from None
-    # On no socket: a kernel or a sandbox that does not let us says so now.
-    for call, given in ((receive, (-1, ffi.NULL, 0, 0, ffi.NULL)), (send, (-1, ffi.NULL, 0, 0))):
-        if call(*given) < 0 and ffi.errno != errno.EBADF:
+    # Called without a socket: EBADF unless the kernel or a sandbox forbids the call.
+    for call, arguments in ((receive, (-1, ffi.NULL, 0, 0, ffi.NULL)), (send, (-1, ffi.NULL, 0, 0))):
+        if call(*arguments) < 0 and ffi.errno != errno.EBADF:
             raise NotSupported
-    return ffi, receive, send
+    return _SystemCalls(ffi, receive, send)
 
 
 class DatagramSlots:
     """
-    The slots of one socket, for datagrams that come and for such that go.
+    The slots of one socket, for received and for sent datagrams.
 
-    ``with_control``: its datagrams bear control data, as those of a socket on a wildcard address do that was told so.
+    With ``with_control`` datagrams have control data: the socket has a wildcard address and IP_PKTINFO is set.
 
-    :raises NotSupported: if there can be none.
+    :raises NotSupported: if the system does not support it.
     """
 
     def __init__(self, bound: socket.socket, *, with_control: bool) -> None:
@@ -80,8 +105,9 @@ class DatagramSlots:
         self._socket = bound
         self._descriptor = bound.fileno()
         is_v6 = bound.family == socket.AF_INET6
-        self._name_size, control_size = _V6 if is_v6 else _V4
-        self._control_size = control_size if with_control else 0
+        sizes = _IPV6 if is_v6 else _IPV4
+        self._name_size = sizes.name
+        self._control_size = sizes.control if with_control else 0
         self._clients = _ClientCache(self._name_size)
         self._in = _MessageHeaders(ffi, self._name_size, self._control_size)
         self._out = _MessageHeaders(ffi, self._name_size, self._control_size)
@@ -94,46 +120,61 @@ class DatagramSlots:
 
     def receive(self) -> list[ClientMessage]:
         """
-        Return what has come, as much of it as there are slots.
+        Return the datagrams that were received, at most ``SLOTS``.
 
-        :raises OSError: as the kernel says; ``BlockingIOError`` if nothing has come.
+        :raises OSError: the kernel's error; ``BlockingIOError`` if no datagram was received.
         """
-        slots, memory, clients = self._in, self._memory, self._clients
+        slots = self._in
         count: int = self._recvmmsg(self._descriptor, slots.headers, SLOTS, socket.MSG_DONTWAIT, self._ffi.NULL)
         if count < 0:
             number = self._ffi.errno
             raise BlockingIOError if number == errno.EAGAIN else OSError(number, "recvmmsg")
-        size = self._name_size
-        names = slots.names[: count * size]
+        names = slots.names[: count * self._name_size]
         if count == 1:
-            who = names + slots.controls[: slots.words[5]]
-            received = [(memory[: slots.sizes[0]], clients[who])]
+            address = names + slots.controls[: slots.control_sizes[0]]
+            received = [(self._memory[: slots.sizes[0]], self._clients[address])]
         elif self._control_size:
-            room = self._control_size
-            received = [
-                (memory[start : start + length], clients[names[at : at + size] + slots.controls[there : there + given]])
-                for start, length, at, there, given in zip(
-                    range(0, SLOTS * SLOT_SIZE, SLOT_SIZE),
-                    slots.sizes[:count].tolist(),
-                    range(0, SLOTS * size, size),
-                    range(0, SLOTS * room, room),
-                    slots.control_sizes[:count].tolist(),
-                    strict=False,
-                )
-            ]
+            received = self._received_with_control(names, count)
         else:
-            received = [
-                (memory[start : start + length], clients[names[at : at + size]])
-                for start, length, at in zip(
-                    range(0, SLOTS * SLOT_SIZE, SLOT_SIZE),
-                    slots.sizes[:count].tolist(),
-                    range(0, SLOTS * size, size),
-                    strict=False,
-                )
-            ]
+            received = self._received(names, count)
         if self._control_size:
             slots.control_sizes[:count] = slots.all_room[:count]
         return received
+
+    def _received(self, names: bytes, count: int) -> list[ClientMessage]:
+        """
+        Return the datagrams in the first ``count`` slots, whose socket addresses are ``names``.
+        """
+        memory, clients, size = self._memory, self._clients, self._name_size
+        return [
+            (memory[start : start + length], clients[names[at : at + size]])
+            for start, length, at in zip(
+                range(0, SLOTS * SLOT_SIZE, SLOT_SIZE),
+                self._in.sizes[:count].tolist(),
+                range(0, SLOTS * size, size),
+                strict=False,
+            )
+        ]
+
+    def _received_with_control(self, names: bytes, count: int) -> list[ClientMessage]:
+        """
+        As ``_received``, for datagrams with control data.
+        """
+        slots, memory, clients, size, room = self._in, self._memory, self._clients, self._name_size, self._control_size
+        return [
+            (
+                memory[start : start + length],
+                clients[names[at : at + size] + slots.controls[control_at : control_at + control_size]],
+            )
+            for start, length, at, control_at, control_size in zip(
+                range(0, SLOTS * SLOT_SIZE, SLOT_SIZE),
+                slots.sizes[:count].tolist(),
+                range(0, SLOTS * size, size),
+                range(0, SLOTS * room, room),
+                slots.control_sizes[:count].tolist(),
+                strict=False,
+            )
+        ]
 
     def send(self, batch: list[ClientMessage]) -> int:
         """
@@ -162,7 +203,7 @@ class DatagramSlots:
         slots, count = self._out, len(batch)
         sizes = array("Q", [len(octets) for octets, _ in batch])
         joined = b"".join([octets for octets, _ in batch])
-        # Held by more than a local name: a compiler may drop that as soon as it is not named any more.
+        # An attribute and not a local name, which a compiler may free after its last use.
         self._outgoing = self._ffi.from_buffer(joined)
         start = int(self._ffi.cast("uintptr_t", self._outgoing))
         slots.bases[:count] = array("Q", accumulate(sizes[:-1], initial=start))
@@ -173,7 +214,7 @@ class DatagramSlots:
             done: int = self._sendmmsg(
                 self._descriptor, slots.headers + sent * _WORDS, count - sent, socket.MSG_DONTWAIT
             )
-            if done < 0:  # that is about the first of them, which is lost; the others are not
+            if done < 0:  # the error of the first datagram, which is lost; the others are sent
                 done = 1
                 lost += 1
             sent += done
@@ -181,7 +222,7 @@ class DatagramSlots:
 
     def _place_addresses(self, routes: list[bytes]) -> None:
         """
-        Put the addresses, and control data if there is any, into the slots of what goes.
+        Write socket addresses, and control data if there is any, into the slots of sent datagrams.
         """
         slots, count, size = self._out, len(routes), self._name_size
         if not self._control_size:
@@ -199,9 +240,7 @@ class DatagramSlots:
 
 class _ClientCache(dict[bytes, Client]):
     """
-    From addresses and control data, as the kernel has them, to clients; remembers those of late.
-
-    The octets that a client is found by are its route, too.
+    Clients by socket address and control data, as the kernel has them; these octets are the client's route, too.
     """
 
     def __init__(self, name_size: int) -> None:
@@ -209,10 +248,10 @@ class _ClientCache(dict[bytes, Client]):
         self._name_size = name_size
 
     def __missing__(self, key: bytes) -> Client:
-        if len(self) >= _REMEMBERED:
+        if len(self) >= _MAX_CLIENTS:
             self.clear()
-        port = key[2] << 8 | key[3]
-        if self._name_size == _V4[0]:
+        port = int.from_bytes(key[2:4], "big")
+        if self._name_size == _IPV4.name:
             host = socket.inet_ntop(socket.AF_INET, key[4:8])
         else:
             host = socket.inet_ntop(socket.AF_INET6, key[8:24])
@@ -224,20 +263,21 @@ class _ClientCache(dict[bytes, Client]):
 
 def _ancillary(control: bytes) -> list[tuple[int, int, bytes]]:
     """
-    Return control data as Python has it, from how the kernel has it.
+    Return the kernel's control data as ``socket.sendmsg`` takes it.
     """
     if not control:
         return []
-    length, level, kind = _CONTROL.unpack_from(control)
-    return [(level, kind, control[_CONTROL.size : length])]
+    length, level, kind = _CMSGHDR.unpack_from(control)
+    return [(level, kind, control[_CMSGHDR.size : length])]
 
 
 class _MessageHeaders:
     """
-    Message headers in one direction, and views of what is in them, slot by slot.
+    The message headers of one direction, and views of their fields over all slots.
 
-    ``words`` are the headers in words of 8 octets; ``vectors`` the places and lengths of the buffers, ``bases`` and
-    ``lengths`` each of the two; ``sizes`` what came in them.  ``names`` and ``controls`` are octets.
+    ``words`` are the headers in words of 8 octets.  ``vectors`` are the iovecs of the buffers, ``bases`` and
+    ``lengths`` their two fields; ``sizes`` are the received octets, ``control_sizes`` those of control data.
+    ``names`` and ``controls`` are the memory of socket addresses and control data.
     """
 
     def __init__(self, ffi: Any, name_size: int, control_size: int) -> None:

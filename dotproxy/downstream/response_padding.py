@@ -1,8 +1,8 @@
 """
 Padding of responses to clients over TLS (RFC 7830, RFC 8467).
 
-Decides which responses are padded and to what length: those to queries that have a padding option, to a multiple of
-468 octets.  Changes nothing else of a response; a signed one, and one without an OPT at its end, stays as it is.
+Decides which responses are padded and to what length: those to queries with a padding option, to a multiple of 468
+octets.  Nothing else of a response changes.  A signed response, and one that does not end with an OPT, is not padded.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _OPTION_SIZE = 4
 
 def wants_padding(query: bytes) -> bool:
     """
-    Return whether ``query`` has an OPT with a padding option: its sender then wants the response padded (RFC 7830 §4).
+    Return whether ``query`` has a padding option, so that its response is to be padded (RFC 7830 §4).
 
-    A query that cannot be parsed wants nothing.
+    Return False for a query that cannot be parsed.
     """
-    if _PADDING_CODE not in query:  # costs next to nothing, and says no to nearly every query without the option
+    if _PADDING_CODE not in query:  # a cheap test that excludes nearly every query without the option
         return False
     try:
         info = parse_query(query)
@@ -35,11 +35,11 @@ def wants_padding(query: bytes) -> bool:
 
 def padded(response: bytes, block: int = BLOCK) -> bytes:
     """
-    Return ``response`` with padding at the end of its OPT, as long as a multiple of ``block`` octets; no longer than a
-    message can be, if that is less.
+    Return ``response`` with padding at the end of its OPT, so that its length is a multiple of ``block`` octets, or the
+    greatest length of a message if that is less.
 
-    It is returned as it is if its last record is no OPT that can be read, if that has padding already, or if there is
-    no room for the option.
+    Return ``response`` unchanged if its last record is not a valid OPT, if it has padding already, or if there is no
+    room for the option.
     """
     opt_at = _last_opt(response)
     if not opt_at or len(response) + _OPTION_SIZE > MAX_MESSAGE:
@@ -54,7 +54,7 @@ def padded(response: bytes, block: int = BLOCK) -> bytes:
 
 def _last_opt(response: bytes) -> int:
     """
-    Return where the OPT begins that ends a response, 0 if there is none, or it has padding.
+    Return the offset of the OPT that ends a response; 0 if there is none or it has padding.
     """
     _, _, questions, _, _, additionals = HEADER.unpack_from(response)
     end = question_of(response) if questions else HEADER_SIZE

@@ -1,53 +1,34 @@
 """
-Turns of TCP connections that have queries to hand on.
+The order in which TCP connections hand their queries to the forwarder.
 
-Decides whose queries are handed on next, and when others are let do their work: connections of different clients take
-turns, then those of one client, a batch of queries each.  What that takes between two iterations of the reactor is
-bounded, so that UDP is read in the meantime; what is left then waits for the next iteration.
+Decides which connection is next: client prefixes take turns, then the connections of one prefix, a batch of queries
+each.  Between two iterations of the reactor this takes at most ``BUDGET`` seconds, so that UDP is read in the meantime;
+connections with more queries wait for the next iteration.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from dotproxy.policy.client_shares import ClientShare
+from dotproxy.downstream.interfaces import ClientConnection
 
-#: Seconds that queries over TCP are handed on for, before the reactor sees to everything else.
+#: Seconds that queries over TCP are dispatched for between two iterations of the reactor.
 BUDGET: Final = 0.003
 
 log = Logger("dotproxy")
 
 
-class TurnTaker(Protocol):
-    """
-    A connection; ``is_waiting`` is written by ``RoundRobin``.
-    """
-
-    share: ClientShare
-    is_waiting: bool
-
-    def take_turn(self) -> bool:
-        """
-        Hand on a batch of queries; return whether there are more that could be handed on now.
-        """
-
-    def abort(self) -> None:
-        """
-        End the connection now.
-        """
-
-
 class RoundRobin:
     """
-    Owns: the connections that wait for a turn, and one call of the reactor's while some do or the time is up.
-    Told by: connections (``begin``, ``leave``).
+    Owns: the connections that wait for a turn, and one delayed call while any do or the budget is spent.
+    Told by: connections (``schedule``, ``remove``).
 
-    ``now`` returns seconds.
+    ``now`` returns seconds on a monotonic clock.
     """
 
     def __init__(self, clock: IReactorTime, now: Callable[[], float], budget: float = BUDGET) -> None:
@@ -55,34 +36,33 @@ class RoundRobin:
         self._now = now
         self._budget = budget
         self._spent = 0.0
-        self._waiting: OrderedDict[str, OrderedDict[TurnTaker, None]] = OrderedDict()
+        self._waiting: OrderedDict[str, OrderedDict[ClientConnection, None]] = OrderedDict()
         self._call: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def begin(self, connection: TurnTaker, begun: float) -> None:
+    def schedule(self, connection: ClientConnection, now: float) -> None:
         """
-        A connection that does not wait has queries to hand on, since ``begun``, which is now: hand them on at once, as
-        long as there is time.
+        Let a connection that does not wait dispatch its queries, at once while the budget lasts, in turn after that.
         """
-        if self._call is not None:  # the time is up, or others were here first
-            self._wait(connection)
+        if self._call is not None:  # the budget is spent, or others wait already
+            self._enqueue(connection)
             return
-        more = connection.take_turn()
-        spent = self._spent + self._now() - begun
-        while more and spent < self._budget:
-            more = connection.take_turn()
-            spent = self._spent + self._now() - begun
-        if more:
-            self._wait(connection)
+        has_more = connection.take_turn()
+        spent = self._spent + self._now() - now
+        while has_more and spent < self._budget:
+            has_more = connection.take_turn()
+            spent = self._spent + self._now() - now
+        if has_more:
+            self._enqueue(connection)
         self._spent = spent
         if spent >= self._budget and self._call is None:
-            self._call = self._clock.callLater(0, self._continue)
+            self._call = self._clock.callLater(0, self._run_iteration)
 
-    def leave(self, connection: TurnTaker) -> None:
+    def remove(self, connection: ClientConnection) -> None:
         """
-        A connection waits no more.
+        Forget a connection, if it waits.
         """
         if connection.is_waiting:
             connection.is_waiting = False
@@ -91,27 +71,27 @@ class RoundRobin:
             if not queue:
                 del self._waiting[connection.share.prefix]
 
-    def _wait(self, connection: TurnTaker) -> None:
+    def _enqueue(self, connection: ClientConnection) -> None:
         connection.is_waiting = True
         self._waiting.setdefault(connection.share.prefix, OrderedDict())[connection] = None
 
-    def _continue(self) -> None:
+    def _run_iteration(self) -> None:
         """
-        Let those that wait take turns.
+        Let waiting connections take turns until the budget is spent.
         """
-        begun = self._now()
-        # Whoever comes while this goes on waits behind those that are here.
+        started_at = self._now()
+        # Connections that are scheduled meanwhile queue behind those that wait already.
         while self._waiting:
-            self._next()
-            if self._now() - begun >= self._budget:
+            self._serve_next()
+            if self._now() - started_at >= self._budget:
                 break
-        self._spent = self._now() - begun
-        is_over = not self._waiting and self._spent < self._budget
-        self._call = None if is_over else self._clock.callLater(0, self._continue)
+        self._spent = self._now() - started_at
+        is_done = not self._waiting and self._spent < self._budget
+        self._call = None if is_done else self._clock.callLater(0, self._run_iteration)
 
-    def _next(self) -> None:
+    def _serve_next(self) -> None:
         """
-        Let the first connection of the first client take its turn.
+        Let the first connection of the first prefix take its turn.
         """
         prefix, queue = self._waiting.popitem(last=False)
         connection, _ = queue.popitem(last=False)
@@ -120,7 +100,7 @@ class RoundRobin:
             self._waiting[prefix] = queue
         try:
             if connection.take_turn():
-                self._wait(connection)
+                self._enqueue(connection)
         except Exception:
-            log.failure("while handing on queries of a TCP client")
+            log.failure("defect while dispatching queries of a TCP client; its connection is closed")
             connection.abort()

@@ -11,50 +11,33 @@ compression, and takes seconds for a hostile name.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from twisted.internet.interfaces import IAddress, IReactorTime, IResolver
 from twisted.names.server import DNSServerFactory
 
 from dotproxy.downstream.connection_table import ConnectionTable
+from dotproxy.downstream.interfaces import CountingReceiver
 from dotproxy.downstream.round_robin import RoundRobin
 from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.downstream.unread_responses import UnreadResponses
 from dotproxy.errors import ClientEnd
-from dotproxy.policy.client import ClientMessage
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.telemetry.counters import Counters
 
-#: What serves a stream client, by TCP or TLS.
+#: The class of a connection: over TCP or TLS.
 ConnectionType = TypeVar("ConnectionType", bound=TcpConnection)
-
-
-class QueryReceiver(Protocol):
-    """
-    Who takes questions: the forwarder.
-    """
-
-    @property
-    def counters(self) -> Counters:
-        """
-        Where queries that listeners drop are counted.
-        """
-
-    def handle_batch(self, listener: Any, batch: Sequence[ClientMessage]) -> int:
-        """
-        Take questions; return how many of them will never be answered.
-        """
 
 
 class ListenerFactory(DNSServerFactory):
     """
-    Told by: Twisted (``buildProtocol``), its listeners.
-    Tells: ``asker``.
+    Told by: Twisted (``buildProtocol``), its listeners and connections.
+    Tells: ``receiver``, of queries.
 
-    ``resolver`` serves whatever reaches the factory the way of twisted.names, as decoded messages.  ``share_of``
-    returns the share of a client that is connected from an address.  ``ended`` counts the TCP connections that were
-    ended or refused here, by ``ClientEnd``.
+    ``resolver`` answers queries that reach the factory through twisted.names, as decoded messages.  ``share_of``
+    returns the share of the client at an address.  ``ended_counts`` counts the connections that dotproxy ended or
+    refused, by ``ClientEnd``.
     """
 
     noisy = False
@@ -63,7 +46,7 @@ class ListenerFactory(DNSServerFactory):
 
     def __init__(
         self,
-        asker: QueryReceiver,
+        receiver: CountingReceiver,
         resolver: IResolver,
         *,
         clock: IReactorTime,
@@ -72,17 +55,17 @@ class ListenerFactory(DNSServerFactory):
         max_connections: int,
         max_outstanding: int,
         share_of: Callable[[str], ClientShare],
-        ended: Counter[str] | None = None,
+        ended_counts: Counter[str] | None = None,
         tells_idle_timeout: bool = True,
     ) -> None:
         super().__init__(clients=[resolver])
         self.connections = ConnectionTable()
-        self.turns = RoundRobin(clock, now)
-        self.unread = UnreadResponses()
+        self.round_robin = RoundRobin(clock, now)
+        self.unread_responses = UnreadResponses()
         self.share_of = share_of
-        self.ended: Counter[str] = Counter() if ended is None else ended
-        self.handle_batch = asker.handle_batch
-        self._asker = asker
+        self.ended_counts: Counter[str] = Counter() if ended_counts is None else ended_counts
+        self.handle_batch = receiver.handle_batch
+        self._receiver = receiver
         self.clock = clock
         self.now = now
         self.idle_timeout = idle_timeout
@@ -93,44 +76,44 @@ class ListenerFactory(DNSServerFactory):
     @property
     def counters(self) -> Counters:
         """
-        Where queries that are dropped before they are processed are counted.
+        The counters for queries that are dropped before they are processed.
         """
-        return self._asker.counters
+        return self._receiver.counters
 
     def buildProtocol(self, addr: IAddress | None) -> TcpConnection | None:
         """
-        Take a client over TCP.
+        Return a connection for a client over TCP, or None if there is no room for it.
         """
         return self.build_connection(addr, TcpConnection)
 
-    def build_connection(self, addr: IAddress | None, kind: type[ConnectionType]) -> ConnectionType | None:
+    def build_connection(self, addr: IAddress | None, connection_class: type[ConnectionType]) -> ConnectionType | None:
         """
-        Take a stream client, unless there is no room for it.
+        Return a connection of a class for a client, or None if there is no room for it.
         """
         share = self.share_of(getattr(addr, "host", ""))
         if not self.connections.make_room(share, self.max_connections):
             self.count_end(ClientEnd.REFUSED)
             return None
-        listener = kind(self)
-        listener.factory = self
-        listener.share = share
-        return listener
+        connection = connection_class(self)
+        connection.factory = self
+        connection.share = share
+        return connection
 
     def connectionMade(self, protocol: TcpConnection) -> None:
         """
-        A stream client is connected.
+        Add a connection to the table.
         """
         self.connections.add(protocol)
 
     def connectionLost(self, protocol: TcpConnection) -> None:
         """
-        A stream client is connected no more.
+        Remove a connection from the table.
         """
         self.connections.remove(protocol)
 
     def count_end(self, reason: ClientEnd | None) -> None:
         """
-        A connection is ended or refused here, if there is a reason: for one that is worth counting.
+        Count a connection that dotproxy ended or refused; None is not counted.
         """
         if reason is not None:
-            self.ended[reason] += 1
+            self.ended_counts[reason] += 1

@@ -1,22 +1,23 @@
 """
-The TCP listener: one client's connection (RFC 7766).
+A client's TCP connection, as a listener of queries (RFC 7766).
 
-Decides when a connection is read from, what is written to it when, and when it ends.  Queries are handed on in turn
-with those of other connections, a few at a time, however the stream was cut; responses go out in the order they are
-ready, those ready together in one write.
+Decides when a connection is read, when responses are written, and when the connection is closed.  Queries are
+dispatched in turn with those of other connections (``round_robin``), a few at a time; responses are written in the
+order they become ready, those ready together in one write.
 
-* So many queries may be outstanding; while they are, while queries wait for their turn, or while the client does not
-  read its responses, it is not read from.
-* What the client does not read is kept here, and counted (``unread``).
-* It ends when it was idle too long, idle being: no whole query came, and no response is owed (RFC 7766 §6.2.3); when a
-  client does not read; when a client has said it is done and has all its responses.
+* A connection is not read while its window of outstanding queries is full, while queries wait for their turn, or while
+  the client does not read its responses.
+* Responses that the client does not read are kept here and counted (``unread_responses``).
+* A connection is closed when it was idle for the idle timeout, that is without a whole query and without an outstanding
+  response (RFC 7766 §6.2.3); when the client reads nothing for that time; when the client has closed its side and has
+  all its responses.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import connectionDone
@@ -24,6 +25,7 @@ from twisted.names.dns import DNSProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from dotproxy.downstream.interfaces import StreamTransport
 from dotproxy.errors import ClientEnd
 from dotproxy.forwarding.interfaces import Source
 from dotproxy.policy.client import Client, ClientMessage
@@ -34,11 +36,14 @@ from dotproxy.wire.edns import KEEPALIVE, option, options_of
 from dotproxy.wire.framing import QueryDeframer, frame
 from dotproxy.wire.message import QueryInfo
 
-#: Octets that a transport reads at once, and keeps for a client that does not read before it says so.
+if TYPE_CHECKING:
+    from dotproxy.downstream.server_factory import ListenerFactory
+
+#: Octets that a transport reads at once, and buffers for a client that does not read before it pauses its producer.
 _BUFFER_SIZE: Final = 16 << 10
 
-#: Octets that were kept and are written at once.
-_PIECE: Final = 64 << 10
+#: Octets of unsent responses written at once.
+_CHUNK: Final = 64 << 10
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -46,39 +51,39 @@ class TcpConnection(DNSProtocol):
     """
     A twisted.names stream protocol that passes octets to its factory undecoded.
 
-    Owns: its connection, the queries read but not yet handed on, and the responses that the client does not read yet.
+    Owns: its transport, the queries received but not yet dispatched, and the responses that the client has not read.
     Told by: Twisted, ``RoundRobin`` (``take_turn``), the forwarder (``send_answers``), transfers (``send_parts``).
-    Ends when: the connection does.  Responses that come later are dropped.
+    Ends when: the transport is closed.  Responses that come later are dropped.
     """
 
     kind = TCP
     is_stream = True
     takes_transfers = True
-    transport: Any
+    transport: StreamTransport  # type: ignore[assignment]  # Twisted has ITransport, which lacks most of it
     share: ClientShare
 
-    def __init__(self, factory: Any) -> None:
+    def __init__(self, factory: ListenerFactory) -> None:
         super().__init__(factory)
         self.is_waiting = False
         self._factory = factory
-        self._turns = factory.turns
+        self._round_robin = factory.round_robin
         self._deframer = QueryDeframer()
         self._batch = FIRST_BATCH
         self._window = FIRST_WINDOW
         self._outstanding = 0
         self._client = Client("", 0)
         self._is_open = False
-        self._has_asked_all = False
+        self._is_half_closed = False
         self._is_blocked = False
         self._is_reading = True
-        self._is_handing_on = False
+        self._is_dispatching = False
         self._is_closing = False
         self._timer: IDelayedCall | None = None
         self._sources: set[Source] = set()
-        self._write_now: Callable[[], object] = _nothing
+        self._write_now: Callable[[], object] = _no_write
         self._is_writing = False
-        self._octets_at_once = 0
-        # What the client does not read: first in the transport, then here.
+        self._batch_octets = 0
+        # Octets that the client has not read: those in the transport, and those kept here.
         self._octets_written = 0
         self._unsent: deque[bytes] = deque()
         self._octets_unsent = 0
@@ -87,13 +92,13 @@ class TcpConnection(DNSProtocol):
     @property
     def is_idle(self) -> bool:
         """
-        Whether nothing is owed to the client.
+        Whether every query received has been answered.
         """
         return not (self._outstanding or self._is_blocked or self._deframer.has_query)
 
     def connectionMade(self) -> None:
         """
-        A client connected.
+        Begin to serve a client.
         """
         super().connectionMade()
         self._is_open = True
@@ -103,15 +108,15 @@ class TcpConnection(DNSProtocol):
         self.transport.bufferSize = _BUFFER_SIZE
         self._window = first_window(does_not_read=self._factory.now() < self.share.does_not_read_until)
         self.transport.registerProducer(self, True)
-        # Else what is written waits for the reactor to find that it can be.
-        self._write_now = getattr(self.transport, "doWrite", _nothing)
-        self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self._judge_idleness)
+        # Twisted's TCP transport can write at once; otherwise a write waits for the next iteration of the reactor.
+        self._write_now = getattr(self.transport, "doWrite", _no_write)
+        self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self._check_idle)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        The connection is gone, and with it whatever was not answered.
+        Forget the connection; responses to its queries are dropped.
         """
-        self._let_go()
+        self._release()
         for source in tuple(self._sources):
             source.client_gone()
         if self._timer is not None and self._timer.active():
@@ -120,52 +125,52 @@ class TcpConnection(DNSProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Octets from the client.
+        Take octets from the client.
         """
         self._deframer.feed(data)
         if self._deframer.has_query:
             self.last_used = self._factory.now()
-            self._go_on(self.last_used)
+            self._proceed(self.last_used)
 
     def take_turn(self) -> bool:
         """
-        Hand on a batch of queries; return whether there are more that could be handed on now.
+        Dispatch a batch of queries; return whether more could be dispatched now.
         """
-        room = self._room()
+        room = self._free_window()
         if room > 0 and not self._is_blocked and self._is_open and not self._is_closing:
-            batch = self._addressed(self._deframer.take(min(self._batch, room)))
+            batch = self._with_client(self._deframer.take(min(self._batch, room)))
             self._outstanding += len(batch)
-            self._octets_at_once = 0
-            self._is_handing_on = True
-            # In two steps: answers may come before the call returns, and change the count.
-            silent = self._factory.handle_batch(self, batch)
-            self._outstanding -= silent
-            self._is_handing_on = False
-            self._batch = next_batch(self._batch, self._octets_at_once)
-            if self._deframer.has_query and self._can_hand_on():
+            self._batch_octets = 0
+            self._is_dispatching = True
+            # In two steps: responses may be sent before the call returns, and change the number.
+            unanswered = self._factory.handle_batch(self, batch)
+            self._outstanding -= unanswered
+            self._is_dispatching = False
+            self._batch = next_batch(self._batch, self._batch_octets)
+            if self._deframer.has_query and self._can_dispatch():
                 return True
-        self._settle()
+        self._adjust_reading()
         return False
 
     def send_answers(self, answers: list[ClientMessage]) -> None:
         """
-        Send answers, all in one write.
+        Send responses, all in one write.
         """
         self._outstanding -= len(answers)
         if not self._is_open:
             return
         self.last_used = self._factory.now()
         octets = b"".join([frame(octets) for octets, _ in answers])
-        self._octets_at_once += len(octets)
+        self._batch_octets += len(octets)
         self._write(octets)
         if not self._is_blocked:
             self._window += len(answers)
-        if not self._is_handing_on:
-            self._go_on(self.last_used)
+        if not self._is_dispatching:
+            self._proceed(self.last_used)
 
     def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
-        Return how long the connection may be idle, if the client asks (RFC 7828 §3.3.2).
+        Return the idle timeout as an EDNS option, if the client sent that option (RFC 7828 §3.3.2).
         """
         if self._factory.tells_idle_timeout:
             for code, _, _ in options_of(query, info.opt_at, info.opt_end):
@@ -176,7 +181,7 @@ class TcpConnection(DNSProtocol):
 
     def send_parts(self, parts: list[bytes], source: Source) -> None:
         """
-        Send messages of an answer of which more will come.
+        Send some messages of a response of many (RFC 5936 §2.2).
         """
         if self._is_open:
             self.last_used = self._factory.now()
@@ -184,7 +189,7 @@ class TcpConnection(DNSProtocol):
 
     def begin_parts(self, source: Source) -> None:
         """
-        An answer of many messages begins; it comes no faster than the client reads.
+        Begin a response of many messages: ``source`` is paused while the client does not read.
         """
         self._sources.add(source)
         if self._is_blocked:
@@ -192,58 +197,59 @@ class TcpConnection(DNSProtocol):
 
     def end_parts(self, source: Source) -> None:
         """
-        It is over.
+        End a response of many messages.
         """
         self._sources.discard(source)
 
     def readConnectionLost(self) -> None:
         """
-        The client has asked all it will; it still gets its answers (RFC 1035 §4.2.2).
+        Note that the client sends no more queries; it still gets its responses (RFC 1035 §4.2.2).
         """
-        self._has_asked_all = True
-        self._end_if_done()
+        self._is_half_closed = True
+        self._close_if_done()
 
     def writeConnectionLost(self) -> None:
         """
-        The client takes no more answers.
+        Close the connection: the client takes no more responses.
         """
         self.abort()
 
     def pauseProducing(self) -> None:
         """
-        The client does not read: until it does, it is not read from either.
+        Stop reading: the client does not read its responses.
         """
         self._is_blocked = True
         if not self._is_writing:
-            self._block(_BUFFER_SIZE)
+            self._client_stopped_reading(_BUFFER_SIZE)
 
     def resumeProducing(self) -> None:
         """
-        The client reads again: what was kept for it goes out before it is read from.
+        Write the responses kept for the client, which reads again; then read from it.
         """
         self._is_blocked = False
         self.last_used = self._factory.now()
         if self._is_writing:
             return
         while self._unsent and not self._is_blocked:
-            octets = self._next_piece()
+            octets = self._next_chunk()
             self._octets_unsent -= len(octets)
             self._write(octets)
         if not self._is_blocked:
             self._octets_written = 0
-            self._factory.unread.note(self, 0)
+            self._factory.unread_responses.update(self, 0)
             for source in tuple(self._sources):
                 source.resume()
-            self._go_on(self._factory.now())
+            self._proceed(self._factory.now())
 
     def stopProducing(self) -> None:
         """
-        The connection is gone; ``connectionLost`` says the rest.
+        Do nothing: ``connectionLost`` is called for the same event.
         """
 
     def close(self, reason: ClientEnd | None = None) -> None:
         """
-        End the connection once what was written has gone out, which a client has a while to take.
+        Close the connection once what was written is sent, and abort it if the client does not take that within the
+        idle timeout.
         """
         if self._is_open and not self._is_closing:
             self._is_closing = True
@@ -251,78 +257,78 @@ class TcpConnection(DNSProtocol):
             if self._timer is not None and self._timer.active():
                 self._timer.cancel()
             self._timer = self._factory.clock.callLater(self._factory.idle_timeout, self.abort)
-            self._write_now = _nothing  # the reactor has to see how the last write goes
+            self._write_now = _no_write  # the reactor has to learn whether the last write succeeds
             self.transport.unregisterProducer()
             self._is_blocked = False
             while self._unsent:
-                self.transport.write(self._next_piece())
+                self.transport.write(self._next_chunk())
             self.transport.loseConnection()
 
     def abort(self, reason: ClientEnd | None = None) -> None:
         """
-        End the connection now.
+        Close the connection at once.
         """
         if self._is_open:
             self._factory.count_end(reason)
-            self._let_go()
+            self._release()
             self.transport.abortConnection()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """
-        Hold nothing any more that others could have.
+        Give back what others could use: memory, the place in the table and in the queue.
         """
         self._is_open = False
-        self._write_now = _nothing
+        self._write_now = _no_write
         self._unsent.clear()
         self._octets_written = self._octets_unsent = 0
-        self._factory.unread.note(self, 0)
-        self._turns.leave(self)
+        self._factory.unread_responses.update(self, 0)
+        self._round_robin.remove(self)
         self._factory.connections.remove(self)
 
-    def _addressed(self, queries: Sequence[bytes]) -> list[ClientMessage]:
+    def _with_client(self, queries: Sequence[bytes]) -> list[ClientMessage]:
         """
-        Return queries with what finds their client again.
+        Return queries, each with the client its response goes to.
         """
         client = self._client
         return [(octets, client) for octets in queries]
 
-    def _can_hand_on(self) -> bool:
-        return self._is_open and not self._is_blocked and not self._is_closing and self._room() > 0
+    def _can_dispatch(self) -> bool:
+        return self._is_open and not self._is_blocked and not self._is_closing and self._free_window() > 0
 
-    def _room(self) -> int:
+    def _free_window(self) -> int:
         """
-        Return how many more queries may be in flight.
+        Return how many more queries may be outstanding.
         """
         window: int = min(self._window, self._factory.max_outstanding)
         return window - self._outstanding
 
-    def _go_on(self, now: float) -> None:
+    def _proceed(self, now: float) -> None:
         """
-        Hand on queries that wait, in turn; read more, or not; end, if all is done.
+        Dispatch queries in turn, adjust reading, and close the connection if all is done.
         """
-        if self._deframer.has_query and not (self.is_waiting or self._is_handing_on):
-            self._turns.begin(self, now)
-            if not self.is_waiting:  # it has taken its turn, and settled
+        if self._deframer.has_query and not (self.is_waiting or self._is_dispatching):
+            self._round_robin.schedule(self, now)
+            if not self.is_waiting:  # it has taken its turn, which adjusted reading
                 return
-        self._settle()
+        self._adjust_reading()
 
-    def _settle(self) -> None:
+    def _adjust_reading(self) -> None:
         """
-        Read more, or not; end, if all is done.
+        Read or stop reading, as the window allows; close the connection if all is done.
         """
-        should = not (self._deframer.has_query or self._is_blocked or self._room() <= 0)
-        if should != self._is_reading and self._is_open and not self._has_asked_all:
-            self._is_reading = should
-            if should:
+        should_read = not (self._deframer.has_query or self._is_blocked or self._free_window() <= 0)
+        if should_read != self._is_reading and self._is_open and not self._is_half_closed:
+            self._is_reading = should_read
+            if should_read:
                 self.transport.resumeProducing()
             else:
                 self.transport.pauseProducing()
-        if self._has_asked_all:
-            self._end_if_done()
+        if self._is_half_closed:
+            self._close_if_done()
 
     def _write(self, octets: bytes) -> None:
         """
-        Write, or keep until the client reads.
+        Write octets, or keep them until the client reads.
         """
         if self._is_blocked:
             self._unsent.append(octets)
@@ -334,39 +340,40 @@ class TcpConnection(DNSProtocol):
         self._write_now()
         self._is_writing = False
         if self._is_blocked:
-            self._block(len(octets))
+            self._client_stopped_reading(len(octets))
 
-    def _block(self, written: int) -> None:
+    def _client_stopped_reading(self, written: int) -> None:
         """
-        The client does not read, and about so many octets are in the transport.
+        Pause everything: the client does not read, and about ``written`` octets are in the transport.
         """
         self._octets_written = written
         for source in tuple(self._sources):
             source.pause()
-        self._settle()
+        self._adjust_reading()
         self._note_unread()
 
     def _note_unread(self) -> None:
-        self._factory.unread.note(self, self._octets_written + self._octets_unsent, self._factory.now())
+        self._factory.unread_responses.update(self, self._octets_written + self._octets_unsent, self._factory.now())
 
-    def _next_piece(self) -> bytes:
+    def _next_chunk(self) -> bytes:
         """
-        Take some of what was kept.
+        Take about ``_CHUNK`` octets of unsent responses.
         """
-        pieces = [self._unsent.popleft()]
-        size = len(pieces[0])
-        while self._unsent and size < _PIECE:
-            pieces.append(self._unsent.popleft())
-            size += len(pieces[-1])
+        pieces: list[bytes] = []
+        size = 0
+        while self._unsent and size < _CHUNK:
+            piece = self._unsent.popleft()
+            pieces.append(piece)
+            size += len(piece)
         return b"".join(pieces)
 
-    def _end_if_done(self) -> None:
-        if self._has_asked_all and self.is_idle:
+    def _close_if_done(self) -> None:
+        if self._is_half_closed and self.is_idle:
             self.close()
 
-    def _judge_idleness(self) -> None:
+    def _check_idle(self) -> None:
         """
-        Look again when the connection could next have been idle for long enough.
+        Close the connection if it was idle for the idle timeout; else check again when that could next be so.
         """
         left = self.last_used + self._factory.idle_timeout - self._factory.now()
         if left > 0:
@@ -379,8 +386,8 @@ class TcpConnection(DNSProtocol):
             return
         else:
             left = self._factory.idle_timeout
-        self._timer = self._factory.clock.callLater(max(left, 0.01), self._judge_idleness)
+        self._timer = self._factory.clock.callLater(max(left, 0.01), self._check_idle)
 
 
-def _nothing() -> None:
+def _no_write() -> None:
     pass

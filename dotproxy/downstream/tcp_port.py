@@ -1,8 +1,8 @@
 """
 A TCP port that accepts a few connections at a time.
 
-Decides how many, and what the kernel keeps for a client that does not read.  Twisted's own port accepts more each time
-that more are waiting, in the end all there are: in a flood of connections everything else would wait for them.
+Decides how many, and how many octets the kernel buffers for a client that does not read.  Twisted's own port accepts
+more each time that more are waiting, in the end all of them, so that a flood of connections delays everything else.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from twisted.internet.interfaces import IProtocolFactory
 #: Connections accepted in one iteration of the reactor.
 ACCEPTS: Final = 16
 
-#: Octets that the kernel takes of a connection beyond those on their way.  Without a limit it takes megabytes, and
-#: shows late whether a client reads.
-_UNSENT: Final = 512 << 10
+#: TCP_NOTSENT_LOWAT: octets that the kernel buffers of a connection beyond those in flight.  Without it, it takes
+#: megabytes, and it shows late that a client does not read.
+_NOT_SENT: Final = 512 << 10
 
 
 class TcpPort(tcp.Port):
     """
-    A port on a socket that listens already, in non-blocking mode; it has a descriptor of its own.
+    A port on a listening, non-blocking socket, which it duplicates.
     """
 
     _preexistingSocket: Any
@@ -35,12 +35,12 @@ class TcpPort(tcp.Port):
         self._preexistingSocket = own = listening.dup()
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             with suppress(OSError):
-                # Connections that are accepted have it, too.
-                own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+                # Accepted connections inherit it.
+                own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOT_SENT)
 
     def doRead(self) -> None:
         """
-        Accept what waits, but for what can wait a little longer.
+        Accept up to ``ACCEPTS`` connections.
         """
         self.numberAccepts = ACCEPTS
         super().doRead()

@@ -1,26 +1,27 @@
 """
-The UDP listener: datagrams in, datagrams out, in batches.
+The UDP listener: batches of datagrams between a port and the receiver of queries.
 
-Decides nothing; cookies are ``policy``'s.
+Decides nothing.  DNS cookies and response rates are decided in ``policy``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.names.dns import DNSDatagramProtocol
 
-from dotproxy.downstream.udp_port import Datagram
+from dotproxy.downstream.interfaces import CountingReceiver
+from dotproxy.downstream.udp_port import Datagram, UdpPort
 from dotproxy.errors import ShedReason
 from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import UDP
 from dotproxy.wire.message import QueryInfo
 
-#: From a query, what was seen of it and the client's address to a COOKIE option, or none.
+#: Returns the COOKIE option, in wire form, for a query, its ``QueryInfo`` and the client's IP address; b"" for none.
 CookieFor = Callable[[bytes, QueryInfo, str], bytes]
 
-#: From responses, each with its client, to those that may be sent.
+#: Returns those of some responses, each with its client, that may be sent.
 LimitResponses = Callable[[list[Datagram]], list[Datagram]]
 
 
@@ -28,55 +29,59 @@ class UdpListener(DNSDatagramProtocol):
     """
     A twisted.names datagram protocol that passes octets to its factory undecoded.
 
-    Belongs on a ``UdpPort``.  ``limit_responses``, if there is one, is asked which responses may be sent.
+    Its transport is a ``UdpPort``.  ``limit_responses`` selects the responses that are sent; None sends all.
     """
 
     kind = UDP
     is_stream = False
     takes_transfers = False
     noisy = False
-    transport: Any
+    transport: UdpPort | None  # type: ignore[assignment]  # Twisted has IUDPTransport, without batches
 
-    def __init__(self, factory: Any, clock: Any, cookie_for: CookieFor | None = None) -> None:
+    def __init__(
+        self, factory: CountingReceiver, clock: IReactorTime | None, cookie_for: CookieFor | None = None
+    ) -> None:
         super().__init__(factory, clock)
-        self._questions_received = factory.handle_batch
+        self._receiver = factory
+        self._handle_batch = factory.handle_batch
         self._cookie_for = cookie_for
         self.limit_responses: LimitResponses | None = None
 
     @property
     def queue_delay(self) -> float:
         """
-        How many seconds what was read last had waited to be read, as ``UdpPort.queue_delay``.
+        The time that the datagrams read last had waited, in seconds; 0.0 on a port that does not tell.
         """
         return float(getattr(self.transport, "queue_delay", 0.0))
 
     def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
-        Return a cookie for a client that sent one, if cookies are on.
+        Return a COOKIE option for a client that sent one, if cookies are on (RFC 7873).
         """
         return self._cookie_for(query, info, client.host) if self._cookie_for else b""
 
     def datagrams_received(self, batch: list[Datagram]) -> None:
         """
-        Called by the port.
+        Hand queries to the receiver; called by the port.
         """
-        self._questions_received(self, batch)
+        self._handle_batch(self, batch)
 
     def datagrams_dropped(self, count: int) -> None:
         """
-        Called by the port.
+        Count queries that the port dropped because they had waited too long.
         """
-        self.controller.counters.shed[ShedReason.TOO_OLD] += count
+        self._receiver.counters.shed[ShedReason.TOO_OLD] += count
 
     def datagramReceived(self, data: bytes, addr: tuple[str, int]) -> None:
         """
-        Called by any other port there may be.
+        Hand one query to the receiver; called by ports that do not read batches.
         """
-        self._questions_received(self, [(data, Client(addr[0], addr[1]))])
+        host, port, *_ = addr
+        self._handle_batch(self, [(data, Client(host, port))])
 
     def send_answers(self, answers: list[Datagram]) -> None:
         """
-        Send each answer to its client, if it may have it.
+        Send responses, but for those that ``limit_responses`` leaves out.
         """
         if self.limit_responses is not None:
             answers = self.limit_responses(answers)

@@ -1,16 +1,16 @@
 """
-A UDP port that reads and writes in batches, and does not give up.
+UDP ports that read and write datagrams in batches.
 
-Decides how datagrams get in and out of a socket.  Differs from Twisted's own port, whose fragility would
-be felt by every client:
+Decides how datagrams are read from and written to a socket.  The ports differ from Twisted's own:
 
-* an error from the kernel (ENOMEM, ENETDOWN, …) is one lost datagram, not the end of the port;
-* what is read in one turn of the reactor is bounded in datagrams, so that empty ones, which cost nothing
-  to send, cannot starve everything else;
-* what has waited for longer than its client does is dropped (``receive_queue``), so that a flood is over when it ends;
-* on a wildcard address, on Linux, an answer leaves from the address its question came to (RFC 2181 §4).
+* an error from the kernel (ENOMEM, ENETDOWN, …) costs one datagram; Twisted closes the port;
+* one iteration of the reactor reads a bounded number of datagrams; Twisted bounds octets, so that a flood of empty
+  datagrams starves everything else;
+* datagrams that waited for longer than a client waits are dropped (``receive_queue``), so that a flood has no effect
+  after its end;
+* on a wildcard address, on Linux, a response is sent from the address its query was sent to (RFC 2181 §4).
 
-There are two of them: one that any system has, and one that takes and gives many datagrams with one system call.
+``UdpPort`` works on any system; ``RecvmmsgPort`` reads and writes up to 64 datagrams with one system call (Linux).
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from twisted.internet import udp
+from twisted.internet.interfaces import IReactorFDSet
 from twisted.logger import Logger
 
 from dotproxy.downstream.receive_queue import ReceiveQueue
 from dotproxy.downstream.recvmmsg import SLOTS, DatagramSlots, NotSupported
-from dotproxy.downstream.sockets import drops_of
+from dotproxy.downstream.sockets import drop_count
 from dotproxy.policy.client import Client, ClientMessage
 
 log = Logger("dotproxy")
 
-#: Datagrams read in one turn of the reactor, and handed on together.
+#: Datagrams read in one iteration of the reactor, and handed on together.
 BATCH = 64
 
-#: Batches that may be dropped in one turn of the reactor, unread: together they take less than a millisecond.
+#: Batches of old datagrams dropped in one iteration of the reactor, which takes less than a millisecond.
 _DROPPED_BATCHES = 16
 
-#: No query is longer, and what is cut off could not be a whole message.
+#: Octets read of a datagram; no query is longer, and a longer datagram is cut and then rejected.
 MAX_DATAGRAM = 4096
 
 #: In <linux/in.h>; the socket module has it from Python 3.13 on.
@@ -44,47 +45,48 @@ _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO = 49
 _ANCILLARY = socket.CMSG_SPACE(64)
 
-#: A datagram and its client, whose ``route`` is the port's own.
+#: A datagram and its client; the client's ``route`` is used by the port alone.
 Datagram = ClientMessage
 
 
 class SocketAddress(NamedTuple):
     """
-    The socket address a datagram came from and, on a wildcard address, the ancillary data that says where it came to.
+    The route of a client: the socket address of a datagram and, on a wildcard address, the ancillary data with the
+    datagram's destination (IP_PKTINFO).
     """
 
-    address: tuple[Any, ...]
+    address: tuple[str | int, ...]
     ancillary: Sequence[tuple[int, int, bytes]] = ()
 
 
 class DatagramReceiver(Protocol):
     """
-    Who is given what was read.
+    The receiver of what a port reads.
     """
 
     def datagrams_received(self, batch: list[Datagram]) -> None:
         """
-        These came, in this order.
+        Take datagrams, in the order they were received.
         """
 
     def datagrams_dropped(self, count: int) -> None:
         """
-        So many came that nobody waits for any more, and were dropped.
+        Take note of datagrams that were dropped because they had waited too long.
         """
 
 
 class UdpPort(udp.Port):
     """
-    A port on a socket that is bound already, in non-blocking mode; reads and writes datagrams one by one.
+    A port on a bound, non-blocking socket; it reads and writes datagrams one by one.
     """
 
-    #: How it does that, for the log.
+    #: How datagrams are read and written, for the log.
     io_mode = "one by one"
 
-    _preexistingSocket: Any
+    _preexistingSocket: socket.socket  # type: ignore[assignment]  # Twisted declares None
 
-    def __init__(self, bound: socket.socket, proto: Any, reactor: Any) -> None:
-        host, port = bound.getsockname()[:2]
+    def __init__(self, bound: socket.socket, proto: DatagramReceiver, reactor: IReactorFDSet) -> None:
+        host, port, *_ = bound.getsockname()
         super().__init__(port, proto, host, MAX_DATAGRAM, reactor)
         self._preexistingSocket = bound
         self._is_wildcard = host in ("0.0.0.0", "::") and sys.platform == "linux"
@@ -98,21 +100,21 @@ class UdpPort(udp.Port):
     @property
     def queue_delay(self) -> float:
         """
-        How many seconds the last datagram of the last batch had waited in the receive buffer; 0.0 if the batch was not
-        full, and where the system does not say.
+        The time that the last datagram of the last batch had waited in the receive buffer, in seconds; 0.0 if the batch
+        was not full, and on systems that do not tell.
         """
         return self._queue.delay
 
     @property
     def drops(self) -> int:
         """
-        How many datagrams the kernel has thrown away, because there was no room for them; 0 where it does not say.
+        The number of datagrams that the kernel dropped because the receive buffer was full; 0 where it does not tell.
         """
-        return drops_of(self.socket) if self.socket is not None else 0
+        return drop_count(self.socket) if self.socket is not None else 0
 
     def doRead(self) -> None:
         """
-        Read what there is, at most a batch, and hand it on; drop batches before it that are too old.
+        Read at most one batch and hand it on; drop batches before it that are too old.
         """
         batch = self._read_fresh_batch()
         if not batch:
@@ -120,22 +122,25 @@ class UdpPort(udp.Port):
         try:
             self.protocol.datagrams_received(batch)
         except Exception:
-            # The reactor would take the port for broken, and close it.
-            log.failure("while handling {count} datagrams", count=len(batch))
+            # The reactor would close the port.
+            log.failure("defect while handling {count} datagrams", count=len(batch))
 
     def _read_fresh_batch(self) -> list[Datagram]:
+        """
+        Return the first batch that is not too old; [] if there is none among ``_DROPPED_BATCHES``.
+        """
         for _ in range(_DROPPED_BATCHES):
             batch = self._read_batch()
             if len(batch) < BATCH:
                 self._queue.was_emptied()
                 return batch
-            if not self._queue.is_too_old():
+            if not self._queue.is_stale():
                 return batch
             self.protocol.datagrams_dropped(len(batch))
         return []
 
     def _read_batch(self) -> list[Datagram]:
-        receive = self._receive_noting_address if self._is_wildcard else self._receive
+        receive = self._receive_with_destination if self._is_wildcard else self._receive
         batch: list[Datagram] = []
         for _ in range(BATCH):
             try:
@@ -150,11 +155,11 @@ class UdpPort(udp.Port):
 
     def write_batch(self, batch: list[Datagram]) -> None:
         """
-        Send datagrams; one that cannot be sent is lost, as any datagram may be.
+        Send datagrams; count those that cannot be sent in ``errors``.
         """
         if self.socket is None:
             return
-        send = self._send_from_noted_address if self._is_wildcard else self._send
+        send = self._send_from_destination if self._is_wildcard else self._send
         for octets, client in batch:
             try:
                 send(octets, client)
@@ -163,44 +168,46 @@ class UdpPort(udp.Port):
 
     def _receive(self, size: int) -> Datagram:
         octets, address = self.socket.recvfrom(size)
-        return octets, Client(address[0], address[1], SocketAddress(address))
+        host, port, *_ = address
+        return octets, Client(host, port, SocketAddress(address))
 
     def _send(self, octets: bytes, client: Client) -> None:
         route = cast(SocketAddress, client.route)
         self.socket.sendto(octets, route.address)
 
-    def _receive_noting_address(self, size: int) -> Datagram:
+    def _receive_with_destination(self, size: int) -> Datagram:
         octets, ancillary, _, address = self.socket.recvmsg(size, _ANCILLARY)
-        return octets, Client(address[0], address[1], SocketAddress(address, ancillary))
+        host, port, *_ = address
+        return octets, Client(host, port, SocketAddress(address, ancillary))
 
-    def _send_from_noted_address(self, octets: bytes, client: Client) -> None:
+    def _send_from_destination(self, octets: bytes, client: Client) -> None:
         route = cast(SocketAddress, client.route)
         self.socket.sendmsg([octets], route.ancillary, 0, route.address)
 
 
 class RecvmmsgPort(UdpPort):
     """
-    The same with one system call for a batch, where the system has that.
+    A port that reads and writes a batch with one system call.
 
-    :raises NotSupported: where it does not.
+    :raises NotSupported: on systems without recvmmsg and sendmmsg.
     """
 
     io_mode = f"up to {SLOTS} at once"
 
-    def __init__(self, bound: socket.socket, proto: Any, reactor: Any) -> None:
+    def __init__(self, bound: socket.socket, proto: DatagramReceiver, reactor: IReactorFDSet) -> None:
         super().__init__(bound, proto, reactor)
-        self._messages = DatagramSlots(bound, with_control=self._is_wildcard)
+        self._slots = DatagramSlots(bound, with_control=self._is_wildcard)
 
     def write_batch(self, batch: list[Datagram]) -> None:
         """
-        Send datagrams; one that cannot be sent is lost, as any datagram may be.
+        Send datagrams; count those that cannot be sent in ``errors``.
         """
         if self.socket is not None:
-            self.errors += self._messages.send(batch)
+            self.errors += self._slots.send(batch)
 
     def _read_batch(self) -> list[Datagram]:
         try:
-            return self._messages.receive()
+            return self._slots.receive()
         except BlockingIOError:
             pass
         except OSError:
@@ -208,9 +215,11 @@ class RecvmmsgPort(UdpPort):
         return []
 
 
-def make_port(bound: socket.socket, proto: Any, reactor: Any, *, batched: bool = True) -> UdpPort:
+def make_port(
+    bound: socket.socket, proto: DatagramReceiver, reactor: IReactorFDSet, *, batched: bool = True
+) -> UdpPort:
     """
-    Return the best port that this system has; one that reads one by one, if it is not to be ``batched``.
+    Return a ``RecvmmsgPort`` if this system supports it and ``batched`` is set, else a ``UdpPort``.
     """
     if not batched:
         return UdpPort(bound, proto, reactor)

@@ -24,7 +24,7 @@ from dotproxy.service.reactor import IServiceReactor
 from dotproxy.telemetry.counters import TCP, TLS, PlaintextCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.logs import LoggedEvents
-from dotproxy.telemetry.report import Report, UpstreamReport, verified_summary
+from dotproxy.telemetry.report import ProcessUsage, Report, UpstreamReport, verified_summary
 from dotproxy.telemetry.status import State
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.wire.names import from_text
@@ -52,7 +52,7 @@ def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCou
         udp_drops=sum(port.drops for port in proxy.datagram_ports),
         not_ready=_not_ready(proxy, upstreams),
         upstreams=upstreams,
-        processes=[(name, *_spent())],
+        processes=[_usage(name)],
         plaintext=plaintext,
         listeners=proxy.listener_counters,
         tls_addresses=proxy.tls_addresses,
@@ -62,7 +62,7 @@ def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCou
 
 def _upstream(one: Upstream) -> UpstreamReport:
     return UpstreamReport(
-        one.label, one.counters, one.standing.status, one.outstanding, one.latency.p50, one.latency.p95
+        one.label, one.counters, one.status_record.status, one.outstanding, one.latency.p50, one.latency.p95
     )
 
 
@@ -81,16 +81,16 @@ def _not_ready(proxy: Proxy, upstreams: Sequence[UpstreamReport]) -> str:
     return f"no upstream is verified: {verified_summary(upstreams)}"
 
 
-def _spent() -> tuple[float, int]:
+def _usage(name: str) -> ProcessUsage:
     """
-    CPU seconds of this process, and octets resident.
+    Return the CPU time and resident memory of this process.
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     try:
         resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
     except (OSError, ValueError):
         resident = used.ru_maxrss * 1024
-    return used.ru_utime + used.ru_stime, resident
+    return ProcessUsage(name, used.ru_utime + used.ru_stime, resident)
 
 
 class Commands:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from twisted.logger import Logger, LogLevel
 
 from dotproxy.config.model import Config
-from dotproxy.downstream.sockets import Endpoint, bind_with_tls, endpoint_of, has_address
+from dotproxy.downstream.sockets import Endpoint, bind_all, endpoint_of, has_address
 from dotproxy.service.systemd import inherited, inherited_for_tls
 from dotproxy.telemetry.words import pluralized
 
@@ -51,14 +51,14 @@ class ListeningSockets:
 
         :raises CannotBind: naming every address that cannot be bound.
         """
-        bound = bind_with_tls(
+        bound = bind_all(
             [] if self.has_plain else [Endpoint(one.host, one.port) for one in config.listen],
             [] if self.tls_streams else [Endpoint(one.host, one.port) for one in config.listen_tls],
         )
-        (datagrams,), streams, tls_streams = bound
+        (datagrams,) = bound.udp
         self.datagrams += datagrams
-        self.streams += streams
-        self.tls_streams += tls_streams
+        self.streams += bound.tcp
+        self.tls_streams += bound.tls
 
     def close_streams(self) -> None:
         """

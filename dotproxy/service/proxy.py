@@ -143,7 +143,7 @@ class Proxy(MultiService):
             max_connections=settings.tcp_max_connections,
             max_outstanding=settings.tcp_max_outstanding,
             share_of=self._share_of,
-            ended=forwarder.counters.connections_ended,
+            ended_counts=forwarder.counters.connections_ended,
             tells_idle_timeout=settings.tells_idle_timeout,
         )
 

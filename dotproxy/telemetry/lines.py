@@ -49,31 +49,31 @@ def as_text(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     Lines with date, level and text.
     """
-    return _chosen(FileLogObserver(out, _with_date))
+    return _filtered(FileLogObserver(out, _with_date))
 
 
 def as_json(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     A JSON object a line: ``time``, ``level``, ``namespace``, ``message``, and what the message is made of.
     """
-    return _chosen(FileLogObserver(out, lambda event: json.dumps(_plain(event), ensure_ascii=False) + "\n"))
+    return _filtered(FileLogObserver(out, lambda event: json.dumps(_as_dict(event), ensure_ascii=False) + "\n"))
 
 
 def for_journal(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
     Lines that begin with their priority; journald knows the time.
     """
-    return _chosen(FileLogObserver(out, _with_priority))
+    return _filtered(FileLogObserver(out, _with_priority))
 
 
 def auto(out: TextIO = sys.stdout, environ: Any = os.environ) -> Callable[[LogEvent], None]:
     """
     Text on a terminal, priorities for the journal, JSON for whatever else there is.
     """
-    return CHOICES[suited_to(out, environ)](out)
+    return CHOICES[suitable_format(out, environ)](out)
 
 
-def suited_to(out: TextIO, environ: Any) -> str:
+def suitable_format(out: TextIO, environ: Any) -> str:
     """
     Return which of ``FORMATS`` suits where lines go.
     """
@@ -104,7 +104,7 @@ def is_twisted_news(event: LogEvent) -> bool:
     return namespace.startswith(_TWISTED) and (level is None or level <= LogLevel.info)
 
 
-def _chosen(observer: Callable[[LogEvent], None]) -> Callable[[LogEvent], None]:
+def _filtered(observer: Callable[[LogEvent], None]) -> Callable[[LogEvent], None]:
     """
     Leave out what Twisted tells of itself, and what is too much.
     """
@@ -135,7 +135,7 @@ def _with_date(event: LogEvent) -> str | None:
     return formatEventAsClassicLogText({**whole, "log_format": "{text}", "text": _message(event)}, formatTime)
 
 
-def _plain(event: LogEvent) -> dict[str, Any]:
+def _as_dict(event: LogEvent) -> dict[str, Any]:
     level = event.get("log_level")
     plain: dict[str, Any] = {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),

@@ -58,7 +58,7 @@ class LoggedEvents(Events):
         """
         Once for each time it goes down, however many attempts follow; one that does so again and again is summed up.
         """
-        if self._is_too_much(upstream):
+        if self._is_summed_up(upstream):
             return
         log.warn("{upstream}: down: {phase}: {reason}", upstream=upstream, phase=error.phase, reason=error.reason)
 
@@ -76,7 +76,7 @@ class LoggedEvents(Events):
             attempts=pluralized(failures, "failed attempt"),
         )
 
-    def _is_too_much(self, upstream: str) -> bool:
+    def _is_summed_up(self, upstream: str) -> bool:
         """
         Whether it has gone down so often in a minute that the rest of them is one line at its end.
         """

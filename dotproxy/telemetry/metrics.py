@@ -1,31 +1,36 @@
 """
-Prometheus metrics: what is counted, as a scraper wants it.
+Prometheus metrics: a report in the text format that scrapers read.
 
-Decides names, help texts and labels; ``METRICS`` is all there are, and the documentation's table is made from it.
-Counts nothing itself: numbers come in a report.
+Decides names, types, labels and help texts: ``METRICS`` has them all, and the table of docs/metrics.md is made from it.
+Counts nothing: the numbers come from a report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram
+from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS, Counters, Histogram, UpstreamCounters
 from dotproxy.telemetry.labels import FIXED
-from dotproxy.telemetry.report import Report, plaintext_by_purpose
+from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
 from dotproxy.telemetry.status import State
 from dotproxy.telemetry.versions import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
+#: Label values and a number, or a histogram.
+Sample = tuple[list[str], float]
+HistogramSample = tuple[list[str], Histogram]
+
+
 class MetricDefinition(NamedTuple):
     """
-    One metric: its name without ``dotproxy_``, its type, its labels, and what it says.
+    A metric: its name without the prefix ``dotproxy_``, its type, its labels and its help text.
     """
 
     name: str
@@ -152,13 +157,13 @@ METRICS = {
 }
 
 
-#: What ``upstream_up`` is; everything else is 0.
+#: Values of ``upstream_up``; for any other state it is 0.
 _UP = {State.UP: 1.0, State.SLOW: 0.5}
 
 
 class DotproxyCollector(Collector):
     """
-    Reads a report.
+    A Prometheus collector that presents one report.
     """
 
     def __init__(self, report: Report, versions: dict[str, str]) -> None:
@@ -167,128 +172,128 @@ class DotproxyCollector(Collector):
 
     def describe(self) -> Iterator[Metric]:
         """
-        Say what there is, without reading anything.
+        Yield every metric without samples.
         """
-        for described in METRICS.values():
-            yield _family(described.name)
+        for name, metric in METRICS.items():
+            yield _histograms(name, ()) if metric.type == "histogram" else _numbers(name, ())
 
     def collect(self) -> Iterator[Metric]:
         """
-        Yield every metric, as it is now.
+        Yield every metric with the numbers of the report.
         """
         report = self._report
-        counters = report.counters
-        yield self._answers(counters)
-        yield _single("unanswered_queries", counters.unanswered)
-        yield _single("overload_refusals", counters.overload_refusals)
-        shed = _family("shed_queries")
-        for cause, count in sorted(counters.shed.items()):
-            shed.add_metric([cause], count)
-        yield shed
-        times = _family("answer_seconds")
-        _add_histogram(times, ["here"], counters.local_seconds)
-        _add_histogram(times, ["asked"], counters.upstream_seconds)
-        yield times
-        yield _single("outstanding_queries", report.outstanding)
-        lookups = _family("cache_lookups")
-        for result, count in counters.lookups().items():
-            lookups.add_metric([result], count)
-        yield lookups
-        yield _single("cache_prefetches", counters.prefetches)
-        yield _single("cache_evictions", report.evicted)
-        yield _single("cache_entries", report.entries)
-        yield _single("cache_bytes", report.octets)
+        yield from self._queries()
+        yield from self._cache()
         yield from self._upstreams()
-        yield _single("tcp_clients", report.tcp_clients)
-        ended = _family("tcp_connections_ended")
-        for end, count in sorted(counters.connections_ended.items()):
-            ended.add_metric([end], count)
-        yield ended
+        yield _numbers("plaintext_queries", (([use], n) for use, n in plaintext_by_purpose(report).items()))
         yield from self._listeners()
-        yield _single("udp_errors", report.udp_errors)
-        yield _single("udp_drops", report.udp_drops)
         yield from self._processes()
-        yield _single("ready", not report.not_ready)
-        info = _family("build_info")
-        info.add_metric([self._versions.get(label, "") for label in METRICS["build_info"].labels], 1)
-        yield info
+        yield _number("ready", not report.not_ready)
+        versions = [self._versions.get(label, "") for label in METRICS["build_info"].labels]
+        yield _numbers("build_info", [(versions, 1)])
 
-    def _listeners(self) -> Iterator[Any]:
-        report = self._report
-        yield _single("tls_clients", report.tls_clients)
-        handshakes = _family("tls_handshakes")
-        for outcome in FIXED["outcome"]:
-            handshakes.add_metric([outcome], report.listeners.handshakes[outcome])
-        yield handshakes
-        errors = _family("proxy_protocol_errors")
-        for over in FIXED["over"]:
-            errors.add_metric([over], report.listeners.proxy_errors[over])
-        yield errors
-        expiry = _family("tls_certificate_expiry_timestamp_seconds")
-        if report.tls_not_after is not None:
-            expiry.add_metric([], report.tls_not_after)
-        yield expiry
+    def _queries(self) -> Iterator[Metric]:
+        counters = self._report.counters
+        yield _numbers("answers", _answer_samples(counters))
+        yield _number("unanswered_queries", counters.unanswered)
+        yield _number("overload_refusals", counters.overload_refusals)
+        yield _numbers("shed_queries", (([cause], n) for cause, n in sorted(counters.shed.items())))
+        yield _histograms(
+            "answer_seconds", ((["here"], counters.local_seconds), (["asked"], counters.upstream_seconds))
+        )
+        yield _number("outstanding_queries", self._report.outstanding)
 
-    def _processes(self) -> Iterator[Any]:
-        cpu, resident = _family("worker_cpu_seconds"), _family("worker_resident_bytes")
-        for name, seconds, octets in self._report.processes:
-            cpu.add_metric([name], seconds)
-            resident.add_metric([name], octets)
-        yield _single("workers", len(self._report.processes))
-        yield _single("worker_restarts", self._report.restarts)
-        yield cpu
-        yield resident
+    def _cache(self) -> Iterator[Metric]:
+        report, counters = self._report, self._report.counters
+        yield _numbers("cache_lookups", (([result], n) for result, n in counters.lookups().items()))
+        yield _number("cache_prefetches", counters.prefetches)
+        yield _number("cache_evictions", report.evicted)
+        yield _number("cache_entries", report.entries)
+        yield _number("cache_bytes", report.octets)
 
-    def _answers(self, counters: Counters) -> Any:
-        family = _family("answers")
-        for kind, transport in enumerate(TRANSPORTS):
-            for group, rtype in enumerate(TYPE_GROUPS):
-                for rcode, name in enumerate(RCODES):
-                    count = counters.answers[(kind * len(TYPE_GROUPS) + group) * 16 + rcode]
-                    if count:
-                        family.add_metric([transport, rtype, name], count)
-        return family
+    def _listeners(self) -> Iterator[Metric]:
+        report, listeners = self._report, self._report.listeners
+        yield _number("tcp_clients", report.tcp_clients)
+        ended = sorted(report.counters.connections_ended.items())
+        yield _numbers("tcp_connections_ended", (([end], n) for end, n in ended))
+        yield _number("tls_clients", report.tls_clients)
+        outcomes, transports = FIXED["outcome"], FIXED["over"]
+        yield _numbers("tls_handshakes", (([outcome], listeners.handshakes[outcome]) for outcome in outcomes))
+        yield _numbers("proxy_protocol_errors", (([over], listeners.proxy_errors[over]) for over in transports))
+        expiry = report.tls_not_after
+        yield _numbers("tls_certificate_expiry_timestamp_seconds", [] if expiry is None else [([], expiry)])
+        yield _number("udp_errors", report.udp_errors)
+        yield _number("udp_drops", report.udp_drops)
 
-    def _upstreams(self) -> Iterator[Any]:
-        names = [name for name in METRICS if name.startswith("upstream_")]
-        families = {name: _family(name) for name in names}
-        for upstream in self._report.upstreams:
-            label, counters = upstream.label, upstream.counters
-            status = upstream.status
-            families["upstream_up"].add_metric([label], _UP.get(status.state, 0))
-            families["upstream_verified"].add_metric([label], status.is_working)
-            families["upstream_failed_attempts"].add_metric([label], status.failures)
-            if status.not_after is not None:
-                families["upstream_certificate_expiry_timestamp_seconds"].add_metric([label], status.not_after)
-            families["upstream_outstanding_queries"].add_metric([label], upstream.outstanding)
-            for rcode, count in enumerate(counters.answers):
+    def _processes(self) -> Iterator[Metric]:
+        processes = self._report.processes
+        yield _number("workers", len(processes))
+        yield _number("worker_restarts", self._report.restarts)
+        yield _numbers("worker_cpu_seconds", (([one.name], one.cpu_seconds) for one in processes))
+        yield _numbers("worker_resident_bytes", (([one.name], one.resident_octets) for one in processes))
+
+    def _upstreams(self) -> Iterator[Metric]:
+        upstreams = self._report.upstreams
+        for name, read in _UPSTREAM_NUMBERS.items():
+            yield _numbers(name, (([one.label], value) for one in upstreams if (value := read(one)) is not None))
+        for name, samples in _UPSTREAM_COUNTERS.items():
+            yield _numbers(
+                name, (([one.label, *labels], n) for one in upstreams for labels, n in samples(one.counters))
+            )
+        for name, histograms in _UPSTREAM_HISTOGRAMS.items():
+            yield _histograms(
+                name,
+                (([one.label, *labels], seconds) for one in upstreams for labels, seconds in histograms(one.counters)),
+            )
+
+
+def _answer_samples(counters: Counters) -> Iterator[Sample]:
+    for kind, transport in enumerate(TRANSPORTS):
+        for group, rtype in enumerate(TYPE_GROUPS):
+            for rcode, name in enumerate(RCODES):
+                count = counters.answers[(kind * len(TYPE_GROUPS) + group) * 16 + rcode]
                 if count:
-                    families["upstream_answers"].add_metric([label, RCODES[rcode]], count)
-            _add_histogram(families["upstream_answer_seconds"], [label], counters.answer_seconds)
-            _add_histogram(families["upstream_wait_seconds"], [label], counters.wait_seconds)
-            for name, value in (
-                ("upstream_retries", counters.retries),
-                ("upstream_hedges", counters.hedges),
-                ("upstream_stalls", counters.stalls),
-                ("upstream_connections_opened", counters.connections_opened),
-            ):
-                families[name].add_metric([label], value)
-            for (by, reason), count in sorted(counters.connections_closed.items()):
-                families["upstream_connections_closed"].add_metric([label, by, reason], count)
-            for phase, count in sorted(counters.connect_failures.items()):
-                families["upstream_connect_failures"].add_metric([label, phase], count)
-            _add_histogram(families["upstream_handshake_seconds"], [label, "no"], counters.full_handshakes)
-            _add_histogram(families["upstream_handshake_seconds"], [label, "yes"], counters.resumed_handshakes)
-        yield from families.values()
-        plaintext = _family("plaintext_queries")
-        for purpose, count in plaintext_by_purpose(self._report).items():
-            plaintext.add_metric([purpose], count)
-        yield plaintext
+                    yield [transport, rtype, name], count
+
+
+#: Metrics with one number an upstream; None is left out.
+_UPSTREAM_NUMBERS: dict[str, Callable[[UpstreamReport], float | None]] = {
+    "upstream_up": lambda one: _UP.get(one.status.state, 0),
+    "upstream_verified": lambda one: one.status.is_working,
+    "upstream_failed_attempts": lambda one: one.status.failures,
+    "upstream_certificate_expiry_timestamp_seconds": lambda one: one.status.not_after,
+    "upstream_outstanding_queries": lambda one: one.outstanding,
+    "upstream_retries": lambda one: one.counters.retries,
+    "upstream_hedges": lambda one: one.counters.hedges,
+    "upstream_stalls": lambda one: one.counters.stalls,
+    "upstream_connections_opened": lambda one: one.counters.connections_opened,
+}
+
+#: Metrics with several numbers an upstream, by further labels.
+_UPSTREAM_COUNTERS: dict[str, Callable[[UpstreamCounters], Iterable[Sample]]] = {
+    "upstream_answers": lambda counters: (([RCODES[rcode]], n) for rcode, n in enumerate(counters.answers) if n),
+    "upstream_connections_closed": lambda counters: (
+        ([by, reason], n) for (by, reason), n in sorted(counters.connections_closed.items())
+    ),
+    "upstream_connect_failures": lambda counters: (
+        ([phase], n) for phase, n in sorted(counters.connect_failures.items())
+    ),
+}
+
+#: Histograms of an upstream, by further labels.
+_UPSTREAM_HISTOGRAMS: dict[str, Callable[[UpstreamCounters], Iterable[HistogramSample]]] = {
+    "upstream_answer_seconds": lambda counters: [([], counters.answer_seconds)],
+    "upstream_wait_seconds": lambda counters: [([], counters.wait_seconds)],
+    "upstream_handshake_seconds": lambda counters: [
+        (["no"], counters.full_handshakes),
+        (["yes"], counters.resumed_handshakes),
+    ],
+}
 
 
 class Metrics:
     """
-    The text a scraper gets.
+    The metrics page: metrics of a report, and of this process.
     """
 
     def __init__(self, versions: dict[str, str]) -> None:
@@ -309,7 +314,7 @@ class Metrics:
 
 def build_info(dotproxy: str) -> dict[str, str]:
     """
-    Return what ``build_info`` says: the version of dotproxy, and of what it stands on.
+    Return the labels of ``build_info``: the versions of dotproxy and of its dependencies.
     """
     return {"version": dotproxy, **{name.lower(): version for name, version in versions().items()}}
 
@@ -325,31 +330,35 @@ def metrics_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-_FAMILIES: dict[str, Any] = {
-    "counter": CounterMetricFamily,
-    "gauge": GaugeMetricFamily,
-    "histogram": HistogramMetricFamily,
-}
-
-
-def _family(name: str) -> Any:
-    _, kind, labels, text = METRICS[name]
-    return _FAMILIES[kind](f"dotproxy_{name}", text, labels=labels)
-
-
-def _single(name: str, value: float) -> Any:
-    family = _family(name)
-    family.add_metric([], value)
+def _numbers(name: str, samples: Iterable[Sample]) -> Metric:
+    """
+    Return a counter or gauge with one number for each list of label values.
+    """
+    metric = METRICS[name]
+    family_class = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
+    family = family_class(f"dotproxy_{name}", metric.help, labels=metric.labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
     return family
 
 
-def _add_histogram(family: Any, labels: list[str], histogram: Histogram) -> None:
+def _number(name: str, value: float) -> Metric:
+    return _numbers(name, [([], value)])
+
+
+def _histograms(name: str, samples: Iterable[HistogramSample]) -> Metric:
     """
-    Prometheus counts in each bucket what is in those before it, too.
+    Return a metric with one histogram for each list of label values.
+
+    Prometheus' buckets are cumulative: each counts what is below its upper bound.
     """
-    total = 0
-    buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-        total += count
-        buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", total))
-    family.add_metric(labels, buckets=buckets, sum_value=histogram.total)
+    metric = METRICS[name]
+    family = HistogramMetricFamily(f"dotproxy_{name}", metric.help, labels=metric.labels)
+    for labels, histogram in samples:
+        total = 0
+        buckets: list[tuple[str, float]] = []
+        for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", total))
+        family.add_metric(labels, buckets, histogram.total)
+    return family

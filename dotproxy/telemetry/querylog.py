@@ -65,7 +65,7 @@ class QueryLog:
         """
         log.warn(
             "queries are logged: {share} of them, names and clients {how}",
-            share=_share(self._sample),  # as text: a worker's event comes to the supervisor without its formats
+            share=_percentage(self._sample),  # as text: a worker's event comes to the supervisor without its formats
             how="in clear" if self._is_clear else "hashed",
         )
 
@@ -132,5 +132,5 @@ class QueryLog:
         return blake2s(text.encode(), key=self._key, digest_size=8).hexdigest()
 
 
-def _share(sample: float) -> str:
+def _percentage(sample: float) -> str:
     return "all" if sample == 1 else f"{sample * 100:.6g} %" if sample else "none"

@@ -1,8 +1,8 @@
 """
-A report: everything that is known, in numbers, of one running proxy, or of several that serve together.
+A report: the counters and the state of a running proxy, or the sum of several workers' reports.
 
-Decides how reports are added up, and what they look like between processes.  What is a state and not a number is that
-of the one that is best off: as long as one can answer, clients can expect answers.
+Decides how reports are summed and how they are sent between processes.  A state is not summed: the best one of all
+workers counts, since clients get answers as long as one worker can give them.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from dotproxy.telemetry.counters import Counters, Histogram, ListenerCounters, PlaintextCounters, UpstreamCounters
 from dotproxy.telemetry.status import State, UpstreamStatus, best_of
 
-#: What is added up of several.
+AnyCounters = Counters | ListenerCounters | PlaintextCounters | UpstreamCounters
+CountersType = TypeVar("CountersType", Counters, ListenerCounters, PlaintextCounters, UpstreamCounters)
+
+#: Fields of a report that are plain sums.
 _SUMS = ("outstanding", "entries", "octets", "evicted", "tcp_clients", "tls_clients", "udp_errors", "udp_drops")
 
-#: Why a proxy is not ready that has no process.
+#: ``not_ready`` of a proxy without a running worker.
 NO_WORKER = "nobody serves yet"
 
 
 @dataclass(slots=True)
 class UpstreamReport:
     """
-    One upstream; ``p50`` and ``p95`` of its answers, in seconds.
+    One upstream; ``p50`` and ``p95`` are percentiles of its response time, in seconds.
     """
 
     label: str
@@ -36,17 +39,27 @@ class UpstreamReport:
     p95: float | None = None
 
 
+class ProcessUsage(NamedTuple):
+    """
+    A process that serves: CPU time in seconds, and resident memory in octets.
+    """
+
+    name: str
+    cpu_seconds: float
+    resident_octets: int
+
+
 @dataclass(slots=True)
 class Report:
     """
     One proxy.
 
-    ``not_ready`` says why clients cannot expect answers, "" if they can; ``processes`` holds for each process that
-    serves its name, CPU seconds and octets resident; ``restarts`` counts such as ended and were started again;
-    ``plaintext`` counts queries that left without TLS and are no upstream's (``plaintext_by_purpose`` has all).
-    ``tls_clients`` are not among ``tcp_clients``; ``tls_addresses`` is where clients over TLS are listened to,
-    ``tls_not_after`` when the certificate they are shown expires, in seconds since 1970, None if there is none.
-    ``rate`` is how many queries were answered a second of late, None if that is not known.
+    ``outstanding`` queries have no response yet; the cache has ``entries``, which take ``octets``, and dropped
+    ``evicted`` for want of room.  ``not_ready`` says why clients cannot expect answers; "" if they can.  ``restarts``
+    counts workers that ended and were started again.  ``plaintext`` counts queries that left without TLS for another
+    purpose than an upstream (``plaintext_by_purpose`` has all).  ``tls_clients`` are not among ``tcp_clients``;
+    ``tls_addresses`` are the addresses of the listeners for TLS, ``tls_not_after`` is the expiry of their certificate
+    in seconds since 1970, None without one.  ``rate`` is the number of answers a second lately, None if not known.
     """
 
     counters: Counters = field(default_factory=Counters)
@@ -60,7 +73,7 @@ class Report:
     udp_drops: int = 0
     not_ready: str = ""
     upstreams: list[UpstreamReport] = field(default_factory=list)
-    processes: list[tuple[str, float, int]] = field(default_factory=list)
+    processes: list[ProcessUsage] = field(default_factory=list)
     restarts: int = 0
     plaintext: PlaintextCounters = field(default_factory=PlaintextCounters)
     rate: float | None = None
@@ -71,7 +84,7 @@ class Report:
 
 def verified_summary(upstreams: Sequence[UpstreamReport]) -> str:
     """
-    Return how many upstreams are verified and work, and of each other one why it does not.
+    Return the number of upstreams that are verified and work, with the reason for each other one.
     """
     working = sum(one.status.is_working for one in upstreams)
     text = f"{working} of {len(upstreams)} upstreams verified"
@@ -87,7 +100,7 @@ def _why_not(status: UpstreamStatus) -> str:
 
 def sum_of(reports: Sequence[Report]) -> Report:
     """
-    Return one report for several.
+    Return the sum of reports.
     """
     whole = Report(not_ready="" if any(not report.not_ready for report in reports) else _first_reason(reports))
     for report in reports:
@@ -110,7 +123,7 @@ def sum_of(reports: Sequence[Report]) -> Report:
 
 def after_exit(report: Report) -> Report:
     """
-    Return what is left of a report when its process has ended: what was counted.
+    Return the part of a report that still counts when its process has ended: the counters.
     """
     return Report(
         counters=report.counters,
@@ -127,10 +140,10 @@ def after_exit(report: Report) -> Report:
 
 def plaintext_by_purpose(report: Report) -> dict[str, int]:
     """
-    Return how many queries left without TLS, by what they were for.
+    Return the number of queries that left without TLS, by purpose.
 
-    ``upstream``: clients' queries to an upstream, of which there must be none.  ``bootstrap``: lookups of upstreams'
-    names at servers that the operator configured as ``udp://ADDRESS``.
+    ``upstream`` counts clients' queries to an upstream and must be 0; ``bootstrap`` counts lookups of upstreams' names
+    at servers that the operator configured as ``udp://ADDRESS``.
     """
     return {
         "upstream": sum(upstream.counters.plaintext for upstream in report.upstreams),
@@ -143,11 +156,12 @@ def _first_reason(reports: Sequence[Report]) -> str:
 
 
 def _sum_of_upstream(parts: Sequence[UpstreamReport]) -> UpstreamReport:
+    first, *_ = parts
     counters = UpstreamCounters()
     for part in parts:
         _add_counters(counters, part.counters)
     return UpstreamReport(
-        parts[0].label,
+        first.label,
         counters,
         best_of([part.status for part in parts]),
         sum(part.outstanding for part in parts),
@@ -161,7 +175,10 @@ def _weighted_mean(values: Sequence[tuple[float | None, int]]) -> float | None:
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
 
 
-def _add_counters(whole: Any, part: Any) -> None:
+def _add_counters(whole: AnyCounters, part: AnyCounters) -> None:
+    """
+    Add every field of ``part`` to ``whole``, which has the same class.
+    """
     for name in whole.FIELDS:
         mine, other = getattr(whole, name), getattr(part, name)
         if isinstance(mine, Histogram):
@@ -177,7 +194,7 @@ def _add_counters(whole: Any, part: Any) -> None:
 
 def as_data(report: Report) -> dict[str, Any]:
     """
-    Return a report as what JSON can hold.
+    Return a report as data for JSON.
     """
     data = {part.name: getattr(report, part.name) for part in fields(report)}
     data["counters"] = _counters_as_data(report.counters)
@@ -193,7 +210,7 @@ def as_data(report: Report) -> dict[str, Any]:
 
 def from_data(data: dict[str, Any]) -> Report:
     """
-    Return the report that ``as_data`` made this of.
+    Return the report from which ``as_data`` made ``data``.
     """
     upstreams = [
         UpstreamReport(
@@ -212,12 +229,12 @@ def from_data(data: dict[str, Any]) -> Report:
             "plaintext": _counters_from_data(PlaintextCounters(), data["plaintext"]),
             "listeners": _counters_from_data(ListenerCounters(), data["listeners"]),
             "upstreams": upstreams,
-            "processes": [(name, cpu, resident) for name, cpu, resident in data["processes"]],
+            "processes": [ProcessUsage(*one) for one in data["processes"]],
         }
     )
 
 
-def _counters_as_data(counters: Any) -> dict[str, Any]:
+def _counters_as_data(counters: AnyCounters) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for name in counters.FIELDS:
         value = getattr(counters, name)
@@ -229,11 +246,15 @@ def _counters_as_data(counters: Any) -> dict[str, Any]:
     return data
 
 
-def _counters_from_data(counters: Any, data: dict[str, Any]) -> Any:
+def _counters_from_data(counters: CountersType, data: dict[str, Any]) -> CountersType:
+    """
+    Set every field of new ``counters`` from data of ``_counters_as_data``; return them.
+    """
     for name, value in data.items():
         there = getattr(counters, name)
         if isinstance(there, Histogram):
-            there.counts, there.total = list(value[0]), value[1]
+            counts, there.total = value
+            there.counts = list(counts)
         elif isinstance(there, Counter):
             there.update({tuple(key) if isinstance(key, list) else key: count for key, count in value})
         else:

@@ -67,7 +67,7 @@ class StatusRecord:
         self.failing_since = 0.0
         self._not_after: float | None = None
 
-    def verified(self, not_after: datetime | None) -> None:
+    def note_verified(self, not_after: datetime | None) -> None:
         """
         Note a verified handshake, with a certificate that is valid until then.
         """

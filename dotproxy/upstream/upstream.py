@@ -66,7 +66,7 @@ class Upstream(Service):
         self._redial: IDelayedCall | None = None
         self._availability = Availability(label, events, now=now, jitter=runtime.jitter)
         self._health = health = self._availability.health
-        self.standing = StatusRecord(health, now=now, tier=lambda: self.tier)
+        self.status_record = StatusRecord(health, now=now, tier=lambda: self.tier)
         self._pool = Pool(
             self,
             endpoint,
@@ -180,7 +180,7 @@ class Upstream(Service):
         """
         Drop every connection, and dial again: the CAs or the client certificate were replaced.
         """
-        self.standing.is_verified = False
+        self.status_record.is_verified = False
         self._start_anew("the CAs or the client certificate were replaced", ConnectionEnd.CREDENTIALS)
 
     def check(self) -> None:
@@ -229,7 +229,7 @@ class Upstream(Service):
         """
         Called by the pool.
         """
-        self.standing.verified(connection.identity.not_after)
+        self.status_record.note_verified(connection.identity.not_after)
         note_connected(connection, seconds, self.label, self.counters, self._events)
         self._note_recovery(came_up=self._availability.note_connected())
         if (not self._health.is_up or self._health.is_slow) and not self._waiting:
@@ -354,7 +354,7 @@ class Upstream(Service):
         Record a failed dial, or that connections are ``silent``; probe the connection, or dial when it is due.
         """
         if self._availability.note_failure(error, silent=silent):
-            self.standing.failing_since = self._now()
+            self.status_record.failing_since = self._now()
         self._update_tier()
         if self._pool.select() is not None:
             self._pool.check_liveness()
@@ -368,7 +368,7 @@ class Upstream(Service):
         """
         if self._pool.select() is None and not self._pool.is_dialling:
             if self._availability.learn_failure(error):
-                self.standing.failing_since = self._now()
+                self.status_record.failing_since = self._now()
             self._update_tier()
             self._dial_when_due(asked=bool(self._waiting) or self._isolated.is_waiting)
 

@@ -47,14 +47,14 @@ class ResolverTests(SynchronousTestCase):
         """
         A resolver.
         """
-        self.clock, self.asker = Clock(), QueryReceiver()
-        self.resolver = ForwarderResolver(self.asker, self.clock)
+        self.clock, self.receiver = Clock(), QueryReceiver()
+        self.resolver = ForwarderResolver(self.receiver, self.clock)
 
     def asked(self) -> dns.message.Message:
         """
         The last question, as dnspython reads it.
         """
-        return dns.message.from_wire(self.asker.questions[-1][1])
+        return dns.message.from_wire(self.receiver.questions[-1][1])
 
     def answer(self, *records: tuple[str, str, str], rcode: int = 0) -> None:
         """
@@ -70,14 +70,14 @@ class ResolverTests(SynchronousTestCase):
         """
         Answer the last question with octets.
         """
-        listener, _, client = self.asker.questions[-1]
+        listener, _, client = self.receiver.questions[-1]
         listener.send_answers([(octets, client)])
 
     def test_question_that_is_dropped(self) -> None:
         """
         One that is never answered fails at once.
         """
-        self.asker.silent = 1
+        self.receiver.silent = 1
         self.failureResultOf(self.resolver.lookupAddress("www.test"), DNSServerError)
 
     def test_it_is_a_resolver(self) -> None:
@@ -95,7 +95,7 @@ class ResolverTests(SynchronousTestCase):
         question = self.asked().question[0]
         self.assertEqual(("example.org.", 15, 1), (question.name.to_text(), question.rdtype, question.rdclass))
         self.assertEqual((0, 0x100), (self.asked().edns, self.asked().flags & 0x100))
-        self.assertEqual("", self.asker.questions[0][2].host)
+        self.assertEqual("", self.receiver.questions[0][2].host)
         self.answer(("example.org.", "MX", "10 mail.example.org."))
         (record,), _, _ = self.successResultOf(looked_up)
         self.assertEqual((b"mail.example.org", 10), (record.payload.name.name, record.payload.preference))
@@ -129,7 +129,7 @@ class ResolverTests(SynchronousTestCase):
         """
         for name in (b"a..b", b"a" * 64, b".".join([b"a" * 63] * 5)):
             self.failureResultOf(self.resolver.lookupAddress(name), WireError)
-        self.assertEqual([], self.asker.questions)
+        self.assertEqual([], self.receiver.questions)
 
     def test_timeout(self) -> None:
         """
@@ -183,7 +183,7 @@ class ResolverTests(SynchronousTestCase):
         A lookup answered with records that dnspython would not make.
         """
         looked_up = self.resolver.lookupAddress("example.org")
-        question = self.asker.questions[-1][1][12:-11]
+        question = self.receiver.questions[-1][1][12:-11]
         self.answer_octets(
             b"\0\0\x81\x80\0\1" + len(records).to_bytes(2, "big") + b"\0\0\0\0" + question + b"".join(records)
         )

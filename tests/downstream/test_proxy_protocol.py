@@ -96,11 +96,11 @@ class ProxiedCase(SynchronousTestCase):
         Nobody talks yet.
         """
         self.clock = Clock()
-        self.asker = QueryReceiver()
+        self.receiver = QueryReceiver()
         self.counters = ListenerCounters()
         self.is_balancer = AccessList([ip_network("10.0.0.0/8")]).allows
         self.listeners = ListenerFactory(
-            self.asker,
+            self.receiver,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),
             clock=self.clock,
             now=self.clock.seconds,
@@ -133,9 +133,9 @@ class DatagramTests(ProxiedCase):
         self.listener.datagrams_received(
             [(header("192.0.2.7", 4711) + QUERY, first), (header("2001:db8::7", 4712, tlvs=b"\4\0\1x") + QUERY, second)]
         )
-        self.assertEqual([("192.0.2.7", 4711), ("2001:db8::7", 4712)], self.asker.clients)
-        self.assertEqual([QUERY, QUERY], [octets for _, octets, _ in self.asker.received])
-        self.asker.answer()
+        self.assertEqual([("192.0.2.7", 4711), ("2001:db8::7", 4712)], self.receiver.clients)
+        self.assertEqual([QUERY, QUERY], [octets for _, octets, _ in self.receiver.received])
+        self.receiver.answer()
         self.assertEqual([(QUERY, first), (QUERY, second)], self.port.written)
 
     def test_the_balancer_itself(self) -> None:
@@ -143,8 +143,8 @@ class DatagramTests(ProxiedCase):
         LOCAL is a query of the balancer's own.
         """
         self.listener.datagramReceived(header(version=0x20) + QUERY, (BALANCER, 1000))
-        self.assertEqual([(BALANCER, 1000)], self.asker.clients)
-        self.asker.answer()
+        self.assertEqual([(BALANCER, 1000)], self.receiver.clients)
+        self.receiver.answer()
         self.assertEqual([(QUERY, BALANCER)], [(octets, client.host) for octets, client in self.port.written])
 
     def test_without_a_header(self) -> None:
@@ -153,7 +153,7 @@ class DatagramTests(ProxiedCase):
         """
         for octets in (QUERY, b"", header()[:-1], header(version=0x31) + QUERY, b"PROXY UNKNOWN\r\n" + QUERY):
             self.listener.datagrams_received([(octets, Client(BALANCER, 1000))])
-        self.assertEqual([], self.asker.received)
+        self.assertEqual([], self.receiver.received)
         self.assertEqual({"udp": 5}, dict(self.counters.proxy_errors))
 
     def test_others(self) -> None:
@@ -162,8 +162,8 @@ class DatagramTests(ProxiedCase):
         """
         batch = [(header() + QUERY, Client(OTHER, 1000)), (QUERY, Client(OTHER, 1001))]
         self.listener.datagrams_received(batch)
-        self.assertEqual(batch, [(octets, client) for _, octets, client in self.asker.received])
-        self.asker.answer()
+        self.assertEqual(batch, [(octets, client) for _, octets, client in self.receiver.received])
+        self.receiver.answer()
         self.assertEqual(batch, self.port.written)
         self.assertEqual({}, dict(self.counters.proxy_errors))
 
@@ -180,7 +180,7 @@ class DatagramTests(ProxiedCase):
         self.listener.limit_responses = limit
         for source in ("192.0.2.7", "192.0.2.8"):
             self.listener.datagrams_received([(header(source) + QUERY, Client(BALANCER, 1000))])
-        received, self.asker.received = self.asker.received, []
+        received, self.receiver.received = self.receiver.received, []
         self.listener.send_answers([(octets, client) for _, octets, client in received])
         self.assertEqual(["192.0.2.7", "192.0.2.8"], seen)
         self.assertEqual([(QUERY, BALANCER)], [(octets, client.host) for octets, client in self.port.written])
@@ -196,7 +196,7 @@ class DatagramTests(ProxiedCase):
             self.listener.datagrams_received([(header(source) + query, Client(BALANCER, 1000))])
         seen = parse_query(query)
         first, second, third = (
-            self.listener.options_for(octets, seen, client) for _, octets, client in self.asker.received
+            self.listener.options_for(octets, seen, client) for _, octets, client in self.receiver.received
         )
         self.assertEqual(first, third)
         self.assertNotEqual(first, second)
@@ -241,10 +241,10 @@ class StreamTests(ProxiedCase):
             protocol, transport = self.connect()
             for start in range(0, len(sent), size):
                 protocol.dataReceived(sent[start : start + size])
-            self.assertEqual([("2001:db8::7", 99)] * 2, self.asker.clients)
-            self.assertEqual(TCP, self.asker.received[0][0].kind)
+            self.assertEqual([("2001:db8::7", 99)] * 2, self.receiver.clients)
+            self.assertEqual(TCP, self.receiver.received[0][0].kind)
             self.assertEqual(IPv6Address("TCP", "2001:db8::7", 99), protocol.getPeer())
-            self.asker.answer()
+            self.receiver.answer()
             self.assertEqual([QUERY, QUERY], Deframer().feed(transport.value()))
             self.lose(protocol)
         self.assertEqual([], list(self.listeners.connections))
@@ -257,7 +257,7 @@ class StreamTests(ProxiedCase):
         """
         protocol, _ = self.connect()
         protocol.dataReceived(header(version=0x20) + frame(QUERY))
-        self.assertEqual([(BALANCER, 4711)], self.asker.clients)
+        self.assertEqual([(BALANCER, 4711)], self.receiver.clients)
 
     def test_over_tls(self) -> None:
         """
@@ -268,9 +268,9 @@ class StreamTests(ProxiedCase):
         client = TlsClient(protocol, transport)
         self.assertTrue(client.shake_hands(), client.error)
         client.send(frame(QUERY))
-        self.assertEqual([("192.0.2.7", 4711)], self.asker.clients)
-        self.assertEqual(TLS, self.asker.received[0][0].kind)
-        self.asker.answer()
+        self.assertEqual([("192.0.2.7", 4711)], self.receiver.clients)
+        self.assertEqual(TLS, self.receiver.received[0][0].kind)
+        self.receiver.answer()
         client.exchange()
         self.assertEqual([QUERY], Deframer().feed(client.read))
         self.lose(protocol)
@@ -288,9 +288,9 @@ class StreamTests(ProxiedCase):
             self.assertTrue(client.shake_hands(), client.error)
             for start in range(0, len(sent), size):
                 client.send(sent[start : start + size])
-            self.assertEqual([("192.0.2.7", 4711)], self.asker.clients)
-            self.assertEqual(TLS, self.asker.received[0][0].kind)
-            self.asker.answer()
+            self.assertEqual([("192.0.2.7", 4711)], self.receiver.clients)
+            self.assertEqual(TLS, self.receiver.received[0][0].kind)
+            self.receiver.answer()
             client.exchange()
             self.assertEqual([QUERY], Deframer().feed(client.read))
             self.clock.advance(HEADER_TIMEOUT + 1)
@@ -311,7 +311,7 @@ class StreamTests(ProxiedCase):
             self.clock.advance(HEADER_TIMEOUT + 0.1)
             self.assertTrue(transport.is_aborted)
             self.lose(protocol)
-        self.assertEqual([], self.asker.received)
+        self.assertEqual([], self.receiver.received)
         self.assertEqual({"tls": 2}, dict(self.counters.proxy_errors))
         self.assertEqual([], self.clock.getDelayedCalls())
 
@@ -328,7 +328,7 @@ class StreamTests(ProxiedCase):
         protocol.dataReceived(frame(QUERY))
         self.assertTrue(transport.is_aborted)
         self.lose(protocol)
-        self.assertEqual([], self.asker.received)
+        self.assertEqual([], self.receiver.received)
         self.assertEqual({"tcp": 4, "tls": 1}, dict(self.counters.proxy_errors))
         self.assertEqual([], self.clock.getDelayedCalls())
 
@@ -386,7 +386,7 @@ class StreamTests(ProxiedCase):
         protocol, _ = self.connect(OTHER)
         self.assertIs(TcpConnection, type(protocol))
         protocol.dataReceived(frame(QUERY))
-        self.assertEqual([(OTHER, 4711)], self.asker.clients)
+        self.assertEqual([(OTHER, 4711)], self.receiver.clients)
         self.assertIs(ProxiedConnection, type(self.connect(BALANCER)[0]))
 
     def test_half_close(self) -> None:
@@ -398,7 +398,7 @@ class StreamTests(ProxiedCase):
         protocol.dataReceived(header() + frame(QUERY))
         self.assertTrue(IHalfCloseableProtocol.providedBy(protocol))
         protocol.readConnectionLost()
-        self.asker.answer()
+        self.receiver.answer()
         self.assertEqual([QUERY], Deframer().feed(transport.value()))
         self.assertTrue(transport.disconnecting)
 

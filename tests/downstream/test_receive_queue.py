@@ -36,40 +36,40 @@ class ReceiveQueueTests(SynchronousTestCase):
         self.assertEqual((self.socket, 0x8907), (bound, request))
         return struct.pack("@ll", int(self.arrived), int(self.arrived % 1 * 1e9))
 
-    def is_too_old_after(self, waited: float) -> bool:
+    def is_stale_after(self, waited: float) -> bool:
         """
         Whether a full batch is dropped now whose last datagram waited for so long.
         """
         self.arrived = self.now - waited
-        return self.queue.is_too_old()
+        return self.queue.is_stale()
 
     def test_a_stall(self) -> None:
         """
         After a moment in which nothing was read, clients still wait for what is less than 2 s old.
         """
-        self.assertFalse(self.is_too_old_after(MAX_WAIT - 0.01))
+        self.assertFalse(self.is_stale_after(MAX_WAIT - 0.01))
         self.assertAlmostEqual(MAX_WAIT - 0.01, self.queue.delay, 5)
-        self.assertTrue(self.is_too_old_after(MAX_WAIT + 0.01))
+        self.assertTrue(self.is_stale_after(MAX_WAIT + 0.01))
 
     def test_sustained(self) -> None:
         """
         When the buffer has not been empty for a second, 0.25 s are too long; once it was, it is 2 s again.
         """
-        self.assertFalse(self.is_too_old_after(0.5))
+        self.assertFalse(self.is_stale_after(0.5))
         self.now += SUSTAINED_AFTER - 0.01
-        self.assertFalse(self.is_too_old_after(0.5))
+        self.assertFalse(self.is_stale_after(0.5))
         self.now += 0.02
-        self.assertTrue(self.is_too_old_after(SUSTAINED_MAX_WAIT + 0.01))
-        self.assertFalse(self.is_too_old_after(SUSTAINED_MAX_WAIT - 0.01))
+        self.assertTrue(self.is_stale_after(SUSTAINED_MAX_WAIT + 0.01))
+        self.assertFalse(self.is_stale_after(SUSTAINED_MAX_WAIT - 0.01))
         self.queue.was_emptied()
         self.assertEqual(0.0, self.queue.delay)
-        self.assertFalse(self.is_too_old_after(0.5))
+        self.assertFalse(self.is_stale_after(0.5))
 
     def test_a_clock_that_was_set_back(self) -> None:
         """
         Is no reason to drop anything.
         """
-        self.assertFalse(self.is_too_old_after(-3600.0))
+        self.assertFalse(self.is_stale_after(-3600.0))
         self.assertEqual(0.0, self.queue.delay)
 
     def test_where_there_are_no_timestamps(self) -> None:
@@ -82,8 +82,8 @@ class ReceiveQueueTests(SynchronousTestCase):
 
         self.patch(fcntl, "ioctl", refuse)
         self.now += 10 * MAX_WAIT
-        self.assertFalse(self.queue.is_too_old())
+        self.assertFalse(self.queue.is_stale())
         self.patch(sys, "platform", "plan9")
         self.patch(fcntl, "ioctl", None)
-        self.assertFalse(self.queue.is_too_old())
+        self.assertFalse(self.queue.is_stale())
         self.assertEqual(0.0, self.queue.delay)

@@ -45,7 +45,7 @@ from dotproxy.downstream.reuseport_bpf import (
     attach_name_hash,
     hash_program,
 )
-from dotproxy.downstream.sockets import bind_every
+from dotproxy.downstream.sockets import bind_all
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import question_of
 from dotproxy.wire.names import from_text
@@ -271,10 +271,9 @@ class AttachedTests(SynchronousTestCase):
         """
         if sys.platform != "linux":
             raise SkipTest("SO_ATTACH_REUSEPORT_CBPF is Linux only")
-        datagrams, (streams,) = bind_every([("127.0.0.1", 0)], 3)
-        self.sockets = [bound for (bound,) in datagrams]
-        for bound in (*self.sockets, streams):
-            self.addCleanup(bound.close)
+        listening = bind_all([("127.0.0.1", 0)], workers=3)
+        self.addCleanup(listening.close)
+        self.sockets = [bound for (bound,) in listening.udp]
         self.assertTrue(attach_name_hash(self.sockets))
         self.address = self.sockets[0].getsockname()
 

@@ -23,7 +23,7 @@ class Connection:
     A connection with so many batches to hand on, each of which takes a millisecond.
     """
 
-    def __init__(self, scene: "TurnsTests", host: str, batches: int) -> None:
+    def __init__(self, scene: "RoundRobinTests", host: str, batches: int) -> None:
         self.share = ClientShare(host, 0.0, 0.0)
         self.is_waiting = False
         self.host = host
@@ -50,7 +50,7 @@ class Connection:
         self.is_aborted = True
 
 
-class TurnsTests(SynchronousTestCase):
+class RoundRobinTests(SynchronousTestCase):
     """
     Five milliseconds between two iterations of the reactor.
     """
@@ -62,13 +62,13 @@ class TurnsTests(SynchronousTestCase):
         self.clock = Iterations()
         self.time = 100.0
         self.order: list[Connection] = []
-        self.turns = RoundRobin(self.clock, lambda: self.time, 0.0045)
+        self.round_robin = RoundRobin(self.clock, lambda: self.time, 0.0045)
 
     def begin(self, connection: Connection) -> None:
         """
         A connection has queries to hand on.
         """
-        self.turns.begin(connection, self.time)
+        self.round_robin.schedule(connection, self.time)
 
     def iteration(self) -> list[Connection]:
         """
@@ -86,7 +86,7 @@ class TurnsTests(SynchronousTestCase):
         self.begin(one)
         self.begin(other)
         self.assertEqual([one, one, other, other], self.order)
-        self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.turns)))
+        self.assertEqual(([], 0), (self.clock.getDelayedCalls(), len(self.round_robin)))
 
     def test_time_is_bounded_between_iterations(self) -> None:
         """
@@ -111,7 +111,7 @@ class TurnsTests(SynchronousTestCase):
         none.
         """
         self.begin(Connection(self, "a", 5))
-        self.assertEqual((1, 0), (len(self.clock.getDelayedCalls()), len(self.turns)))
+        self.assertEqual((1, 0), (len(self.clock.getDelayedCalls()), len(self.round_robin)))
         late = Connection(self, "a", 1)
         self.begin(late)
         self.assertTrue(late.is_waiting)
@@ -140,9 +140,9 @@ class TurnsTests(SynchronousTestCase):
         gone, stays = Connection(self, "a", 1), Connection(self, "b", 1)
         self.begin(gone)
         self.begin(stays)
-        self.turns.leave(gone)
-        self.turns.leave(gone)
-        self.assertEqual(1, len(self.turns))
+        self.round_robin.remove(gone)
+        self.round_robin.remove(gone)
+        self.assertEqual(1, len(self.round_robin))
         self.assertEqual([stays], self.iteration())
         self.assertEqual([], self.clock.getDelayedCalls())
 
@@ -158,4 +158,4 @@ class TurnsTests(SynchronousTestCase):
         self.assertEqual([broken, fine], self.iteration())
         self.assertTrue(broken.is_aborted)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
-        self.assertEqual(0, len(self.turns))
+        self.assertEqual(0, len(self.round_robin))

@@ -1,5 +1,5 @@
 """
-The server factory: who is connected, and what is counted.
+The server factory: connections it builds, and what it counts.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from dotproxy.policy.client_shares import ClientShares
 
 class FactoryTests(SynchronousTestCase):
     """
-    Two places for connections.
+    A factory with room for two connections.
     """
 
     def setUp(self) -> None:
@@ -37,7 +37,7 @@ class FactoryTests(SynchronousTestCase):
             max_connections=2,
             max_outstanding=4,
             share_of=self.share_of,
-            ended=self.ended,
+            ended_counts=self.ended,
         )
 
     def share_of(self, host: str) -> Any:
@@ -49,7 +49,7 @@ class FactoryTests(SynchronousTestCase):
 
     def test_a_connection_knows_its_factory_and_share(self) -> None:
         """
-        By the address it comes from.
+        The share is that of the client's address.
         """
         connection = self.build()
         self.assertIs(self.factory, connection.factory)
@@ -59,14 +59,14 @@ class FactoryTests(SynchronousTestCase):
 
     def test_an_address_without_host(self) -> None:
         """
-        A client without one shares with others that have none.
+        The share of such a client is that of the empty host.
         """
         self.assertIsNotNone(self.factory.buildProtocol(None))
         self.assertEqual([""], self.asked)
 
-    def test_no_room(self) -> None:
+    def test_connection_is_refused_without_room(self) -> None:
         """
-        A client whose connections fill the table and are in use gets none, which is counted.
+        With two connections that are in use a third is refused and counted.
         """
         for _ in range(2):
             connection = self.build()
@@ -79,7 +79,7 @@ class FactoryTests(SynchronousTestCase):
 
     def test_ends_without_a_reason_are_not_counted(self) -> None:
         """
-        Only what was ended here, for a reason.
+        Only an end with a reason is counted.
         """
         self.factory.count_end(None)
         self.factory.count_end(ClientEnd.IDLE)
@@ -87,6 +87,6 @@ class FactoryTests(SynchronousTestCase):
 
     def test_nothing_is_logged_of_each_connection(self) -> None:
         """
-        Twisted would, twice for each.
+        Twisted would log two lines for each connection.
         """
         self.assertFalse(self.factory.noisy)

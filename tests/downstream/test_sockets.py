@@ -1,5 +1,5 @@
 """
-Listening sockets: what can be bound, and why not.
+Listening sockets: what can be bound, and what an error says.
 """
 
 import socket
@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream import sockets
-from dotproxy.downstream.sockets import CannotBind, bind_both, bind_every, bind_with_tls, has_address
+from dotproxy.downstream.sockets import CannotBind, bind_all, bind_both, has_address
 
 #: Addresses for documentation (RFC 5737, RFC 3849): no machine has them.
 ABSENT = ("192.0.2.1", "2001:db8::1")
@@ -22,17 +22,15 @@ class AbsentAddressTests(SynchronousTestCase):
 
     def bound(self, host: str, count: int = 1) -> list[socket.socket]:
         """
-        All sockets for a port of an address.
+        Return all sockets of ``count`` workers for a free port of an address.
         """
-        datagrams, streams = bind_every([(host, 0)], count)
-        every = [*streams, *(one for several in datagrams for one in several)]
-        for one in every:
-            self.addCleanup(one.close)
-        return every
+        listening = bind_all([(host, 0)], workers=count)
+        self.addCleanup(listening.close)
+        return [*listening.tcp, *(one for of_worker in listening.udp for one in of_worker)]
 
-    def test_it_is_bound_on_linux(self) -> None:
+    def test_absent_address_is_bound_on_linux(self) -> None:
         """
-        For both transports and any number of workers, as an address that is there.
+        Both transports are bound for any number of workers, as for an address that is there.
         """
         if sys.platform != "linux":
             return
@@ -43,17 +41,17 @@ class AbsentAddressTests(SynchronousTestCase):
                 self.assertEqual(1 + count, len(every))
                 self.assertFalse(has_address(host))
 
-    def test_it_is_an_error_elsewhere(self) -> None:
+    def test_absent_address_is_an_error_on_other_systems(self) -> None:
         """
-        Other systems cannot do that.
+        Without IP_FREEBIND the error names the address.
         """
         self.patch(sockets.sys, "platform", "freebsd14")
         error = self.assertRaises(CannotBind, bind_both, "192.0.2.1", 5300)
         self.assertIn("192.0.2.1 port 5300 (UDP): this machine has no such address", str(error))
 
-    def test_what_is_there_is_bound_as_ever(self) -> None:
+    def test_present_address_is_bound_without_freebind(self) -> None:
         """
-        Without IP_FREEBIND (15), which is for what is not; wildcards are there.
+        IP_FREEBIND (15) is not set for an address that is there; wildcards always are.
         """
         asked: list[int] = []
         real = socket.socket.setsockopt
@@ -71,12 +69,12 @@ class AbsentAddressTests(SynchronousTestCase):
 
 class ReasonTests(SynchronousTestCase):
     """
-    What cannot be bound is named, with the transport and the reason.
+    The error names address, transport and reason.
     """
 
     def reason(self, host: str = "127.0.0.1") -> str:
         """
-        Why a port that is taken cannot be bound.
+        Return the error for a port that is taken.
         """
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
             taken.bind(("127.0.0.1", 0))
@@ -85,9 +83,9 @@ class ReasonTests(SynchronousTestCase):
             error = self.assertRaises(CannotBind, bind_both, host, number)
         return str(error).replace(str(number), "PORT")
 
-    def test_who_has_it(self) -> None:
+    def test_error_names_the_owner_of_the_port(self) -> None:
         """
-        As far as that is known; there is a way to get it from systemd-resolved.
+        If it is known; for systemd-resolved with the setting that frees the port.
         """
         for owner, told in (
             ("unbound (pid 8)", "unbound (pid 8)"),
@@ -101,18 +99,18 @@ class ReasonTests(SynchronousTestCase):
             wanted = f"cannot listen on 127.0.0.1 port PORT (TCP): the address is in use by {told}"
             self.assertEqual(wanted, self.reason())
 
-    def test_no_such_interface(self) -> None:
+    def test_error_names_a_missing_interface(self) -> None:
         """
-        A link-local address needs its interface.
+        A link-local address has an interface that must exist.
         """
         error = self.assertRaises(CannotBind, bind_both, "fe80::1%nosuch0", 53)
         self.assertEqual(
             "cannot listen on fe80::1%nosuch0 port 53 (UDP): this machine has no interface nosuch0", str(error)
         )
 
-    def test_no_ipv6(self) -> None:
+    def test_error_says_there_is_no_ipv6(self) -> None:
         """
-        A machine without IPv6 cannot even make the socket.
+        On a machine without IPv6 the socket itself cannot be made.
         """
 
         def refuse(family: int, kind: int) -> None:
@@ -128,18 +126,33 @@ class TlsTests(SynchronousTestCase):
     Sockets for plain DNS and for TLS.
     """
 
-    def test_all_or_none(self) -> None:
+    def test_all_addresses_are_bound_or_none(self) -> None:
         """
-        Every address that cannot be bound is named, and then none is.
+        The error names every address that cannot be bound, and no socket stays open.
         """
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             address = taken.getsockname()[:2]
-            error = self.assertRaises(CannotBind, bind_with_tls, [address], [address, ("127.0.0.1", 0)])
+            error = self.assertRaises(CannotBind, bind_all, [address], [address, ("127.0.0.1", 0)])
             self.assertEqual(2, len(str(error).splitlines()))
-        datagrams, streams, tls_streams = bind_with_tls([("127.0.0.1", 0)], [("127.0.0.1", 0)] * 2, 3)
-        every = [*streams, *tls_streams, *(one for several in datagrams for one in several)]
-        for one in every:
-            self.addCleanup(one.close)
-        self.assertEqual((3, 1, 2), (len(datagrams), len(streams), len(tls_streams)))
+        listening = bind_all([("127.0.0.1", 0)], [("127.0.0.1", 0)] * 2, 3)
+        self.addCleanup(listening.close)
+        self.assertEqual((3, 1, 2), (len(listening.udp), len(listening.tcp), len(listening.tls)))
+
+    def test_failed_worker_socket_closes_the_others(self) -> None:
+        """
+        If one worker's UDP socket cannot be bound, those bound before it are closed.
+        """
+        real, made = sockets._bind, []
+
+        def fail_at_the_third_worker(host: str, port: int, kind: socket.SocketKind, *, is_shared: bool = False) -> Any:
+            if len(made) == 4:
+                raise CannotBind("no more")
+            made.append(real(host, port, kind, is_shared=is_shared))
+            return made[-1]
+
+        self.patch(sockets, "_bind", fail_at_the_third_worker)
+        error = self.assertRaises(CannotBind, bind_all, [("127.0.0.1", 0)], workers=3)
+        self.assertEqual("no more", str(error))
+        self.assertEqual([-1] * 4, [one.fileno() for one in made])

@@ -107,10 +107,10 @@ class StreamScene(SynchronousTestCase):
         A client, connected.
         """
         self.clock = Clock()
-        self.asker = QueryReceiver()
+        self.receiver = QueryReceiver()
         self.shares = ClientShares(lambda host: not host.startswith("198."), max_in_flight=100)
         self.factory = ListenerFactory(
-            self.asker,
+            self.receiver,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),
             clock=self.clock,
             now=self.clock.seconds,
@@ -136,7 +136,7 @@ class StreamScene(SynchronousTestCase):
         """
         What was handed on so far.
         """
-        return [octets for batch in self.asker.batches for octets, _ in batch]
+        return [octets for batch in self.receiver.batches for octets, _ in batch]
 
 
 class StreamTests(StreamScene):
@@ -149,7 +149,7 @@ class StreamTests(StreamScene):
         Questions in one segment are one batch, with the client's address.
         """
         self.listener.dataReceived(frame(b"one") + frame(b"two") + b"\0")
-        (((one, first), (two, second)),) = self.asker.batches
+        (((one, first), (two, second)),) = self.receiver.batches
         self.assertEqual((b"one", b"two"), (one, two))
         self.assertEqual([("127.0.0.9", 4711)] * 2, [(client.host, client.port) for client in (first, second)])
         self.assertTrue(self.listener.is_stream)
@@ -205,7 +205,7 @@ class StreamTests(StreamScene):
         """
         Answers that come while questions are being handed on lose none of them, however many there are.
         """
-        self.asker.at_once = True
+        self.receiver.at_once = True
         self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(500)))
         self.assertEqual([b"%d" % n for n in range(500)], Deframer().feed(b"".join(self.transport.writes)))
         self.assertEqual("producing", self.transport.producerState)
@@ -215,7 +215,7 @@ class StreamTests(StreamScene):
         """
         A message that deserves no answer takes no place.
         """
-        self.asker.silent = 1
+        self.receiver.silent = 1
         for _ in range(10):
             self.listener.dataReceived(frame(b""))
         self.assertTrue(self.listener.is_idle)
@@ -397,7 +397,7 @@ class StreamTests(StreamScene):
         self.assertIsNone(self.factory.buildProtocol(IPv4Address("TCP", "127.0.0.9", 1)))
         self.assertEqual(
             {ClientEnd.EVICTED: 1, ClientEnd.REFUSED: 1},
-            {end: count for end, count in self.factory.ended.items() if count},
+            {end: count for end, count in self.factory.ended_counts.items() if count},
         )
         second.connectionLost()
         self.assertEqual(3, len(self.factory.connections))
@@ -562,22 +562,22 @@ class UnreadTests(StreamScene):
         """
         Queries are handed on a few at a time, more as long as responses are small.
         """
-        self.asker.at_once = True
+        self.receiver.at_once = True
         self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
-        self.assertEqual([4, 8, 16, 32, 32, 32, 4], [len(batch) for batch in self.asker.batches])
+        self.assertEqual([4, 8, 16, 32, 32, 32, 4], [len(batch) for batch in self.receiver.batches])
 
     def test_large_responses_that_are_not_read(self) -> None:
         """
         Of 128 queries for 60 KB each, those are handed on of which the responses find room, and a few more.
         """
-        self.asker.answer = LARGE
+        self.receiver.answer = LARGE
         listener, buffers = self.connect_full(room=300_000)
         listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
-        self.assertEqual([4, 1], [len(batch) for batch in self.asker.batches])
+        self.assertEqual([4, 1], [len(batch) for batch in self.receiver.batches])
         self.assertLess(buffers.written, 400_000)
         self.assertEqual("paused", buffers.transport.producerState)
         buffers.read()
-        self.assertEqual([4, 1, 1, 1, 1, 1, 1], [len(batch) for batch in self.asker.batches])
+        self.assertEqual([4, 1, 1, 1, 1, 1, 1], [len(batch) for batch in self.receiver.batches])
 
     def test_responses_wait_until_the_client_reads(self) -> None:
         """
@@ -589,7 +589,7 @@ class UnreadTests(StreamScene):
         for number in range(4):
             listener.send_answers([(b"%d" % number * 40_000, None)])
         self.assertEqual(1, len(buffers.transport.writes))
-        self.assertEqual(4 * 40_002, self.factory.unread.total)
+        self.assertEqual(4 * 40_002, self.factory.unread_responses.total)
         self.assertEqual(4 * 40_002, self.shares.of("127.0.0.9", 0).unread)
         buffers.read()
         self.assertEqual((2, "paused"), (len(buffers.transport.writes), buffers.transport.producerState))
@@ -598,7 +598,7 @@ class UnreadTests(StreamScene):
         self.assertEqual("producing", buffers.transport.producerState)
         sent = Deframer().feed(b"".join(buffers.transport.writes))
         self.assertEqual([b"%d" % number * 40_000 for number in range(4)], sent)
-        self.assertEqual((0, 0), (self.factory.unread.total, self.shares.of("127.0.0.9", 0).unread))
+        self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.of("127.0.0.9", 0).unread))
 
     def test_too_much_is_unread(self) -> None:
         """
@@ -613,10 +613,10 @@ class UnreadTests(StreamScene):
             listener.send_answers([(LARGE, None)])
             kept += 1
         self.assertEqual(MAX_UNREAD // len(LARGE) + 1, kept)
-        self.assertEqual((0, 1), (self.factory.unread.total, self.factory.ended[ClientEnd.UNREAD]))
+        self.assertEqual((0, 1), (self.factory.unread_responses.total, self.factory.ended_counts[ClientEnd.UNREAD]))
         self.assertEqual(1, len(buffers.transport.writes))
         listener.send_answers([(LARGE, None)])
-        self.assertEqual((0, 1), (self.factory.unread.total, len(buffers.transport.writes)))
+        self.assertEqual((0, 1), (self.factory.unread_responses.total, len(buffers.transport.writes)))
 
     def test_too_much_is_unread_in_all(self) -> None:
         """
@@ -629,14 +629,14 @@ class UnreadTests(StreamScene):
         for listener, _ in hostile:
             listener.dataReceived(frame(b"asked") * 4)
             listener.send_answers([(LARGE, None)] * 4)
-            self.assertLessEqual(self.factory.unread.total, MAX_UNREAD_IN_ALL)
+            self.assertLessEqual(self.factory.unread_responses.total, MAX_UNREAD_IN_ALL)
         ended = [buffers.transport.disconnected for _, buffers in hostile]
-        self.assertEqual(self.factory.ended[ClientEnd.UNREAD_IN_ALL], sum(ended))
+        self.assertEqual(self.factory.ended_counts[ClientEnd.UNREAD_IN_ALL], sum(ended))
         self.assertTrue(60 < sum(ended) < 120, sum(ended))
         self.assertFalse(other_buffers.transport.disconnected)
         for listener, _ in (*hostile, (other, other_buffers)):
             listener.connectionLost()
-        self.assertEqual((0, 0), (self.factory.unread.total, self.shares.of("127.0.0.9", 0).unread))
+        self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.of("127.0.0.9", 0).unread))
 
     def test_a_buffer_that_is_full_for_a_moment(self) -> None:
         """
@@ -648,13 +648,13 @@ class UnreadTests(StreamScene):
         buffers = FullBuffers(transport, 10)
         transport.doWrite = buffers.read  # type: ignore[attr-defined]
         source = Source()
-        self.asker.answer = LARGE
+        self.receiver.answer = LARGE
         listener.makeConnection(transport)
         listener.begin_parts(source)
         listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(20)))
         self.assertEqual(20, len(self.asked()))
         self.assertEqual(20 * len(frame(LARGE)), sum(map(len, transport.writes)))
-        self.assertEqual(([], 0), (source.told, self.factory.unread.total))
+        self.assertEqual(([], 0), (source.told, self.factory.unread_responses.total))
 
     def test_closed_while_the_client_does_not_read(self) -> None:
         """
@@ -680,7 +680,7 @@ class UnreadTests(StreamScene):
         listener.send_parts([b"one" * 10], source)
         listener.send_parts([b"two", b"three"], source)
         self.assertEqual((["pause"], [frame(b"one" * 10)]), (source.told, buffers.transport.writes))
-        self.assertEqual(32 + 5 + 7, self.factory.unread.total)
+        self.assertEqual(32 + 5 + 7, self.factory.unread_responses.total)
         buffers.room = 1000
         buffers.read()
         self.assertEqual(["pause", "resume"], source.told)
@@ -700,8 +700,8 @@ class UnreadTests(StreamScene):
         """
         Connections that have had their time wait for the next iteration, and are not read from.
         """
-        self.asker.at_once = True
-        self.asker.takes = lambda: self.clock.advance(0.002)
+        self.receiver.at_once = True
+        self.receiver.takes = lambda: self.clock.advance(0.002)
         other, other_transport = self.connect("127.0.0.10")
         self.listener.dataReceived(frame(b"a") * 12)
         other.dataReceived(frame(b"b") * 12)
@@ -716,7 +716,7 @@ class UnreadTests(StreamScene):
         """
         Nothing of it is handed on, and the reactor is not kept busy.
         """
-        self.asker.takes = lambda: self.clock.advance(0.004)
+        self.receiver.takes = lambda: self.clock.advance(0.004)
         other, _ = self.connect("127.0.0.10")
         self.listener.dataReceived(frame(b"a"))
         other.dataReceived(frame(b"b"))

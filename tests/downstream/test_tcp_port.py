@@ -72,7 +72,7 @@ class Full:
         self.addresses.append(addr)
 
 
-class StreamPortTests(SynchronousTestCase):
+class TcpPortTests(SynchronousTestCase):
     """
     How much is accepted.
     """

@@ -71,10 +71,10 @@ class TlsListenerCase(SynchronousTestCase):
         A listener with a certificate.
         """
         self.clock = Clock()
-        self.asker = QueryReceiver()
+        self.receiver = QueryReceiver()
         self.counters = ListenerCounters()
         self.plain = ListenerFactory(
-            self.asker,
+            self.receiver,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),
             clock=self.clock,
             now=self.clock.seconds,
@@ -169,7 +169,7 @@ class HandshakeTests(TlsListenerCase):
             client.connection.do_handshake()
             client.exchange()
             client.connection.do_handshake()
-        self.assertEqual([], self.asker.received)
+        self.assertEqual([], self.receiver.received)
 
     def test_tickets(self) -> None:
         """
@@ -210,7 +210,7 @@ class HandshakeTests(TlsListenerCase):
                     client.connection.set_session(session)
                 self.assertTrue(client.shake_hands(), client.error)
                 client.send(frame(QUERY))
-                self.asker.answer()
+                self.receiver.answer()
                 client.exchange()
                 self.assertEqual(1, len(Deframer().feed(client.read)))
                 session = client.connection.get_session()
@@ -219,7 +219,7 @@ class HandshakeTests(TlsListenerCase):
                 client = self.connect(version=version, certificate=wrong)
                 client.shake_hands()
                 self.assertTrue(client.error)
-                self.assertEqual([], self.asker.received)
+                self.assertEqual([], self.receiver.received)
                 self.assertTrue(client.transport.disconnecting)
                 self.lose(client)
 
@@ -233,7 +233,7 @@ class HandshakeTests(TlsListenerCase):
         other = AUTHORITY.issue(["dot.test"])
         self.current.context = ServerTls(other.certificate_pem, other.key_pem).context()
         standing.send(frame(QUERY))
-        self.assertEqual(1, len(self.asker.received))
+        self.assertEqual(1, len(self.receiver.received))
         self.assertTrue(begun.shake_hands())
         self.assertEqual(ISSUED.certificate.serial_number, serial_of(begun))
         self.lose(begun)
@@ -296,9 +296,9 @@ class QueryTests(TlsListenerCase):
         self.assertTrue(client.shake_hands())
         client.send(frame(QUERY) + frame(QUERY)[:5])
         client.send(frame(QUERY)[5:])
-        self.assertEqual([("127.0.0.9", 4711)] * 2, [(one.host, one.port) for _, _, one in self.asker.received])
-        self.assertEqual([(TLS, True)] * 2, [(one.kind, one.is_stream) for one, _, _ in self.asker.received])
-        self.asker.answer()
+        self.assertEqual([("127.0.0.9", 4711)] * 2, [(one.host, one.port) for _, _, one in self.receiver.received])
+        self.assertEqual([(TLS, True)] * 2, [(one.kind, one.is_stream) for one, _, _ in self.receiver.received])
+        self.receiver.answer()
         client.exchange()
         self.assertEqual(2, len(Deframer().feed(client.read)))
 
@@ -309,7 +309,7 @@ class QueryTests(TlsListenerCase):
         client = self.connect()
         self.assertTrue(client.shake_hands())
         client.send(frame(QUERY) + frame(PADDED_QUERY))
-        self.asker.answer()
+        self.receiver.answer()
         client.exchange()
         plain, padded = Deframer().feed(client.read)
         self.assertNotEqual(0, len(plain) % 468)
@@ -324,7 +324,7 @@ class QueryTests(TlsListenerCase):
         client = self.connect()
         self.assertTrue(client.shake_hands())
         client.send(frame(query))
-        listener, octets, address = self.asker.received.pop()
+        listener, octets, address = self.receiver.received.pop()
         self.assertEqual(b"\0\x0b\0\2\0\x64", listener.options_for(octets, parse_query(octets), address))
 
     def test_the_end(self) -> None:

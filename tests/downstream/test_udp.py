@@ -1,5 +1,5 @@
 """
-The UDP listener: what it hands on, and what it sends.
+The UDP listener: queries to the receiver, responses to the port.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ CLIENT, OTHER = Client("192.0.2.1", 4000), Client("192.0.2.2", 4001)
 
 class ListenerTests(SynchronousTestCase):
     """
-    Between a port and a factory, both of which are the test's.
+    A listener between a port and a receiver of the test.
     """
 
     def setUp(self) -> None:
@@ -40,16 +40,16 @@ class ListenerTests(SynchronousTestCase):
         listener.transport = SimpleNamespace(write_batch=self.sent.append, queue_delay=0.125)
         return listener
 
-    def test_what_it_is(self) -> None:
+    def test_is_neither_stream_nor_takes_transfers(self) -> None:
         """
-        Neither a stream, nor good for zone transfers.
+        Its responses are datagrams.
         """
         listener = self.listener
         self.assertEqual((UDP, False, False), (listener.kind, listener.is_stream, listener.takes_transfers))
 
     def test_batches_are_handed_on(self) -> None:
         """
-        As they come; a single datagram of any other port is a batch of one.
+        Unchanged; a datagram of a port without batches is a batch of one.
         """
         batch = [(QUERY, CLIENT), (b"", OTHER)]
         self.listener.datagrams_received(batch)
@@ -61,7 +61,7 @@ class ListenerTests(SynchronousTestCase):
 
     def test_answers_are_sent_together(self) -> None:
         """
-        All of a batch in one call; none once the port is closed.
+        All responses go in one call; none once the port is closed.
         """
         answers = [(b"one", CLIENT), (b"two", OTHER)]
         self.listener.send_answers(answers)
@@ -72,7 +72,7 @@ class ListenerTests(SynchronousTestCase):
 
     def test_responses_may_be_limited(self) -> None:
         """
-        Only those are sent that may be.
+        ``limit_responses`` selects those that are sent.
         """
         self.listener.limit_responses = lambda answers: answers[1:]
         self.listener.send_answers([(b"one", CLIENT), (b"two", OTHER)])
@@ -80,24 +80,24 @@ class ListenerTests(SynchronousTestCase):
 
     def test_cookies(self) -> None:
         """
-        They go by the query and the client's address; without them there is no option.
+        The option depends on the query and the client's address; without cookies there is none.
         """
         seen = parse_query(QUERY)
         self.assertEqual(b"", self.listener.options_for(QUERY, seen, CLIENT))
         listener = self.make(lambda query, seen, host: query[:2] + host.encode())
         self.assertEqual(QUERY[:2] + b"192.0.2.1", listener.options_for(QUERY, seen, CLIENT))
 
-    def test_what_waited_too_long(self) -> None:
+    def test_dropped_datagrams_are_counted(self) -> None:
         """
-        It is counted.
+        As ``ShedReason.TOO_OLD``.
         """
         self.listener.datagrams_dropped(3)
         self.listener.datagrams_dropped(2)
         self.assertEqual({ShedReason.TOO_OLD: 5}, dict(self.counters.shed))
 
-    def test_delay_of_the_queue(self) -> None:
+    def test_queue_delay_is_the_ports(self) -> None:
         """
-        The port knows; one of Twisted's does not.
+        It is 0.0 on a port of Twisted's, which has none.
         """
         self.assertEqual(0.125, self.listener.queue_delay)
         self.listener.transport = object()

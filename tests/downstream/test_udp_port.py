@@ -382,7 +382,7 @@ class MultiPortTests(BatchPortTests):
         """
         Let the next system call fail.
         """
-        messages = port._messages
+        messages = port._slots
         errors = [OSError(number, "no")]
 
         def failing(real: Any) -> Any:
@@ -421,7 +421,7 @@ class MultiPortTests(BatchPortTests):
                 seen.extend((client.host, client.port) for _, client in batch)
                 return real(listener, batch)
 
-            port.protocol._questions_received = note
+            port.protocol._handle_batch = note
             port.doRead()
             self.assertEqual([client.getsockname()[:2] for client in clients], seen)
             for number, client in enumerate(clients):
@@ -437,7 +437,7 @@ class MultiPortTests(BatchPortTests):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             echo.handle_batch = None  # type: ignore[assignment]
             asked: list[Any] = []
-            port.protocol._questions_received = lambda listener, batch, asked=asked: asked.extend(batch)
+            port.protocol._handle_batch = lambda listener, batch, asked=asked: asked.extend(batch)
             client.send(b"q")
             port.doRead()
             ((_, address),) = asked
@@ -451,11 +451,11 @@ class MultiPortTests(BatchPortTests):
         There is no end of addresses, but of what is remembered.
         """
         port, _ = self.listen("127.0.0.1")
-        port._messages._clients.update({b"%d" % number: Client("", 0) for number in range(8192)})
+        port._slots._clients.update({b"%d" % number: Client("", 0) for number in range(8192)})
         client = self.client("127.0.0.1")
         client.send(b"one")
         port.doRead()
-        self.assertEqual((b"ONE", 1), (client.recv(100), len(port._messages._clients)))
+        self.assertEqual((b"ONE", 1), (client.recv(100), len(port._slots._clients)))
 
     def test_elsewhere(self) -> None:
         """

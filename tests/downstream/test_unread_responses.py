@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 class Connection:
     """
-    A connection that says when it is ended, and then has nothing unread.
+    A connection that records why it is aborted, and then has nothing unread.
     """
 
     def __init__(self, unread: UnreadResponses, share: ClientShare) -> None:
@@ -23,12 +23,12 @@ class Connection:
 
     def abort(self, reason: ClientEnd | None = None) -> None:
         self.ended = reason
-        self.unread.note(self, 0)
+        self.unread.update(self, 0)
 
 
 class UnreadTests(SynchronousTestCase):
     """
-    2 MiB of one connection, 32 MiB of all.
+    The limits: 2 MiB of one connection, 32 MiB of all.
     """
 
     def setUp(self) -> None:
@@ -37,46 +37,46 @@ class UnreadTests(SynchronousTestCase):
     def connect(self, prefix: str = "192.0.2.1", share: ClientShare | None = None) -> Connection:
         return Connection(self.unread, share or ClientShare(prefix, 0.0, 0.0))
 
-    def test_of_one_and_of_all(self) -> None:
+    def test_unread_octets_are_summed_by_client_and_in_all(self) -> None:
         """
-        What is unread is known of each client and in all.
+        The share of the client and the total have the sum of its connections.
         """
         share = ClientShare("192.0.2.1", 0.0, 0.0)
         one, two = self.connect(share=share), self.connect(share=share)
-        self.unread.note(one, 100)
-        self.unread.note(two, 50)
-        self.unread.note(one, 70)
+        self.unread.update(one, 100)
+        self.unread.update(two, 50)
+        self.unread.update(one, 70)
         self.assertEqual((120, 120), (self.unread.total, share.unread))
-        self.unread.note(one, 0)
+        self.unread.update(one, 0)
         self.assertEqual((50, 50), (self.unread.total, share.unread))
-        self.unread.note(two, 0)
-        self.unread.note(two, 0)
+        self.unread.update(two, 0)
+        self.unread.update(two, 0)
         self.assertEqual((0, 0), (self.unread.total, share.unread))
 
-    def test_a_connection_has_2_mib(self) -> None:
+    def test_connection_over_2_mib_is_aborted(self) -> None:
         """
-        One with more is ended; its client does not read, for 30 s.
+        Its client then counts as not reading for 30 s.
         """
         connection = self.connect()
-        self.unread.note(connection, 2 * MIB, 100.0)
+        self.unread.update(connection, 2 * MIB, 100.0)
         self.assertIsNone(connection.ended)
-        self.unread.note(connection, 2 * MIB + 1, 100.0)
+        self.unread.update(connection, 2 * MIB + 1, 100.0)
         self.assertEqual(ClientEnd.UNREAD, connection.ended)
         self.assertEqual(
             (0, 0, 130.0), (self.unread.total, connection.share.unread, connection.share.does_not_read_until)
         )
 
-    def test_all_have_32_mib(self) -> None:
+    def test_over_32_mib_in_all_connections_with_most_are_aborted(self) -> None:
         """
-        With more the clients with most lose connections, until an eighth of it is free.
+        Connections of the clients with most are aborted until an eighth of the limit is free.
         """
         connections = [self.connect(f"192.0.2.{number}") for number in range(16)]
         for connection in connections:
-            self.unread.note(connection, 2 * MIB)
+            self.unread.update(connection, 2 * MIB)
         self.assertEqual(32 * MIB, self.unread.total)
         self.assertEqual([None] * 16, [connection.ended for connection in connections])
         last = self.connect("192.0.2.99")
-        self.unread.note(last, 1, 5.0)
+        self.unread.update(last, 1, 5.0)
         ended = [connection for connection in connections if connection.ended]
         self.assertEqual((3, {ClientEnd.UNREAD_IN_ALL}), (len(ended), {connection.ended for connection in ended}))
         self.assertEqual({35.0}, {connection.share.does_not_read_until for connection in ended})

@@ -150,7 +150,7 @@ async def test_not_ready_without_a_verified_upstream(running, servers):
     assert report_of(running, None, PlaintextCounters()).not_ready == (
         f"no upstream is verified: 0 of 1 upstreams verified (other.test ({servers[1].address}): not verified yet)"
     )
-    while running.forwarder.dispatcher.upstream_table.active_upstreams[0].standing.status.state != State.DOWN:
+    while running.forwarder.dispatcher.upstream_table.active_upstreams[0].status_record.status.state != State.DOWN:
         await pause()
     text = (await get(running, "/readyz"))[1]
     assert "every upstream is down" in text
@@ -221,15 +221,15 @@ async def test_system_store_is_read_again(running, servers, authority, tmp_path,
     running.options["ca_file"] = [""]
     running.reload()
     upstream = running.forwarder.dispatcher.upstream_table.active_upstreams[0]
-    while upstream.standing.status.state != State.DOWN:
+    while upstream.status_record.status.state != State.DOWN:
         await pause()
     store.write_bytes(authority.pem)
     assert running.reload() == ["the system's trust store: new contents"]
     await verified(running)
     store.write_bytes(Authority("another").pem)
-    while upstream.standing.status.state != State.DOWN:
+    while upstream.status_record.status.state != State.DOWN:
         await pause()
-    assert "from an unknown CA" in upstream.standing.status.error
+    assert "from an unknown CA" in upstream.status_record.status.error
 
 
 async def pause() -> None:
@@ -244,7 +244,7 @@ async def verified(proxy: Any, count: int = 1) -> None:
     Wait until so many upstreams are verified.
     """
     while (
-        sum(one.standing.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.active_upstreams)
+        sum(one.status_record.status.is_working for one in proxy.forwarder.dispatcher.upstream_table.active_upstreams)
         < count
     ):
         await pause()

@@ -58,7 +58,7 @@ async def test_certificate_names_are_escaped_everywhere(authority, ca_file, tmp_
     proxy: Any = build(config, reactor)
     proxy.startService()
     try:
-        while not proxy.forwarder.dispatcher.upstream_table.active_upstreams[0].standing.status.failures:
+        while not proxy.forwarder.dispatcher.upstream_table.active_upstreams[0].status_record.status.failures:
             await pause()
         code = await deferToThread(control.main, "status", ["--socket", str(tmp_path / "admin")])
         printed = capsys.readouterr().out

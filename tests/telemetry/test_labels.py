@@ -14,7 +14,7 @@ from dotproxy.errors import PHASES, ConnectionEnd
 from dotproxy.telemetry.counters import Counters, UpstreamCounters
 from dotproxy.telemetry.labels import FIXED, OPEN, labels_table
 from dotproxy.telemetry.metrics import METRICS, Metrics
-from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.report import ProcessUsage, Report, UpstreamReport
 from dotproxy.telemetry.status import State, UpstreamStatus
 
 TOP = Path(__file__).parent.parent.parent
@@ -45,7 +45,7 @@ def full_report() -> Report:
     return Report(
         counters=counters,
         upstreams=[UpstreamReport("u", upstream, UpstreamStatus(State.UP), 0)],
-        processes=[("1", 1.0, 1)],
+        processes=[ProcessUsage("1", 1.0, 1)],
     )
 
 
@@ -100,27 +100,27 @@ class LabelTests(SynchronousTestCase):
         What a connection is closed or drained for, and the phase of every error, is one of the documented values.
         """
         errors = ("UpstreamError", "Unreachable", "Timeout", "ConnectionGone", "BadReply", "Untrusted", "Incompatible")
-        reasons, phases = set(), set()
+        reasons, named, phases = set(), set(), set()
         for name, call in calls():
             first = call.args[0] if call.args else None
-            if isinstance(first, ast.Attribute) and getattr(first.value, "id", "") == "ConnectionEnd":
-                reasons.add(ConnectionEnd[first.attr].value)
+            if isinstance(first, ast.Attribute) and ast.unparse(first.value) == "ConnectionEnd":
+                named.add(ConnectionEnd[first.attr])
             elif isinstance(first, ast.Constant) and isinstance(first.value, str):
-                if name in {"close", "drain"}:
+                if name == "close":
                     reasons.add(first.value)
                 elif name in errors:
                     phases.add(first.value)
-        self.assertLessEqual({"replaced", "age", "idle"}, reasons)
+        self.assertLessEqual({ConnectionEnd.REPLACED, ConnectionEnd.AGE, ConnectionEnd.IDLE}, named)
         self.assertEqual(set(), reasons - set(ConnectionEnd))
         self.assertEqual(set(PHASES), phases)
 
     def test_connections_are_counted_in_one_place(self) -> None:
         """
-        Nobody adds to ``closed`` but the method that knows the reasons there are.
+        Only ``count_closed``, which knows the reasons, adds to ``connections_closed``.
         """
         for path in (TOP / "dotproxy").rglob("*.py"):
             if path.name != "counters.py":
-                self.assertNotRegex(path.read_text("utf-8"), r"\.closed\[", str(path))
+                self.assertNotRegex(path.read_text("utf-8"), r"\.connections_closed\[", str(path))
 
     def test_the_page_has_them(self) -> None:
         """

@@ -27,7 +27,7 @@ from dotproxy.errors import Timeout, Untrusted
 from dotproxy.policy.client import NO_PORT, Client
 from dotproxy.telemetry import querylog
 from dotproxy.telemetry.counters import UDP
-from dotproxy.telemetry.lines import CHOICES, FORMATS, as_json, as_text, auto, for_journal, suited_to
+from dotproxy.telemetry.lines import CHOICES, FORMATS, as_json, as_text, auto, for_journal, suitable_format
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.telemetry.querylog import QueryLog
 from dotproxy.testing.client import make_query
@@ -138,14 +138,14 @@ class LinesTests(SynchronousTestCase):
             def isatty(self) -> bool:
                 return True
 
-        self.assertEqual("text", suited_to(Terminal(), {}))
-        self.assertEqual("json", suited_to(io.StringIO(), {"JOURNAL_STREAM": "1:2"}))
+        self.assertEqual("text", suitable_format(Terminal(), {}))
+        self.assertEqual("json", suitable_format(io.StringIO(), {"JOURNAL_STREAM": "1:2"}))
         read, write = os.pipe()
         self.addCleanup(os.close, read)
         with os.fdopen(write, "w") as out:
             where = os.fstat(out.fileno())
-            self.assertEqual("journal", suited_to(out, {"JOURNAL_STREAM": f"{where.st_dev}:{where.st_ino}"}))
-            self.assertEqual("json", suited_to(out, {"JOURNAL_STREAM": "1:2"}))
+            self.assertEqual("journal", suitable_format(out, {"JOURNAL_STREAM": f"{where.st_dev}:{where.st_ino}"}))
+            self.assertEqual("json", suitable_format(out, {"JOURNAL_STREAM": "1:2"}))
         self.assertIn('"message"', self.written(auto))
         self.assertEqual(set(FORMATS), set(CHOICES))
 

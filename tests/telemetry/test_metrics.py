@@ -19,7 +19,7 @@ from dotproxy.telemetry.counters import (
     answer_index,
 )
 from dotproxy.telemetry.metrics import METRICS, Metrics, build_info, metrics_table
-from dotproxy.telemetry.report import Report, UpstreamReport
+from dotproxy.telemetry.report import ProcessUsage, Report, UpstreamReport
 from dotproxy.telemetry.status import State, UpstreamStatus
 from dotproxy.telemetry.versions import openssl_version
 
@@ -85,7 +85,7 @@ class MetricsTests(SynchronousTestCase):
             upstreams=[UpstreamReport('u"1', upstream, UpstreamStatus(State.SLOW, not_after=1.8e9), 9)],
             tcp_clients=4,
             udp_drops=6,
-            processes=[("1", 1.5, 4096)],
+            processes=[ProcessUsage("1", 1.5, 4096)],
             restarts=8,
             plaintext=plaintext,
         )

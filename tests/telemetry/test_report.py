@@ -11,6 +11,7 @@ from dotproxy.errors import ClientEnd, ShedReason
 from dotproxy.telemetry.counters import Counters, PlaintextCounters, UpstreamCounters
 from dotproxy.telemetry.report import (
     NO_WORKER,
+    ProcessUsage,
     Report,
     UpstreamReport,
     after_exit,
@@ -51,7 +52,7 @@ def report(scale: int, label: str = "u") -> Report:
         udp_errors=14 * scale,
         udp_drops=15 * scale,
         upstreams=[UpstreamReport(label, upstream, status, 16 * scale, 0.01 * scale, 0.02)],
-        processes=[(f"w{scale}", 17.0 * scale, 18 * scale)],
+        processes=[ProcessUsage(f"w{scale}", 17.0 * scale, 18 * scale)],
         restarts=19 * scale,
         plaintext=plaintext,
     )
@@ -77,7 +78,7 @@ class ReportTests(SynchronousTestCase):
         (upstream,) = expected["upstreams"]
         upstream["status"] = asdict(UpstreamStatus(State.SLOW, 1, 20.0, "tls: no", 21.0))
         upstream["p50"] = (0.01 * 1 * 5 + 0.04 * 4 * 5) / 25
-        expected["processes"] = [("w1", 17.0, 18), ("w4", 68.0, 72)]
+        expected["processes"] = [ProcessUsage("w1", 17.0, 18), ProcessUsage("w4", 68.0, 72)]
         whole = as_data(sum_of([report(1), report(4)]))
         for part in (expected, whole):
             part["upstreams"][0]["p50"] = round(part["upstreams"][0]["p50"], 9)

@@ -30,7 +30,7 @@ class StandingTests(SynchronousTestCase):
         ):
             standing = StatusRecord(Health(), now=lambda: 0.0, tier=lambda tier=tier: tier)
             if is_verified:
-                standing.verified(None)
+                standing.note_verified(None)
             status = standing.status
             self.assertEqual((state, state <= State.SLOW), (status.state, status.is_working))
 
@@ -40,7 +40,7 @@ class StandingTests(SynchronousTestCase):
         """
         health = Health()
         standing = StatusRecord(health, now=lambda: 15.0, tier=lambda: Tier.GOOD if health.is_up else Tier.DOWN)
-        standing.verified(datetime(2030, 1, 1, tzinfo=UTC))
+        standing.note_verified(datetime(2030, 1, 1, tzinfo=UTC))
         standing.failing_since = 10.0
         for now in (10.0, 11.0):
             health.failed(Unreachable("connect", "refused"), now, 0.0)

@@ -175,13 +175,13 @@ class ReplacedCredentialsTests(SynchronousTestCase):
             scene.ask(number)
             scene.network.advance(1)
             scene.network.accept(scene.server)
-        self.assertEqual(State.DOWN, scene.upstream.standing.status.state)
+        self.assertEqual(State.DOWN, scene.upstream.status_record.status.state)
         dials = scene.dials
         self.credentials.replace(AUTHORITY.pem, TlsChoices())
         scene.upstream.renew()
         self.assertEqual(dials + 1, scene.dials)
         scene.network.accept(scene.server)
-        self.assertEqual(State.UP, scene.upstream.standing.status.state)
+        self.assertEqual(State.UP, scene.upstream.status_record.status.state)
 
 
 class StatusTests(SynchronousTestCase):
@@ -201,16 +201,16 @@ class StatusTests(SynchronousTestCase):
         """
         upstream = self.scene.upstream
         self.assertEqual(
-            (State.UNVERIFIED, False), (upstream.standing.status.state, upstream.standing.status.is_working)
+            (State.UNVERIFIED, False), (upstream.status_record.status.state, upstream.status_record.status.is_working)
         )
         upstream.check()
         upstream.check()
         self.assertEqual(1, self.scene.dials)
-        self.assertEqual(State.UNVERIFIED, upstream.standing.status.state)
+        self.assertEqual(State.UNVERIFIED, upstream.status_record.status.state)
         self.scene.network.accept(self.scene.server)
         upstream.check()
-        self.assertEqual((1, State.UP), (self.scene.dials, upstream.standing.status.state))
-        self.assertEqual(GOOD.certificate.not_valid_after_utc.timestamp(), upstream.standing.status.not_after)
+        self.assertEqual((1, State.UP), (self.scene.dials, upstream.status_record.status.state))
+        self.assertEqual(GOOD.certificate.not_valid_after_utc.timestamp(), upstream.status_record.status.not_after)
         self.assertEqual([], self.scene.server.queries)
 
     def test_verified_while_no_connection_is_needed(self) -> None:
@@ -220,7 +220,7 @@ class StatusTests(SynchronousTestCase):
         self.scene.connect("a")
         self.scene.network.advance(60)
         self.assertEqual([], self.scene.server.connections)
-        self.assertEqual(State.UP, self.scene.upstream.standing.status.state)
+        self.assertEqual(State.UP, self.scene.upstream.status_record.status.state)
 
     def test_down_says_why_since_when_and_how_often(self) -> None:
         """
@@ -235,16 +235,18 @@ class StatusTests(SynchronousTestCase):
         for _ in range(3):
             network.refuse(Refused(111, "Connection refused"))
             network.advance(2)
-        status = upstream.standing.status
+        status = upstream.status_record.status
         self.assertEqual((State.DOWN, 3), (status.state, status.failures))
         self.assertEqual((6.0, "connect: connection refused"), (round(status.down_for, 3), status.error))
         self.scene.server.certificate = AUTHORITY.issue(["other.test"])
         network.accept(self.scene.server)
-        self.assertEqual("verify: the certificate is for other.test, not for dot.test", upstream.standing.status.error)
+        self.assertEqual(
+            "verify: the certificate is for other.test, not for dot.test", upstream.status_record.status.error
+        )
         self.scene.server.certificate = AUTHORITY.issue([NAME])
         network.advance(2)
         network.accept(self.scene.server)
-        status = upstream.standing.status
+        status = upstream.status_record.status
         self.assertEqual((State.UP, 0, ""), (status.state, status.failures, status.error))
 
     def test_what_another_worker_found(self) -> None:
@@ -256,7 +258,7 @@ class StatusTests(SynchronousTestCase):
         upstream.learn_down(Unreachable("connect", "connection refused", "the upstream"))
         self.scene.network.advance(0.0625)
         expected = UpstreamStatus(State.DOWN, 1, 0.0625, "connect: connection refused")
-        self.assertEqual(expected, upstream.standing.status)
+        self.assertEqual(expected, upstream.status_record.status)
 
     def test_replaced_cas_have_to_verify_it_again(self) -> None:
         """
@@ -264,7 +266,7 @@ class StatusTests(SynchronousTestCase):
         """
         self.scene.connect("a")
         self.scene.upstream.renew()
-        self.assertEqual(State.UNVERIFIED, self.scene.upstream.standing.status.state)
+        self.assertEqual(State.UNVERIFIED, self.scene.upstream.status_record.status.state)
         self.scene.upstream.check()
         self.scene.network.accept(self.scene.server)
-        self.assertEqual(State.UP, self.scene.upstream.standing.status.state)
+        self.assertEqual(State.UP, self.scene.upstream.status_record.status.state)

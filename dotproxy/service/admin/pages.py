@@ -151,8 +151,8 @@ def shown(report: Report, *, seconds: float, listening: Sequence[Endpoint]) -> d
         },
         "upstreams": [_shown(upstream, time.time()) for upstream in report.upstreams],
         "workers": [
-            {"name": name, "cpu_seconds": round(cpu, 2), "resident": resident}
-            for name, cpu, resident in report.processes
+            {"name": one.name, "cpu_seconds": round(one.cpu_seconds, 2), "resident": one.resident_octets}
+            for one in report.processes
         ],
         "worker_restarts": report.restarts,
     }

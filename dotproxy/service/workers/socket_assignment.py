@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dotproxy.config.model import Config
 from dotproxy.downstream.reuseport_bpf import attach_name_hash
-from dotproxy.downstream.sockets import Endpoint, bind_with_tls, drops_of
+from dotproxy.downstream.sockets import Endpoint, bind_all, drop_count
 from dotproxy.service.listening import ListeningSockets, endpoints_of
 from dotproxy.service.workers.channel import FOR_TLS
 
@@ -84,7 +84,7 @@ class SocketAssignment:
         """
         How many datagrams the kernel has dropped for lack of room.
         """
-        return sum(drops_of(bound) for several in self._datagrams.values() for bound in several)
+        return sum(drop_count(bound) for several in self._datagrams.values() for bound in several)
 
     def bind_missing(self, config: Config) -> None:
         """
@@ -95,12 +95,12 @@ class SocketAssignment:
         """
         plain = [] if self.has_plain else [Endpoint(one.host, one.port) for one in config.listen]
         tls = [] if self._tls_streams else [Endpoint(one.host, one.port) for one in config.listen_tls]
-        datagrams, streams, tls_streams = bind_with_tls(plain, tls, len(self._names))
-        self._tls_streams += tls_streams
+        bound = bind_all(plain, tls, len(self._names))
+        self._tls_streams += bound.tls
         if plain:
-            self._streams = streams
-            self._datagrams = dict(zip(self._names, datagrams, strict=True))
-            attached = [attach_name_hash(several) for several in zip(*datagrams, strict=True)]  # by address
+            self._streams = bound.tcp
+            self._datagrams = dict(zip(self._names, bound.udp, strict=True))
+            attached = [attach_name_hash(of_address) for of_address in zip(*bound.udp, strict=True)]
             self.is_by_name = all(attached)
 
     def owned(self) -> list[OwnedSocket]:
