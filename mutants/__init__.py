@@ -16,7 +16,7 @@ the module gets an assertion.  Or the mutation changes nothing that can be obser
 `mutants/equivalent.toml`, with the reason.  An entry is found by file, function and the text of the line, not by the
 number of the line.
 
-The first run takes about three minutes longer: it executes all unit tests under coverage, to learn which test executes
+The first run takes a minute or two longer: it executes all unit tests under coverage, to learn which test executes
 which line.  Later runs repeat that for changed test files and changed modules only.  All files are in `build/mutants`.
 
 Why not a tool from PyPI: cosmic-ray runs one test command for all mutations, here 60 s each; mutmut mutates the bodies

@@ -98,7 +98,7 @@ class LineMap:
         finished = subprocess.run(
             [*command, *test_files],
             cwd=self._tree,
-            env={**os.environ, "DOTPROXY_LINE_MAP": str(out)},
+            env={**os.environ, "DOTPROXY_LINE_MAP": str(out), "TEST_EFFORT": "quick"},
             stdout=subprocess.PIPE,
             text=True,
             check=False,

@@ -376,6 +376,43 @@ class MoreTests(SynchronousTestCase):
         self.cache = ResponseCache(entries=10, octets=10**6, limits=Limits(), stale_for=0.0, prefetches=False)
         self.assertEqual([False, False], self.refreshes(self.add(), 1.0, 95.0))
 
+    def test_the_bounds_of_what_is_refreshed(self) -> None:
+        """
+        With less than a tenth of its life left, if that is 10 s at least.
+        """
+        key = self.add(ttl=10)
+        self.assertEqual([False, False, True], self.refreshes(key, 1.0, 9.0, 9.01))
+        key = self.add(ttl=9, now=100.0)
+        self.assertEqual([False, False], self.refreshes(key, 101.0, 108.9))
+
+    def test_changed(self) -> None:
+        """
+        A reload may switch refreshing and stale answers on and off, and changes limits; what is kept stays.
+        """
+        key = self.add()
+        self.refreshes(key, 1.0)
+        self.cache.change(limits=Limits(most=50), stale_for=10.0, prefetches=False)
+        self.assertEqual([False], self.refreshes(key, 95.0))
+        self.assertIsNotNone(self.cache.stale(key, 109.9))
+        self.assertIsNone(self.cache.stale(key, 110.0))
+        other = self.add("other.test.")
+        entry = self.cache.peek(other)
+        assert entry is not None
+        self.assertEqual(50.0, entry[1] - entry[0])
+        self.cache.change(limits=Limits(), stale_for=0.0, prefetches=True)
+        self.assertEqual([False, True], self.refreshes(self.add("third.test."), 1.0, 95.0))
+
+    def test_clocks_that_differ_a_little(self) -> None:
+        """
+        An entry may be a second from the future.
+        """
+        key = self.add(now=101.0)
+        before = dict(self.cache.entries())
+        for now, is_taken in ((100.0, True), (99.9, False)):
+            self.cache.flush()
+            self.cache.restore(before.items(), now)
+            self.assertEqual(is_taken, key in self.cache, now)
+
     def test_taking_back(self) -> None:
         """
         What was known before is taken back, unless something better is known or it is of no use any more.

@@ -334,6 +334,34 @@ class FailureTests(SynchronousTestCase):
             scene.network.accept(scene.server)
             self.assertEqual((["a"], Tier.GOOD), (scene.told.answered_tokens, scene.upstream.tier))
 
+    def test_what_another_worker_found_matters_only_to_one_that_is_down(self) -> None:
+        """
+        One that nobody asked is not dialled for it; nor is one that is stopped.
+        """
+        scene = Scene()
+        scene.upstream.learn_up()
+        self.assertEqual(0, scene.dials)
+        scene.upstream.learn_down(Unreachable("connect", "connection refused"))
+        scene.upstream.stopService()
+        scene.upstream.learn_up()
+        self.assertEqual(0, scene.dials)
+
+    def test_down_and_up_are_told_each_time(self) -> None:
+        """
+        One pair of events for each failure; an answer while it is up tells nothing.
+        """
+        for number in range(1, 4):
+            self.scene.ask(number)
+            self.network.refuse(REFUSED)
+            self.network.advance(0.2)
+            self.network.accept_all(self.server)
+            self.assertEqual(["down", "up"] * number, self.scene.heard.states())
+            self.scene.ask(f"and {number}")
+            self.network.settle()
+            self.assertEqual(["down", "up"] * number, self.scene.heard.states())
+            self.server.close_connections()
+            self.network.settle()
+
     def test_another_worker_is_not_believed_beside_a_connection(self) -> None:
         """
         While a connection of ours stands it is up.
