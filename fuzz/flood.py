@@ -330,7 +330,7 @@ def _tables_of(upstream: Any) -> dict[str, tuple[int, int]]:
         ),
         f"{name} connections": (pool.connections, MAX_STANDING),
         f"{name} pool timers": (len(pool.timers), 200),
-        f"{name} apart": (len(apart._standing), MAX_CONNECTIONS),
+        f"{name} apart": (len(apart._uses), MAX_CONNECTIONS),
         f"{name} apart waiting": (len(apart._waiting) + len(apart._background), 2 * MAX_OUTSTANDING + 200),
     }
 
