@@ -45,7 +45,7 @@ from dotproxy.upstream.isolated_connections import MAX_CONNECTIONS
 from dotproxy.upstream.pool import MAX_STANDING
 from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.upstream import Upstream
-from dotproxy.upstream.zone_transfer import Transfers, TransferSession
+from dotproxy.upstream.zone_transfer import Transfers, TransferSession, TransferSettings
 from dotproxy.wire.framing import frame
 from dotproxy.wire.message import QueryInfo, question_of
 from dotproxy.wire.rewrite import EdnsRewriter
@@ -84,7 +84,7 @@ class World:
         self.servers = [Server(clock, chance, replies, address) for address in addresses]
         self.upstreams = [self._build_upstream(server) for server in self.servers]
         self.transfers = Transfers(
-            self.upstreams, rewriter=EdnsRewriter(), clock=clock, random_octets=chance.randbytes, limit=4
+            TransferSettings(self.upstreams, EdnsRewriter(), 4), clock=clock, random_octets=chance.randbytes
         )
         self.cache = ResponseCache(entries=CACHED, octets=CACHED_OCTETS, limits=Limits(), stale_for=600.0)
         self.forwarder = build_forwarder(
@@ -330,7 +330,7 @@ def _tables_of(upstream: Any) -> dict[str, tuple[int, int]]:
         ),
         f"{name} connections": (pool.connections, MAX_STANDING),
         f"{name} pool timers": (len(pool.timers), 200),
-        f"{name} apart": (len(apart._standing), MAX_CONNECTIONS),
+        f"{name} apart": (len(apart._uses), MAX_CONNECTIONS),
         f"{name} apart waiting": (len(apart._waiting) + len(apart._background), 2 * MAX_OUTSTANDING + 200),
     }
 

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone
 from dotproxy.upstream.spec import UpstreamAddress
+from dotproxy.upstream.tcp_options import TICKET_DELAY, acknowledge_now
 from dotproxy.upstream.tls_errors import lost
 from dotproxy.upstream.verification import Identity, ServerVerifier, TlsChoices
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
@@ -27,10 +28,6 @@ from dotproxy.wire.framing import Deframer, frame
 
 #: How long an answer is waited for, in seconds.
 PROBE_REPLY_TIMEOUT = 3.0
-
-#: So long after the handshake what the server says after it is acknowledged at once, as by the proxy itself.
-_TICKETS = 0.002
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
 class Session(Protocol):
@@ -120,12 +117,10 @@ async def connect(reactor: Any, host: str, port: int, trust: ServerVerifier, tim
     session: Any = await VerifiedEndpoint(reactor, host, port, trust, timeout).connect(factory)
     took = time.perf_counter() - began
     session.transport.setTcpNoDelay(True)
-    if _QUICKACK is not None:
-        handle = session.transport.transport.getHandle()
-        reactor.callLater(_TICKETS, _acknowledge, handle, _QUICKACK)
+    reactor.callLater(TICKET_DELAY, _acknowledge, session.transport.transport.getHandle())
     return session, took
 
 
-def _acknowledge(handle: socket.socket, option: int) -> None:
-    with suppress(OSError):  # it is over already
-        handle.setsockopt(socket.IPPROTO_TCP, option, 1)
+def _acknowledge(handle: socket.socket) -> None:
+    with suppress(OSError):  # the connection is closed already
+        acknowledge_now(handle)

@@ -30,7 +30,7 @@ from dotproxy.service.builders import (
     build_limits,
     build_proxy_settings,
     build_query_log,
-    build_rewriter,
+    build_transfer_settings,
     build_transfers,
     ttl_limits,
 )
@@ -198,7 +198,7 @@ class Assembly:
         table = dispatcher.upstream_table
         # The forwarder types upstreams as its own interface; here each is an ``Upstream``.
         slots = cast(list[Upstream], list(table.slots))
-        self._transfers.change(slots, rewriter=build_rewriter(config), limit=config.max_transfers)
+        self._transfers.apply_settings(build_transfer_settings(config, slots))
         forwarder.apply_settings(build_forwarder_settings(config, self.upstreams, table.active))
         forwarder.shares.change(
             AccessList(config.allow_from).allows, max_in_flight=config.max_outstanding, limits=build_limits(config)

@@ -47,7 +47,7 @@ from dotproxy.service.proxy import ProxySettings
 from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.querylog import QueryLog
 from dotproxy.upstream.upstream import Upstream
-from dotproxy.upstream.zone_transfer import Transfers
+from dotproxy.upstream.zone_transfer import Transfers, TransferSettings
 from dotproxy.wire.rewrite import EdnsRewriter, PassthroughRewriter
 
 _randomness = random.SystemRandom()
@@ -57,9 +57,14 @@ def build_transfers(config: Config, reactor: IReactorTime, upstreams: Sequence[U
     """
     Return what runs zone transfers from ``upstreams``.
     """
-    return Transfers(
-        upstreams, rewriter=build_rewriter(config), clock=reactor, random_octets=os.urandom, limit=config.max_transfers
-    )
+    return Transfers(build_transfer_settings(config, upstreams), clock=reactor, random_octets=os.urandom)
+
+
+def build_transfer_settings(config: Config, upstreams: Sequence[Upstream]) -> TransferSettings:
+    """
+    Return the settings of zone transfers, at construction and after a reload.
+    """
+    return TransferSettings(tuple(upstreams), build_rewriter(config), config.max_transfers)
 
 
 def build_cache(config: Config) -> ResponseCache | None:

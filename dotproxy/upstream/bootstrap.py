@@ -31,6 +31,7 @@ from dotproxy.errors import Unreachable
 from dotproxy.policy.client import Client
 from dotproxy.telemetry.counters import PlaintextCounters
 from dotproxy.upstream.happy_eyeballs import RacingEndpoint
+from dotproxy.upstream.timers import cancel
 from dotproxy.wire.message import question_of
 
 #: What was found counts for so long at least, and at most, in seconds, whatever its TTL.
@@ -249,7 +250,5 @@ class _PlainQuestion(DatagramProtocol):
         if self._is_over:
             return
         self._is_over = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        cancel(self._timer)
         self.transport.stopListening()

@@ -31,6 +31,8 @@ from dotproxy.upstream.connection_state import (
 )
 from dotproxy.upstream.health_probe import PROBE_QUESTION
 from dotproxy.upstream.spec import endpoint_text
+from dotproxy.upstream.tcp_options import TICKET_DELAY, acknowledge_now, limit_unacknowledged
+from dotproxy.upstream.timers import cancel
 from dotproxy.upstream.tls_errors import lost
 from dotproxy.upstream.verification import Identity
 from dotproxy.wire.conversation import Conversation
@@ -50,17 +52,8 @@ DRAIN_TIMEOUT = 4.0
 #: The part of the idle timeout granted by an upstream that is used; the rest allows for the network's delay.
 _GRANTED_PART = 0.9
 
-#: So many seconds after a handshake the session tickets are acknowledged.
-_TICKET_DELAY = 0.002
-
-#: Octets not acknowledged for so many milliseconds end a connection: its peer is gone.
-USER_TIMEOUT = 10_000
-
 #: A remaining time below this, in seconds, is a rounding error.
 _ROUNDING = 0.001
-
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 class ConnectionObserver(Protocol):
@@ -247,11 +240,10 @@ class DotConnection(TwistedProtocol):
             self._socket = None
         # Written at once; otherwise octets wait until the reactor finds the socket writable.
         self._write_now = getattr(self.transport.transport, "doWrite", None) if self._socket is not None else None
-        if self._socket is not None and _USER_TIMEOUT is not None:
-            self._socket.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, USER_TIMEOUT)
         if self._socket is not None:
-            # A server with Nagle on holds the first reply back until its session tickets are acknowledged.
-            self._clock.callLater(_TICKET_DELAY, self._quick_ack)
+            limit_unacknowledged(self._socket)
+            # The server may hold the first reply back until its session tickets are acknowledged.
+            self._clock.callLater(TICKET_DELAY, self._acknowledge_now)
         self._idle_timer = self._clock.callLater(self._idle_timeout, self._judge_idleness)
 
     def dataReceived(self, data: bytes) -> None:
@@ -259,7 +251,8 @@ class DotConnection(TwistedProtocol):
         Report the replies in the octets of one read of the socket (see ``tls_reads``), together.
         """
         self.last_heard = self.last_used = self._now()
-        self._quick_ack()
+        if self._socket is not None:
+            acknowledge_now(self._socket)
         answers = self._conversation.receive(data)
         if answers:
             _, reply = answers[-1]  # one of a read is enough: a server that sends the option repeats it
@@ -278,9 +271,8 @@ class DotConnection(TwistedProtocol):
         was_retired = self.state is RETIRED
         self.enter(CLOSED)
         self._write_now = None
-        for timer in (self._idle_timer, self._close_timer):
-            if timer is not None and timer.active():
-                timer.cancel()
+        cancel(self._idle_timer)
+        cancel(self._close_timer)
         self._socket = None
         tokens = self._conversation.condemn()
         error = self._error or self._end_error(reason)
@@ -335,11 +327,9 @@ class DotConnection(TwistedProtocol):
         Do nothing: the transport is gone, and ``connectionLost`` follows.
         """
 
-    def _quick_ack(self) -> None:
-        # An upstream with Nagle on holds its next reply until the last one is acknowledged.  The kernel resets this
-        # option by itself, so it is set after each read.
-        if self._socket is not None and _QUICKACK is not None:
-            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+    def _acknowledge_now(self) -> None:
+        if self._socket is not None:
+            acknowledge_now(self._socket)
 
     def _note_keepalive(self, reply: bytes) -> None:
         """
@@ -364,8 +354,7 @@ class DotConnection(TwistedProtocol):
         """
         Call ``close`` after so many seconds, in place of what was to come.
         """
-        if self._close_timer is not None and self._close_timer.active():
-            self._close_timer.cancel()
+        cancel(self._close_timer)
         self._close_timer = self._clock.callLater(seconds, close)
 
     def _judge_idleness(self) -> None:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from dotproxy.errors import Unreachable, UpstreamError
 from dotproxy.upstream.connection import DotConnection
+from dotproxy.upstream.timers import cancel
 
 #: A dial that takes longer than this is not waited for if there is somebody else to ask.
 SLOW_DIAL = 0.25
@@ -88,9 +89,7 @@ class Dialer:
         self._told_failed(error)
 
     def _ended(self, dialling: Deferred[Any]) -> None:
-        timer = self._under_way.pop(dialling, None)
-        if timer is not None and timer.active():
-            timer.cancel()
+        cancel(self._under_way.pop(dialling, None))
         self.is_slow = False
 
     def _note_slow(self) -> None:

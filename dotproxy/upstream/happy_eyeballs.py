@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dotproxy.errors import UpstreamError
+from dotproxy.upstream.timers import cancel
 
 #: RFC 8305 §5 recommends 250 ms between attempts.
 STAGGER = 0.25
@@ -99,8 +100,7 @@ class _Race:
             attempt.cancel()
 
     def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        cancel(self._timer)
         self._timer = None
 
     def _cancelled(self, result: Deferred[IProtocol]) -> None:

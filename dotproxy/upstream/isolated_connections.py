@@ -1,13 +1,13 @@
 """
-Connections of their own for queries that may end the connection they are on.
+Isolated connections, for queries that may end the connection they are sent on.
 
-Decides how many there are, which queries go on which of them, and what the end of one says about the queries on it.
-Whether a query has to be kept apart, and what becomes of one that ended its connection, is its observer's business.
+Decides how many there are, which queries go over which of them, and which queries the end of one is blamed on.  Whether
+a query is isolated, and what becomes of one that ended its connection, is its observer's decision.
 
-A query that was outstanding on a connection that ended is sent again here: alone, or, if many were, in a few groups, so
-that whatever ended the connection cannot take the others with it again.  A connection that has answered serves the next
-group, one group at a time.  The last attempt at a query goes over a connection that has answered before, so that a
-connection that was bad from the start is not held against the query.
+A query that was outstanding on a connection that ended is sent again here: alone, or, if there were many, in a few
+groups, so that the query that ended the connection does not end it for all others again.  A connection that has
+replied serves the next group, one group at a time.  The last attempt at a query goes over a connection that has replied
+before, so that a connection that was bad from the start is not blamed on the query.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dotproxy.policy.rate_limit import RateLimit
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection_uses import ConnectionUses, Phase
 from dotproxy.upstream.dialer import Dialer
 from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
 from dotproxy.upstream.interfaces import IsolationObserver
@@ -30,30 +31,30 @@ from dotproxy.upstream.query_groups import QueryGroup, grouped, joined
 from dotproxy.upstream.settings import Runtime
 from dotproxy.upstream.timers import Timers
 
-#: So many connections at most, dials included; of them so many for what is not ordinary: some servers take ten in all.
+#: The most connections, dials included, and the most of them for background queries: some servers accept ten in all.
 MAX_CONNECTIONS = 32
 MAX_BACKGROUND = 2
 
-#: Connections for what is not ordinary are begun so often a second at most, and so many at once.
+#: The most connections a second that are opened for background queries, and the most at once.
 BACKGROUND_RATE = 20.0
 
-#: So many groups of what is not ordinary wait at most; more fail at once.
+#: The most groups of background queries that wait; more fail at once.
 MAX_WAITING = 200
 
-#: A connection that nobody uses is closed after this long, in seconds.
+#: An unused connection is closed after so many seconds.
 IDLE_TIMEOUT = 1.0
 
-#: How long a group may take, and the probe before it.
+#: Seconds until a connection without all replies to its group, or to the probe before it, is given up.
 GROUP_TIMEOUT = 4.0
 PROBE_TIMEOUT = 1.0
 
-#: After its first answer a connection is left alone for so long: some servers close it then.
+#: Seconds after the first reply in which nothing is sent: some servers close the connection then.
 SETTLING = 0.02
 
-#: Where no other connection is to be had beside those that stand, none is tried for so long.
+#: Seconds without another dial after one failed while other connections worked.
 UNAVAILABLE_FOR = 5.0
 
-#: After connections that answered nothing the next is dialled so much later, doubling from the first to the last.
+#: Seconds before the next dial after connections without a reply, doubling from the first to the last.
 PAUSE_FIRST, PAUSE_LAST = 0.05, 1.0
 
 
@@ -62,7 +63,7 @@ class IsolatedConnections:
     Owns: the groups that wait, the connections, and the dials for them.
     Told by: the upstream (``send``, ``check``), its connections.
 
-    ``may_dial`` says whether the upstream is up; ``resume`` is called when it is again.
+    ``may_dial`` returns whether the upstream is up; ``resume`` is called when it is up again.
     """
 
     def __init__(
@@ -83,11 +84,7 @@ class IsolatedConnections:
         self._may_dial = may_dial
         self._waiting: deque[QueryGroup] = deque()
         self._background: deque[QueryGroup] = deque()
-        self._busy: dict[DotConnection, QueryGroup] = {}
-        self._proving: dict[DotConnection, QueryGroup] = {}
-        self._settling: dict[DotConnection, QueryGroup | None] = {}
-        self._idle: list[DotConnection] = []
-        self._standing: set[DotConnection] = set()
+        self._uses = ConnectionUses()
         self._background_limit = RateLimit(BACKGROUND_RATE, runtime.now())
         self._most = MAX_CONNECTIONS
         self._most_until = self._unavailable_until = self._paused_until = float("-inf")
@@ -108,32 +105,38 @@ class IsolatedConnections:
     def __repr__(self) -> str:
         waiting = len(self._waiting) + len(self._background)
         return (
-            f"<{type(self).__name__} waiting={waiting} busy={len(self._busy)} proving={len(self._proving)}"
-            f" idle={len(self._idle)} dials={len(self._dialer)}>"
+            f"<{type(self).__name__} waiting={waiting} busy={len(self._uses.in_phase(Phase.BUSY))}"
+            f" proving={len(self._uses.in_phase(Phase.PROVING))} idle={len(self._uses.in_phase(Phase.IDLE))}"
+            f" dials={len(self._dialer)}>"
         )
 
     @property
     def is_available(self) -> bool:
         """
-        Whether there can be connections beside the one that all share.
+        Whether the upstream accepts connections beside the shared one, as far as is known.
         """
         return self._now() >= self._unavailable_until
 
     @property
     def is_waiting(self) -> bool:
         """
-        Whether there is something that was not sent yet.
+        Whether there are queries that were not sent yet.
         """
         return bool(self._waiting or self._background)
 
     @property
     def outstanding(self) -> int:
         """
-        How many queries have no reply yet.
+        The number of queries without a reply.
         """
-        unsent = (*self._waiting, *self._background, *self._proving.values(), *self._settling.values())
-        waiting = sum(len(group.questions) for group in unsent if group is not None)
-        return waiting + sum(connection.outstanding for connection in self._busy)
+        unsent = (
+            *self._waiting,
+            *self._background,
+            *self._uses.groups(Phase.PROVING),
+            *self._uses.groups(Phase.SETTLING),
+        )
+        waiting = sum(len(group.questions) for group in unsent)
+        return waiting + sum(connection.outstanding for connection in self._uses.in_phase(Phase.BUSY))
 
     def send(self, questions: list[Question], isolation: Isolation, *, is_background: bool = False) -> None:
         """
@@ -152,22 +155,22 @@ class IsolatedConnections:
 
     def check(self) -> None:
         """
-        Find out whether the upstream answers anything at all, unless that is under way.
+        Send a probe, unless that is under way, to find out whether the upstream replies at all.
         """
-        if all(group.questions for group in (*self._waiting, *self._proving.values())):
+        if all(group.questions for group in (*self._waiting, *self._uses.groups(Phase.PROVING))):
             self._waiting.appendleft(QueryGroup([], Isolation.LAST))
             self._assign()
 
     def resume(self) -> None:
         """
-        Take note that the upstream may be dialled again.
+        Dial for the queries that wait: the upstream is up again.
         """
         if self.is_waiting:
             self._assign()
 
     def fail_waiting(self, error: UpstreamError) -> None:
         """
-        Fail whatever was not sent: the upstream cannot be reached.
+        Fail the queries that were not sent: the upstream cannot be reached.
         """
         groups = [*self._waiting, *self._background]
         self._waiting.clear()
@@ -177,30 +180,30 @@ class IsolatedConnections:
 
     def drop_all(self, why: str, end: ConnectionEnd) -> None:
         """
-        Give up every connection and every dial; what was sent fails, what waits goes on waiting.  ``end`` is how the
-        connections are counted.
+        Cut every connection and cancel every dial; queries that were sent fail, those that wait go on waiting.  ``end``
+        is the reason that is counted.
         """
         self._dialer.cancel_all()
         self._take_back_unsent()
         error = Timeout("read", why, self._observer.label)
         error.code = end
-        for connection in tuple(self._standing):
+        for connection in self._uses:
             connection.abort(error)
 
     def stop(self, done: Callable[[], None]) -> None:
         """
-        Close every connection, fail what waits; call ``done`` when that has happened.
+        Close every connection, and fail the queries that wait; call ``done`` when all connections are gone.
         """
         self._is_stopped = True
         self._timers.stop()
         self._dialer.cancel_all()
         self._take_back_unsent()
         self.fail_waiting(Unreachable("connect", "stopped", self._observer.label))
-        if not self._standing:
+        if not self._uses:
             done()
             return
         self._all_closed = done
-        for connection in tuple(self._standing):
+        for connection in self._uses:
             connection.close(ConnectionEnd.STOPPED)
 
     def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
@@ -208,20 +211,22 @@ class IsolatedConnections:
         Called by a connection.
         """
         self._pause = 0.0
-        group = self._proving.pop(connection, None)
+        use = self._uses[connection]
+        if use.phase is Phase.PROVING:
+            self._uses.set(connection, Phase.ENDING)
         self._observer.isolated_replies_received([answer for answer in answers if answer[0] is not PROBE])
         if connection.outstanding:
             return
         self._timers.forget(connection)
-        self._busy.pop(connection, None)
+        self._uses.set(connection, Phase.ENDING)
         limit = self._quota.limit
         if limit is not None and connection.queries_sent >= limit:
             connection.close(ConnectionEnd.REPLACED)
         elif connection.answers == 1:
-            self._settling[connection] = group
+            self._uses.set(connection, Phase.SETTLING, use.group if use.phase is Phase.PROVING else None)
             self._timers.later(SETTLING, self._settled, connection)
         elif connection.is_open and not self._is_stopped:
-            self._idle.append(connection)
+            self._uses.set(connection, Phase.IDLE)
         self._assign()
 
     def connection_lost(
@@ -232,16 +237,13 @@ class IsolatedConnections:
         """
         error.upstream = self._observer.label
         self._timers.forget(connection)
-        self._standing.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+        phase, group = self._uses.remove(connection)
         self._counters.count_closed(connection.ended_for, error.code)
-        group = self._busy.pop(connection, None)
-        unproved = self._proving.pop(connection, None) or self._settling.pop(connection, None)
-        if not connection.ended_for and (not tokens or (group is not None and len(group.questions) > 1)):
+        was_sent = group if phase is Phase.BUSY else None
+        if not connection.ended_for and (not tokens or (was_sent is not None and len(was_sent.questions) > 1)):
             self._quota.ended(connection.answers)
-        if unproved is not None:
-            self._not_proved(connection, unproved, error)
+        if group is not None and was_sent is None:
+            self._not_proved(connection, group, error)
         elif group is not None and tokens:
             wanted = set(tokens)
             if isinstance(error, ConnectionGone):
@@ -250,26 +252,27 @@ class IsolatedConnections:
             self._observer.isolated_lost(
                 lost, error, group.isolation, answers=connection.answers, is_unusual=group.is_unusual
             )
-        if self._all_closed is not None and not self._standing:
+        if self._all_closed is not None and not self._uses:
             done, self._all_closed = self._all_closed, None
             done()
         self._assign()
 
     def connection_has_room(self, connection: DotConnection) -> None:
         """
-        Called by a connection; no group is large enough to fill one.
+        Do nothing: no group is large enough to fill a connection.
         """
 
     def _take_back_unsent(self) -> None:
-        self._waiting += [group for group in (*self._proving.values(), *self._settling.values()) if group is not None]
-        self._proving.clear()
-        self._settling.clear()
+        for phase in (Phase.PROVING, Phase.SETTLING):
+            self._waiting += self._uses.groups(phase)
+            for connection in self._uses.in_phase(phase):
+                self._uses.set(connection, Phase.ENDING)
 
     def _not_proved(self, connection: DotConnection, group: QueryGroup, error: UpstreamError) -> None:
         """
-        A connection ended before the group was sent that it was to be tried for.
+        Keep the group of a connection that ended before the group was sent.
         """
-        if connection.answers:  # it does answer, and is closed after that: there is nothing to be proved
+        if connection.answers:  # a server that closes after each reply: nothing can be proved
             group.isolation = Isolation.LOST
             if group.questions:
                 self._waiting.appendleft(group)
@@ -282,27 +285,27 @@ class IsolatedConnections:
         self._observer.isolated_check_failed(error)
 
     def _settled(self, connection: DotConnection) -> None:
-        if connection not in self._settling:
-            return  # it was given up meanwhile
-        group = self._settling.pop(connection)
+        phase, group = self._uses[connection]
+        if phase is not Phase.SETTLING:
+            return  # it was dropped meanwhile
+        self._uses.set(connection, Phase.ENDING)
         if group is not None and group.questions:
             self._use(connection, group)
         else:
-            self._idle.append(connection)
+            self._uses.set(connection, Phase.IDLE)
         self._assign()
 
     def _assign(self) -> None:
         """
-        Give the groups that wait to connections, and see to it that there will be more.
+        Send the groups that wait over idle connections, and dial for the rest.
         """
         if self._is_stopped:
             return
-        while self._idle:
-            connection = self._idle[-1]
+        for connection in reversed(self._uses.in_phase(Phase.IDLE)):
             group = self._next(is_fresh=not connection.answers)
             if group is None:
                 break
-            self._idle.pop()
+            self._uses.set(connection, Phase.ENDING)  # unless it has room for the group
             self._use(connection, group)
         if not self.is_waiting or not self._may_dial():
             return
@@ -312,7 +315,7 @@ class IsolatedConnections:
             return
         wanted = len(self._waiting) + min(len(self._background), self._background_room(is_fresh=True))
         most = self._most if now < self._most_until else MAX_CONNECTIONS
-        self._dialer.dial(min(wanted - len(self._settling), most - len(self._standing)))
+        self._dialer.dial(min(wanted - len(self._uses.in_phase(Phase.SETTLING)), most - len(self._uses)))
         if self._background:
             self._assign_later(1 / BACKGROUND_RATE)
 
@@ -327,15 +330,15 @@ class IsolatedConnections:
 
     def _background_room(self, *, is_fresh: bool) -> int:
         """
-        Return how many groups that are not ordinary may be sent now; over fresh connections fewer.
+        Return how many background groups may be sent now; fewer over fresh connections.
         """
-        busy = sum(group.is_background for group in (*self._busy.values(), *self._proving.values()))
+        busy = sum(group.is_background for group in (*self._uses.groups(Phase.BUSY), *self._uses.groups(Phase.PROVING)))
         room = max(0, MAX_BACKGROUND - busy)
         return min(room, self._background_limit.available(self._now())) if is_fresh else room
 
     def _next(self, *, is_fresh: bool) -> QueryGroup | None:
         """
-        Return the next group that somebody waits for and that may be sent.
+        Return the next group that may be sent, without the queries that nobody waits for.
         """
         is_wanted = self._observer.is_wanted
         while self._waiting or (self._background and self._background_room(is_fresh=is_fresh)):
@@ -350,18 +353,18 @@ class IsolatedConnections:
 
     def _use(self, connection: DotConnection, group: QueryGroup) -> None:
         """
-        Send a group over a connection on which nothing is outstanding, or first what shows that it answers.
+        Send a group over a connection without outstanding queries, or first a probe.
         """
         if connection.room() < max(1, len(group.questions)):
             self._waiting.appendleft(group)
             return
         may_be_proved = self._quota.limit is None and not connection.answers
         if not group.questions or (group.isolation is Isolation.LAST and may_be_proved):
-            self._proving[connection] = group
+            self._uses.set(connection, Phase.PROVING, group)
             self._timers.later(PROBE_TIMEOUT, self._give_up, connection)
             connection.send([PROBE_QUESTION])
             return
-        self._busy[connection] = group
+        self._uses.set(connection, Phase.BUSY, group)
         self._timers.later(GROUP_TIMEOUT, self._give_up, connection)
         connection.send(group.questions)
 
@@ -380,17 +383,16 @@ class IsolatedConnections:
         )
 
     def _connected(self, connection: DotConnection, seconds: float) -> None:
-        self._standing.add(connection)
-        self._idle.append(connection)
+        self._uses.set(connection, Phase.IDLE)
         self._observer.isolated_connected(connection, seconds)
         self._assign()
 
     def _not_connected(self, error: UpstreamError) -> None:
         error.upstream = self._observer.label
-        if not self._observer.isolated_not_connected(error):  # it takes no more connections than it has
+        if not self._observer.isolated_not_connected(error):  # the upstream accepts no further connection
             until = self._now() + UNAVAILABLE_FOR
-            if self._standing:
-                self._most, self._most_until = len(self._standing), until
+            if self._uses:
+                self._most, self._most_until = len(self._uses), until
                 return
             self._unavailable_until = until
         self.fail_waiting(error)

@@ -31,6 +31,7 @@ from zope.interface import implementer
 
 from dotproxy.errors import Timeout, Unreachable, Untrusted, UpstreamError
 from dotproxy.upstream.certificate_names import printable
+from dotproxy.upstream.timers import cancel
 from dotproxy.upstream.verification import Handshake, ServerVerifier
 
 
@@ -165,8 +166,7 @@ class VerifiedEndpoint:
         timer = self._clock.callLater(self._timeout, late)
 
         def over(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
+            cancel(timer)
             if isinstance(result, Failure) and result.check(CancelledError):
                 dialling.cancel()
             return result

@@ -15,7 +15,7 @@ from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.upstream.settings import Runtime, UpstreamSettings
 from dotproxy.upstream.upstream import Upstream
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
-from dotproxy.upstream.zone_transfer import FAREWELL, SILENCE, Transfers
+from dotproxy.upstream.zone_transfer import CLOSE_TIMEOUT, SILENCE_TIMEOUT, Transfers, TransferSettings
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.upstream.scenes import ADDRESS, GOOD, STRANGER, Counting, Heard, make_trust
@@ -44,7 +44,7 @@ class Scene:
             for number in range(upstreams)
         ]
         self.transfers = Transfers(
-            self.upstreams, rewriter=EdnsRewriter(), clock=self.clock, random_octets=Counting(), limit=limit
+            TransferSettings(self.upstreams, EdnsRewriter(), limit), clock=self.clock, random_octets=Counting()
         )
         self.transfers.startService()
         self.listener = RecordingListener(is_stream=True)
@@ -147,7 +147,7 @@ class TransferTests(SynchronousTestCase):
         self.patch(transport, "resumeProducing", lambda: states.append("resumed"))
         source.pause()
         self.assertEqual(["paused"], states)
-        scene.network.advance(SILENCE * 3)
+        scene.network.advance(SILENCE_TIMEOUT * 3)
         self.assertEqual([], scene.listener.answers)
         source.resume()
         self.assertEqual(["paused", "resumed"], states)
@@ -170,7 +170,7 @@ class TransferTests(SynchronousTestCase):
         """
         scene = self.scene
         scene.send(*self.messages)
-        scene.network.advance(FAREWELL)
+        scene.network.advance(CLOSE_TIMEOUT)
         self.assertEqual([], scene.server.connections)
         self.assertEqual([], scene.clock.getDelayedCalls())
 
@@ -202,7 +202,7 @@ class BrokenTests(SynchronousTestCase):
         answer = scene.answer()
         self.assertEqual((dns.rcode.SERVFAIL, []), (answer.rcode(), scene.listener.sources))
         self.assertEqual("u0: read: no reply to a query", answer.options[0].text)
-        scene.network.advance(SILENCE + FAREWELL)
+        scene.network.advance(SILENCE_TIMEOUT + CLOSE_TIMEOUT)
         self.assertEqual(
             (1, [], []), (len(scene.listener.answers), scene.server.connections, scene.clock.getDelayedCalls())
         )
@@ -215,7 +215,7 @@ class BrokenTests(SynchronousTestCase):
         scene.begin()
         scene.accept()
         scene.transfers.stopService()
-        scene.network.advance(FAREWELL)
+        scene.network.advance(CLOSE_TIMEOUT)
         answer = scene.answer()
         self.assertEqual(dns.rcode.SERVFAIL, answer.rcode())
         self.assertIn("read: shutting down", answer.options[0].text)
@@ -277,7 +277,7 @@ class FailureTests(SynchronousTestCase):
             scene.send(messages_of(scene.query, [host(1)], set())[0])
 
         def says_nothing(scene: Scene) -> None:
-            scene.network.advance(SILENCE)
+            scene.network.advance(SILENCE_TIMEOUT)
 
         for does in (refuses, hangs_up, talks_rubbish, says_nothing):
             scene = Scene(upstreams=2)
