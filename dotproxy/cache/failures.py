@@ -6,8 +6,9 @@ Decides for how long a failure is not tried again: 5 s, and twice as long each t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.parsed_response import Answer
 
 FIRST = 5.0
@@ -22,6 +23,10 @@ MAX_ENTRIES = 10000
 MOST_OPTIONS = 512
 
 
+#: An upstream's error without its records, or the reason why no upstream responded.
+FailureResponse = Answer | ExtendedError
+
+
 class Failure(NamedTuple):
     """
     ``until`` when it is not tried again; ``what`` is what is answered meanwhile; ``times`` how often it has failed.
@@ -29,7 +34,7 @@ class Failure(NamedTuple):
 
     until: float
     times: int
-    what: Any
+    what: FailureResponse
 
 
 class FailureObserver(Protocol):
@@ -37,7 +42,7 @@ class FailureObserver(Protocol):
     Who is told what failed and what no longer does.
     """
 
-    def question_failed(self, key: bytes, failure: Any) -> None:
+    def question_failed(self, key: bytes, failure: FailureResponse) -> None:
         """
         It failed; ``failure`` is what is answered to it for now.
         """
@@ -68,7 +73,7 @@ class FailureCache:
         """
         return self._known.get(key)
 
-    def add(self, key: bytes, what: Any, now: float) -> None:
+    def add(self, key: bytes, what: FailureResponse, now: float) -> None:
         """
         It failed.
         """
@@ -76,7 +81,7 @@ class FailureCache:
         if self._observer is not None:
             self._observer.question_failed(key, what)
 
-    def learn(self, key: bytes, what: Any, now: float) -> None:
+    def learn(self, key: bytes, what: FailureResponse, now: float) -> None:
         """
         It failed elsewhere: the observer need not be told.
         """

@@ -1,82 +1,92 @@
 """
-What was answered within this second, by the very octets of the question.
+The packet cache: responses of the current second, by the octets of the query without its ID.
 
-Decides nothing but when to forget: as the second ends, to whose end the ages of what is put in are rounded up, so that
-no TTL is ever too high, or when there is no room.
+Decides only when entries are removed: at the end of the second, to which the ages in a response are rounded up so that
+no TTL is too high, and when there are too many.  Refuses to know what a message says.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-#: So many answers are remembered at most; there is no second in which more are asked for twice.
+#: Entries of one kind of listener; there is no second in which more queries repeat.
 MAX_ENTRIES = 10000
 
-#: Query and answer together may have so many octets: what is longer is rare, and would let a client fill the memory.
+#: Octets of a query and its response together: longer ones are rare, and would let a client fill the memory.
 MAX_OCTETS = 1500
+
+
+class PacketEntry:
+    """
+    A response without its ID: ``octets``; ``hits`` since the last ``flush_counts``; ``index`` in ``counts``.
+    """
+
+    __slots__ = ("hits", "index", "octets")
+
+    def __init__(self, octets: bytes, index: int) -> None:
+        self.octets = octets
+        self.hits = 0
+        self.index = index
 
 
 class PacketCache:
     """
-    Goes from a query to its answer, for each kind of listener.
+    From a query without its ID to a response, for each kind of listener.
 
-    ``counts`` is where answers are counted, ``hits`` how many were given from here, both as of the last ``settle``.
+    ``counts`` is where responses are counted, ``hits`` the number of responses from here, both as of the last
+    ``flush_counts``.
     """
 
-    __slots__ = ("_memos", "_second", "counts", "hits")
+    __slots__ = ("_entries", "_second", "counts", "hits")
 
     def __init__(self, counts: list[int]) -> None:
         self._second = -1
-        self._memos: tuple[dict[bytes, list[Any]], ...] = ({}, {}, {}, {})
+        self._entries: tuple[dict[bytes, PacketEntry], ...] = ({}, {}, {}, {})
         self.counts = counts
         self.hits = 0
 
-    def entries_for(self, now: float, kind: int) -> dict[bytes, list[Any]]:
+    def entries_for(self, now: float, kind: int) -> dict[bytes, PacketEntry]:
         """
-        Return what is true now for listeners of a kind: from a query without its ID to a list of the answer without its
-        ID, how often it was given, and its place in ``counts``.
+        Return the entries that are valid now for listeners of a kind, by query without its ID.
         """
         second = int(now)
         if second != self._second:
             self._second = second
             self.clear()
-        memo = self._memos[kind]
-        if len(memo) > MAX_ENTRIES:
+        entries = self._entries[kind]
+        if len(entries) > MAX_ENTRIES:
             self.clear()
-        return memo
+        return entries
 
     def response(self, now: float, kind: int, query: bytes) -> bytes | None:
         """
-        Return the response to a query that is true now, if there is one, and count it.
+        Return the response to a query that is valid now, if there is one, and count the hit.
         """
-        known = self.entries_for(now, kind).get(query[2:])
-        if known is None:
+        entry = self.entries_for(now, kind).get(query[2:])
+        if entry is None:
             return None
-        known[1] += 1
-        return query[:2] + bytes(known[0])
+        entry.hits += 1
+        return query[:2] + entry.octets
 
-    def add(self, kind: int, query: bytes, answer: bytes, place: int) -> None:
+    def add(self, kind: int, query: bytes, response: bytes, index: int) -> None:
         """
-        Remember the answer to a query that came to a listener of a kind, and its place in ``counts``.
+        Keep the response to a query that came to a listener of a kind, and its index in ``counts``.
         """
-        self._memos[kind][query[2:]] = [answer[2:], 0, place]
+        self._entries[kind][query[2:]] = PacketEntry(response[2:], index)
 
     def flush_counts(self) -> None:
         """
-        Count what was given.
+        Add the hits of each entry to ``counts`` and ``hits``.
         """
-        for memo in self._memos:
-            for remembered in memo.values():
-                _, times, place = remembered
-                if times:
-                    self.counts[place] += times
-                    self.hits += times
-                    remembered[1] = 0
+        for entries in self._entries:
+            for entry in entries.values():
+                if entry.hits:
+                    self.counts[entry.index] += entry.hits
+                    self.hits += entry.hits
+                    entry.hits = 0
 
     def clear(self) -> None:
         """
-        Forget everything.
+        Remove all entries; their hits are counted first.
         """
         self.flush_counts()
-        for memo in self._memos:
-            memo.clear()
+        for entries in self._entries:
+            entries.clear()

@@ -8,6 +8,7 @@ before it ends.  Time is seconds on a clock that also counts sleep.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from dotproxy.cache.key import name_in
 from dotproxy.cache.s3fifo import Store
@@ -40,8 +41,18 @@ _PLACE, _NUMBER, _LARGEST_SHARED = 8, 32, 256
 _EXTENDED_ERRORS = {False: ExtendedError(EDE_STALE_ANSWER, ""), True: ExtendedError(EDE_STALE_NXDOMAIN, "")}
 
 
-#: From when to when an answer is fresh, and the answer; the same time twice says that its TTLs are ``STALE_TTL``.
-Entry = tuple[float, float, Answer]
+#: A named tuple is made by a function in Python, which takes longer.
+_new = tuple.__new__
+
+
+class CacheEntry(NamedTuple):
+    """
+    A cached response: fresh from ``stored_at`` to ``expires_at``.  If the two are equal, its TTLs are ``STALE_TTL``.
+    """
+
+    stored_at: float
+    expires_at: float
+    response: Answer
 
 
 class ResponseCache:
@@ -52,7 +63,7 @@ class ResponseCache:
     def __init__(self, *, entries: int, octets: int, limits: Limits, stale_for: float, prefetches: bool = True) -> None:
         self._limits = limits
         self._stale_for = stale_for
-        self._store: Store[Entry] = Store(entries, octets, _size_of, NOTE_SIZE)
+        self._store: Store[CacheEntry] = Store(entries, octets, _size_of, NOTE_SIZE)
         self._refreshes = Budget(_REFRESHED if prefetches else 0.0)
 
     def change(self, *, limits: Limits, stale_for: float, prefetches: bool) -> None:
@@ -82,13 +93,13 @@ class ResponseCache:
         """
         return self._store.evicted
 
-    def peek(self, key: bytes) -> Entry | None:
+    def peek(self, key: bytes) -> CacheEntry | None:
         """
         Return the answer, if it is there, fresh or not.
         """
         return self._store.peek(key)
 
-    def note_hit(self, key: bytes, entry: Entry, now: float) -> bool:
+    def note_hit(self, key: bytes, entry: CacheEntry, now: float) -> bool:
         """
         Take note that a fresh answer was given; return whether it should be asked for anew: it is about to expire, it
         was asked for before, and not too much is being refreshed.
@@ -106,13 +117,13 @@ class ResponseCache:
         if not self._stale_for:
             return None
         entry = self._store.get(key)
-        if entry is None or now >= entry[1] + self._stale_for:
+        if entry is None or now >= entry.expires_at + self._stale_for:
             return None
         stored, expires, answer = entry
         if stored < expires:
             answer = answer.with_ttl(STALE_TTL)
             if expires <= now:  # it is never fresh again: the next client gets what is made now
-                self._store.replace(key, (expires, expires, answer))
+                self._store.replace(key, _new(CacheEntry, (expires, expires, answer)))
         mark = ede_option(_EXTENDED_ERRORS[answer.rcode == NXDOMAIN])
         return answer._replace(options=answer.options + mark)
 
@@ -124,7 +135,7 @@ class ResponseCache:
         """
         lifetime, answer = freshness(answer, qtype, self._limits, date)
         if lifetime > 0:
-            self._store.put(key, (now, now + lifetime, answer))
+            self._store.put(key, _new(CacheEntry, (now, now + lifetime, answer)))
         return answer
 
     def credit_prefetch(self, questions: int) -> None:
@@ -153,19 +164,19 @@ class ResponseCache:
         folded = name.lower()
         return self._store.remove([key for key, _ in self._store.items() if _is_in(name_in(key), folded)])
 
-    def entries(self) -> Iterator[tuple[bytes, Entry]]:
+    def entries(self) -> Iterator[tuple[bytes, CacheEntry]]:
         """
         Yield all there is, with its keys.
         """
         return self._store.items()
 
-    def restore(self, entries: Iterable[tuple[bytes, Entry]], now: float) -> None:
+    def restore(self, entries: Iterable[tuple[bytes, CacheEntry]], now: float) -> None:
         """
         Take back what was known before, but for what is known better now, of no use any more, or from a time that has
         not come yet, since a clock that was wrong would keep it for ever.
         """
         for key, entry in entries:
-            if entry[0] <= now + 1 and key not in self._store and now < entry[1] + self._stale_for:
+            if entry.stored_at <= now + 1 and key not in self._store and now < entry.expires_at + self._stale_for:
                 self._store.put(key, entry)
 
 
@@ -178,7 +189,7 @@ def _is_in(name: bytes, zone: bytes) -> bool:
     return len(name) - offset == len(zone)
 
 
-def _size_of(key: bytes, entry: Entry) -> int:
-    _, _, body, ttls, _, options, _, marks = entry[2]
+def _size_of(key: bytes, entry: CacheEntry) -> int:
+    _, _, body, ttls, _, options, _, marks = entry.response
     of_each = _PLACE + _NUMBER if ttls and ttls[-1] > _LARGEST_SHARED else _PLACE
     return OVERHEAD + len(key) + len(body) + len(options) + of_each * len(ttls) + len(marks)

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any
 
 from twisted.logger import Logger
 
 from dotproxy.forwarding.inflight import ClientRequest, Query
-from dotproxy.forwarding.interfaces import Answers, Listener, QueryLog
+from dotproxy.forwarding.interfaces import Answers, Listener, QueryLog, Response
 from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.rate_limit import RateLimit
@@ -53,7 +52,7 @@ class Delivery:
         self._boottime = boottime
         self._logged = RateLimit(_LOGGED, monotonic())
 
-    def at_once(self, request: ClientRequest, response: Any, origin: Origin) -> bytes:
+    def at_once(self, request: ClientRequest, response: Response, origin: Origin) -> bytes:
         """
         Return what a client gets that did not have to wait.
         """
@@ -88,7 +87,7 @@ class Delivery:
     def give(
         self,
         query: Query,
-        response: Any,
+        response: Response,
         ready: dict[Listener, Answers],
         upstream: str = "",
         origin: Origin = Origin.UPSTREAM,

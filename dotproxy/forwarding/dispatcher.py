@@ -11,13 +11,12 @@ so it is told exactly once, whatever its upstreams do afterwards; and the deadli
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.errors import BadReply, ConnectionGone, TruncatedReply, UpstreamError, WireError
 from dotproxy.forwarding.inflight import DispatchObserver, FallbackResponse, InflightQueries, Query, explain
-from dotproxy.forwarding.interfaces import Upstream
+from dotproxy.forwarding.interfaces import ParsedResponse, Upstream
 from dotproxy.forwarding.settings import DispatcherSettings
 from dotproxy.forwarding.upstream_table import UpstreamTable
 from dotproxy.policy.retry import MAX_ERROR_RESPONSES, Isolation, taken_back
@@ -120,7 +119,7 @@ class Dispatcher:
         index = self._upstreams.index(upstream)
         now = self._monotonic()
         read = self._settings.parse_response
-        told: list[tuple[Query, Any]] = []
+        told: list[tuple[Query, ParsedResponse]] = []
         unusable: dict[str, list[Query]] = {}
         large: list[Query] = []
         weak: list[Query] = []
@@ -374,13 +373,13 @@ class Dispatcher:
             self._timer = self._clock.callLater(max(_GRAIN, due - self._monotonic()), self._check_overdue)
 
     def _fail(self, queries: Iterable[Query], why: str = "") -> None:
-        spared: dict[str, list[tuple[Query, Any]]] = {}
+        spared: dict[str, list[tuple[Query, ParsedResponse]]] = {}
         refused: list[tuple[Query, ExtendedError]] = []
         for query in queries:
             if not self._inflight.take(query):
                 continue
             if query.fallback is not None:
-                spared.setdefault(query.fallback.upstream, []).append((query, query.fallback.answer))
+                spared.setdefault(query.fallback.upstream, []).append((query, query.fallback.response))
             else:
                 refused.append(
                     (query, ExtendedError(EDE_OTHER, why) if why else explain(query, self.upstream_table.labels))

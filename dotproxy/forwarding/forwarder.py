@@ -10,7 +10,6 @@ Each client's request stands in exactly one query; whoever takes the list of the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -18,12 +17,12 @@ from twisted.internet.interfaces import IReactorTime
 from dotproxy.cache.failures import FailureCache
 from dotproxy.cache.key import is_unusual, key_of
 from dotproxy.cache.packets import MAX_OCTETS, PacketCache
-from dotproxy.cache.responses import Entry, ResponseCache
+from dotproxy.cache.responses import CacheEntry, ResponseCache
 from dotproxy.forwarding.client_filter import NEVER_ANSWERED, ClientFilter
 from dotproxy.forwarding.delivery import Delivery
 from dotproxy.forwarding.dispatcher import Dispatcher
 from dotproxy.forwarding.inflight import ClientRequest, Query
-from dotproxy.forwarding.interfaces import Answers, Listener, Transfers
+from dotproxy.forwarding.interfaces import Answers, Listener, ParsedResponse, Response, Transfers
 from dotproxy.forwarding.query_filter import TRANSFERS
 from dotproxy.forwarding.response_builder import as_cached
 from dotproxy.forwarding.settings import ForwarderSettings
@@ -97,7 +96,7 @@ class Forwarder:
         many of those there were.
         """
         elapsed, by_host = self._boottime(), self.shares.by_host
-        memo = self._packets.entries_for(elapsed, listener.kind)
+        packets = self._packets.entries_for(elapsed, listener.kind)
         answers: Answers = []
         queries: list[Query] = []
         silent = 0
@@ -106,10 +105,10 @@ class Forwarder:
             try:
                 if share is not None and share.credit > 0 and client.port not in NEVER_ANSWERED:
                     share.credit -= 1
-                    known = memo.get(octets[2:])
-                    if known is not None:
-                        known[1] += 1
-                        answers.append((octets[:2] + known[0], client))
+                    packet = packets.get(octets[2:])
+                    if packet is not None:
+                        packet.hits += 1
+                        answers.append((octets[:2] + packet.octets, client))
                         continue
                     answer = self._respond(listener, octets, client, share, queries, elapsed)
                 else:
@@ -168,7 +167,7 @@ class Forwarder:
         request = _new(ClientRequest, (listener, client, octets, info, share.account))
         key = key_of(octets, info) if self._rewriter.is_shared else b""
         entry = self._cache.peek(key) if key and self._cache is not None else None
-        if entry is not None and elapsed < entry[1]:
+        if entry is not None and elapsed < entry.expires_at:
             return self._from_cache(key, entry, request, queries, elapsed)
         answer = self._failed_before(key, request, queries, elapsed) if len(self.failures) else None
         if answer is None:
@@ -177,7 +176,7 @@ class Forwarder:
             self.counters.answers[answer_index(listener.kind, info.qtype, answer[3] & 15)] += 1
         return answer
 
-    def resolved(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, ParsedResponse]], upstream: str) -> None:
         """
         Called when questions were answered, by the upstream with this label; what each answer says has been read.
         """
@@ -186,7 +185,7 @@ class Forwarder:
         for query, answer in answers:
             if query.key:
                 self._joined.pop(query.key, None)
-                if self._cache is None:
+                if self._cache is None or not isinstance(answer, Answer):
                     pass
                 elif answer.head[1] & 15 in _WEAK:
                     self.failures.add(query.key, answer.without_records(), elapsed)
@@ -271,7 +270,7 @@ class Forwarder:
         self._end_drain()
 
     def _from_cache(
-        self, key: bytes, entry: Entry, request: ClientRequest, queries: list[Query], elapsed: float
+        self, key: bytes, entry: CacheEntry, request: ClientRequest, queries: list[Query], elapsed: float
     ) -> bytes:
         """
         Return the answer that is kept; add to ``queries`` what should be asked all the same.  Its age is rounded up to
@@ -363,7 +362,7 @@ class Forwarder:
         return self._cache.stale(key, self._boottime()) if self._cache is not None else None
 
     def _give_failure(
-        self, query: Query, failure: Any, outgoing: dict[Listener, Answers], origin: Origin, upstream: str = ""
+        self, query: Query, failure: Response, outgoing: dict[Listener, Answers], origin: Origin, upstream: str = ""
     ) -> None:
         """
         Answer everybody who waits with a query with what is stale, or, without that, with a failure.

@@ -9,10 +9,10 @@ and has a time of its own.  Taking it out is taking charge of answering it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from dotproxy.errors import Timeout, UpstreamError
-from dotproxy.forwarding.interfaces import Listener
+from dotproxy.forwarding.interfaces import Listener, ParsedResponse
 from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.retry import MAX_SENDS, is_untried, taken_back
@@ -40,7 +40,7 @@ class FallbackResponse(NamedTuple):
     An answer that is better than none, and the label of the upstream that gave it.
     """
 
-    answer: Any
+    response: ParsedResponse
     upstream: str
 
 
@@ -138,7 +138,7 @@ class DispatchObserver(Protocol):
     Who is told what came of questions.
     """
 
-    def resolved(self, answers: list[tuple[Query, Any]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, ParsedResponse]], upstream: str) -> None:
         """
         These were answered, by the upstream with this label; what each answer says has been read.
         """

@@ -14,7 +14,15 @@ from dotproxy.policy.latency import Latency
 from dotproxy.policy.quarantine import Quarantine
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import Origin, UpstreamCounters
+from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import MAX_MESSAGE, QueryInfo
+from dotproxy.wire.parsed_response import Answer
+
+#: What a rewriter makes of an upstream's message: its parts, or the message itself if nobody else may get it.
+ParsedResponse = Answer | bytes
+
+#: What a client's response is made from; an ``ExtendedError`` is SERVFAIL with that reason.
+Response = ParsedResponse | ExtendedError
 
 #: Responses, each with the client that gets it.
 Answers = list[ClientMessage]
@@ -25,7 +33,7 @@ class QueryLog(Protocol):
     Who is told of each response, if the operator wants that.  What is not noted before it is sent is from the cache.
     """
 
-    def note(self, octets: bytes, origin: Origin, response: Any = None) -> None:
+    def note(self, octets: bytes, origin: Origin, response: Response | None = None) -> None:
         """
         This response, not sent yet, comes from there; ``response`` is what it was made from.
         """
@@ -36,7 +44,7 @@ class QueryLog(Protocol):
         """
 
     def note_waited(
-        self, query: bytes, octets: bytes, origin: Origin, response: Any, upstream: str, seconds: float
+        self, query: bytes, octets: bytes, origin: Origin, response: Response, upstream: str, seconds: float
     ) -> None:
         """
         This response is for the client that sent ``query`` and waited; the one in flight took so long, and was answered
@@ -151,13 +159,13 @@ class MessageRewriter(Protocol):
         that is wanted; its question stands where it stood.
         """
 
-    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> Any:
+    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> ParsedResponse:
         """
         Return what an upstream's reply says, or raise ``WireError`` if nothing can be made of it.
         """
 
     def build_response(
-        self, query: bytes, info: QueryInfo, answer: Any, age: int = 0, limit: int = MAX_MESSAGE
+        self, query: bytes, info: QueryInfo, answer: ParsedResponse, age: int = 0, limit: int = MAX_MESSAGE
     ) -> bytes:
         """
         Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it: truncated if it

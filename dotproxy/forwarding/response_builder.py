@@ -6,10 +6,9 @@ Decides the form alone: EDNS, the size a datagram may have, the mark on what is 
 
 from __future__ import annotations
 
-from typing import Any
-
+from dotproxy.cache.failures import FailureResponse
 from dotproxy.forwarding.inflight import ClientRequest
-from dotproxy.forwarding.interfaces import MessageRewriter
+from dotproxy.forwarding.interfaces import MessageRewriter, Response
 from dotproxy.wire.edns import EDE_CACHED_ERROR, ExtendedError, ede_option
 from dotproxy.wire.message import SERVFAIL
 from dotproxy.wire.responses import refusal
@@ -26,7 +25,7 @@ class ResponseBuilder:
         self._build_response = rewriter.build_response
         self._udp_max_size = udp_max_size
 
-    def build(self, request: ClientRequest, response: Any, age: int = 0) -> bytes:
+    def build(self, request: ClientRequest, response: Response, age: int = 0) -> bytes:
         """
         Return what was said, an answer that is so many seconds old or an ``ExtendedError``, as a client gets it.
         """
@@ -39,7 +38,7 @@ class ResponseBuilder:
         return self._build_response(query, info, response, age, size if size < limit else limit)  # noqa: FURB136 (a call takes longer)
 
 
-def as_cached(failure: Any) -> Any:
+def as_cached(failure: FailureResponse) -> FailureResponse:
     """
     Return a failure, marked as one of a moment ago (RFC 8914 §4.14).
     """

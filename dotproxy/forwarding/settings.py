@@ -7,10 +7,10 @@ Decides nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dotproxy.forwarding.client_filter import LimitActions
-from dotproxy.forwarding.interfaces import MessageRewriter
+from dotproxy.forwarding.interfaces import MessageRewriter, ParsedResponse
 from dotproxy.forwarding.query_filter import QueryFilter
 from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.policy.budget import Budget
@@ -24,7 +24,7 @@ class DispatcherSettings(NamedTuple):
     many upstreams a query is sent at once.
     """
 
-    parse_response: Callable[[bytes, QueryInfo, bytes], Any]
+    parse_response: Callable[[bytes, QueryInfo, bytes], ParsedResponse]
     hedging: Budget
     query_timeout: float
     attempt_timeout: float

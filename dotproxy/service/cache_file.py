@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 
-from dotproxy.cache.responses import Entry, ResponseCache
+from dotproxy.cache.responses import CacheEntry, ResponseCache
 from dotproxy.service.cache_file_format import Damaged, Outdated, Records, load_file, save_file
 from dotproxy.service.private_files import NotPrivate
 
@@ -140,7 +140,7 @@ class CacheFile(Service):
             self._told = text + reason
             log.warn(text, path=str(self._path), error=reason)
 
-    def _taking_in(self, entries: Iterator[tuple[bytes, Entry]]) -> Iterator[None]:
+    def _taking_in(self, entries: Iterator[tuple[bytes, CacheEntry]]) -> Iterator[None]:
         while piece := list(islice(entries, _SLICE)):
             self._cache.restore(piece, self._boottime())
             yield

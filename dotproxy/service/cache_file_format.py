@@ -15,7 +15,7 @@ from hmac import compare_digest
 from pathlib import Path
 from struct import Struct, error
 
-from dotproxy.cache.responses import Entry
+from dotproxy.cache.responses import CacheEntry
 from dotproxy.cache.stored_response import check_stored
 from dotproxy.errors import WireError
 from dotproxy.service.private_files import NotPrivate, read_private, write_private
@@ -70,7 +70,7 @@ class Records:
         self._shift = shift
         self.invalid = 0
 
-    def __iter__(self) -> Iterator[tuple[bytes, Entry]]:
+    def __iter__(self) -> Iterator[tuple[bytes, CacheEntry]]:
         """
         Yield each record that may be given to clients.
 
@@ -104,7 +104,7 @@ class Records:
             else:
                 if len(ttls) > MOST_OFFSETS:
                     answer = answer_of(head, additionals, body, ttls, extended, options, end)
-                yield key, (stored - shift, expires - shift, answer)
+                yield key, CacheEntry(stored - shift, expires - shift, answer)
 
 
 _STRUCTS: dict[int, Struct] = {}
@@ -122,7 +122,7 @@ def _offsets(count: int) -> Struct:
     return known
 
 
-def encoded(entries: Iterable[tuple[bytes, Entry]], shift: float, key: bytes) -> bytes:
+def encoded(entries: Iterable[tuple[bytes, CacheEntry]], shift: float, key: bytes) -> bytes:
     """
     Return what a file holds; ``shift`` as for ``Records``.
     """
@@ -207,7 +207,7 @@ def load_file(path: Path, limit: int) -> bytes:
     return believed(octets, read_key(path))
 
 
-def save_file(path: Path, entries: Iterable[tuple[bytes, Entry]], shift: float) -> None:
+def save_file(path: Path, entries: Iterable[tuple[bytes, CacheEntry]], shift: float) -> None:
     """
     Write a cache file; if it has no key that can be used, one is made first.
 

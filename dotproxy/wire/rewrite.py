@@ -102,11 +102,12 @@ class PassthroughRewriter:
         return reply if info.is_signed or not info.opt_at else _unpadded(reply, info)
 
     def build_response(
-        self, query: bytes, info: QueryInfo, answer: bytes, age: int = 0, limit: int = MAX_MESSAGE
+        self, query: bytes, info: QueryInfo, answer: Answer | bytes, age: int = 0, limit: int = MAX_MESSAGE
     ) -> bytes:
         """
         Return ``answer`` with the query's ID, truncated if it is longer than ``limit`` octets.
         """
+        assert isinstance(answer, bytes)  # as parse_response returned it
         reply = reply_to(query, info, answer)
         return reply if len(reply) <= limit else truncated(reply, query, info, limit, is_empty=self._truncates_all)
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.key import key_of
-from dotproxy.cache.responses import STALE_TTL, Entry, ResponseCache
+from dotproxy.cache.responses import STALE_TTL, CacheEntry, ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
@@ -28,12 +28,12 @@ from tests import rounds
 REWRITER = EdnsRewriter()
 
 
-def fresh(cache: ResponseCache, key: bytes, now: float) -> Entry | None:
+def fresh(cache: ResponseCache, key: bytes, now: float) -> CacheEntry | None:
     """
     What the cache has, if it is fresh.
     """
     entry = cache.peek(key)
-    return entry if entry is not None and now < entry[1] else None
+    return entry if entry is not None and now < entry.expires_at else None
 
 
 STALE_FOR = 1000.0
@@ -234,7 +234,7 @@ class CacheTests(SynchronousTestCase):
                     if model.kept.get(question) is not before:
                         self.assertEqual(model.fresh(question, now), self.shown(wire, given, 0))
                 entry = fresh(cache, key, now)
-                shown = self.shown(wire, entry[2], int(now - entry[0])) if entry else None
+                shown = self.shown(wire, entry.response, int(now - entry.stored_at)) if entry else None
                 self.assertEqual(model.fresh(question, now), shown)
                 stale = cache.stale(key, now)
                 self.assertEqual(model.stale(question, now), self.shown(wire, stale, 0) if stale else None)

@@ -11,7 +11,7 @@ import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.failures import FIRST
-from dotproxy.cache.responses import ResponseCache
+from dotproxy.cache.responses import CacheEntry, ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.errors import ConnectionGone, Unreachable
 from dotproxy.forwarding.forwarder import STALE_AFTER
@@ -181,7 +181,7 @@ class KeptTests(SynchronousTestCase):
         scene.know(question())
         ((key, (stored, expires, answer)),) = scene.cache.entries()
         scene.cache.flush()
-        scene.cache.restore([(key, (stored - 0.5, expires - 0.5, answer))], 0.0)
+        scene.cache.restore([(key, CacheEntry(stored - 0.5, expires - 0.5, answer))], 0.0)
         scene.clock.advance(0.9)
         scene.ask(question())
         self.assertEqual(TTL - 2, ttl_of(scene.answer()))

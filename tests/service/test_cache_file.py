@@ -111,8 +111,8 @@ class CacheFileTests(SynchronousTestCase):
         for key in keys:
             entry = fresh(after, key, 5.0)
             assert entry is not None
-            self.assertEqual(before[key][2], entry[2])
-            self.assertEqual((-35.0, before[key][1] - 1000 - 35), (entry[0], entry[1]))
+            self.assertEqual(before[key].response, entry.response)
+            self.assertEqual((-35.0, before[key].expires_at - 1000 - 35), (entry.stored_at, entry.expires_at))
         self.assertIsNone(fresh(after, keys[0], 25.0))
 
     def test_nobody_else_reads_it(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cache.responses import Entry
+from dotproxy.cache.responses import CacheEntry
 from dotproxy.service.cache_file_format import (
     HEAD_SIZE,
     MAX_RECORD,
@@ -35,7 +35,7 @@ from tests.service.test_cache_file import add, make_cache
 KEY = bytes(range(32))
 
 
-def small() -> list[tuple[bytes, Entry]]:
+def small() -> list[tuple[bytes, CacheEntry]]:
     """
     Two answers, as a cache has them.
     """
@@ -45,7 +45,7 @@ def small() -> list[tuple[bytes, Entry]]:
     return list(cache.entries())
 
 
-def readable(entry: tuple[bytes, Entry]) -> dns.message.Message:
+def readable(entry: tuple[bytes, CacheEntry]) -> dns.message.Message:
     """
     What a client gets of an entry; fails unless an independent library can read it.
     """
@@ -58,7 +58,7 @@ def readable(entry: tuple[bytes, Entry]) -> dns.message.Message:
     return dns.message.from_wire(message, ignore_trailing=False, one_rr_per_rrset=True)
 
 
-def records_of(octets: bytes) -> list[tuple[bytes, Entry]]:
+def records_of(octets: bytes) -> list[tuple[bytes, CacheEntry]]:
     """
     What is believed of octets, whatever code they bear.
     """
@@ -159,7 +159,7 @@ class RecordTests(SynchronousTestCase):
         Whether the first record is believed with these changes; the second is in any case.
         """
         stored, expires = times or (self.stored, self.expires)
-        entry = stored, expires, self.answer._replace(**changes)
+        entry = CacheEntry(stored, expires, self.answer._replace(**changes))
         records = Records(encoded([(self.key if key is None else key, entry), self.entries[1]], 0, KEY)[HEAD_SIZE:], 0)
         found = list(records)
         self.assertEqual(self.entries[1], found[-1])
@@ -198,11 +198,11 @@ class RecordTests(SynchronousTestCase):
                 break
         self.judge(bytes(bad))
 
-    def judge(self, octets: bytes) -> list[tuple[bytes, Entry]]:
+    def judge(self, octets: bytes) -> list[tuple[bytes, CacheEntry]]:
         """
         Return what is believed of octets; all of it can be used.
         """
-        found: list[tuple[bytes, Entry]] = []
+        found: list[tuple[bytes, CacheEntry]] = []
         try:
             found.extend(Records(octets[HEAD_SIZE:], 0))
         except Damaged:
@@ -211,11 +211,11 @@ class RecordTests(SynchronousTestCase):
             self.use(entry)
         return found
 
-    def before_damage(self, octets: bytes) -> list[tuple[bytes, Entry]]:
+    def before_damage(self, octets: bytes) -> list[tuple[bytes, CacheEntry]]:
         """
         What is given before it is found that the rest makes no sense.
         """
-        found: list[tuple[bytes, Entry]] = []
+        found: list[tuple[bytes, CacheEntry]] = []
         records = iter(Records(octets[HEAD_SIZE:], 0))
         while True:
             try:
@@ -223,7 +223,7 @@ class RecordTests(SynchronousTestCase):
             except (Damaged, StopIteration):
                 return found
 
-    def use(self, entry: tuple[bytes, Entry]) -> None:
+    def use(self, entry: tuple[bytes, CacheEntry]) -> None:
         """
         Do with an entry what the proxy does.
         """
