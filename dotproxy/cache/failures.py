@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 FIRST = 5.0
 
@@ -80,7 +80,7 @@ class FailureCache:
         """
         It failed elsewhere: the observer need not be told.
         """
-        if isinstance(what, Answer) and len(what.options) > MOST_OPTIONS:
+        if isinstance(what, ParsedResponse) and len(what.options) > MOST_OPTIONS:
             what = what._replace(options=b"")
         before = self._known.pop(key, None)
         times = 1 + (before.times if before and now < before.until + LONGEST else 0)

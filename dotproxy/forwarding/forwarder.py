@@ -33,7 +33,7 @@ from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters, Origin, answer_index
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import IN, REFUSED, SERVFAIL, QueryInfo
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 #: A client that has more queries in flight than this has none of them retried for being silently ignored.
 _RETRIED = 256
@@ -359,7 +359,7 @@ class Forwarder:
         self.delivery.joined(request, query)
         return b""
 
-    def _stale(self, key: bytes) -> Answer | None:
+    def _stale(self, key: bytes) -> ParsedResponse | None:
         return self._cache.stale(key, self._boottime()) if self._cache is not None else None
 
     def _give_failure(

@@ -19,7 +19,7 @@ from dotproxy.policy.retry import MAX_SENDS, is_untried, taken_back
 from dotproxy.policy.selection import Order
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
 from dotproxy.wire.message import QueryInfo
-from dotproxy.wire.rewrite import with_least_opt
+from dotproxy.wire.rewrite import with_minimal_opt
 
 
 class ClientRequest(NamedTuple):
@@ -124,7 +124,7 @@ class Query:
         Take note that it is sent to an upstream once more, with the least OPT there can be; return False, and take
         no note, if it was sent with that already, or to this upstream as often as may be.
         """
-        least = with_least_opt(self.sent)
+        least = with_minimal_opt(self.sent)
         if not least or self.attempts.count(upstream) >= MAX_SENDS:
             return False
         self.sent = least
