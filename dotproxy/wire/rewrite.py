@@ -142,7 +142,7 @@ class EdnsRewriter:
 
     def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
         """
-        Return those options of a query that travel, in wire form; none if they are longer than ``MAX_PASSED``.
+        Return those options of a query that travel, in wire form; none if they are longer than ``MAX_FORWARDED_OPTIONS``.
 
         :raises WireError: if an option in it is malformed (RFC 6891 §7: FORMERR).
         """

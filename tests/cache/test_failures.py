@@ -34,7 +34,7 @@ class FailuresTests(SynchronousTestCase):
         self.assertEqual((5.0, 40.0, 10_000), (FIRST, LONGEST, MAX_ENTRIES))
         for size, kept in ((512, 512), (513, 0)):
             failures = FailureCache()
-            failures.add(b"k", Answer(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 0, bytes(size), 12), 0.0)
+            failures.add(b"k", ParsedResponse(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 0, bytes(size), 12), 0.0)
             failure = failures.get(b"k")
             assert failure is not None
             self.assertEqual(kept, len(failure.what.options))
