@@ -28,7 +28,7 @@ from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import parse_query, question_of
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.integration.programs import Program, free_port, run, which
 
@@ -76,7 +76,7 @@ def name_of(number: int) -> str:
     return f"n{number}.wild.lab.example."
 
 
-def answer_to(number: int) -> tuple[bytes, Answer]:
+def answer_to(number: int) -> tuple[bytes, ParsedResponse]:
     """
     What is kept of the answer to a question: its key, and the answer.
     """
@@ -85,7 +85,7 @@ def answer_to(number: int) -> tuple[bytes, Answer]:
     end = question_of(query)
     reply = query[:2] + b"\x85\x80\0\1\0\1\0\0\0\0" + query[12:end] + b"\xc0\x0c\0\1\0\1\0\0\x0e\x10\0\4\xc0\0\2\1"
     answer = REWRITER.parse_response(query, seen, reply)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, ParsedResponse)
     return key_of(query, seen), answer
 
 

@@ -123,9 +123,9 @@ def test_hop_outgoing(benchmark: Any) -> None:
 
 
 @per(BATCH)
-def test_take_apart(benchmark: Any) -> None:
+def test_parse_reply(benchmark: Any) -> None:
     """
-    Parse an upstream's response (``wire.parsed_response.take_apart``), per query.
+    Parse an upstream's response (``wire.parsed_response.parse_reply``), per query.
     """
     rewriter = EdnsRewriter()
     batch = [(query, what, answer_to(query)) for query, what in seen(queries())]

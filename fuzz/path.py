@@ -146,7 +146,7 @@ class Path:
         answers = self.conversation.receive(stream)
         if answers:
             self.upstream.observer.replies_received(self.upstream, answers)
-        left = self.conversation.condemn()
+        left = self.conversation.abandon()
         self.conversation = Conversation(lambda size: bytes(range(256)) * 2)
         self.upstream.observer.failed(self.upstream, left, ConnectionGone("read", "closed"), is_final=True)
 

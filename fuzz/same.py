@@ -17,7 +17,7 @@ from dotproxy.wire.conversation import Conversation
 from dotproxy.wire.framing import Deframer
 from dotproxy.wire.message import HEADER_SIZE, QueryInfo, parse_query, question_of
 from dotproxy.wire.reply_options import keepalive_of
-from dotproxy.wire.responses import refusal, reply_to, truncated
+from dotproxy.wire.responses import refusal, restore_question, truncate
 from dotproxy.wire.rewrite import EdnsRewriter
 from fuzz.corpora import exchanges, singles
 
@@ -74,8 +74,8 @@ def outcomes(query: bytes, tail: bytes) -> Iterator[str]:
     yield outcome(refusal, query, 2, info)
     if len(reply) < HEADER_SIZE:
         return
-    yield outcome(reply_to, query, info, reply)
-    yield outcome(truncated, reply, query, info, 512)
+    yield outcome(restore_question, query, info, reply)
+    yield outcome(truncate, reply, query, info, 512)
     yield outcome(REWRITER.parse_response, query, info, reply)
     try:
         answer = REWRITER.parse_response(query, info, reply)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from dotproxy.wire.edns import ExtendedError
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 FIRST = 5.0
 
@@ -24,7 +24,7 @@ MOST_OPTIONS = 512
 
 
 #: An upstream's error without its records, or the reason why no upstream responded.
-FailureResponse = Answer | ExtendedError
+FailureResponse = ParsedResponse | ExtendedError
 
 
 class Failure(NamedTuple):
@@ -85,7 +85,7 @@ class FailureCache:
         """
         It failed elsewhere: the observer need not be told.
         """
-        if isinstance(what, Answer) and len(what.options) > MOST_OPTIONS:
+        if isinstance(what, ParsedResponse) and len(what.options) > MOST_OPTIONS:
             what = what._replace(options=b"")
         before = self._known.pop(key, None)
         times = 1 + (before.times if before and now < before.until + LONGEST else 0)

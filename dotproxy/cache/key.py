@@ -39,14 +39,15 @@ def key_of(query: bytes, info: QueryInfo) -> bytes:
     cd = _PLAIN.get(query[2:HEADER_SIZE])
     if cd is None:
         return b""
-    end, qtype, opt_at, _, flags, _, _, _, passed = info
-    mark = _MARKS.get((cd, flags))
-    if mark is None or (query[11] and not opt_at) or qtype in META_TYPES:
+    mark = _MARKS.get((cd, info.edns_flags))
+    if mark is None or (query[11] and not info.opt_at) or info.qtype in META_TYPES:
         return b""
+    passed = info.forwarded_options
     if passed and not (
         passed[:2] == _ECS_CODE and len(passed) == 4 + int.from_bytes(passed[2:4], "big") <= _LONGEST_ECS
     ):
         return b""
+    end = info.question_end
     at = end - 4
     return query[HEADER_SIZE:at].lower() + query[at:end] + mark + passed
 

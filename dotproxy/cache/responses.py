@@ -16,7 +16,7 @@ from dotproxy.cache.ttl import Limits, freshness
 from dotproxy.policy.budget import Budget
 from dotproxy.wire.edns import EDE_STALE_ANSWER, EDE_STALE_NXDOMAIN, ExtendedError, ede_option
 from dotproxy.wire.message import NXDOMAIN
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 #: The TTL stale records are given (RFC 8767 §5), in seconds.
 STALE_TTL = 30
@@ -52,7 +52,7 @@ class CacheEntry(NamedTuple):
 
     stored_at: float
     expires_at: float
-    response: Answer
+    response: ParsedResponse
 
 
 class ResponseCache:
@@ -110,7 +110,7 @@ class ResponseCache:
         self._store.use(key)
         return is_popular and self._refreshes.try_spend()
 
-    def stale(self, key: bytes, now: float) -> Answer | None:
+    def stale(self, key: bytes, now: float) -> ParsedResponse | None:
         """
         Return an answer that is not fresh any more but may still be given, marked as what it is (RFC 8914 §4.4, §4.20).
         """
@@ -127,7 +127,7 @@ class ResponseCache:
         mark = ede_option(_EXTENDED_ERRORS[answer.rcode == NXDOMAIN])
         return answer._replace(options=answer.options + mark)
 
-    def add(self, key: bytes, answer: Answer, qtype: int, now: float, date: int) -> Answer:
+    def add(self, key: bytes, answer: ParsedResponse, qtype: int, now: float, date: int) -> ParsedResponse:
         """
         Keep an answer, if it may be kept; return it as clients get it.
 

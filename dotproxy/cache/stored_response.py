@@ -1,17 +1,17 @@
 """
-Whether an answer that was stored is one that could have been made by ``answer.take_apart`` for the question of its key.
+Whether a stored response is one that ``parsed_response.parse_reply`` could have made for the question of its key.
 
 Decides what has to hold for it to be given to a client without a look at it: sizes, counts, where records and TTLs
-stand, and that the key is one of ``question.key_of``.  How old it is, and who wrote it, is not its concern.
+stand, and that the key is one of ``cache.key.key_of``.  How old it is, and who wrote it, is not its concern.
 """
 
 from __future__ import annotations
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import ECS, OPT_SIZE
-from dotproxy.wire.message import HEADER_SIZE, NXDOMAIN
+from dotproxy.wire.message import HEADER_SIZE, MAX_MESSAGE, NOERROR, NXDOMAIN
 from dotproxy.wire.names import skip_question_name
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 from dotproxy.wire.records import scan_records
 from dotproxy.wire.rrtypes import META_TYPES
 
@@ -20,30 +20,30 @@ _ECS_CODE = ECS.to_bytes(2, "big")
 #: Type, class, and the octet for DO and CD.
 _AFTER_NAME = 5
 _MARKS = 4
-_MAX_MESSAGE = 65535
 
 #: QR set; opcode 0 and TC clear, of the first octet of the flags.
 _QR, _QR_OPCODE_TC = 0x80, 0xFA
 
 
-def check_stored(key: bytes, answer: Answer) -> None:
+def check_stored(key: bytes, answer: ParsedResponse) -> None:
     """
-    Check an answer that was found under a key, with all the offsets of its TTLs in ``ttls``.
+    Check an answer that was found under a key, with the offsets of all its TTLs in ``ttl_offsets``.
 
     :raises WireError: if it must not be given to anybody.
     """
-    head, additionals, body, ttls, extended, options, end, _ = answer
-    if end != HEADER_SIZE + _question_size(key):
+    head = answer.head
+    if answer.question_end != HEADER_SIZE + _question_size(key):
         raise WireError("the question is not that of its key")
-    if len(head) != 8 or head[0] & _QR_OPCODE_TC != _QR or head[1] & 15 not in (0, NXDOMAIN) or extended:
+    if len(head) != 8 or head[0] & _QR_OPCODE_TC != _QR or answer.rcode not in (NOERROR, NXDOMAIN):
         raise WireError("a header that is not kept")
-    if head[2] or head[3] != 1 or (head[4] << 8 | head[5]) + (head[6] << 8 | head[7]) + additionals != len(ttls):
+    counted = answer.answer_count + answer.authority_count + answer.additional_count
+    if head[2:4] != b"\0\1" or counted != len(answer.ttl_offsets):
         raise WireError("counts that are not those of its records")
-    if end + len(body) + OPT_SIZE + len(options) > _MAX_MESSAGE:
+    if answer.question_end + len(answer.body) + OPT_SIZE + len(answer.options) > MAX_MESSAGE:
         raise WireError("longer than a message")
-    if options:
-        _check_options(options)
-    _check_records(body, ttls)
+    if answer.options:
+        _check_options(answer.options)
+    _check_records(answer.body, answer.ttl_offsets)
 
 
 def _question_size(key: bytes) -> int:

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from dotproxy.wire.message import NOERROR, NXDOMAIN
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 from dotproxy.wire.rrtypes import ANY, RRSIG, SOA
 
 _FIXED = Struct("!HHI")
@@ -31,22 +31,21 @@ class Limits(NamedTuple):
     negative: int = 3600
 
 
-def freshness(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int, Answer]:
+def freshness(answer: ParsedResponse, qtype: int, limits: Limits, now: int) -> tuple[int, ParsedResponse]:
     """
     Return for how many seconds an answer may be kept, 0 for not at all, and the answer with the TTLs that follow.
 
     ``now`` is in seconds since 1970.
     """
-    head, _, body, places, extended, _, _, marks = answer
-    rcode = head[1] & 15
-    if extended or rcode not in (NOERROR, NXDOMAIN):
+    rcode = answer.rcode
+    if rcode not in (NOERROR, NXDOMAIN):
         return 0, answer
-    least, most, _ = limits
-    answers = head[4] << 8 | head[5]
+    body, answers = answer.body, answer.answer_count
+    least, most = limits.least, limits.most
     lowest = most
     is_plain = not rcode
     has_answer = False
-    for at in answer.offsets() if marks else places:
+    for at in answer.all_ttl_offsets():
         rtype, _, ttl = _FIXED.unpack_from(body, at - 4)
         if ttl < lowest:  # noqa: PLR1730 (a call of min takes longer than all the rest)
             lowest = ttl
@@ -61,7 +60,7 @@ def freshness(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int
     return _weighed(answer, qtype, limits, now)
 
 
-def _weighed(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int, Answer]:
+def _weighed(answer: ParsedResponse, qtype: int, limits: Limits, now: int) -> tuple[int, ParsedResponse]:
     """
     Return the same for an answer that is not as simple as most.
     """
@@ -70,12 +69,13 @@ def _weighed(answer: Answer, qtype: int, limits: Limits, now: int) -> tuple[int,
     has_answer = False
     soa: tuple[int, int] | None = None
     signed_until = _MAX_TTL
-    for number, (section, rtype, ttl, start, end) in enumerate(answer.records()):
+    for number, record in enumerate(answer.records()):
+        rtype, ttl, start, end = record.type, record.ttl, record.rdata_at, record.end
         given.append(ttl)
         ttls.append(min(limits.most, max(limits.least, ttl if ttl <= _MAX_TTL else 0)))
-        if section == 0 and qtype in (rtype, ANY):
+        if record.section == 0 and qtype in (rtype, ANY):
             has_answer = True
-        elif section == 1 and rtype == SOA and end - start >= 22:
+        elif record.section == 1 and rtype == SOA and end - start >= 22:
             soa = number, int.from_bytes(answer.body[end - 4 : end], "big")
         if rtype == RRSIG and end - start >= 12:
             expires = int.from_bytes(answer.body[start + 8 : start + 12], "big")

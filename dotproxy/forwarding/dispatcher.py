@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.errors import BadReply, ConnectionGone, TruncatedReply, UpstreamError, WireError
 from dotproxy.forwarding.inflight import DispatchObserver, FallbackResponse, InflightQueries, Query, explain
-from dotproxy.forwarding.interfaces import ParsedResponse, Upstream
+from dotproxy.forwarding.interfaces import Upstream, UpstreamResponse
 from dotproxy.forwarding.settings import DispatcherSettings
 from dotproxy.forwarding.upstream_table import UpstreamTable
 from dotproxy.policy.retry import MAX_ERROR_RESPONSES, Isolation, taken_back
@@ -119,7 +119,7 @@ class Dispatcher:
         index = self._upstreams.index(upstream)
         now = self._monotonic()
         read = self._settings.parse_response
-        told: list[tuple[Query, ParsedResponse]] = []
+        told: list[tuple[Query, UpstreamResponse]] = []
         unusable: dict[str, list[Query]] = {}
         large: list[Query] = []
         weak: list[Query] = []
@@ -373,7 +373,7 @@ class Dispatcher:
             self._timer = self._clock.callLater(max(_GRAIN, due - self._monotonic()), self._check_overdue)
 
     def _fail(self, queries: Iterable[Query], why: str = "") -> None:
-        spared: dict[str, list[tuple[Query, ParsedResponse]]] = {}
+        spared: dict[str, list[tuple[Query, UpstreamResponse]]] = {}
         refused: list[tuple[Query, ExtendedError]] = []
         for query in queries:
             if not self._inflight.take(query):

@@ -22,7 +22,7 @@ from dotproxy.forwarding.client_filter import NEVER_ANSWERED, ClientFilter
 from dotproxy.forwarding.delivery import Delivery
 from dotproxy.forwarding.dispatcher import Dispatcher
 from dotproxy.forwarding.inflight import ClientRequest, Query
-from dotproxy.forwarding.interfaces import Answers, Listener, ParsedResponse, Response, Transfers
+from dotproxy.forwarding.interfaces import Answers, Listener, Response, Transfers, UpstreamResponse
 from dotproxy.forwarding.query_filter import TRANSFERS
 from dotproxy.forwarding.response_builder import as_cached
 from dotproxy.forwarding.settings import ForwarderSettings
@@ -32,7 +32,7 @@ from dotproxy.policy.client_shares import FULL_BATCH, ClientShare, ClientShares
 from dotproxy.telemetry.counters import Counters, Origin, answer_index
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import IN, REFUSED, SERVFAIL, QueryInfo
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 #: A client that has more queries in flight than this has none of them retried for being silently ignored.
 _RETRIED = 256
@@ -176,7 +176,7 @@ class Forwarder:
             self.counters.answers[answer_index(listener.kind, info.qtype, answer[3] & 15)] += 1
         return answer
 
-    def resolved(self, answers: list[tuple[Query, ParsedResponse]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, UpstreamResponse]], upstream: str) -> None:
         """
         Called when questions were answered, by the upstream with this label; what each answer says has been read.
         """
@@ -185,7 +185,7 @@ class Forwarder:
         for query, answer in answers:
             if query.key:
                 self._joined.pop(query.key, None)
-                if self._cache is None or not isinstance(answer, Answer):
+                if self._cache is None or not isinstance(answer, ParsedResponse):
                     pass
                 elif answer.head[1] & 15 in _WEAK:
                     self.failures.add(query.key, answer.without_records(), elapsed)
@@ -358,7 +358,7 @@ class Forwarder:
         self.delivery.joined(request, query)
         return b""
 
-    def _stale(self, key: bytes) -> Answer | None:
+    def _stale(self, key: bytes) -> UpstreamResponse | None:
         return self._cache.stale(key, self._boottime()) if self._cache is not None else None
 
     def _give_failure(

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from dotproxy.errors import Timeout, UpstreamError
-from dotproxy.forwarding.interfaces import Listener, ParsedResponse
+from dotproxy.forwarding.interfaces import Listener, UpstreamResponse
 from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShare
 from dotproxy.policy.retry import MAX_SENDS, is_untried, taken_back
 from dotproxy.policy.selection import Order
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
 from dotproxy.wire.message import QueryInfo
-from dotproxy.wire.rewrite import with_least_opt
+from dotproxy.wire.rewrite import with_minimal_opt
 
 
 class ClientRequest(NamedTuple):
@@ -40,7 +40,7 @@ class FallbackResponse(NamedTuple):
     An answer that is better than none, and the label of the upstream that gave it.
     """
 
-    response: ParsedResponse
+    response: UpstreamResponse
     upstream: str
 
 
@@ -124,7 +124,7 @@ class Query:
         Take note that it is sent to an upstream once more, with the least OPT there can be; return False, and take
         no note, if it was sent with that already, or to this upstream as often as may be.
         """
-        least = with_least_opt(self.sent)
+        least = with_minimal_opt(self.sent)
         if not least or self.attempts.count(upstream) >= MAX_SENDS:
             return False
         self.sent = least
@@ -138,7 +138,7 @@ class DispatchObserver(Protocol):
     Who is told what came of questions.
     """
 
-    def resolved(self, answers: list[tuple[Query, ParsedResponse]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, UpstreamResponse]], upstream: str) -> None:
         """
         These were answered, by the upstream with this label; what each answer says has been read.
         """

@@ -16,13 +16,13 @@ from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import Origin, UpstreamCounters
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import MAX_MESSAGE, QueryInfo
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 #: What a rewriter makes of an upstream's message: its parts, or the message itself if nobody else may get it.
-ParsedResponse = Answer | bytes
+UpstreamResponse = ParsedResponse | bytes
 
 #: What a client's response is made from; an ``ExtendedError`` is SERVFAIL with that reason.
-Response = ParsedResponse | ExtendedError
+Response = UpstreamResponse | ExtendedError
 
 #: Responses, each with the client that gets it.
 Answers = list[ClientMessage]
@@ -159,13 +159,13 @@ class MessageRewriter(Protocol):
         that is wanted; its question stands where it stood.
         """
 
-    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> ParsedResponse:
+    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> UpstreamResponse:
         """
         Return what an upstream's reply says, or raise ``WireError`` if nothing can be made of it.
         """
 
     def build_response(
-        self, query: bytes, info: QueryInfo, answer: ParsedResponse, age: int = 0, limit: int = MAX_MESSAGE
+        self, query: bytes, info: QueryInfo, answer: UpstreamResponse, age: int = 0, limit: int = MAX_MESSAGE
     ) -> bytes:
         """
         Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it: truncated if it

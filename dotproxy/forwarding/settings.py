@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from dotproxy.forwarding.client_filter import LimitActions
-from dotproxy.forwarding.interfaces import MessageRewriter, ParsedResponse
+from dotproxy.forwarding.interfaces import MessageRewriter, UpstreamResponse
 from dotproxy.forwarding.query_filter import QueryFilter
 from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.policy.budget import Budget
@@ -24,7 +24,7 @@ class DispatcherSettings(NamedTuple):
     many upstreams a query is sent at once.
     """
 
-    parse_response: Callable[[bytes, QueryInfo, bytes], ParsedResponse]
+    parse_response: Callable[[bytes, QueryInfo, bytes], UpstreamResponse]
     hedging: Budget
     query_timeout: float
     attempt_timeout: float

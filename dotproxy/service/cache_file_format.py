@@ -19,7 +19,7 @@ from dotproxy.cache.responses import CacheEntry
 from dotproxy.cache.stored_response import check_stored
 from dotproxy.errors import WireError
 from dotproxy.service.private_files import NotPrivate, read_private, write_private
-from dotproxy.wire.parsed_response import MOST_OFFSETS, Answer, answer_of
+from dotproxy.wire.parsed_response import MAX_TTL_OFFSETS, ParsedResponse, make_parsed_response
 
 _MAGIC = b"dotproxy cache 2\n"
 _MAGIC_OF_1 = b"dotproxy cache 1\n"
@@ -94,7 +94,7 @@ class Records:
             key = content[key_at:options_at]
             ttls = _offsets(sizes[3]).unpack_from(content, ttls_at)
             body, options = content[body_at:ttls_at], content[options_at:body_at]
-            answer: Answer = _new(Answer, (head, additionals, body, ttls, extended, options, end, b""))
+            answer: ParsedResponse = _new(ParsedResponse, (head, additionals, body, ttls, extended, options, end, b""))
             try:
                 if not (0.0 <= stored <= expires <= stored + _MAX_LIFETIME and expires < _LATEST):  # NaN is none of it
                     raise WireError("times that make no sense")
@@ -102,8 +102,8 @@ class Records:
             except WireError:
                 self.invalid += 1
             else:
-                if len(ttls) > MOST_OFFSETS:
-                    answer = answer_of(head, additionals, body, ttls, extended, options, end)
+                if len(ttls) > MAX_TTL_OFFSETS:
+                    answer = make_parsed_response(head, additionals, body, ttls, extended, options, end)
                 yield key, CacheEntry(stored - shift, expires - shift, answer)
 
 
@@ -129,7 +129,7 @@ def encoded(entries: Iterable[tuple[bytes, CacheEntry]], shift: float, key: byte
     parts: list[bytes] = []
     for name, (stored, expires, answer) in entries:
         head, additionals, body, _, extended, options, end, _ = answer
-        ttls = answer.offsets()
+        ttls = answer.all_ttl_offsets()
         sizes = (len(name), len(options), len(body), len(ttls))
         parts.append(_RECORD.pack(stored + shift, expires + shift, head, additionals, extended, end, *sizes))
         parts += (name, options, body, _offsets(len(ttls)).pack(*ttls))

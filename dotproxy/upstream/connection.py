@@ -144,14 +144,14 @@ class DotConnection(TwistedProtocol):
         """
         The number of queries sent so far, probes included.
         """
-        return self._conversation.answers + len(self._conversation.outstanding)
+        return self._conversation.reply_count + len(self._conversation.outstanding)
 
     @property
     def answers(self) -> int:
         """
         The number of replies received so far, those to probes included.
         """
-        return self._conversation.answers
+        return self._conversation.reply_count
 
     @property
     def is_open(self) -> bool:
@@ -164,7 +164,7 @@ class DotConnection(TwistedProtocol):
         """
         Return how many queries may be sent now.
         """
-        return 0 if self._is_blocked or self.state >= DRAINING else self._conversation.room
+        return 0 if self._is_blocked or self.state >= DRAINING else self._conversation.free_ids
 
     @property
     def peer(self) -> str:
@@ -261,8 +261,8 @@ class DotConnection(TwistedProtocol):
             self._observer.replies_received(self, answers)
             if self.state >= DRAINING and not self.outstanding:
                 self.close(self._drained_for)
-        if self._conversation.broken and self._error is None:
-            self.abort(BadReply("read", f"the upstream sent {self._conversation.broken}"))
+        if self._conversation.protocol_error and self._error is None:
+            self.abort(BadReply("read", f"the upstream sent {self._conversation.protocol_error}"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -274,7 +274,7 @@ class DotConnection(TwistedProtocol):
         cancel(self._idle_timer)
         cancel(self._close_timer)
         self._socket = None
-        tokens = self._conversation.condemn()
+        tokens = self._conversation.abandon()
         error = self._error or self._end_error(reason)
         self._observer.connection_lost(self, [] if was_retired else tokens, error, was_retired=was_retired)
 

@@ -30,7 +30,7 @@ Token = TypeVar("Token")
 MAX_OUTSTANDING = 32768
 
 #: How many more stray messages than answers a peer may send before it is given up.
-STRAY_ALLOWANCE = 64
+MAX_EXCESS_UNMATCHED = 64
 
 
 class Conversation(Generic[Token]):
@@ -41,19 +41,27 @@ class Conversation(Generic[Token]):
     the peer has shown that it does not speak DNS, what it did; nothing it sends counts from then on.
     """
 
-    __slots__ = ("_deframer", "_ids", "_random_octets", "answers", "broken", "outstanding", "strays")
+    __slots__ = (
+        "_deframer",
+        "_ids",
+        "_random_octets",
+        "outstanding",
+        "protocol_error",
+        "reply_count",
+        "unmatched_count",
+    )
 
     def __init__(self, random_octets: Callable[[int], bytes]) -> None:
         self._random_octets = random_octets
         self._ids: list[int] = []
         self._deframer = Deframer()
         self.outstanding: dict[int, tuple[Token, bytes, int]] = {}
-        self.answers = 0
-        self.strays = 0
-        self.broken = ""
+        self.reply_count = 0
+        self.unmatched_count = 0
+        self.protocol_error = ""
 
     @property
-    def room(self) -> int:
+    def free_ids(self) -> int:
         """
         How many more questions can be outstanding.
         """
@@ -81,12 +89,12 @@ class Conversation(Generic[Token]):
         Take octets from the peer; return (token, reply message) for each question they answer.
         """
         answered: list[tuple[Token, bytes]] = []
-        if self.broken:
+        if self.protocol_error:
             return answered
         outstanding = self.outstanding
         for reply in self._deframer.feed(data):
             if len(reply) < HEADER_SIZE:
-                self.broken = f"a message of {len(reply)} octets"
+                self.protocol_error = f"a message of {len(reply)} octets"
                 break
             ident = reply[0] << 8 | reply[1]
             question = outstanding.get(ident)
@@ -94,14 +102,14 @@ class Conversation(Generic[Token]):
                 del outstanding[ident]
                 answered.append((question[0], reply))
                 continue
-            self.strays += 1
-            if self.strays > self.answers + len(answered) + STRAY_ALLOWANCE:
-                self.broken = f"{self.strays} messages that answer nothing"
+            self.unmatched_count += 1
+            if self.unmatched_count > self.reply_count + len(answered) + MAX_EXCESS_UNMATCHED:
+                self.protocol_error = f"{self.unmatched_count} messages that answer nothing"
                 break
-        self.answers += len(answered)
+        self.reply_count += len(answered)
         return answered
 
-    def condemn(self) -> list[Token]:
+    def abandon(self) -> list[Token]:
         """
         End the conversation; return what was outstanding, oldest first, now the caller's to finish.
         """

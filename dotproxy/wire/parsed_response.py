@@ -1,12 +1,12 @@
 """
-An answer taken apart, so that it can be given to any client that asks the same: records, and where their TTLs stand.
+A parsed response, which is kept and built into a response for any client with the same question.
 
-Decides what of an answer belongs to it and what to the hop it came over, and how it ages (RFC 1035 §3.2.1: TTL 0 is
-the least).  How long it may be kept is ``policy``'s.
+Decides what of a message is kept and what belongs to one hop only, and how TTLs age (RFC 1035 §3.2.1: the least is 0).
+How long a response may be kept is decided in ``cache.ttl``.
 
-An answer of 65,535 octets can have 5,900 records, and any client may ask for it as often as it likes.  So no step that
-is taken for each client goes from record to record: what is cut is cut first (``first_records``), and the TTLs of many
-records are changed all at once, with the body as one large number.
+A message of 65,535 octets can have 5,900 records, and any client may ask for it as often as it likes.  So no step that
+is taken for each client goes from record to record: what does not fit is cut first (``first_records``), and the TTLs of
+many records are changed all at once, with the body as one large number.
 """
 
 from __future__ import annotations
@@ -15,123 +15,150 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import compress
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dotproxy.wire.edns import OPT_SIZE, options_of
 from dotproxy.wire.message import HEADER, HEADER_SIZE, records_of
 from dotproxy.wire.records import FIXED_FIELDS, scan_records
 
-#: A named tuple is made by a function in Python, which on the hot path takes as long as all the rest.
+#: The constructor of a named tuple is a Python function; on the hot path it would take longer than the rest.
 _new = tuple.__new__
 
-_TTL = Struct("!I")
+_TTL: Final = Struct("!I")
+_TTL_BITS: Final = 0xFFFFFFFF
 
-#: An answer of more records has ``marks``: from here on it takes less time to change all TTLs at once.
-MOST_OFFSETS = 16
-
-_TTL_BITS = 0xFFFFFFFF
+#: A response of more records has ``ttl_marks``: from here on it takes less time to change all TTLs at once.
+MAX_TTL_OFFSETS: Final = 16
 
 
-class Answer(NamedTuple):
+class BodyRecord(NamedTuple):
     """
-    What an upstream said to a question.
+    A record of a parsed response: its ``section`` (0 is the answer section), and where in the body its rdata stands.
+    """
 
-    ``head`` is its header from the flags to NSCOUNT (8 octets), ``additionals`` its ARCOUNT without OPT; ``body`` its
-    records without OPT, in wire form, whose names may point at the question, which ends at ``end``; ``extended`` the
-    upper 8 bits of its rcode; ``options`` the EDNS options that are for the client, in wire form.
+    section: int
+    type: int
+    ttl: int
+    rdata_at: int
+    end: int
 
-    ``ttls`` is the offset in ``body`` of each TTL; of more than ``MOST_OFFSETS`` records it is empty, and ``marks``
-    has as many octets as ``body``: 1 for the last octet of a TTL, else 0.
+
+class ParsedResponse(NamedTuple):
+    """
+    What an upstream responded to a question.
+
+    ``head`` is the header from the flags to NSCOUNT (8 octets), ``additional_count`` its ARCOUNT without OPT; ``body``
+    the records without OPT, in wire form, whose names may point at the question, which ends at ``question_end``;
+    ``extended_rcode`` the upper 8 bits of the rcode; ``options`` the EDNS options for the client, in wire form.
+
+    ``ttl_offsets`` is the offset in ``body`` of each TTL; of more than ``MAX_TTL_OFFSETS`` records it is empty, and
+    ``ttl_marks`` has as many octets as ``body``: 1 for the last octet of a TTL, else 0.
     """
 
     head: bytes
-    additionals: int
+    additional_count: int
     body: bytes
-    ttls: tuple[int, ...]
-    extended: int
+    ttl_offsets: tuple[int, ...]
+    extended_rcode: int
     options: bytes
-    end: int
-    marks: bytes = b""
+    question_end: int
+    ttl_marks: bytes = b""
 
     @property
     def rcode(self) -> int:
         """
-        The whole rcode.
+        The whole rcode, 12 bits.
         """
-        return self.extended << 4 | self.head[1] & 15
+        return self.extended_rcode << 4 | self.head[1] & 15
 
-    def offsets(self) -> Sequence[int]:
+    @property
+    def answer_count(self) -> int:
+        """
+        ANCOUNT.
+        """
+        return self.head[4] << 8 | self.head[5]
+
+    @property
+    def authority_count(self) -> int:
+        """
+        NSCOUNT.
+        """
+        return self.head[6] << 8 | self.head[7]
+
+    def all_ttl_offsets(self) -> Sequence[int]:
         """
         Return the offset in ``body`` of each TTL.
         """
-        return [at - 3 for at in compress(range(len(self.marks)), self.marks)] if self.marks else self.ttls
+        marks = self.ttl_marks
+        return [at - 3 for at in compress(range(len(marks)), marks)] if marks else self.ttl_offsets
 
-    def records(self) -> Iterator[tuple[int, int, int, int, int]]:
+    def records(self) -> Iterator[BodyRecord]:
         """
-        Yield each record's section (0 is the answer), type, TTL, and where in ``body`` its rdata begins and ends.
+        Yield each record.
         """
-        answers, authorities = self.head[4] << 8 | self.head[5], self.head[6] << 8 | self.head[7]
-        for number, at in enumerate(self.offsets()):
+        answers = self.answer_count
+        before_additionals = answers + self.authority_count
+        for number, at in enumerate(self.all_ttl_offsets()):
             rtype, _, ttl, rdlength = FIXED_FIELDS.unpack_from(self.body, at - 4)
-            section = 0 if number < answers else 1 if number < answers + authorities else 2
-            yield section, rtype, ttl, at + 6, at + 6 + rdlength
+            section = 0 if number < answers else 1 if number < before_additionals else 2
+            yield BodyRecord(section, rtype, ttl, at + 6, at + 6 + rdlength)
 
-    def aged(self, seconds: int) -> bytes:
+    def aged_body(self, seconds: int) -> bytes:
         """
         Return ``body`` with each TTL less by so many seconds, and none below 0.
         """
-        if self.marks:
-            return _aged_at_once(self.body, self.marks, seconds)
+        if self.ttl_marks:
+            return _aged_at_once(self.body, self.ttl_marks, seconds)
         body = bytearray(self.body)
-        for at in self.ttls:
+        for at in self.ttl_offsets:
             ttl = body[at] << 24 | body[at + 1] << 16 | body[at + 2] << 8 | body[at + 3]
             _TTL.pack_into(body, at, ttl - seconds if ttl > seconds else 0)
         return bytes(body)
 
-    def first_records(self, room: int) -> tuple[int, Answer]:
+    def first_records(self, room: int) -> tuple[int, ParsedResponse]:
         """
-        Return how many records from the first fit into so many octets, and the same answer with those in its body.
+        Return how many records from the first fit into so many octets, and the same response with those in its body.
 
         Its header still counts them all.
         """
-        body = self.body
+        body, marks, offsets = self.body, self.ttl_marks, self.ttl_offsets
         if room >= len(body):
-            return self.marks.count(1) if self.marks else len(self.ttls), self
-        if self.marks:
-            last = self.marks.rfind(1, 0, max(room, 0)) - 3
-            while last >= 0 and _record_end(body, last) > room:  # which it can do once
-                last = self.marks.rfind(1, 0, last) - 3
+            return marks.count(1) if marks else len(offsets), self
+        if marks:
+            last = marks.rfind(1, 0, max(room, 0)) - 3
+            while last >= 0 and _record_end(body, last) > room:  # true once at most
+                last = marks.rfind(1, 0, last) - 3
             end = _record_end(body, last) if last >= 0 else 0
-            marks = self.marks[:end]
-            return marks.count(1), self._replace(body=body[:end], marks=marks)
-        count = bisect_right(self.ttls, room)
-        while count and _record_end(body, self.ttls[count - 1]) > room:
+            return marks.count(1, 0, end), self._replace(body=body[:end], ttl_marks=marks[:end])
+        count = bisect_right(offsets, room)
+        while count and _record_end(body, offsets[count - 1]) > room:
             count -= 1
-        end = _record_end(body, self.ttls[count - 1]) if count else 0
-        return count, self._replace(body=body[:end], ttls=self.ttls[:count])
+        end = _record_end(body, offsets[count - 1]) if count else 0
+        return count, self._replace(body=body[:end], ttl_offsets=offsets[:count])
 
-    def without_records(self) -> Answer:
+    def without_records(self) -> ParsedResponse:
         """
-        Return the same with nothing in it but its rcode and options.
+        Return the same with its rcode and options alone.
         """
-        return self._replace(head=self.head[:4] + bytes(4), additionals=0, body=b"", ttls=(), marks=b"")
+        head = self.head[:4] + bytes(4)
+        return self._replace(head=head, additional_count=0, body=b"", ttl_offsets=(), ttl_marks=b"")
 
-    def with_ttls(self, ttls: Sequence[int]) -> Answer:
+    def with_ttls(self, ttls: Sequence[int]) -> ParsedResponse:
         """
-        Return the same with these TTLs.
+        Return the same with these TTLs, one for each record.
         """
         body = bytearray(self.body)
-        for at, ttl in zip(self.offsets(), ttls, strict=True):
+        for at, ttl in zip(self.all_ttl_offsets(), ttls, strict=True):
             _TTL.pack_into(body, at, ttl)
         return self._replace(body=bytes(body))
 
-    def with_ttl(self, ttl: int) -> Answer:
+    def with_ttl(self, ttl: int) -> ParsedResponse:
         """
         Return the same with this TTL for all records.
         """
-        if not self.marks:
-            return self.with_ttls([ttl] * len(self.ttls))
-        lowest = int.from_bytes(self.marks, "big")
+        if not self.ttl_marks:
+            return self.with_ttls([ttl] * len(self.ttl_offsets))
+        lowest = int.from_bytes(self.ttl_marks, "big")
         value = int.from_bytes(self.body, "big") & ~(lowest * _TTL_BITS) | lowest * ttl
         return self._replace(body=value.to_bytes(len(self.body), "big"))
 
@@ -142,9 +169,10 @@ def _record_end(body: bytes, ttl_at: int) -> int:
 
 def _aged_at_once(body: bytes, marks: bytes, seconds: int) -> bytes:
     """
-    Subtract from all TTLs at once: ``body`` is a number, and so are ``marks``, in which the lowest bit of each TTL is
-    set.  The uppermost bit of each, which no TTL has (RFC 2181 §8), is set before: where it is gone afterwards, there
-    were less than so many seconds left.
+    Subtract from all TTLs at once.
+
+    ``body`` and ``marks`` are numbers, in the second of which the lowest bit of each TTL is set.  The uppermost bit of
+    each TTL, which is never in use (RFC 2181 §8), is set before: where it is gone afterwards, the TTL was too small.
     """
     lowest = int.from_bytes(marks, "big")
     uppermost = lowest << 31
@@ -157,48 +185,60 @@ def _aged_at_once(body: bytes, marks: bytes, seconds: int) -> bytes:
     return value.to_bytes(len(body), "big")
 
 
-def take_apart(reply: bytes, end: int, dropped: frozenset[int]) -> Answer:
+def parse_reply(reply: bytes, question_end: int, dropped_options: frozenset[int]) -> ParsedResponse:
     """
-    Take a reply apart whose question ends at ``end``; EDNS options of the ``dropped`` codes are for us alone.
+    Parse an upstream's reply, without the EDNS options of the ``dropped_options`` codes, which are for this hop.
 
-    :raises WireError: if its records cannot be walked, or its OPT is malformed, twice there or out of place.
+    :raises WireError: if a record is not whole, or the OPT is malformed, twice there or out of place.
     """
     _, _, _, answers, authorities, additionals = HEADER.unpack_from(reply)
-    opt_at, opt_end, _, records_end, ttls = scan_records(reply, end, answers + authorities, additionals)
-    if not opt_at:
-        if len(ttls) <= MOST_OFFSETS:
-            return _new(Answer, (reply[2:10], additionals, reply[end:records_end], tuple(ttls), 0, b"", end, b""))
-        return answer_of(reply[2:10], additionals, reply[end:records_end], tuple(ttls), 0, b"", end)
-    body = reply[end:opt_at] + reply[opt_end:records_end] if opt_end < records_end else reply[end:opt_at]
-    options = options_without(reply, opt_at, opt_end, dropped) if opt_end - opt_at > OPT_SIZE else b""
-    if len(ttls) <= MOST_OFFSETS:
-        return _new(Answer, (reply[2:10], additionals - 1, body, tuple(ttls), reply[opt_at + 5], options, end, b""))
-    return answer_of(reply[2:10], additionals - 1, body, tuple(ttls), reply[opt_at + 5], options, end)
+    opt_at, opt_end, _, end, ttls = scan_records(reply, question_end, answers + authorities, additionals)
+    extended_rcode, options = 0, b""
+    if opt_at:
+        additionals -= 1
+        extended_rcode = reply[opt_at + 5]
+        if opt_end - opt_at > OPT_SIZE:
+            options = options_without(reply, opt_at, opt_end, dropped_options)
+        body = reply[question_end:opt_at] + reply[opt_end:end] if opt_end < end else reply[question_end:opt_at]
+    else:
+        body = reply[question_end:end]
+    if len(ttls) > MAX_TTL_OFFSETS:
+        return make_parsed_response(reply[2:10], additionals, body, tuple(ttls), extended_rcode, options, question_end)
+    parts = (reply[2:10], additionals, body, tuple(ttls), extended_rcode, options, question_end, b"")
+    return _new(ParsedResponse, parts)
 
 
-def answer_of(
-    head: bytes, additionals: int, body: bytes, ttls: tuple[int, ...], extended: int, options: bytes, end: int
-) -> Answer:
+def make_parsed_response(
+    head: bytes,
+    additional_count: int,
+    body: bytes,
+    ttl_offsets: tuple[int, ...],
+    extended_rcode: int,
+    options: bytes,
+    question_end: int,
+) -> ParsedResponse:
     """
-    Return the answer with the offsets of its TTLs, or with marks if they are many.
+    Return a parsed response with the offsets of its TTLs, or with marks if they are many.
     """
-    if len(ttls) <= MOST_OFFSETS:
-        return _new(Answer, (head, additionals, body, ttls, extended, options, end, b""))
+    if len(ttl_offsets) <= MAX_TTL_OFFSETS:
+        return ParsedResponse(head, additional_count, body, ttl_offsets, extended_rcode, options, question_end)
     marks = bytearray(len(body))
-    for at in ttls:
+    for at in ttl_offsets:
         marks[at + 3] = 1
-    return _new(Answer, (head, additionals, body, (), extended, options, end, bytes(marks)))
+    return ParsedResponse(head, additional_count, body, (), extended_rcode, options, question_end, bytes(marks))
 
 
-def error_alone(reply: bytes, flags: bytes, end: int, dropped: frozenset[int]) -> Answer:
+def parse_error_without_question(
+    reply: bytes, flags: bytes, question_end: int, dropped_options: frozenset[int]
+) -> ParsedResponse:
     """
-    Take an error apart that came without its question, which ends at ``end``; it gets these flags.
+    Parse an error that came without its question (RFC 1035 §4.1.1); it gets these flags, 2 octets, and no records.
 
-    :raises WireError: as ``take_apart``.
+    :raises WireError: as ``parse_reply``.
     """
     layout = records_of(reply, HEADER_SIZE)
-    options = options_without(reply, layout.opt_at, layout.opt_end, dropped) if layout.opt_at else b""
-    return Answer(flags + b"\0\1\0\0\0\0", 0, b"", (), 0, options, end)
+    options = options_without(reply, layout.opt_at, layout.opt_end, dropped_options) if layout.opt_at else b""
+    return ParsedResponse(flags + b"\0\1\0\0\0\0", 0, b"", (), 0, options, question_end)
 
 
 def options_without(octets: bytes, opt_at: int, opt_end: int, dropped: frozenset[int]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from struct import Struct
 
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import DO, EDE_OPTION, OPT_SIZE, PADDING, ExtendedError, ede_option, opt_record, options_of
@@ -24,7 +25,7 @@ from dotproxy.wire.message import (
     edns_flags_of,
     question_of,
 )
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 from dotproxy.wire.records import walk
 from dotproxy.wire.rrtypes import OPT
 
@@ -33,6 +34,9 @@ OUR_UDP_SIZE = 1232
 
 #: One question, no records, with and without an OPT.
 _WITH_OPT, _BARE = b"\0\1\0\0\0\0\0\1", b"\0\1\0\0\0\0\0\0"
+
+#: ``ParsedResponse.head``: flags, and the counts but ARCOUNT.
+_HEAD = Struct("!4H")
 
 #: Options that no record of a truncated answer makes room for.
 _LEAST = frozenset((EDE_OPTION, PADDING))
@@ -63,7 +67,7 @@ def refusal(query: bytes, rcode: int, info: QueryInfo | None = None, error: Exte
     return header + query[HEADER_SIZE:end] + opt
 
 
-def reply_to(query: bytes, info: QueryInfo, reply: bytes) -> bytes:
+def restore_question(query: bytes, info: QueryInfo, reply: bytes) -> bytes:
     """
     Return an upstream's ``reply`` as the answer to ``query``: its ID, its question as it was spelled.
 
@@ -86,7 +90,7 @@ def ask_over_tcp(query: bytes, info: QueryInfo) -> bytes:
     return answer[:2] + bytes((answer[2] | TC >> 8,)) + answer[3:]
 
 
-def truncated(reply: bytes, query: bytes, info: QueryInfo, limit: int, *, is_empty: bool = False) -> bytes:
+def truncate(reply: bytes, query: bytes, info: QueryInfo, limit: int, *, is_empty: bool = False) -> bytes:
     """
     Return ``reply`` with TC set and no longer than ``limit`` octets: its question as in ``query``, of its
     records as many whole ones as fit, from the first (RFC 2181 §9; a stub that does not ask again over TCP can
@@ -114,25 +118,24 @@ def truncated(reply: bytes, query: bytes, info: QueryInfo, limit: int, *, is_emp
     return _cut(query, info, flags, reply[opt_at:opt_end], limit, None if is_empty else first_records)
 
 
-def truncated_answer(
-    answer: Answer, query: bytes, info: QueryInfo, limit: int, *, age: int = 0, is_empty: bool = False
+def truncate_parsed(
+    answer: ParsedResponse, query: bytes, info: QueryInfo, limit: int, *, age: int = 0, is_empty: bool = False
 ) -> bytes:
     """
     Return the same as ``truncated`` of an answer that was taken apart, so many seconds later.
 
     It is cut first: how much there is to do depends on ``limit``, not on the answer.
     """
-    head, _, _, _, extended, options, _, _ = answer
-    answers, authorities = head[4] << 8 | head[5], head[6] << 8 | head[7]
+    flags, _, answers, authorities = _HEAD.unpack(answer.head)
 
     def first_records(room: int) -> tuple[list[int], bytes]:
         count, cut = answer.first_records(room)
         before = min(count, answers + authorities)
         kept = [min(count, answers), before - min(count, answers), count - before]
-        return kept, cut.aged(age) if age else cut.body
+        return kept, cut.aged_body(age) if age else cut.body
 
-    opt = opt_record(0, extended << 4, 0, options + info.response_options)
-    return _cut(query, info, head[0] << 8 | head[1], opt, limit, None if is_empty else first_records)
+    opt = opt_record(0, answer.extended_rcode << 4, 0, answer.options + info.response_options)
+    return _cut(query, info, flags, opt, limit, None if is_empty else first_records)
 
 
 def _cut(

@@ -27,11 +27,11 @@ from dotproxy.wire.message import (
     parse_query,
     records_of,
 )
-from dotproxy.wire.parsed_response import Answer, error_alone, options_without, take_apart
-from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, reply_to, truncated, truncated_answer
+from dotproxy.wire.parsed_response import ParsedResponse, options_without, parse_error_without_question, parse_reply
+from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, restore_question, truncate, truncate_parsed
 
 #: Octets of a client's EDNS options that an upstream is sent: all of those in use fit many times.
-MAX_PASSED = 512
+MAX_FORWARDED_OPTIONS = 512
 
 _BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
 
@@ -102,14 +102,14 @@ class PassthroughRewriter:
         return reply if info.is_signed or not info.opt_at else _unpadded(reply, info)
 
     def build_response(
-        self, query: bytes, info: QueryInfo, answer: Answer | bytes, age: int = 0, limit: int = MAX_MESSAGE
+        self, query: bytes, info: QueryInfo, answer: ParsedResponse | bytes, age: int = 0, limit: int = MAX_MESSAGE
     ) -> bytes:
         """
         Return ``answer`` with the query's ID, truncated if it is longer than ``limit`` octets.
         """
         assert isinstance(answer, bytes)  # as parse_response returned it
-        reply = reply_to(query, info, answer)
-        return reply if len(reply) <= limit else truncated(reply, query, info, limit, is_empty=self._truncates_all)
+        reply = restore_question(query, info, answer)
+        return reply if len(reply) <= limit else truncate(reply, query, info, limit, is_empty=self._truncates_all)
 
     def rewrite_transfer_message(self, query: bytes, info: QueryInfo, reply: bytes) -> bytes:
         """
@@ -143,14 +143,14 @@ class EdnsRewriter:
 
     def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
         """
-        Return those options of a query that travel, in wire form; none if they are longer than ``MAX_PASSED``.
+        Return the options of a query that upstreams get, in wire form; none above ``MAX_FORWARDED_OPTIONS`` octets.
 
         :raises WireError: if an option in it is malformed (RFC 6891 §7: FORMERR).
         """
         if info.is_signed:
             return b""
         passed = options_without(query, info.opt_at, info.opt_end, self._dropped)
-        return passed if len(passed) <= MAX_PASSED else b""
+        return passed if len(passed) <= MAX_FORWARDED_OPTIONS else b""
 
     def rewrite_query(self, query: bytes, info: QueryInfo, *, for_others: bool = False) -> bytes:
         """
@@ -177,7 +177,7 @@ class EdnsRewriter:
             message += tails[len(message) % len(tails)]
         return message if len(message) <= MAX_MESSAGE else query  # there is no room to hide its length in
 
-    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> Answer | bytes:
+    def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> ParsedResponse | bytes:
         """
         Return ``reply`` as ``build_response`` takes it, for each client with the same question; a signed one is whole.
 
@@ -188,43 +188,42 @@ class EdnsRewriter:
             return reply
         if not reply[5]:
             flags = bytes((reply[2] | query[2] & RD >> 8, reply[3] | query[3] & CD))
-            return error_alone(reply, flags, info.question_end, self._dropped)
+            return parse_error_without_question(reply, flags, info.question_end, self._dropped)
         if reply[2] & _TC:
             raise TruncatedReply
-        return take_apart(reply, info.question_end, self._dropped)
+        return parse_reply(reply, info.question_end, self._dropped)
 
     def build_response(
-        self, query: bytes, info: QueryInfo, answer: Answer | bytes, age: int = 0, limit: int = MAX_MESSAGE
+        self, query: bytes, info: QueryInfo, answer: ParsedResponse | bytes, age: int = 0, limit: int = MAX_MESSAGE
     ) -> bytes:
         """
         Return the answer to ``query``, so many seconds later: with an OPT if and only if the query has one, truncated
         if it is longer than ``limit`` octets.
         """
         if isinstance(answer, bytes):
-            reply = reply_to(query, info, answer)
-            return reply if len(reply) <= limit else truncated(reply, query, info, limit, is_empty=self._truncates_all)
-        head, additionals, rest, _, extended, options, end, _ = answer
+            reply = restore_question(query, info, answer)
+            return reply if len(reply) <= limit else truncate(reply, query, info, limit, is_empty=self._truncates_all)
+        head, body, end = answer.head, answer.body, answer.question_end
         opt = b""
         if info.opt_at:
-            options += info.response_options
-            if options or extended:
-                opt = opt_record(OUR_UDP_SIZE, extended << 4, info.edns_flags & DO, options)
+            options, extended_rcode = answer.options + info.response_options, answer.extended_rcode
+            if options or extended_rcode:
+                opt = opt_record(OUR_UDP_SIZE, extended_rcode << 4, info.edns_flags & DO, options)
             else:
                 opt = _PLAIN_OPT[info.edns_flags & DO]
-        elif extended:
+        elif answer.extended_rcode:
             return refusal(query, SERVFAIL, info)  # an rcode that cannot be told without EDNS
         if head[1] & AD and not (query[3] & AD or info.edns_flags & DO):
             head = bytes((head[0], head[1] & ~AD)) + head[2:]
-        if end + len(rest) + len(opt) > limit:
+        if end + len(body) + len(opt) > limit:
             if limit < MAX_MESSAGE:
                 answer = answer._replace(head=head)
-                return truncated_answer(answer, query, info, limit, age=age, is_empty=self._truncates_all)
-            opt = b""  # the longest answers have no room for it
+                return truncate_parsed(answer, query, info, limit, age=age, is_empty=self._truncates_all)
+            opt = b""  # the longest responses have no room for it
         if age:
-            rest = answer.aged(age)
-        if opt:
-            additionals += 1
-        return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + rest + opt
+            body = answer.aged_body(age)
+        additionals = answer.additional_count + 1 if opt else answer.additional_count
+        return query[:2] + head + _COUNT.pack(additionals) + query[HEADER_SIZE:end] + body + opt
 
     def rewrite_transfer_message(self, query: bytes, info: QueryInfo, reply: bytes) -> bytes:
         """
@@ -235,7 +234,7 @@ class EdnsRewriter:
         if info.is_signed:
             return query[:2] + reply[2:]
         end = info.question_end if reply[5] else HEADER_SIZE
-        return self.build_response(query, info, take_apart(reply, end, self._dropped))
+        return self.build_response(query, info, parse_reply(reply, end, self._dropped))
 
     def _tail(self, do: int, options: bytes, length: int) -> bytes:
         if self._block:
@@ -244,7 +243,7 @@ class EdnsRewriter:
         return opt_record(OUR_UDP_SIZE, 0, do, options)
 
 
-def with_least_opt(sent: bytes) -> bytes:
+def with_minimal_opt(sent: bytes) -> bytes:
     """
     Return a query as ``EdnsRewriter`` wrote it, but without OPT, so that there is none in the response, which has room
     for so much more; with DO, which needs an OPT, with one that has no options.  Return b"" if it is that already.

@@ -5,7 +5,7 @@ How long a failure lasts.
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.failures import FIRST, LONGEST, MAX_ENTRIES, MOST_OPTIONS, FailureCache
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 
 class FailuresTests(SynchronousTestCase):
@@ -34,7 +34,7 @@ class FailuresTests(SynchronousTestCase):
         self.assertEqual((5.0, 40.0, 10_000), (FIRST, LONGEST, MAX_ENTRIES))
         for size, kept in ((512, 512), (513, 0)):
             failures = FailureCache()
-            failures.add(b"k", Answer(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 0, bytes(size), 12), 0.0)
+            failures.add(b"k", ParsedResponse(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 0, bytes(size), 12), 0.0)
             failure = failures.get(b"k")
             assert failure is not None
             self.assertEqual(kept, len(failure.what.options))
@@ -81,7 +81,7 @@ class FailuresTests(SynchronousTestCase):
         """
         failures = FailureCache()
         for number, size in enumerate((MOST_OPTIONS, MOST_OPTIONS + 1, 65000)):
-            failures.add(b"%d" % number, Answer(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 1, bytes(size), 21), 0.0)
+            failures.add(b"%d" % number, ParsedResponse(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 1, bytes(size), 21), 0.0)
         kept = [failure.what for number in range(3) if (failure := failures.get(b"%d" % number))]
         self.assertEqual([MOST_OPTIONS, 0, 0], [len(answer.options) for answer in kept])
         self.assertEqual([18, 18, 18], [answer.rcode for answer in kept])

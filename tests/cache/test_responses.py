@@ -321,7 +321,7 @@ class MoreTests(SynchronousTestCase):
         first, second = self.cache.stale(key, 100.0), self.cache.stale(key, 120.0)
         assert first is not None
         assert second is not None
-        self.assertEqual([STALE_TTL], [ttl for _, _, ttl, _, _ in first.records()])
+        self.assertEqual([STALE_TTL], [record.ttl for record in first.records()])
         self.assertIs(first.body, second.body)
         self.assertEqual((first, octets), (second, self.cache.octets))
         self.assertIsNone(self.cache.stale(key, 160.0))

@@ -11,7 +11,7 @@ from dotproxy.testing.client import make_query
 from dotproxy.testing.zone import A, Zone, address_rdata
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
-from dotproxy.wire.parsed_response import Answer, take_apart
+from dotproxy.wire.parsed_response import ParsedResponse, parse_reply
 
 QUERY = make_query("www.test.", A)
 KEY = key_of(QUERY, parse_query(QUERY))
@@ -19,19 +19,19 @@ ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1"), address_rdata("192.0
 ECS = b"\0\x08\0\x07\0\1\x18\0\xc0\0\2"
 
 
-def parsed() -> Answer:
+def parsed() -> ParsedResponse:
     """
     Return an answer of two records.
     """
     reply = ZONE(QUERY)
     assert reply is not None
-    return take_apart(reply, parse_query(QUERY).question_end, frozenset())
+    return parse_reply(reply, parse_query(QUERY).question_end, frozenset())
 
 
 ANSWER = parsed()
 
 
-def with_head(at: int, value: int) -> Answer:
+def with_head(at: int, value: int) -> ParsedResponse:
     """
     Return the answer with another octet in its header.
     """
@@ -43,7 +43,7 @@ class StoredTests(SynchronousTestCase):
     Each thing that has to hold.
     """
 
-    def refused(self, answer: Answer = ANSWER, key: bytes = KEY) -> str:
+    def refused(self, answer: ParsedResponse = ANSWER, key: bytes = KEY) -> str:
         """
         Return why it is refused.
         """
@@ -91,8 +91,8 @@ class StoredTests(SynchronousTestCase):
         """
         It ends where that of the key does.
         """
-        for end in (ANSWER.end - 1, ANSWER.end + 1):
-            self.assertEqual("the question is not that of its key", self.refused(ANSWER._replace(end=end)))
+        for end in (ANSWER.question_end - 1, ANSWER.question_end + 1):
+            self.assertEqual("the question is not that of its key", self.refused(ANSWER._replace(question_end=end)))
 
     def test_headers(self) -> None:
         """
@@ -105,7 +105,7 @@ class StoredTests(SynchronousTestCase):
             *(with_head(1, second & 0xF0 | rcode) for rcode in (1, 2, 4, 5, 15)),
             ANSWER._replace(head=ANSWER.head[:7]),
             ANSWER._replace(head=ANSWER.head + b"\0"),
-            ANSWER._replace(extended=1),
+            ANSWER._replace(extended_rcode=1),
         ):
             self.assertEqual("a header that is not kept", self.refused(answer), answer.head)
         check_stored(KEY, with_head(0, first | 0x05))
@@ -117,24 +117,24 @@ class StoredTests(SynchronousTestCase):
         """
         for answer in (
             *(with_head(2, 1), with_head(3, 0), with_head(3, 2), with_head(4, 1), with_head(5, 1), with_head(5, 3)),
-            *(with_head(6, 1), with_head(7, 1), ANSWER._replace(additionals=1)),
+            *(with_head(6, 1), with_head(7, 1), ANSWER._replace(additional_count=1)),
         ):
             self.assertEqual("counts that are not those of its records", self.refused(answer), answer.head)
-        check_stored(KEY, with_head(5, 1)._replace(additionals=1))
+        check_stored(KEY, with_head(5, 1)._replace(additional_count=1))
         # Counts have two octets each.
         record = ANSWER.body[: len(ANSWER.body) // 2]
         for at, others in ((4, 5), (6, 7)):
             head = bytearray(ANSWER.head[:4] + bytes(4))
             head[at], head[others] = 1, 44
-            ttls = tuple(ANSWER.ttls[0] + len(record) * number for number in range(300))
-            check_stored(KEY, ANSWER._replace(head=bytes(head), body=record * 300, ttls=ttls))
+            ttls = tuple(ANSWER.ttl_offsets[0] + len(record) * number for number in range(300))
+            check_stored(KEY, ANSWER._replace(head=bytes(head), body=record * 300, ttl_offsets=ttls))
         check_stored(KEY, with_head(5, 0)._replace(head=with_head(5, 0).head[:7] + b"\2"))
 
     def test_size(self) -> None:
         """
         With an OPT of 11 octets the message has 65,535 octets at most.
         """
-        room = 65535 - 11 - ANSWER.end - len(ANSWER.body)
+        room = 65535 - 11 - ANSWER.question_end - len(ANSWER.body)
         option = b"\0\x0f" + (room - 4).to_bytes(2, "big") + bytes(room - 4)
         check_stored(KEY, ANSWER._replace(options=option))
         longer = b"\0\x0f" + (room - 3).to_bytes(2, "big") + bytes(room - 3)
@@ -156,13 +156,14 @@ class StoredTests(SynchronousTestCase):
         Each TTL stands where a record has one, and the last record ends where the body does.
         """
         there_is_none = "a TTL stands where there is none"
-        first, second = ANSWER.ttls
+        first, second = ANSWER.ttl_offsets
         for ttls in ((first + 1, second), (first - 1, second), (first, second + 1)):
-            self.assertEqual(there_is_none, self.refused(ANSWER._replace(ttls=ttls)))
+            self.assertEqual(there_is_none, self.refused(ANSWER._replace(ttl_offsets=ttls)))
         self.assertEqual("octets after the last record", self.refused(ANSWER._replace(body=ANSWER.body + b"x")))
         past = "rdata runs past the end of the message"
         self.assertEqual(past, self.refused(ANSWER._replace(body=ANSWER.body[:-1])))
-        self.assertTrue(self.refused(ANSWER._replace(body=ANSWER.body[: second + 5])))
+        cut = "record runs past the end of the message"
+        self.assertEqual(cut, self.refused(ANSWER._replace(body=ANSWER.body[: second + 5])))
 
     def test_record_of_any_owner(self) -> None:
         """
@@ -171,7 +172,7 @@ class StoredTests(SynchronousTestCase):
         owner = from_text("a.b.")
         rdata = bytes(300)
         body = owner + b"\0\1\0\1\0\0\0\1" + len(rdata).to_bytes(2, "big") + rdata
-        answer = with_head(5, 1)._replace(body=body, ttls=(len(owner) + 4,))
+        answer = with_head(5, 1)._replace(body=body, ttl_offsets=(len(owner) + 4,))
         check_stored(KEY, answer)
         self.assertTrue(self.refused(answer._replace(body=body[:-1])))
 
@@ -180,8 +181,8 @@ class StoredTests(SynchronousTestCase):
         The OPT belongs to a hop (RFC 6891 §6.1.1); type 297 has the same lower octet and is none.
         """
 
-        def typed(rtype: int) -> Answer:
-            at = ANSWER.ttls[0] - 4
+        def typed(rtype: int) -> ParsedResponse:
+            at = ANSWER.ttl_offsets[0] - 4
             return ANSWER._replace(body=ANSWER.body[:at] + rtype.to_bytes(2, "big") + ANSWER.body[at + 2 :])
 
         self.assertEqual("OPT twice or out of place", self.refused(typed(41)))
@@ -191,4 +192,4 @@ class StoredTests(SynchronousTestCase):
         """
         An answer without records is one.
         """
-        check_stored(KEY, with_head(5, 0)._replace(body=b"", ttls=()))
+        check_stored(KEY, with_head(5, 0)._replace(body=b"", ttl_offsets=()))

@@ -161,7 +161,7 @@ class CacheFileTests(SynchronousTestCase):
         cache = make_cache()
         key = add(cache, "www.test.", 1000.0)
         ((_, (stored, expires, answer)),) = cache.entries()
-        bad = answer._replace(ttls=(len(answer.body) - 3,))
+        bad = answer._replace(ttl_offsets=(len(answer.body) - 3,))
         entries = [(key, (stored, expires, bad)), (key, (stored, expires, answer))]
         save_file(self.path, entries, self.date)
         after = make_cache()

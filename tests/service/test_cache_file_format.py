@@ -27,7 +27,7 @@ from dotproxy.service.cache_file_format import (
 )
 from dotproxy.service.private_files import NotPrivate
 from dotproxy.wire.message import HEADER_SIZE, question_of
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 from tests import rounds
 from tests.config.test_schema import folder
 from tests.service.test_cache_file import add, make_cache
@@ -50,10 +50,10 @@ def readable(entry: tuple[bytes, CacheEntry]) -> dns.message.Message:
     What a client gets of an entry; fails unless an independent library can read it.
     """
     key, (_, _, answer) = entry
-    question = key[: answer.end - HEADER_SIZE]
+    question = key[: answer.question_end - HEADER_SIZE]
     head, _, _, ttls, _, _, _, _ = answer
-    message = b"\0\0" + head + answer.additionals.to_bytes(2, "big") + question + answer.aged(7)
-    assert question_of(message) == answer.end
+    message = b"\0\0" + head + answer.additional_count.to_bytes(2, "big") + question + answer.aged_body(7)
+    assert question_of(message) == answer.question_end
     assert len(ttls) == len(list(answer.records()))
     return dns.message.from_wire(message, ignore_trailing=False, one_rr_per_rrset=True)
 
@@ -234,10 +234,10 @@ class RecordTests(SynchronousTestCase):
         cache.stale(key, expires + 1)
         cache.flush_name(b"\3www\4test\0")
         cache.flush_subtree(b"\4test\0")
-        answer.with_ttls([30] * len(answer.ttls))
-        body = answer.aged(5)
+        answer.with_ttls([30] * len(answer.ttl_offsets))
+        body = answer.aged_body(5)
         self.assertEqual(len(answer.body), len(body))
-        self.assertEqual(len(answer.ttls), len(list(answer.records())))
+        self.assertEqual(len(answer.ttl_offsets), len(list(answer.records())))
 
     def test_what_is_believed_can_be_read(self) -> None:
         """
@@ -278,9 +278,9 @@ class RecordTests(SynchronousTestCase):
         """
         head, additionals, body, ttls, _, options, end, _ = self.answer
         for changes in (
-            {"end": end - 1},
-            {"end": end + 1},
-            {"end": 0},
+            {"question_end": end - 1},
+            {"question_end": end + 1},
+            {"question_end": 0},
             {"head": b"\x01" + head[1:]},  # a query
             {"head": b"\x89" + head[1:]},  # another opcode
             {"head": b"\x83" + head[1:]},  # truncated
@@ -289,15 +289,15 @@ class RecordTests(SynchronousTestCase):
             {"head": head[:3] + b"\2" + head[4:]},
             {"head": head[:5] + b"\1" + head[6:]},
             {"head": head[:4] + b"\xff\xff\xff\xff"},
-            {"extended": 1},
-            {"additionals": additionals + 1},
-            {"ttls": ()},
-            {"ttls": ttls[:1]},
-            {"ttls": ttls[::-1]},
-            {"ttls": (ttls[0], ttls[1] + 1)},
-            {"ttls": (ttls[0], ttls[0])},
-            {"ttls": (ttls[0], 65535)},
-            {"ttls": (0, ttls[1])},
+            {"extended_rcode": 1},
+            {"additional_count": additionals + 1},
+            {"ttl_offsets": ()},
+            {"ttl_offsets": ttls[:1]},
+            {"ttl_offsets": ttls[::-1]},
+            {"ttl_offsets": (ttls[0], ttls[1] + 1)},
+            {"ttl_offsets": (ttls[0], ttls[0])},
+            {"ttl_offsets": (ttls[0], 65535)},
+            {"ttl_offsets": (0, ttls[1])},
             {"body": body[:-1]},
             {"body": body + b"\0"},
             {"body": b""},
@@ -319,7 +319,7 @@ class RecordTests(SynchronousTestCase):
         It belongs to a hop, and is never stored.
         """
         body = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
-        answer = Answer(self.answer.head[:4] + bytes(4), 1, body, (5,), 0, b"", self.answer.end)
+        answer = ParsedResponse(self.answer.head[:4] + bytes(4), 1, body, (5,), 0, b"", self.answer.question_end)
         records = Records(encoded([(self.key, (1.0, 2.0, answer))], 0, KEY)[HEAD_SIZE:], 0)
         self.assertEqual([], list(records))
         self.assertEqual(1, records.invalid)
@@ -345,10 +345,10 @@ class RecordTests(SynchronousTestCase):
         """
         An answer of as many records as a message holds takes no more than the limit counts for a record.
         """
-        count = (65535 - self.answer.end - 11) // 11
+        count = (65535 - self.answer.question_end - 11) // 11
         body = b"\0\0\x10\0\1\0\0\0\1\0\0" * count
         head = self.answer.head[:4] + count.to_bytes(2, "big") + bytes(2)
-        answer = Answer(head, 0, body, tuple(range(5, 11 * count, 11)), 0, b"", self.answer.end)
+        answer = ParsedResponse(head, 0, body, tuple(range(5, 11 * count, 11)), 0, b"", self.answer.question_end)
         octets = encoded([(self.key, (1.0, 2.0, answer))], 0, KEY)
         self.assertEqual(1, len(records_of(octets)))
         self.assertLess(len(octets), MAX_RECORD)

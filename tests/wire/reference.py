@@ -12,7 +12,7 @@ from struct import Struct
 from dotproxy.errors import WireError
 from dotproxy.wire.edns import DO, EDE_OPTION, OPT_SIZE, PADDING, opt_record, options_of
 from dotproxy.wire.message import HEADER, HEADER_SIZE, TC, QueryInfo
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 from dotproxy.wire.records import walk
 from dotproxy.wire.responses import OUR_UDP_SIZE
 from dotproxy.wire.rrtypes import OPT
@@ -31,17 +31,17 @@ def aged(body: bytes, offsets: Iterable[int], seconds: int) -> bytes:
     return bytes(octets)
 
 
-def written(query: bytes, info: QueryInfo, answer: Answer, age: int, limit: int) -> bytes:
+def written(query: bytes, info: QueryInfo, answer: ParsedResponse, age: int, limit: int) -> bytes:
     """
     Return an answer for a client, whole if it fits, else truncated.
     """
-    rest, additionals = aged(answer.body, answer.offsets(), age), answer.additionals
+    rest, additionals = aged(answer.body, answer.all_ttl_offsets(), age), answer.additional_count
     if info.opt_at:
         rest += opt_record(
-            OUR_UDP_SIZE, answer.extended << 4, info.edns_flags & DO, answer.options + info.response_options
+            OUR_UDP_SIZE, answer.extended_rcode << 4, info.edns_flags & DO, answer.options + info.response_options
         )
         additionals += 1
-    whole = query[:2] + answer.head + additionals.to_bytes(2, "big") + query[HEADER_SIZE : answer.end] + rest
+    whole = query[:2] + answer.head + additionals.to_bytes(2, "big") + query[HEADER_SIZE : answer.question_end] + rest
     return whole if len(whole) <= limit else truncated(whole, query, info, limit)
 
 

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.wire.conversation import MAX_OUTSTANDING, STRAY_ALLOWANCE, Conversation
+from dotproxy.wire.conversation import MAX_EXCESS_UNMATCHED, MAX_OUTSTANDING, Conversation
 from dotproxy.wire.framing import Deframer, frame
 
 
@@ -142,7 +142,7 @@ class ConversationTests(SynchronousTestCase):
         ]
         for stray in strays:
             self.assertEqual([], self.conversation.receive(frame(stray)), stray)
-        self.assertEqual(len(strays), self.conversation.strays)
+        self.assertEqual(len(strays), self.conversation.unmatched_count)
         self.assertEqual([("t", answer(asked))], self.conversation.receive(frame(answer(asked))))
 
     def test_a_question_spelled_otherwise_is_the_same(self) -> None:
@@ -190,11 +190,11 @@ class ConversationTests(SynchronousTestCase):
         """
         What is outstanding takes room, and its answer gives it back.
         """
-        self.assertEqual(32768, self.conversation.room)
+        self.assertEqual(32768, self.conversation.free_ids)
         asked = self.ask("t")
-        self.assertEqual(32767, self.conversation.room)
+        self.assertEqual(32767, self.conversation.free_ids)
         self.conversation.receive(frame(answer(asked)))
-        self.assertEqual(32768, self.conversation.room)
+        self.assertEqual(32768, self.conversation.free_ids)
 
     def test_an_answer_counts_once(self) -> None:
         """
@@ -203,7 +203,7 @@ class ConversationTests(SynchronousTestCase):
         asked = self.ask("t")
         received = self.conversation.receive(frame(answer(asked)) * 2)
         self.assertEqual(["t"], [token for token, _ in received])
-        self.assertEqual(1, self.conversation.strays)
+        self.assertEqual(1, self.conversation.unmatched_count)
 
     def test_ids_are_unique_and_spread(self) -> None:
         """
@@ -215,7 +215,7 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual(2000, len(set(idents)))
         steps = {b - a for a, b in itertools.pairwise(idents)}
         self.assertGreater(len(steps), 1500)
-        self.assertEqual(MAX_OUTSTANDING - 2000, self.conversation.room)
+        self.assertEqual(MAX_OUTSTANDING - 2000, self.conversation.free_ids)
 
     def test_a_message_too_short_ends_it(self) -> None:
         """
@@ -226,9 +226,9 @@ class ConversationTests(SynchronousTestCase):
             conversation = self.conversation
             received = conversation.receive(frame(answer(first)) + frame(runt) + frame(answer(second)))
             self.assertEqual([(1, answer(first))], received)
-            self.assertEqual(f"a message of {len(runt)} octets", conversation.broken)
+            self.assertEqual(f"a message of {len(runt)} octets", conversation.protocol_error)
             self.assertEqual([], conversation.receive(frame(answer(second))))
-            self.assertEqual([2], conversation.condemn())
+            self.assertEqual([2], conversation.abandon())
             self.setUp()
             first, second = self.ask(1), self.ask(2)
 
@@ -238,13 +238,13 @@ class ConversationTests(SynchronousTestCase):
         """
         asked = self.ask("t")
         stray = frame(answer(asked, question=b"\0\0\2\0\1"))
-        self.conversation.receive(stray * STRAY_ALLOWANCE)
-        self.assertEqual("", self.conversation.broken)
+        self.conversation.receive(stray * MAX_EXCESS_UNMATCHED)
+        self.assertEqual("", self.conversation.protocol_error)
         self.assertEqual([("t", answer(asked))], self.conversation.receive(frame(answer(asked))))
         self.conversation.receive(stray)
-        self.assertEqual("", self.conversation.broken)
+        self.assertEqual("", self.conversation.protocol_error)
         self.conversation.receive(stray)
-        self.assertEqual(f"{STRAY_ALLOWANCE + 2} messages that answer nothing", self.conversation.broken)
+        self.assertEqual(f"{MAX_EXCESS_UNMATCHED + 2} messages that answer nothing", self.conversation.protocol_error)
 
     def test_condemn_gives_back_what_is_outstanding(self) -> None:
         """
@@ -252,8 +252,8 @@ class ConversationTests(SynchronousTestCase):
         """
         info = [self.ask(n, b"n%d" % n) for n in range(4)]
         self.conversation.receive(frame(answer(info[1])))
-        self.assertEqual([0, 2, 3], self.conversation.condemn())
-        self.assertEqual([], self.conversation.condemn())
+        self.assertEqual([0, 2, 3], self.conversation.abandon())
+        self.assertEqual([], self.conversation.abandon())
 
     @given(st.binary(max_size=400))
     def test_rubbish_answers_nothing(self, rubbish: bytes) -> None:
@@ -263,7 +263,7 @@ class ConversationTests(SynchronousTestCase):
         conversation = Conversation(numbers())
         conversation.submit([("t", *query(b"a-name-nobody-guesses"))])
         self.assertEqual([], conversation.receive(rubbish))
-        self.assertEqual(["t"], conversation.condemn())
+        self.assertEqual(["t"], conversation.abandon())
 
     def test_any_dialogue(self) -> None:
         """
@@ -347,12 +347,12 @@ class ConversationMachine(RuleBasedStateMachine):
         assert {ident: entry[0] for ident, entry in outstanding.items()} == {
             int.from_bytes(self.info[token][:2], "big"): token for token in self.owed
         }
-        assert len(outstanding) == len(self.owed) == MAX_OUTSTANDING - self.conversation.room
+        assert len(outstanding) == len(self.owed) == MAX_OUTSTANDING - self.conversation.free_ids
 
     def teardown(self) -> None:
         """
         The connection ends: what is owed is given back, oldest first, and nothing comes any more.
         """
-        assert self.conversation.condemn() == sorted(self.owed)
+        assert self.conversation.abandon() == sorted(self.owed)
         assert self.conversation.receive(self.on_the_way) == []
-        assert self.conversation.condemn() == []
+        assert self.conversation.abandon() == []

@@ -16,8 +16,8 @@ from dotproxy.errors import WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import DO, ExtendedError, ede_option, opt_record, option
 from dotproxy.wire.message import parse_query
-from dotproxy.wire.parsed_response import MOST_OFFSETS, Answer, take_apart
-from dotproxy.wire.responses import truncated, truncated_answer
+from dotproxy.wire.parsed_response import MAX_TTL_OFFSETS, ParsedResponse, parse_reply
+from dotproxy.wire.responses import truncate, truncate_parsed
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.wire import reference
 
@@ -53,21 +53,21 @@ def reply_of(query: bytes, records: list[tuple[bytes, int, int]], counts: tuple[
 
 
 @st.composite
-def answers(draw: Callable[..., object]) -> tuple[bytes, Answer]:
+def answers(draw: Callable[..., object]) -> tuple[bytes, ParsedResponse]:
     """
     A query and an answer to it, with few records or many.
     """
     query = make_query("www.example.org.", 65280, edns=draw(st.booleans()))
     if parse_query(query).opt_at and draw(st.booleans()):
         query = query[:-4] + DO.to_bytes(2, "big") + query[-2:]
-    count = draw(st.integers(0, MOST_OFFSETS + 2) | st.integers(MOST_OFFSETS, 150))
+    count = draw(st.integers(0, MAX_TTL_OFFSETS + 2) | st.integers(MAX_TTL_OFFSETS, 150))
     records = list(islice(cycle(draw(st.lists(RECORDS, min_size=1, max_size=5))), count))
     first = draw(st.integers(0, count))
     reply = reply_of(query, records, (first, draw(st.integers(0, count - first))))
-    answer = take_apart(reply, parse_query(query).question_end, frozenset())
+    answer = parse_reply(reply, parse_query(query).question_end, frozenset())
     options = b"".join(draw(st.lists(OPTIONS, max_size=4)))
     has_edns = bool(parse_query(query).opt_at)
-    return query, answer._replace(options=options, extended=draw(st.sampled_from((0, 1))) if has_edns else 0)
+    return query, answer._replace(options=options, extended_rcode=draw(st.sampled_from((0, 1))) if has_edns else 0)
 
 
 class ManyRecordsTests(SynchronousTestCase):
@@ -76,26 +76,26 @@ class ManyRecordsTests(SynchronousTestCase):
     """
 
     @given(answers(), st.integers(0, 100) | st.integers(0, 0x7FFFFFFF) | st.just(1 << 40))
-    def test_aged(self, case: tuple[bytes, Answer], seconds: int) -> None:
+    def test_aged(self, case: tuple[bytes, ParsedResponse], seconds: int) -> None:
         """
         Each TTL is less by the age, and none below 0; nothing else has changed (RFC 1035 §3.2.1).
         """
         _, answer = case
-        self.assertEqual(reference.aged(answer.body, answer.offsets(), seconds), answer.aged(seconds))
+        self.assertEqual(reference.aged(answer.body, answer.all_ttl_offsets(), seconds), answer.aged_body(seconds))
 
     @given(answers(), st.integers(0, 0x7FFFFFFF))
-    def test_one_ttl_for_all(self, case: tuple[bytes, Answer], ttl: int) -> None:
+    def test_one_ttl_for_all(self, case: tuple[bytes, ParsedResponse], ttl: int) -> None:
         """
         The same as each for itself.
         """
         _, answer = case
-        self.assertEqual(answer.with_ttls([ttl] * len(answer.offsets())), answer.with_ttl(ttl))
+        self.assertEqual(answer.with_ttls([ttl] * len(answer.all_ttl_offsets())), answer.with_ttl(ttl))
         self.assertEqual(
-            {ttl} & {ttl for _ in answer.offsets()}, {one for _, _, one, _, _ in answer.with_ttl(ttl).records()}
+            {ttl} & {ttl for _ in answer.all_ttl_offsets()}, {record.ttl for record in answer.with_ttl(ttl).records()}
         )
 
     @given(answers(), st.integers(512, 1500) | st.integers(512, 8000), st.integers(0, 90), st.binary(max_size=40))
-    def test_cut_first(self, case: tuple[bytes, Answer], limit: int, age: int, cookie: bytes) -> None:
+    def test_cut_first(self, case: tuple[bytes, ParsedResponse], limit: int, age: int, cookie: bytes) -> None:
         """
         Cut and then aged, an answer is the same as aged, written and then cut; dnspython reads it.
         """
@@ -118,7 +118,9 @@ class ManyRecordsTests(SynchronousTestCase):
         self.assertEqual(whole_size > limit, bool(message.flags & dns.flags.TC))
 
     @given(answers(), st.integers(512, 1500), st.binary(max_size=60), st.integers(0, 3000))
-    def test_octets_are_cut_as_before(self, case: tuple[bytes, Answer], limit: int, junk: bytes, at: int) -> None:
+    def test_octets_are_cut_as_before(
+        self, case: tuple[bytes, ParsedResponse], limit: int, junk: bytes, at: int
+    ) -> None:
         """
         A reply that was not taken apart is cut to the same, also if its records make no sense.
         """
@@ -128,11 +130,11 @@ class ManyRecordsTests(SynchronousTestCase):
         start = min(len(reply), info.question_end + at)
         reply[start : start + len(junk)] = junk
         self.assertEqual(
-            reference.truncated(bytes(reply), query, info, limit), truncated(bytes(reply), query, info, limit)
+            reference.truncated(bytes(reply), query, info, limit), truncate(bytes(reply), query, info, limit)
         )
 
     @given(answers(), st.integers(512, 1500))
-    def test_empty(self, case: tuple[bytes, Answer], limit: int) -> None:
+    def test_empty(self, case: tuple[bytes, ParsedResponse], limit: int) -> None:
         """
         By choice a truncated answer has no records and no options of the upstream's, but its rcode: it is no longer
         than the query.
@@ -140,8 +142,8 @@ class ManyRecordsTests(SynchronousTestCase):
         query, answer = case
         info = parse_query(query)
         for cut in (
-            truncated_answer(answer, query, info, limit, age=3, is_empty=True),
-            truncated(reference.written(query, info, answer, 3, 65535), query, info, limit, is_empty=True),
+            truncate_parsed(answer, query, info, limit, age=3, is_empty=True),
+            truncate(reference.written(query, info, answer, 3, 65535), query, info, limit, is_empty=True),
         ):
             message = dns.message.from_wire(cut, raise_on_truncation=False)
             self.assertEqual(len(query), len(cut))
@@ -157,13 +159,13 @@ class ManyRecordsTests(SynchronousTestCase):
         end = parse_query(query).question_end
         for counts in ((3, 2), (300, 2), (2, 300), (260, 513)):
             records = [(b"\xc0\x0c", number, number % 7) for number in range(sum(counts) + 5)]
-            answer = take_apart(reply_of(query, records, counts), end, frozenset())
+            answer = parse_reply(reply_of(query, records, counts), end, frozenset())
             expected = [0] * counts[0] + [1] * counts[1] + [2] * 5
             found = list(answer.records())
             self.assertEqual(expected, [section for section, *_ in found])
             self.assertEqual([record[1:] for record in records], [(ttl, to - at) for _, _, ttl, at, to in found])
             self.assertEqual({65280}, {rtype for _, rtype, *_ in found})
-            self.assertEqual(5, answer.additionals)
+            self.assertEqual(5, answer.additional_count)
 
     def test_octets_after_the_last_record(self) -> None:
         """
@@ -172,17 +174,17 @@ class ManyRecordsTests(SynchronousTestCase):
         query = make_query("www.example.org.", 65280, edns=False)
         end = parse_query(query).question_end
         opt = opt_record(1232, options=option(3, b"server"))
-        for count in (0, 1, MOST_OFFSETS, MOST_OFFSETS + 1, 40):
+        for count in (0, 1, MAX_TTL_OFFSETS, MAX_TTL_OFFSETS + 1, 40):
             plain = bytearray(reply_of(query, [(b"\xc0\x0c", 60, 3)] * count, (0, 0)))
             body = bytes(plain[end:])
-            without = take_apart(bytes(plain) + b"rest", end, frozenset())
+            without = parse_reply(bytes(plain) + b"rest", end, frozenset())
             plain[10:12] = (count + 1).to_bytes(2, "big")
-            behind = take_apart(bytes(plain) + opt + b"rest", end, frozenset())
-            before = take_apart(bytes(plain[:end]) + opt + body + b"rest", end, frozenset())
+            behind = parse_reply(bytes(plain) + opt + b"rest", end, frozenset())
+            before = parse_reply(bytes(plain[:end]) + opt + body + b"rest", end, frozenset())
             for answer in (without, behind, before):
-                self.assertEqual((body, count), (answer.body, answer.additionals), count)
-                self.assertEqual(without.offsets(), answer.offsets())
-                self.assertEqual(bool(answer.marks), count > MOST_OFFSETS)
+                self.assertEqual((body, count), (answer.body, answer.additional_count), count)
+                self.assertEqual(without.all_ttl_offsets(), answer.all_ttl_offsets())
+                self.assertEqual(bool(answer.ttl_marks), count > MAX_TTL_OFFSETS)
             self.assertEqual(
                 (b"", option(3, b"server"), option(3, b"server")), tuple(a.options for a in (without, behind, before))
             )
@@ -198,13 +200,13 @@ class ManyRecordsTests(SynchronousTestCase):
         def reply(body: bytes, *counts: int) -> bytes:
             return head[:6] + b"".join(count.to_bytes(2, "big") for count in counts) + head[12:] + body
 
-        take_apart(reply(opt, 0, 0, 1), end, frozenset())
+        parse_reply(reply(opt, 0, 0, 1), end, frozenset())
         for wrong in (
             *(reply(opt, 1, 0, 0), reply(opt, 0, 1, 0), reply(opt + opt, 0, 0, 2)),
             *(reply(b"\1x" + opt, 0, 0, 1), reply(b"\xc0\x0c" + opt[1:], 0, 0, 1)),
             reply(b"\xbf\x0c" + b"\0\1\0\1" + bytes(6), 1, 0, 0),  # an owner with a reserved label type
         ):
-            self.assertRaises(WireError, take_apart, wrong, end, frozenset())
+            self.assertRaises(WireError, parse_reply, wrong, end, frozenset())
 
     def test_records_that_run_past_the_end(self) -> None:
         """
@@ -213,9 +215,9 @@ class ManyRecordsTests(SynchronousTestCase):
         query = make_query("www.example.org.", 65280, edns=False)
         end = parse_query(query).question_end
         whole = reply_of(query, [(b"\xc0\x0c", 60, 3), (b"\3abc\0", 60, 300)], (1, 1))
-        take_apart(whole, end, frozenset())
+        parse_reply(whole, end, frozenset())
         for cut in range(end, len(whole)):
-            self.assertRaises(WireError, take_apart, whole[:cut], end, frozenset())
+            self.assertRaises(WireError, parse_reply, whole[:cut], end, frozenset())
 
     def test_the_longest_answer(self) -> None:
         """
@@ -224,7 +226,7 @@ class ManyRecordsTests(SynchronousTestCase):
         query = make_query("www.example.org.", 65280, edns=True)
         end = parse_query(query).question_end
         records = [(b"\xc0\x0c", 60, 0)] * 4000 + [(b"\xc0\x0c", 60, 65535 - end - 4001 * 12)]
-        answer = take_apart(reply_of(query, records, (4001, 0)), end, frozenset())._replace(extended=1)
+        answer = parse_reply(reply_of(query, records, (4001, 0)), end, frozenset())._replace(extended_rcode=1)
         whole = EdnsRewriter().build_response(query, parse_query(query), answer, 1)
         self.assertEqual((65535, 0), (len(whole), dns.message.from_wire(whole, ignore_trailing=True).rcode() >> 4))
         cut = dns.message.from_wire(
@@ -241,7 +243,7 @@ class ManyRecordsTests(SynchronousTestCase):
         rewriter, info = EdnsRewriter(), parse_query(query)
         lines: list[int] = []
         for count in (590, 5900):
-            answer = take_apart(
+            answer = parse_reply(
                 reply_of(query, [(b"\0", 60, 0)] * count, (count, 0)), parse_query(query).question_end, frozenset()
             )
             run = 0
@@ -255,7 +257,7 @@ class ManyRecordsTests(SynchronousTestCase):
             sys.settrace(trace)
             try:
                 octets = rewriter.build_response(query, info, answer, 5, 1232)
-                answer.aged(7)
+                answer.aged_body(7)
                 answer.with_ttl(30)
             finally:
                 sys.settrace(before)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import DO, MAX_EXTRA_TEXT, ExtendedError, ede_option, opt_record, option
 from dotproxy.wire.message import BADVERS, FORMERR, NOTIMP, SERVFAIL, parse_query, question_of
-from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, reply_to, truncated
+from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, restore_question, truncate
 from tests.wire.test_message import HEAD, QUESTION, octets, queries
 
 
@@ -169,13 +169,13 @@ class ReplyTests(SynchronousTestCase):
         """
         reply = octets("bbbb 87b0 0001 0001 0000 0000 03777777 00 0001 0001") + self.rest
         expected = octets("aaaa 87b0 0001 0001 0000 0000 03575757 00 0001 0001") + self.rest
-        self.assertEqual(expected, reply_to(self.query, self.info, reply))
+        self.assertEqual(expected, restore_question(self.query, self.info, reply))
 
     def test_an_error_without_question_gets_it_back(self) -> None:
         """
         A client is told FORMERR in an answer to its question, even if the upstream left that out.
         """
-        reply = reply_to(self.query, self.info, octets("bbbb 8181 0000 0000 0000 0000"))
+        reply = restore_question(self.query, self.info, octets("bbbb 8181 0000 0000 0000 0000"))
         self.assertEqual(octets("aaaa 8181 0001 0000 0000 0000 03575757 00 0001 0001"), reply)
 
     def test_such_an_error_has_opt_if_the_query_has(self) -> None:
@@ -183,7 +183,7 @@ class ReplyTests(SynchronousTestCase):
         A client with EDNS gets an OPT with its error, DO as it was, even if the upstream sent none (RFC 6891 §6.1.1).
         """
         query = octets("aaaa 0110 0001 0000 0000 0001 03575757 00 0001 0001 00 0029 1000 00008001 0000")
-        reply = reply_to(query, parse_query(query), octets("bbbb 8185 0000 0000 0000 0000"))
+        reply = restore_question(query, parse_query(query), octets("bbbb 8185 0000 0000 0000 0000"))
         expected = octets("aaaa 8195 0001 0000 0000 0001 03575757 00 0001 0001") + opt_record(OUR_UDP_SIZE, 0, DO)
         self.assertEqual(expected, reply)
 
@@ -197,7 +197,7 @@ class ReplyTests(SynchronousTestCase):
         question = wire[12 : info.question_end]
         shouted = question[:-4].upper() + question[-4:]
         tail = b"\x81\x80\0\1\0\7\0\0\0\0"
-        reply = reply_to(wire, info, ident.to_bytes(2, "big") + tail + shouted + rest)
+        reply = restore_question(wire, info, ident.to_bytes(2, "big") + tail + shouted + rest)
         self.assertEqual(wire[:2] + tail + question + rest, reply)
 
 
@@ -227,8 +227,8 @@ class TruncatedTests(SynchronousTestCase):
         """
         query = dns.message.make_query("www.example.org", "TXT", want_dnssec=True)
         wire = query.to_wire()
-        whole = reply_to(wire, parse_query(wire), self.make_reply(query))
-        cut = truncated(whole, wire, parse_query(wire), 1232)
+        whole = restore_question(wire, parse_query(wire), self.make_reply(query))
+        cut = truncate(whole, wire, parse_query(wire), 1232)
         reply = dns.message.from_wire(cut, raise_on_truncation=False)
         self.assertTrue(query.is_response(reply))
         self.assertEqual(dns.flags.from_text("QR AA TC RD RA AD"), reply.flags & 0xFFF0)
@@ -247,7 +247,7 @@ class TruncatedTests(SynchronousTestCase):
         wire = query.to_wire()
         info = parse_query(wire)._replace(response_options=ours)
         reply = self.make_reply(query)[: 33 + 9 * 213] + opt_record(OUR_UDP_SIZE, 0, 0, b"".join(options) + ours)
-        cut = truncated(reply, wire, info, limit)
+        cut = truncate(reply, wire, info, limit)
         self.assertTrue(cut[2] & 2)
         self.assertLessEqual(len(cut), limit)
         records = int.from_bytes(cut[6:8], "big")
@@ -311,7 +311,7 @@ class TruncatedTests(SynchronousTestCase):
         ours = opt_record(OUR_UDP_SIZE) if edns else b""
         head = wire[:2] + b"\x81\x80\0\1" + b"".join(n.to_bytes(2, "big") for n in (*counts[:2], counts[2] + edns))
         whole = head + wire[12 : info.question_end] + b"".join(pieces) + ours
-        cut = truncated(whole, wire, info, limit)
+        cut = truncate(whole, wire, info, limit)
         self.assertLessEqual(len(cut), limit)
         kept = 0
         while kept < len(pieces) and info.question_end + sum(map(len, pieces[: kept + 1])) + len(ours) <= limit:
@@ -331,7 +331,7 @@ class TruncatedTests(SynchronousTestCase):
         opt = b"" if plain else opt_record(4096, extended << 4, DO)
         head = wire[:2] + bytes([0x84, 0x80 | rcode]) + b"\0\1\0\1\0\0" + (b"\0\0" if plain else b"\0\1")
         record = b"\xc0\x0c\0\x10\0\1\0\0\0\0\7\xd1" + b"\xff" * 2001
-        cut = truncated(head + wire[12 : info.question_end] + record + opt, wire, info, 512)
+        cut = truncate(head + wire[12 : info.question_end] + record + opt, wire, info, 512)
         reply = dns.message.from_wire(cut, raise_on_truncation=False)
         self.assertEqual((query.id, query.question, query.edns), (reply.id, reply.question, reply.edns))
         self.assertEqual(dns.flags.QR | dns.flags.AA | dns.flags.TC | dns.flags.RA, reply.flags & 0xFFF0)
@@ -346,7 +346,7 @@ class TruncatedTests(SynchronousTestCase):
         """
         wire = dns.message.make_query("www.example.org", "TXT", use_edns=False).to_wire()
         reply = self.make_reply(dns.message.from_wire(wire))
-        cut = truncated(reply, wire, parse_query(wire), 512)
+        cut = truncate(reply, wire, parse_query(wire), 512)
         self.assertEqual(wire[:2] + reply[2:4], cut[:2] + bytes([cut[2] & ~2]) + cut[3:4])
         self.assertEqual(b"\0\1\0\2\0\0\0\0" + wire[12:33], cut[4:33])
         self.assertEqual(33 + 2 * 213, len(cut))
@@ -357,7 +357,7 @@ class TruncatedTests(SynchronousTestCase):
         """
         wire = dns.message.make_query("www.example.org", "TXT", use_edns=0).to_wire()
         reply = wire[:2] + b"\x81\x80\0\1\0\1\0\0\0\0" + wire[12:33] + b"\xff" * 2000
-        cut = dns.message.from_wire(truncated(reply, wire, parse_query(wire), 1232), raise_on_truncation=False)
+        cut = dns.message.from_wire(truncate(reply, wire, parse_query(wire), 1232), raise_on_truncation=False)
         self.assertEqual((0, True), (int(cut.rcode()), bool(cut.flags & dns.flags.TC)))
 
     def test_servfail_always_fits(self) -> None:
@@ -380,5 +380,5 @@ class TruncatedTests(SynchronousTestCase):
             records = (bytes([first, 12]) + b"\0\1\0\1\0\0\0\x3c\0\4\xc0\0\2\1") * 2
             long = b"\xc0\x0c" + b"\0\x10\0\1\0\0\0\x3c\2\x58" + bytes(600)
             reply = query[:2] + b"\x81\x80\0\1\0\3\0\0\0\0" + query[12:] + records + long
-            cut = truncated(reply, query, info, 512)
+            cut = truncate(reply, query, info, 512)
             self.assertEqual(kept, int.from_bytes(cut[6:8], "big"), hex(first))

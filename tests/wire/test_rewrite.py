@@ -17,7 +17,7 @@ from dotproxy.errors import TruncatedReply, WireError
 from dotproxy.testing.client import make_query
 from dotproxy.wire.edns import opt_record, options_of
 from dotproxy.wire.message import FORMERR, HEADER, QueryInfo, parse_query, records_of
-from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter, PassthroughRewriter, with_least_opt
+from dotproxy.wire.rewrite import ClientSubnet, EdnsRewriter, PassthroughRewriter, with_minimal_opt
 from tests.wire.test_message import queries
 
 A_RECORD = dns.rrset.from_text("www.test.", 60, "IN", "A", "192.0.2.1")
@@ -257,7 +257,7 @@ class OutgoingTests(SynchronousTestCase):
                 sent = EdnsRewriter().rewrite_query(query, parse_query(query))
                 self.assertIn(other, sent)
                 self.assertEqual(len(sent), records_of(sent, 12 + len(question)).end)
-                self.assertEqual(query[:10], with_least_opt(sent)[:10])
+                self.assertEqual(query[:10], with_minimal_opt(sent)[:10])
 
     def test_malformed_options(self) -> None:
         """
@@ -284,13 +284,13 @@ class LeastOptTests(SynchronousTestCase):
             sent = EdnsRewriter().rewrite_query(wire, look(EdnsRewriter(), wire))
         except WireError:
             return
-        less = with_least_opt(sent)
+        less = with_minimal_opt(sent)
         end = parse_query(sent).opt_at
         if query.edns >= 0 and query.ednsflags & 0x8000:
             self.assertEqual(sent[:end] + opt_record(1232, 0, 0x8000), less)
         else:
             self.assertEqual((sent[:10] + b"\0\0" + sent[12:end], -1), (less, dns.message.from_wire(less).edns))
-        self.assertEqual(b"", with_least_opt(less))
+        self.assertEqual(b"", with_minimal_opt(less))
 
     def test_other_records(self) -> None:
         """
@@ -299,7 +299,7 @@ class LeastOptTests(SynchronousTestCase):
         query = plain(use_edns=0)
         query.additional.append(A_RECORD)
         wire = query.to_wire()
-        less = dns.message.from_wire(with_least_opt(EdnsRewriter().rewrite_query(wire, parse_query(wire))))
+        less = dns.message.from_wire(with_minimal_opt(EdnsRewriter().rewrite_query(wire, parse_query(wire))))
         self.assertEqual(([A_RECORD], -1), (less.additional, less.edns))
 
 

@@ -18,7 +18,7 @@ from dotproxy.policy.connection_limits import PerConnectionLimit
 from dotproxy.policy.quarantine import Quarantine
 from dotproxy.telemetry.logs import LoggedEvents
 from dotproxy.wire.edns import ExtendedError
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 #: Findings of this interval, in seconds, are sent in one message.
 _BATCH_INTERVAL = 0.01
@@ -101,8 +101,17 @@ class SharedEvents(LoggedEvents):
         """
         Share a failed query.
         """
-        if isinstance(failure, Answer):
-            self._add(["failed", key.hex(), failure.head.hex(), failure.extended, failure.options.hex(), failure.end])
+        if isinstance(failure, ParsedResponse):
+            self._add(
+                [
+                    "failed",
+                    key.hex(),
+                    failure.head.hex(),
+                    failure.extended_rcode,
+                    failure.options.hex(),
+                    failure.question_end,
+                ]
+            )
         elif isinstance(failure, ExtendedError):
             self._add(["failed", key.hex(), *failure])
 
@@ -157,7 +166,7 @@ def _learn_about(upstream: LearningUpstream, finding: Finding, monotonic: float)
             upstream.per_connection_limit.learn(limit)
 
 
-def _failure_of(fields: Sequence[object]) -> Answer | ExtendedError:
+def _failure_of(fields: Sequence[object]) -> ParsedResponse | ExtendedError:
     """
     Return a failed query's response, or the reason why there was none.
 
@@ -167,5 +176,5 @@ def _failure_of(fields: Sequence[object]) -> Answer | ExtendedError:
         case [int(code), str(text)]:
             return ExtendedError(code, text)
         case [str(head), int(extended), str(options), int(end)]:
-            return Answer(bytes.fromhex(head), 0, b"", (), extended, bytes.fromhex(options), end)
+            return ParsedResponse(bytes.fromhex(head), 0, b"", (), extended, bytes.fromhex(options), end)
     raise ValueError(f"not a failure: {fields!r}")

@@ -14,11 +14,11 @@ from dotproxy.policy.connection_limits import PerConnectionLimit
 from dotproxy.policy.quarantine import Quarantine
 from dotproxy.service.workers.findings import MAX_BATCH, Finding, SharedEvents, learn
 from dotproxy.wire.edns import ExtendedError
-from dotproxy.wire.parsed_response import Answer
+from dotproxy.wire.parsed_response import ParsedResponse
 
 KEY = b"\3www\4test\0\0\1\0\1\0"
 QUESTION = KEY[:-1]
-ANSWER = Answer(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 1, b"\0\17\0\2\0\6", 26)
+ANSWER = ParsedResponse(b"\x81\x82\0\1\0\0\0\0", 0, b"", (), 1, b"\0\17\0\2\0\6", 26)
 
 
 class Upstream:
