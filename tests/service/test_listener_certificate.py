@@ -140,7 +140,7 @@ class ReplacedTests(ListenerCertificateCase):
         self.assertIs(before, served.current.context)
         (line,) = self.lines
         self.assertIn("is not the key of the first certificate in", line)
-        self.assertTrue(line.endswith("; what it held before still counts"), line)
+        self.assertTrue(line.endswith("; its previous contents stay in use"), line)
         self.write(NEW, certificate=False)
         self.pass_time()
         self.assertIsNot(before, served.current.context)
