@@ -71,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "testing",
         "cli.doctor",
     },
-    "cli.doctor": {"errors", "wire", "config", "upstream.spec", "cli"},
+    "cli.doctor": {"errors", "wire", "config", "upstream.spec", "service.reactor", "cli"},
     "__init__": {"resolver"},
     "__main__": {"cli"},
 }

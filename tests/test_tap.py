@@ -335,7 +335,7 @@ class CommandTests(CleanEnvironment):
             def fileno(self) -> int:
                 return self.descriptor
 
-        self.patch(control, "_ask", lambda *given: {"changes": ["one"] * 100})
+        self.patch(control, "_request", lambda *given: {"changes": ["one"] * 100})
         for arguments in (["example"], ["check"], ["version"], ["reload"], ["--help"], ["probe", "--help"]):
             for limit in (0, 10**6):
                 file = (folder(self) / "out").open("wb")

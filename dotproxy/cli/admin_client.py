@@ -1,8 +1,8 @@
 """
-Asking the admin socket, or the admin address, of a dotproxy: one request, one JSON object.
+A client of the admin socket and the admin address: one request, one JSON object.
 
-Decides how much is read and for how long, and that nothing of it can command a terminal: whoever listens there need not
-be a dotproxy.  What is asked and how it is shown is the caller's.
+Decides how much is read and for how long, and that control characters are escaped: the listener need not be a dotproxy.
+What is requested, and how it is shown, is the caller's.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from urllib.parse import urlencode
 from dotproxy.cli.socket_deadline import deadline
 from dotproxy.wire.printable import printable, printable_data, printable_lines
 
-#: How long connecting may take, and the whole conversation after it, in seconds.
+#: Seconds for connecting, and for request and response after that.
 TIMEOUT = 10.0
 
-#: More than this is not read; the status of a hundred upstreams takes 60,000 octets.
+#: Octets of a response at most; the status of a hundred upstreams takes 60,000.
 MAX_RESPONSE = 4 << 20
 
 _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -27,13 +27,13 @@ _FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 class NotDotproxy(Exception):
     """
-    What answers there is not a dotproxy; the text says why.
+    The response is not a dotproxy's; the text says why.
     """
 
 
 class UnixConnection(http.client.HTTPConnection):
     """
-    HTTP over a socket of this machine's.
+    HTTP over a UNIX socket.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,10 +57,10 @@ def fetch(
     timeout: float = TIMEOUT,
 ) -> tuple[int, dict[str, Any]]:
     """
-    Return the status code, and the JSON object that was answered, with control characters escaped.
+    Send a request; return the status code and the JSON object of the response, with control characters escaped.
 
-    :raises OSError: if nobody answers in time.
-    :raises NotDotproxy: if what is answered is no HTTP, no JSON object, or too much.
+    :raises OSError: if there is no response in time.
+    :raises NotDotproxy: if the response is no HTTP, no JSON object, or too large.
     """
     try:
         connection.connect()
@@ -70,16 +70,16 @@ def fetch(
             response = connection.getresponse()
             octets = response.read(MAX_RESPONSE + 1)
         if len(octets) > MAX_RESPONSE:
-            raise NotDotproxy(f"more than {MAX_RESPONSE >> 20} MiB were answered")
-        said = json.loads(octets)
-        answer = printable_data(said)
+            raise NotDotproxy(f"more than {MAX_RESPONSE >> 20} MiB were sent")
+        decoded = json.loads(octets)
+        answer = printable_data(decoded)
     except (http.client.HTTPException, ValueError, RecursionError) as error:
         reason = printable(str(error))[:100] or type(error).__name__
-        raise NotDotproxy(f"what answers there is not a dotproxy ({reason})") from None
+        raise NotDotproxy(f"the listener is not a dotproxy ({reason})") from None
     finally:
         connection.close()
     if not isinstance(answer, dict):
-        raise NotDotproxy("what answers there is not a dotproxy (no JSON object)")
-    if "error" in answer:  # which has a line for each problem
-        answer["error"] = printable_lines(str(said["error"]))
+        raise NotDotproxy("the listener is not a dotproxy (no JSON object)")
+    if "error" in answer:  # it has a line for each problem
+        answer["error"] = printable_lines(str(decoded["error"]))
     return response.status, answer

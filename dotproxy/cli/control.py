@@ -1,9 +1,9 @@
 """
-``dotproxy status``, ``cache``, ``reload``, ``drain``, ``log`` and ``healthcheck``: what is said to a running dotproxy.
+The commands for a running dotproxy: ``status``, ``cache``, ``reload``, ``drain``, ``log``, ``healthcheck``.
 
-Decides how an answer is shown, and the exit codes: 0 it was done, 1 it could not be, 2 it was not understood.
-Where to find the running one is read from the same configuration that it reads, unless ``--socket`` says it; of that
-configuration nothing else is looked at, so that any user who may use the socket can use the commands.
+Decides how responses are shown, and the exit codes: 0 done, 1 failed, 2 usage.  The socket's path comes from
+``--socket``, or from the configuration that the running dotproxy reads; no other setting is read, so that every user
+who may use the socket can use the commands.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from dotproxy.wire.message import HEADER, IN
 from dotproxy.wire.printable import printable
 from dotproxy.wire.rrtypes import AXFR
 
-#: A query that dotproxy answers by itself, whatever its upstreams do: the root's zone transfer, over UDP, is REFUSED.
-_QUESTION = HEADER.pack(0x6470, 0, 1, 0, 0, 0) + b"\0" + AXFR.to_bytes(2, "big") + IN.to_bytes(2, "big")
+#: A query that dotproxy answers itself, independent of upstreams: AXFR of the root over UDP, which it refuses.
+_LOCAL_QUERY = HEADER.pack(0x6470, 0, 1, 0, 0, 0) + b"\0" + AXFR.to_bytes(2, "big") + IN.to_bytes(2, "big")
 
 _OK = 200
 
 
 class Failed(Exception):
     """
-    It could not be done; the text says why.
+    A command failed; the text says why.
     """
 
 
 class NotReached(Failed):
     """
-    There is no admin_socket, or nobody listens there.
+    There is no admin_socket, or no process listens on it.
     """
 
 
@@ -54,13 +54,13 @@ def main(name: str, arguments: Sequence[str]) -> int:
         return _COMMANDS[name](given)
     except ConfigError as error:
         print(f"dotproxy {name}: the configuration cannot be used:", *error.problems, sep="\n", file=sys.stderr)
-    except BrokenPipeError:  # of our output: ``cli`` sees to that
+    except BrokenPipeError:  # of our output: handled by ``main``
         raise
     except (Failed, OSError) as error:
         print(f"dotproxy {name}: {error}", file=sys.stderr)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         reason = f"{type(error).__name__}: {printable(str(error))}"
-        print(f"dotproxy {name}: the answer is not that of this version of dotproxy ({reason})", file=sys.stderr)
+        print(f"dotproxy {name}: the response is not one of this version of dotproxy ({reason})", file=sys.stderr)
     return 1
 
 
@@ -69,31 +69,31 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", help="the configuration file of the running dotproxy")
     if name == "healthcheck":
         return parser
-    parser.add_argument("--socket", help="its admin_socket (default: what the configuration says)")
+    parser.add_argument("--socket", help="its admin_socket (default: from the configuration)")
     if name == "status":
-        parser.add_argument("--json", action="store_true", help="as JSON")
+        parser.add_argument("--json", action="store_true", help="print JSON")
     elif name == "cache":
         parser.add_argument("action", choices=("stats", "flush"))
         parser.add_argument("name", nargs="?", default="", help="flush this name only")
-        parser.add_argument("--subtree", action="store_true", help="and all names below it")
+        parser.add_argument("--subtree", action="store_true", help="flush all names below it, too")
     elif name == "reload":
-        parser.add_argument("--pid", type=int, help="its process, sent SIGHUP if it has no admin_socket")
+        parser.add_argument("--pid", type=int, help="its process ID, for SIGHUP if it has no admin_socket")
     elif name == "log":
         parser.add_argument("level", choices=("info", "debug"))
     return parser
 
 
-def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = None) -> Any:
+def _request(given: argparse.Namespace, method: str, path: str, arguments: dict[str, str] | None = None) -> Any:
     where = given.socket
     if not where:
         configured = load({}, os.environ, given.config, needed=("admin_socket",)).config.admin_socket
         if configured is None:
-            raise NotReached("there is no admin_socket in the configuration; --socket PATH says where it is")
+            raise NotReached("there is no admin_socket in the configuration; give its path by --socket")
         where = str(configured)
     try:
         code, answer = fetch(UnixConnection(where), method, path, arguments)
     except ConnectionRefusedError:
-        raise NotReached(f"nobody listens on {where}: is dotproxy running?") from None
+        raise NotReached(f"no process listens on {where}: is dotproxy running?") from None
     except OSError as error:
         raise NotReached(f"{where}: {error.strerror or error}") from None
     except NotDotproxy as error:
@@ -103,8 +103,8 @@ def _ask(given: Any, method: str, path: str, arguments: dict[str, str] | None = 
     return answer
 
 
-def _status(given: Any) -> int:
-    status = _ask(given, "GET", "/status")
+def _status(given: argparse.Namespace) -> int:
+    status = _request(given, "GET", "/status")
     if given.json:
         print(json.dumps(status, indent=2))
         return 0
@@ -137,21 +137,21 @@ def _status(given: Any) -> int:
 
 def _print_trouble(one: dict[str, Any]) -> None:
     """
-    Say why an upstream is down, and that its certificate expires soon.
+    Print why an upstream is down, and whether its certificate expires soon.
     """
     if one["failed_attempts"]:
         attempts = pluralized(one["failed_attempts"], "failed attempt")
         duration = _duration(round(one["down_seconds"]))
         print(f"{one['name']}: failing since {one['down_since']} ({duration}), {attempts}: {one['error']}")
     days = one["certificate_days_left"]
-    if days is not None and days < _SOON:
+    if days is not None and days < _EXPIRY_DAYS:
         print(f"{one['name']}: its certificate expires in {days:g} days, {one['certificate_expires']}")
 
 
-#: A certificate that expires in fewer days is told of.
-_SOON = 7
+#: A certificate that expires in fewer days is shown.
+_EXPIRY_DAYS = 7
 
-#: "errors" are responses with SERVFAIL or REFUSED, "failed" connections that did not come about.
+#: "errors" are responses with SERVFAIL or REFUSED, "failed" failed connection attempts.
 _HEAD = (
     *("upstream", "state", "p50 ms", "p95 ms", "answers", "errors", "out", "opened", "failed", "resumed", "retries"),
     "certificate",
@@ -172,64 +172,65 @@ def _ready(status: dict[str, Any]) -> str:
     return "ready" if status["ready"] else f"not ready: {status['not_ready']}"
 
 
-def _cache(given: Any) -> int:
+def _cache(given: argparse.Namespace) -> int:
     if given.action == "stats":
-        _print_cache(_ask(given, "GET", "/status")["cache"])
+        _print_cache(_request(given, "GET", "/status")["cache"])
         return 0
     arguments = {"name": given.name, "subtree": "yes" if given.subtree else ""}
-    print(f"{pluralized(_ask(given, 'POST', '/flush', arguments)['flushed'], 'answer')} forgotten")
+    print(f"{pluralized(_request(given, 'POST', '/flush', arguments)['flushed'], 'response')} flushed")
     return 0
 
 
 def _print_cache(cache: dict[str, Any]) -> None:
-    rate = "nothing asked yet" if cache["hit_rate"] is None else f"{cache['hit_rate']:.1%} of queries found"
+    rate = "no queries yet" if cache["hit_rate"] is None else f"{cache['hit_rate']:.1%} hit rate"
     print(
         f"cache: {pluralized(cache['entries'], 'answer')}, {cache['octets'] / 1e6:.1f} MB, {rate}"
         f" ({cache['memo'] + cache['fresh']} fresh, {cache['stale']} stale, {cache['joined']} joined,"
-        f" {cache['missed']} missed), {cache['evicted']} thrown out"
+        f" {cache['missed']} missed), {cache['evicted']} evicted"
     )
 
 
-def _reload(given: Any) -> int:
+def _reload(given: argparse.Namespace) -> int:
     try:
-        changes = _ask(given, "POST", "/reload")["changes"]
+        changes = _request(given, "POST", "/reload")["changes"]
     except NotReached:
         if given.pid is None:
             raise
-        load({}, os.environ, given.config)  # a signal brings no answer: what is wrong is told here
+        load({}, os.environ, given.config)  # a signal has no response: mistakes are reported here
         os.kill(given.pid, signal.SIGHUP)
-        print(f"process {given.pid} was sent SIGHUP; its log tells what changed")
+        print(f"process {given.pid} was sent SIGHUP; its log says what changed")
         return 0
     print(*(changes or ["nothing has changed"]), sep="\n")
     return 0
 
 
-def _drain(given: Any) -> int:
-    _ask(given, "POST", "/drain")
-    print("it is stopping")
+def _drain(given: argparse.Namespace) -> int:
+    _request(given, "POST", "/drain")
+    print("stopping")
     return 0
 
 
-def _log(given: Any) -> int:
-    _ask(given, "POST", "/log", {"level": given.level})
+def _log(given: argparse.Namespace) -> int:
+    _request(given, "POST", "/log", {"level": given.level})
     return 0
 
 
-def _healthcheck(given: Any) -> int:
+def _healthcheck(given: argparse.Namespace) -> int:
     listening = load({}, os.environ, given.config, needed=("listen",)).config.listen
-    address = next((one for one in listening if has_address(one.host)), listening[0])
+    first, *_ = listening
+    address = next((one for one in listening if has_address(one.host)), first)
     try:
-        answer = ask_directly(address)
+        answer = query_udp(address)
     except OSError as error:
-        raise Failed(f"no answer from {address}: {error}") from None
-    return 0 if answer[:2] == _QUESTION[:2] else 1
+        raise Failed(f"no response from {address}: {error}") from None
+    return 0 if answer[:2] == _LOCAL_QUERY[:2] else 1
 
 
-def ask_directly(address: ListenAddress, query: bytes = _QUESTION, timeout: float = 2.0) -> bytes:
+def query_udp(address: ListenAddress, query: bytes = _LOCAL_QUERY, timeout: float = 2.0) -> bytes:
     """
-    Ask a proxy at one of its listen addresses, over UDP, and return the answer.
+    Send a query to a proxy over UDP, and return the response.
 
-    :raises OSError: if there is none in time.
+    :raises OSError: if there is none within ``timeout`` seconds.
     """
     host = reachable(address.host)
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -241,7 +242,7 @@ def ask_directly(address: ListenAddress, query: bytes = _QUESTION, timeout: floa
 
 def reachable(host: str) -> str:
     """
-    Return where something can be reached on this machine that listens on ``host``.
+    Return the address at which a listener on ``host`` is reached from this machine.
     """
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
@@ -260,12 +261,12 @@ def _shown(milliseconds: float | None) -> str:
 
 
 _DESCRIPTIONS = {
-    "status": "Show how a running dotproxy is: upstreams, cache, rates.",
-    "cache": "Show what a running dotproxy's cache holds, or have it forget answers.",
-    "reload": "Have a running dotproxy read its configuration again, as SIGHUP does, and show what has changed.",
-    "drain": "Have a running dotproxy answer what is outstanding, and stop.",
-    "log": "Set what a running dotproxy logs: info, or debug.",
-    "healthcheck": "Ask a running dotproxy something that it answers by itself; the exit code is 0 if it does, else 1.",
+    "status": "Show a running dotproxy's upstreams, cache and query rate.",
+    "cache": "Show the numbers of a running dotproxy's cache, or flush it.",
+    "reload": "Reload a running dotproxy's configuration, as SIGHUP does, and show what has changed.",
+    "drain": "Stop a running dotproxy after it has answered outstanding queries.",
+    "log": "Set the log level of a running dotproxy: info or debug.",
+    "healthcheck": "Send a running dotproxy a query that it answers itself; the exit code is 0 if it responds, else 1.",
 }
 
 _COMMANDS = {

@@ -1,8 +1,8 @@
 """
-The demonstration: everything dotproxy does, on one machine, with nothing else around.
+``dotproxy demo``: a demonstration on one machine, without a network.
 
-Starts a DNS-over-TLS server with a certificate from a throw-away CA, puts dotproxy in front of it, asks
-it over UDP and TCP, and shows what went over which connection; then that a wrong certificate is refused.
+Starts a DNS-over-TLS server with a certificate of a temporary CA, puts dotproxy in front of it, sends queries over UDP
+and TCP, and prints which connection they used; then shows that a wrong certificate is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dotproxy.downstream.sockets import CannotBind, bind_both
 from dotproxy.errors import UpstreamError
 from dotproxy.service.assembly import build
 from dotproxy.service.proxy import Proxy
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.telemetry.events import Events
 from dotproxy.testing.certificates import Authority
 from dotproxy.testing.client import ask_tcp, ask_udp, make_query
@@ -45,13 +46,13 @@ _ZONE = Zone(
 
 class DemoFailed(Exception):
     """
-    Something did not happen as it should have; the text says what.
+    A step had another result than expected; the text says which.
     """
 
 
-class _Seen(Events):
+class _Recorder(Events):
     """
-    Remembers which connection was used, and why one was not.
+    Records the connection that was used, and why one was refused.
     """
 
     def __init__(self) -> None:
@@ -69,13 +70,15 @@ class _Seen(Events):
         self.error = error
 
 
-async def demonstrate(reactor: Any, say: Callable[[str], None], *, once: bool, port: int | None = None) -> None:
+async def demonstrate(
+    reactor: IServiceReactor, say: Callable[[str], None], *, once: bool, port: int | None = None
+) -> None:
     """
     Run the demonstration; unless ``once``, stay up after it.
 
-    ``port`` is where dotproxy listens on 127.0.0.1; without one 5300, or any that is free.
+    ``port`` is dotproxy's on 127.0.0.1; None: 5300, or a free one.
 
-    :raises DemoFailed: as soon as something does not happen as it should.
+    :raises DemoFailed: at the first step with another result than expected.
     """
     with tempfile.TemporaryDirectory(prefix="dotproxy-demo-") as folder:
         authority = Authority()
@@ -86,13 +89,14 @@ async def demonstrate(reactor: Any, say: Callable[[str], None], *, once: bool, p
         where = f"127.0.0.1:{listening.getHost().port}"
         upstream = f"tls://{where}"
         say(f"upstream   a DNS-over-TLS server for demo.test on {where}, with a certificate for {_NAME}")
-        good, seen = _start(reactor, f"{upstream}#{_NAME}", ca_file, port if port is not None else _free_port())
-        bad, unseen = _start(reactor, f"{upstream}#{_WRONG_NAME}", ca_file, 0)
+        good, recorder = _start(reactor, f"{upstream}#{_NAME}", ca_file, port if port is not None else _free_port())
+        bad, bad_recorder = _start(reactor, f"{upstream}#{_WRONG_NAME}", ca_file, 0)
         try:
-            host, port = good.addresses[0]
-            say(f"dotproxy   listens on {host}:{port} (UDP, TCP), asks {upstream}#{_NAME}\n")
-            await _show_answers(reactor, say, host, port, seen)
-            await _show_refusal(reactor, say, *bad.addresses[0], server, unseen)
+            (endpoint,), (bad_endpoint,) = good.addresses, bad.addresses
+            host, port = endpoint
+            say(f"dotproxy   listens on {host}:{port} (UDP, TCP), forwards to {upstream}#{_NAME}\n")
+            await _show_answers(reactor, say, host, port, recorder)
+            await _show_refusal(reactor, say, *bad_endpoint, server, bad_recorder)
             await bad.stopService()
             if not once:
                 say(f"\ndotproxy stays up; try   dig @{host} -p {port} hello.demo.test TXT\nCtrl-C ends it.")
@@ -113,20 +117,22 @@ def _free_port() -> int:
     return 5300
 
 
-def _start(reactor: Any, upstream: str, ca_file: Path, port: int) -> tuple[Proxy, _Seen]:
+def _start(reactor: IServiceReactor, upstream: str, ca_file: Path, port: int) -> tuple[Proxy, _Recorder]:
     options = {
         "listen": [f"127.0.0.1:{port}"],
         "upstream": [upstream],
         "forward_special": ["test"],  # its zone is demo.test
         "ca_file": [str(ca_file)],
     }
-    seen = _Seen()
-    proxy = build(load(options, {}).config, reactor, seen)
+    recorder = _Recorder()
+    proxy = build(load(options, {}).config, reactor, recorder)
     proxy.startService()
-    return proxy, seen
+    return proxy, recorder
 
 
-async def _show_answers(reactor: Any, say: Callable[[str], None], host: str, port: int, seen: _Seen) -> None:
+async def _show_answers(
+    reactor: IServiceReactor, say: Callable[[str], None], host: str, port: int, recorder: _Recorder
+) -> None:
     reply = await ask_udp(reactor, host, port, make_query("www.demo.test.", A))
     address = ".".join(str(octet) for octet in _rdatas(reply)[0])
     say(f"UDP  www.demo.test. A      → {address}")
@@ -141,33 +147,35 @@ async def _show_answers(reactor: Any, say: Callable[[str], None], host: str, por
     whole = await ask_tcp(reactor, host, port, query)
     say(f"UDP  long.demo.test. TXT   → truncated to {len(reply)} octets; over TCP {len(whole)} octets")
     _expect(_text(_rdatas(whole)[0]) == _LONG, "the long answer over TCP is wrong")
-    say(f"\nall over   {seen.connection}")
-    _expect(seen.verified == _NAME and "TLSv1." in seen.connection, "the connection was not verified")
+    say(f"\nall over   {recorder.connection}")
+    _expect(recorder.verified == _NAME and "TLSv1." in recorder.connection, "the connection was not verified")
 
 
 async def _show_refusal(
-    reactor: Any, say: Callable[[str], None], host: str, port: int, server: DotServer, seen: _Seen
+    reactor: IServiceReactor, say: Callable[[str], None], host: str, port: int, server: DotServer, recorder: _Recorder
 ) -> None:
-    say(f"\nnow the same server, but it has to be {_WRONG_NAME}:")
+    say(f"\nthe same server, but with the name {_WRONG_NAME} configured:")
     before = len(server.queries)
     reply = await ask_udp(reactor, host, port, make_query("www.demo.test.", A))
     rcode = HEADER.unpack_from(reply)[1] & 15
     say(f"UDP  www.demo.test. A      → {'SERVFAIL' if rcode == SERVFAIL else rcode}: {_extended_error(reply)}")
     _expect(rcode == SERVFAIL, "a wrong certificate did not lead to SERVFAIL")
-    _expect(seen.error is not None and seen.error.phase == "verify", "it was not the certificate that was refused")
-    _expect(not seen.connection and len(server.queries) == before, "a question reached a server that was not verified")
-    say("and the server received not one octet of a question")
+    _expect(
+        recorder.error is not None and recorder.error.phase == "verify", "another reason than the certificate was given"
+    )
+    _expect(not recorder.connection and len(server.queries) == before, "a query reached a server that was not verified")
+    say("and the server received no octet of a query")
 
 
-async def _until_stopped(reactor: Any) -> None:
+async def _until_stopped(reactor: IServiceReactor) -> None:
     stopped: Deferred[None] = Deferred()
     reactor.addSystemEventTrigger("before", "shutdown", stopped.callback, None)
     await stopped
 
 
-def _expect(true: object, otherwise: str) -> None:
-    if not true:
-        raise DemoFailed(otherwise)
+def _expect(condition: object, failure: str) -> None:
+    if not condition:
+        raise DemoFailed(failure)
 
 
 def _rdatas(reply: bytes) -> list[bytes]:

@@ -1,9 +1,9 @@
 """
 The ``dotproxy`` command.
 
-Decides which subcommand does what, and the exit codes.  ``run`` is twistd in the foreground; the options
-of ``run`` and ``check`` are those of ``twistd dotproxy``.  For a configuration that cannot be used the exit code of
-``run`` is 78 (EX_CONFIG), that of ``check`` 1.
+Decides which module runs each subcommand, and the exit codes.  ``run`` is twistd in the foreground; the options of
+``run`` and ``check`` are those of ``twistd dotproxy``.  If the configuration is not usable, ``run`` exits with 78
+(EX_CONFIG), ``check`` with 1.
 """
 
 from __future__ import annotations
@@ -11,31 +11,35 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from dotproxy import __version__
+
+if TYPE_CHECKING:
+    from dotproxy.service.reactor import IServiceReactor
 
 _USAGE = """\
 Usage: dotproxy COMMAND [options]
 
   run      forward DNS, in the foreground (the same as: twistd --nodaemon dotproxy)
   check    check the configuration, print it, and where each value came from
-  status   how a running one is: upstreams, cache, queries a second (--json)
-  cache    stats | flush [NAME [--subtree]]: what it keeps
-  reload   have it read its configuration again (as SIGHUP)
-  log      info | debug: what it logs
-  drain    have it answer what is outstanding, and stop
-  healthcheck  whether it answers, for containers: exit code 0 or 1
-  doctor   whether this machine's resolver is dotproxy, and nothing leaves on port 53 (--json)
-  probe    [SPEC…]: look at upstreams, and say what they are like (--json, --idle SECONDS)
-  query    NAME [TYPE] [@SPEC]: ask one question over authenticated TLS, and print the answer
-  demo     show it working on this machine alone, then stay up to be tried (--once: exit)
+  status   show a running dotproxy's upstreams, cache and query rate (--json)
+  cache    stats | flush [NAME [--subtree]]: show or flush its cache
+  reload   reload its configuration (as SIGHUP does)
+  log      info | debug: set its log level
+  drain    answer outstanding queries, then stop it
+  healthcheck  check that it responds, for containers: exit code 0 or 1
+  doctor   check that this machine's resolver is dotproxy, and that nothing leaves on port 53 (--json)
+  probe    [SPEC…]: examine upstreams: TLS, latency, EDNS, DNSSEC (--json, --idle SECONDS)
+  query    NAME [TYPE] [@SPEC]: send one query over authenticated TLS, and print the response
+  demo     run a demonstration on this machine alone, then stay up to be tried (--once: exit)
   example  print an example configuration file
   version  print the version
 
 dotproxy COMMAND --help lists a command's options; those of run and check are the same.
 """
 
-#: As a shell tells of a program that SIGPIPE has ended: 128 + 13.
+#: The exit code that a shell gives a program ended by SIGPIPE: 128 + 13.
 _BROKEN_PIPE = 141
 
 
@@ -50,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read this has seen enough, as head(1) does.  What is left in the buffer goes nowhere, so that the
-        # interpreter does not complain when it ends.
+        # The reader has closed the pipe, as head(1) does.  What is left in the buffer goes to /dev/null, so that the
+        # interpreter reports no error at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
 
@@ -123,11 +127,11 @@ def _demo(arguments: list[str]) -> int:
     from dotproxy.errors import DotproxyError
 
     parser = argparse.ArgumentParser("dotproxy demo", description="Show dotproxy working, on this machine alone.")
-    parser.add_argument("--once", action="store_true", help="exit when it was shown, 0 if all of it worked")
-    parser.add_argument("--port", type=int, help="where to listen on 127.0.0.1 (default: 5300, or any that is free)")
+    parser.add_argument("--once", action="store_true", help="exit after the demonstration, with 0 if all of it worked")
+    parser.add_argument("--port", type=int, help="the port on 127.0.0.1 (default: 5300, or a free one)")
     given = parser.parse_args(arguments)
 
-    async def demonstration(reactor: object) -> None:
+    async def demonstration(reactor: IServiceReactor) -> None:
         try:
             await demonstrate(reactor, _say, once=given.once, port=given.port)
         except (DemoFailed, DotproxyError, CannotBind, defer.TimeoutError) as error:
@@ -157,7 +161,7 @@ def _version(arguments: list[str]) -> int:
 
     from dotproxy.telemetry.versions import versions
 
-    _no_options("version", "Print the version, and those of what dotproxy stands on.", arguments)
+    _no_options("version", "Print the version of dotproxy, and those of the software it uses.", arguments)
     spec = find_spec("dotproxy.forwarding.forwarder")
     is_compiled = spec is not None and not str(spec.origin).endswith(".py")
     print(f"dotproxy {__version__}{' (compiled)' if is_compiled else ''}")
@@ -167,7 +171,7 @@ def _version(arguments: list[str]) -> int:
 
 def _no_options(name: str, description: str, arguments: list[str]) -> None:
     """
-    Read the arguments of a command that takes none but ``--help``.
+    Parse the arguments of a command without options; ``--help`` and mistakes end the program.
     """
     import argparse
 

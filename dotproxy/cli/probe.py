@@ -1,8 +1,8 @@
 """
-``dotproxy probe``: what an upstream is like.
+``dotproxy probe``: an examination of upstreams.
 
-Decides what is tried, in which order, and what is said of it.  Nothing is asked of a server that is not who it should
-be; of such a one there is only what it shows by itself.
+Decides what is tested, in which order, and how the result is printed.  No query is sent to a server that is not
+verified; of such a server only its TLS handshake is shown.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.threads import deferToThread
 
 from dotproxy.cli.message_text import extended_error_text, rcode_name
-from dotproxy.cli.session import Session, connect, trust_in
-from dotproxy.cli.tls_inspect import Seen, look
+from dotproxy.cli.session import Session, build_verifier, connect
+from dotproxy.cli.tls_inspect import TlsDetails, inspect
 from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone, DotproxyError
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.telemetry.words import pluralized
 from dotproxy.upstream.spec import UpstreamAddress, endpoint_text
 from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, PADDING, opt_record, option, options_of
@@ -31,19 +31,19 @@ from dotproxy.wire.names import from_text, to_text
 from dotproxy.wire.printable import printable, short_printable
 from dotproxy.wire.rrtypes import DNSKEY, RRSIG, SOA, TXT
 
-#: Client subnet 198.51.100.0/24: somebody else's, to see whether it is told back.
+#: Client subnet 198.51.100.0/24 (RFC 5737), to see whether the response echoes it.
 _SUBNET = option(ECS, b"\0\1\x18\0\xc6\x33\x64")
 
 
 @dataclass
-class Report:
+class ProbeReport:
     """
-    What was found out about one address of one upstream.  Times are in milliseconds.
+    What was found out about one address of an upstream.  Times are in milliseconds.
     """
 
     upstream: str
     address: str
-    shows: Seen
+    shows: TlsDetails
     verified: str = ""
     problem: str = ""
     cold_ms: float | None = None
@@ -64,64 +64,66 @@ class Report:
     @property
     def is_good(self) -> bool:
         """
-        Whether it can be used: it is verified, and its answers say what there is.
+        Whether the upstream is usable: it is verified, and responds with NOERROR or NXDOMAIN.
         """
         return not self.problem and self.rcode in _GOOD
 
 
 class Prober:
     """
-    Probes upstreams, one address after the other.
+    Probes addresses of upstreams.
+
+    ``name`` is asked about; ``idle`` is for how many seconds an idle connection is watched, 0 to leave that out.
     """
 
-    def __init__(self, config: Config, reactor: Any, name: str = ".", idle: float = 0.0) -> None:
+    def __init__(self, config: Config, reactor: IServiceReactor, name: str = ".", idle: float = 0.0) -> None:
         self._config = config
         self._reactor = reactor
         self._name = from_text(name if name.endswith(".") else name + ".")
         self._idle = idle
         self._ident = 0
 
-    async def probe(self, upstream: UpstreamAddress, host: str, port: int) -> Report:
+    async def probe(self, upstream: UpstreamAddress, host: str, port: int) -> ProbeReport:
         """
-        Return what is found out about one address.
+        Return what is found out about one address; problems are part of the report.
         """
         config = self._config
-        shows = await deferToThread(look, host, port, upstream.name, config.connect_timeout)
-        report = Report(upstream.label, endpoint_text(host, port), shows)
-        trust = trust_in(config, upstream, host)
+        shows = await deferToThread(inspect, host, port, upstream.name, config.connect_timeout)
+        report = ProbeReport(upstream.label, endpoint_text(host, port), shows)
+        verifier = build_verifier(config, upstream, host)
         try:
-            session, took = await connect(self._reactor, host, port, trust, config.connect_timeout)
+            session, took = await connect(self._reactor, host, port, verifier, config.connect_timeout)
             report.cold_ms, report.verified = _milliseconds(took), session.identity.verified
             if not session.identity.chain.is_root:
                 anchor = session.identity.chain.anchor
                 report.notes.append(
-                    f"trusted because ca_file names {anchor}, which is no root: nothing above it counts"
+                    f"trusted because ca_file holds {anchor}, which is not a root: its issuers are not checked"
                 )
             try:
-                await self._ask_about(session, report)
+                await self._run_tests(session, report)
             except ConnectionGone as error:
                 if not report.rcode:
                     raise
-                report.notes.append(f"the connection ended while it was asked this and that: {error.reason}")
+                report.notes.append(f"the connection ended during the tests: {error.reason}")
             finally:
                 session.close()
-            again, took = await connect(self._reactor, host, port, trust, config.connect_timeout)
+            again, took = await connect(self._reactor, host, port, verifier, config.connect_timeout)
             report.resumed_ms, report.is_resumed = _milliseconds(took), again.identity.resumed
             if self._idle:
-                await self._wait_for_the_end(again, report)
+                await self._watch_idle(again, report)
             again.close()
         except DotproxyError as error:
             report.problem = str(error)
         except Exception as error:
             is_late = isinstance(error, TookTooLong)
             report.problem = (
-                "read: no answer in time" if is_late else short_printable(f"{type(error).__name__}: {error}")
+                "read: no response in time" if is_late else short_printable(f"{type(error).__name__}: {error}")
             )
         return report
 
-    async def _ask_about(self, session: Session, report: Report) -> None:
+    async def _run_tests(self, session: Session, report: ProbeReport) -> None:
         """
-        Ask this and that.
+        Send test queries, and record what the responses show.
         """
         began = time.perf_counter()
         reply = await self._ask(session, self._name, SOA, option(KEEPALIVE, b"") + option(PADDING, bytes(40)))
@@ -135,11 +137,11 @@ class Prober:
         reply = await self._ask(session, self._name, SOA)
         report.warm_query_ms = _milliseconds(time.perf_counter() - began)
         if rcode_name(reply[3] & 15) != report.rcode:
-            report.notes.append(f"answered {report.rcode} when it was asked first")
-        self._judge(reply, report)  # what holds is the later answer: a resolver with nothing cached may fail once
-        reply = await self._answer_to(session, report, "client subnet", self._name, SOA, _SUBNET)
+            report.notes.append(f"responded with {report.rcode} to the first query")
+        self._judge(reply, report)  # the later response counts: a resolver with an empty cache may fail once
+        reply = await self._optional_reply(session, report, "client subnet", self._name, SOA, _SUBNET)
         report.echoes_subnet = ECS in _options(reply) if reply else None
-        reply = await self._answer_to(session, report, "the root's DNSKEY", b"\0", DNSKEY, flags=DO)
+        reply = await self._optional_reply(session, report, "the root's DNSKEY", b"\0", DNSKEY, flags=DO)
         if reply:
             has_signatures = RRSIG in _types(reply)
             report.dnssec = "validates" if reply[3] & AD else "signatures" if has_signatures else "none"
@@ -148,33 +150,40 @@ class Prober:
                 report.notes.append("truncates over TLS")
         await self._ask_many(session, report)
 
-    def _judge(self, reply: bytes, report: Report) -> None:
+    def _judge(self, reply: bytes, report: ProbeReport) -> None:
         """
-        Take down the rcode; one by which nothing is learned of the name is a problem.
+        Record the rcode; other than NOERROR and NXDOMAIN it is a problem.
         """
         report.rcode = rcode_name(reply[3] & 15)
         report.problem = ""
         if report.rcode not in _GOOD:
             error = _options(reply).get(EDE_OPTION, b"")
             why = f"; EDE: {extended_error_text(error)}" if len(error) >= 2 else ""
-            report.problem = f"answers {report.rcode} to {to_text(self._name)} SOA{why}"
+            report.problem = f"responds with {report.rcode} to {to_text(self._name)} SOA{why}"
 
-    async def _answer_to(
-        self, session: Session, report: Report, what: str, name: bytes, rtype: int, options: bytes = b"", flags: int = 0
+    async def _optional_reply(
+        self,
+        session: Session,
+        report: ProbeReport,
+        what: str,
+        name: bytes,
+        rtype: int,
+        options: bytes = b"",
+        flags: int = 0,
     ) -> bytes:
         """
-        Return the answer to something that need not be answered, b"" without one.
+        Return the response to a query that a server may ignore, b"" if there is none.
         """
         try:
             reply: bytes = await self._ask(session, name, rtype, options, flags)
         except TookTooLong:
-            report.notes.append(f"no answer to a question with {what}" if options else f"no answer to {what}")
+            report.notes.append(f"no response to a query with {what}" if options else f"no response to {what}")
             return b""
         return reply
 
-    async def _ask_many(self, session: Session, report: Report) -> None:
+    async def _ask_many(self, session: Session, report: ProbeReport) -> None:
         """
-        Ask much at once, what takes time before what takes none, and see in which order it is answered.
+        Send eight queries at once, those with uncached names first, and record whether responses come in another order.
         """
         session.answered.clear()
         stamp = f"{time.time_ns():x}".encode()
@@ -182,10 +191,13 @@ class Prober:
         queries = [self._query(name, TXT) for name in names] + [self._query(self._name, SOA) for _ in range(4)]
         results = await DeferredList(session.ask(queries, self._reactor), consumeErrors=True)
         if not all(good for good, _ in results):
-            report.notes.append("does not answer eight questions at once")
+            report.notes.append("does not respond to eight queries at once")
         report.out_of_order = session.answered != sorted(session.answered)
 
-    async def _wait_for_the_end(self, session: Session, report: Report) -> None:
+    async def _watch_idle(self, session: Session, report: ProbeReport) -> None:
+        """
+        Record after how many idle seconds the server closes the connection.
+        """
         await self._ask(session, self._name, SOA)
         began = time.monotonic()
         try:
@@ -194,8 +206,9 @@ class Prober:
         except Exception:
             report.notes.append(f"does not close when idle for {self._idle:g} s")
 
-    def _ask(self, session: Session, name: bytes, rtype: int, options: bytes = b"", flags: int = 0) -> Any:
-        return session.ask([self._query(name, rtype, options, flags)], self._reactor)[0]
+    def _ask(self, session: Session, name: bytes, rtype: int, options: bytes = b"", flags: int = 0) -> Deferred[bytes]:
+        (reply,) = session.ask([self._query(name, rtype, options, flags)], self._reactor)
+        return reply
 
     def _query(self, name: bytes, rtype: int, options: bytes = b"", flags: int = 0) -> bytes:
         self._ident += 1
@@ -207,21 +220,23 @@ async def probe_all(
     prober: Prober, upstreams: Sequence[UpstreamAddress], say: Callable[[str], None], *, as_json: bool
 ) -> bool:
     """
-    Probe all of them, and say what was found; return whether each can be used, by one of its addresses at least.
+    Probe each address of ``upstreams`` and print a report; return whether each upstream is usable at one of them.
     """
-    everything: list[dict[str, Any]] = []
+    everything: list[dict[str, object]] = []
     are_good: list[bool] = []
     for upstream in upstreams:
-        reports: list[Report] = []
+        reports: list[ProbeReport] = []
         for host, port in upstream.addresses:
             report = await prober.probe(upstream, host, port)
             reports.append(report)
             if not as_json:
-                say(shown(report))
+                say(report_text(report))
         if upstream.host:
-            reports.append(Report(upstream.label, upstream.host[0], Seen(), problem="give its address: ADDRESS#NAME"))
+            host, _ = upstream.host
+            report = ProbeReport(upstream.label, host, TlsDetails(), problem="give its address: ADDRESS#NAME")
+            reports.append(report)
             if not as_json:
-                say(shown(reports[-1]))
+                say(report_text(report))
         are_good.append(any(report.is_good for report in reports))
         everything += [{**asdict(report), "is_good": report.is_good} for report in reports]
     if as_json:
@@ -229,11 +244,11 @@ async def probe_all(
     return all(are_good)
 
 
-def shown(report: Report) -> str:
+def report_text(report: ProbeReport) -> str:
     """
-    Return a report for a person.
+    Return a report as lines of text.
     """
-    seen = report.shows
+    tls = report.shows
     lines = [f"{report.upstream} at {report.address}"]
 
     def line(label: str, text: str) -> None:
@@ -241,25 +256,25 @@ def shown(report: Report) -> str:
             lines.append(f"  {label:<13} {printable(text)}")
 
     verdict = f"verified as {report.verified}" if report.verified else ""
-    line("verdict", f"{verdict}, but it cannot be used" if verdict and report.problem else verdict)
+    line("verdict", f"{verdict}, but not usable" if verdict and report.problem else verdict)
     line("problem", report.problem)
-    line("what it shows", seen.error)
+    line("what it shows", tls.error)
     line("times", ", ".join(_times(report)))
-    line("TLS", " ".join(filter(None, (seen.tls_version, seen.cipher, f"ALPN {seen.alpn}" if seen.alpn else ""))))
-    if seen.names or seen.expires:
-        line("certificate", f"for {', '.join(seen.names) or 'no name'}; by {seen.issuer}")
-    if seen.expires:
-        days = (seen.expires - datetime.now(UTC)).days
+    line("TLS", " ".join(filter(None, (tls.tls_version, tls.cipher, f"ALPN {tls.alpn}" if tls.alpn else ""))))
+    if tls.names or tls.expires:
+        line("certificate", f"for {', '.join(tls.names) or 'no name'}; by {tls.issuer}")
+    if tls.expires:
+        days = (tls.expires - datetime.now(UTC)).days
         left = f"{pluralized(days, 'day')} left" if days >= 0 else f"{pluralized(-days, 'day')} ago"
-        line("expires", f"{seen.expires:%Y-%m-%d} ({left})")
-    line("pin", f"?pin-sha256={seen.pin}" if seen.pin else "")
+        line("expires", f"{tls.expires:%Y-%m-%d} ({left})")
+    line("pin", f"?pin-sha256={tls.pin}" if tls.pin else "")
     line("answers", ", ".join(_answers(report)))
     for note in report.notes:
         line("note", note)
     return "\n".join(lines) + "\n"
 
 
-def _times(report: Report) -> list[str]:
+def _times(report: ProbeReport) -> list[str]:
     times = [
         ("TCP", report.shows.tcp_ms),
         ("TCP and TLS", report.cold_ms),
@@ -270,7 +285,7 @@ def _times(report: Report) -> list[str]:
     return [f"{label} {value:g} ms" for label, value in times if value is not None]
 
 
-def _answers(report: Report) -> list[str]:
+def _answers(report: ProbeReport) -> list[str]:
     if not report.rcode:
         return []
     found = [report.rcode]
@@ -279,11 +294,11 @@ def _answers(report: Report) -> list[str]:
     found.append("padded" if report.pads else "not padded")
     found.append("in any order" if report.out_of_order else "in order")
     if report.echoes_subnet is not None:
-        found.append("client subnet told back" if report.echoes_subnet else "client subnet not told back")
+        found.append("client subnet echoed" if report.echoes_subnet else "client subnet not echoed")
     if report.idle_timeout_s is not None:
-        found.append(f"keeps idle connections for {report.idle_timeout_s:g} s, it says")
+        found.append(f"announces an idle timeout of {report.idle_timeout_s:g} s")
     if report.closed_after_s is not None:
-        found.append(f"closed an idle one after {report.closed_after_s:g} s")
+        found.append(f"closed an idle connection after {report.closed_after_s:g} s")
     return found
 
 
@@ -305,5 +320,5 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
-#: By which an upstream tells what there is, and what is not.
+#: Rcodes of a usable upstream: the name exists, or it does not.
 _GOOD = ("NOERROR", "NXDOMAIN")

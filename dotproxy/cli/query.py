@@ -1,22 +1,22 @@
 """
-``dotproxy query``: one question, asked as the proxy would ask it, and its answer as dig would print it.
+``dotproxy query``: one query, sent as the proxy sends it; the response is printed as dig prints it.
 
-Decides what is sent, to which of an upstream's addresses, and what is told of the connection.  The answer is written
-out by ``answer``.
+Decides what is sent, to which of an upstream's addresses, and what is printed about the connection.  The response is
+formatted by ``message_text``.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
 from twisted.internet.defer import TimeoutError as TookTooLong
 
 from dotproxy.cli.message_text import message_text
-from dotproxy.cli.session import PROBE_REPLY_TIMEOUT, connect, trust_in
+from dotproxy.cli.session import PROBE_REPLY_TIMEOUT, build_verifier, connect
 from dotproxy.config.model import Config
 from dotproxy.errors import DotproxyError, UpstreamError, WireError
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.upstream.spec import UpstreamAddress
 from dotproxy.wire.edns import DO, opt_record
 from dotproxy.wire.message import HEADER, RD, parse_query
@@ -28,32 +28,34 @@ from dotproxy.wire.rrtypes import NAMES
 
 class CannotAsk(DotproxyError):
     """
-    The question makes no sense, or what it takes to ask it is not there.
+    The query is not valid, or no upstream responded; the text says why.
     """
 
 
-async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: str, rtype: str, *, dnssec: bool) -> str:
+async def query(
+    reactor: IServiceReactor, config: Config, upstream: UpstreamAddress, name: str, rtype: str, *, dnssec: bool
+) -> str:
     """
-    Return the answer, with what is known of who gave it.
+    Return the response as text, followed by times, server and connection.
 
-    :raises CannotAsk: saying why.
-    :raises UpstreamError: if nobody answers.
+    :raises CannotAsk: if the query is not valid, or no address of the upstream responds.
     """
     wire = _question(name, rtype, dnssec=dnssec)
     sent = EdnsRewriter(config.padding, config.client_subnet).rewrite_query(wire, parse_query(wire))
     failures: list[str] = []
     for host, port in upstream.addresses:
-        trust = trust_in(config, upstream, host)
+        verifier = build_verifier(config, upstream, host)
         try:
-            session, connected = await connect(reactor, host, port, trust, config.connect_timeout)
+            session, connected = await connect(reactor, host, port, verifier, config.connect_timeout)
             began = time.perf_counter()
-            reply = await session.ask([sent], reactor)[0]
+            (reply_later,) = session.ask([sent], reactor)
+            reply = await reply_later
         except UpstreamError as error:
             failures.append(f"{host}: {error}")
             continue
         except TookTooLong:
             session.close()
-            failures.append(f"{host}: read: no answer in {PROBE_REPLY_TIMEOUT:g} s")
+            failures.append(f"{host}: read: no response within {PROBE_REPLY_TIMEOUT:g} s")
             continue
         took = time.perf_counter() - began
         session.close()
@@ -61,7 +63,7 @@ async def query(reactor: Any, config: Config, upstream: UpstreamAddress, name: s
         try:
             text = message_text(reply)
         except (WireError, IndexError, ValueError) as error:
-            raise CannotAsk(f"{host}: an answer that cannot be read: {error}") from None
+            raise CannotAsk(f"{host}: a malformed response: {error}") from None
         return (
             f"{text}\n\n;; Query time: {took * 1000:.1f} msec, after {connected * 1000:.1f} msec for the"
             f" connection\n;; SERVER: {host}#{port} ({identity.tls_version}, {identity.cipher},"
@@ -86,9 +88,9 @@ def _question(name: str, rtype: str, *, dnssec: bool) -> bytes:
 
 def _type_number(name: str) -> int:
     """
-    Return the type with this name, in any case, or with this number, as TYPE65280 (RFC 3597 §5).
+    Return a type's number from its name, in any case, or from its number, as TYPE65280 (RFC 3597 §5).
 
-    :raises WireError: if there is none.
+    :raises WireError: if it is neither.
     """
     upper = name.upper()
     digits = upper.removeprefix("TYPE")

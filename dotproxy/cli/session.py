@@ -1,7 +1,7 @@
 """
-One connection to an upstream, for somebody who wants to look at it: the same endpoint, trust and gate as the proxy's.
+One connection to an upstream for diagnostics, with the same endpoint and verification as the proxy's.
 
-Decides how one question at a time, or several, are asked and how long is waited.  What is asked is the caller's.
+Decides how queries are sent, one at a time or several, and how long responses may take.  What is asked is the caller's.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.upstream.spec import UpstreamAddress
 from dotproxy.upstream.tcp_options import TICKET_DELAY, acknowledge_now
 from dotproxy.upstream.tls_errors import lost
@@ -26,13 +28,20 @@ from dotproxy.upstream.verification import Identity, ServerVerifier, TlsChoices
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.framing import Deframer, frame
 
-#: How long an answer is waited for, in seconds.
+#: Seconds until a query without a response fails.
 PROBE_REPLY_TIMEOUT = 3.0
+
+
+def id_of(message: bytes) -> int:
+    """
+    Return the ID of a message.
+    """
+    return int.from_bytes(message[:2], "big")
 
 
 class Session(Protocol):
     """
-    A verified connection; answers are told apart by their IDs.
+    A verified connection; responses are matched with queries by their IDs.
     """
 
     transport: Any
@@ -41,31 +50,31 @@ class Session(Protocol):
     def __init__(self) -> None:
         self._deframer = Deframer()
         self._waiting: dict[int, Deferred[bytes]] = {}
-        #: IDs in the order their answers came.
+        #: IDs in the order of their responses.
         self.answered: list[int] = []
         self.closed: Deferred[str] = Deferred()
 
-    def ask(self, queries: Sequence[bytes], clock: Any) -> list[Deferred[bytes]]:
+    def ask(self, queries: Sequence[bytes], clock: IReactorTime) -> list[Deferred[bytes]]:
         """
-        Ask, all in one write as the proxy does; return Deferreds for the answers, each of which fails after
-        ``PATIENCE``.
+        Send queries in one write, as the proxy does; return a Deferred for each response, which fails after
+        ``PROBE_REPLY_TIMEOUT``.
         """
         answers: list[Deferred[bytes]] = []
         for query in queries:
             waiting: Deferred[bytes] = Deferred()
-            self._waiting[query[0] << 8 | query[1]] = waiting
+            self._waiting[id_of(query)] = waiting
             answers.append(waiting.addTimeout(PROBE_REPLY_TIMEOUT, clock))
         self.transport.write(b"".join(map(frame, queries)))
         return answers
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Answers came.
+        Match responses with queries; called by Twisted.
         """
         for reply in self._deframer.feed(data):
             if len(reply) < 12:
                 continue
-            ident = reply[0] << 8 | reply[1]
+            ident = id_of(reply)
             waiting = self._waiting.pop(ident, None)
             if waiting is not None and not waiting.called:
                 self.answered.append(ident)
@@ -73,7 +82,7 @@ class Session(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        It is over.
+        Fail every query without a response; called by Twisted.
         """
         error = lost(reason)
         for waiting in self._waiting.values():
@@ -85,15 +94,15 @@ class Session(Protocol):
 
     def close(self) -> None:
         """
-        End it.
+        Abort the connection.
         """
         if self.transport is not None:
             self.transport.abortConnection()
 
 
-def trust_in(config: Config, upstream: UpstreamAddress, host: str) -> ServerVerifier:
+def build_verifier(config: Config, upstream: UpstreamAddress, host: str) -> ServerVerifier:
     """
-    Return how one address of an upstream is authenticated, as the configuration has it.
+    Return what verifies one address of an upstream, as configured.
     """
     return ServerVerifier(
         address=host,
@@ -105,16 +114,18 @@ def trust_in(config: Config, upstream: UpstreamAddress, host: str) -> ServerVeri
     )
 
 
-async def connect(reactor: Any, host: str, port: int, trust: ServerVerifier, timeout: float) -> tuple[Session, float]:
+async def connect(
+    reactor: IServiceReactor, host: str, port: int, verifier: ServerVerifier, timeout: float
+) -> tuple[Session, float]:
     """
-    Return a verified connection, and how long it took to come about, in seconds.
+    Return a verified connection, and how many seconds it took.
 
-    :raises UpstreamError: if there is none to be had.
+    :raises UpstreamError: if there is none.
     """
     factory = Factory.forProtocol(Session)
     factory.noisy = False
     began = time.perf_counter()
-    session: Any = await VerifiedEndpoint(reactor, host, port, trust, timeout).connect(factory)
+    session: Any = await VerifiedEndpoint(reactor, host, port, verifier, timeout).connect(factory)
     took = time.perf_counter() - began
     session.transport.setTcpNoDelay(True)
     reactor.callLater(TICKET_DELAY, _acknowledge, session.transport.transport.getHandle())

@@ -1,8 +1,8 @@
 """
-A bound on how long a blocking conversation takes in all.
+A time limit for a whole exchange over a blocking socket.
 
-Decides nothing but when it ends.  A socket's own timeout counts from the last octet: a peer that sends one now and then
-would be read for ever.
+Decides when the exchange is cut off.  A socket's own timeout restarts with each octet, so a peer that sends one now and
+then would be read without limit.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from contextlib import contextmanager, suppress
 @contextmanager
 def deadline(connection: socket.socket, seconds: float) -> Iterator[None]:
     """
-    Shut a connection down unless the block ends in time; whoever reads it then finds its end.
+    Shut a connection down, so that reads end, unless the block ends within ``seconds``.
     """
-    with connection.dup() as copy:  # whoever has the connection may close it meanwhile
+    with connection.dup() as copy:  # the block may close the connection itself
         is_over = threading.Event()
 
         def watch() -> None:
             if not is_over.wait(seconds):
-                with suppress(OSError):  # it has ended already
+                with suppress(OSError):  # it is closed already
                     copy.shutdown(socket.SHUT_RDWR)
 
         watcher = threading.Thread(target=watch, daemon=True)

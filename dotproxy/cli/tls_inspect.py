@@ -1,7 +1,7 @@
 """
-What a server shows of itself before anybody asks it anything: TCP, TLS, its certificate, believed or not.
+What a server presents in a TLS handshake: protocol version, cipher, certificate, without verification.
 
-Decides nothing about trust: what is seen here is shown to a person, and no question ever goes over such a connection.
+Decides nothing about trust: the result is shown to a person, and no query is sent over such a connection.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from dotproxy.policy.pins import pin_of, show_pin
 from dotproxy.wire.printable import short_printable
 
-#: Of a certificate's names so many are shown.
+#: Names of a certificate that are shown at most.
 _SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True)
-class Seen:
+class TlsDetails:
     """
-    Times are in milliseconds; ``pin`` is a SPKI pin as a SPEC takes it.
+    What was found out.  Times are in milliseconds; ``pin`` is an SPKI pin as a SPEC takes it; ``error`` is "" if all
+    went well.
     """
 
     tcp_ms: float | None = None
@@ -40,21 +41,21 @@ class Seen:
     error: str = ""
 
 
-def look(host: str, port: int, name: str | None, timeout: float) -> Seen:
+def inspect(host: str, port: int, name: str | None, timeout: float) -> TlsDetails:
     """
-    Connect, shake hands, look, and go.
+    Connect, do a TLS handshake, and return what the server presents; ``timeout`` in seconds, for each step.
     """
     began = time.perf_counter()
     try:
         plain = socket.create_connection((host, port), timeout)
     except OSError as error:
-        return Seen(error=f"connect: {(error.strerror or str(error)).lower()}")
+        return TlsDetails(error=f"connect: {(error.strerror or str(error)).lower()}")
     tcp = _since(began)
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers("ALL:@SECLEVEL=0")  # to see what there is, however old
+    context.set_ciphers("ALL:@SECLEVEL=0")  # offer even what is obsolete
     context.set_alpn_protocols(["dot"])
     began = time.perf_counter()
     with plain:
@@ -63,31 +64,31 @@ def look(host: str, port: int, name: str | None, timeout: float) -> Seen:
                 took = _since(began)
                 return _described(tls, tcp, took)
         except ssl.SSLError as error:
-            return Seen(tcp_ms=tcp, error=f"tls: {(error.reason or str(error)).lower().replace('_', ' ')}")
+            return TlsDetails(tcp_ms=tcp, error=f"tls: {(error.reason or str(error)).lower().replace('_', ' ')}")
         except OSError as error:
-            return Seen(tcp_ms=tcp, error=f"tls: {(error.strerror or str(error)).lower()}")
+            return TlsDetails(tcp_ms=tcp, error=f"tls: {(error.strerror or str(error)).lower()}")
 
 
-def _described(tls: ssl.SSLSocket, tcp: float, took: float) -> Seen:
-    cipher = tls.cipher()
+def _described(tls: ssl.SSLSocket, tcp: float, took: float) -> TlsDetails:
+    cipher_name, *_ = tls.cipher() or ("",)
     octets = tls.getpeercert(binary_form=True)
-    seen = Seen(tcp, took, tls.version() or "", cipher[0] if cipher else "")
+    details = TlsDetails(tcp, took, tls.version() or "", cipher_name)
     if octets is None:
-        return replace(seen, error="tls: no certificate was sent")
+        return replace(details, error="tls: no certificate was sent")
     try:
-        seen = replace(seen, alpn=tls.selected_alpn_protocol() or "")
+        details = replace(details, alpn=tls.selected_alpn_protocol() or "")
         certificate = x509.load_der_x509_certificate(octets)
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         issuer = certificate.issuer.rfc4514_string()
         return replace(
-            seen,
+            details,
             names=_names(certificate),
             issuer=short_printable(issuer),
             expires=certificate.not_valid_after_utc,
             pin=show_pin(pin_of(key)),
         )
-    except Exception as error:  # a stranger's certificate: each parser fails in its own way
-        return replace(seen, error=short_printable(f"tls: the certificate cannot be read: {error}"))
+    except Exception as error:  # parsers raise all kinds of exceptions for malformed certificates
+        return replace(details, error=short_printable(f"tls: the certificate cannot be read: {error}"))
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:

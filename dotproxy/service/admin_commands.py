@@ -1,7 +1,7 @@
 """
-A running proxy in the hands of its operator: what is known of it, and what can be done about it.
+Reports and commands of a running proxy, for its operator.
 
-Decides what may be asked for.  How it is shown is ``pages``'s.
+Decides which numbers a report has, and which commands there are.  How they are shown is ``admin.pages``'s.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PAGE = resource.getpagesize()
 
 def report_of(proxy: Proxy, cache: ResponseCache | None, plaintext: PlaintextCounters, name: str = "1") -> Report:
     """
-    Return what is known of a proxy in this process, which is called ``name``, at this moment.
+    Return the numbers of a proxy in this process at this moment; ``name`` is the worker's.
     """
     forwarder = proxy.forwarder
     # The forwarder types upstreams as its own interface; here each is an ``Upstream``.
@@ -68,9 +68,9 @@ def _upstream(one: Upstream) -> UpstreamReport:
 
 def _not_ready(proxy: Proxy, upstreams: Sequence[UpstreamReport]) -> str:
     """
-    Why clients cannot expect answers, "" if they can: an upstream was verified, and has not failed since.
+    Return why the proxy is not ready; "" if an upstream was verified and has not failed since.
 
-    Responses in the cache do not count: they answer the questions of some clients for some time.
+    Responses in the cache do not make it ready: they answer only some queries, for some time.
     """
     if proxy.is_draining:
         return "it is stopping"
@@ -87,7 +87,8 @@ def _usage(name: str) -> ProcessUsage:
     """
     used = resource.getrusage(resource.RUSAGE_SELF)
     try:
-        resident = int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
+        _, resident_pages, *_ = Path("/proc/self/statm").read_bytes().split()
+        resident = int(resident_pages) * _PAGE
     except (OSError, ValueError):
         resident = used.ru_maxrss * 1024
     return ProcessUsage(name, used.ru_utime + used.ru_stime, resident)
@@ -95,7 +96,7 @@ def _usage(name: str) -> ProcessUsage:
 
 class Commands:
     """
-    What can be done; each takes arguments as text and returns what is answered, or raises ``ValueError``.
+    The operator's commands; each takes arguments as text and returns a JSON object, or raises ``ValueError``.
     """
 
     def __init__(self, proxy: Proxy, cache: ResponseCache | None, events: Events, stop: Callable[[], None]) -> None:
@@ -106,13 +107,13 @@ class Commands:
 
     def all(self) -> dict[str, Command]:
         """
-        Return them by name.
+        Return every command by its name.
         """
         return {"flush": self.flush, "reload": self.reload, "log": self.log, "drain": self.drain}
 
     def flush(self, given: dict[str, str]) -> dict[str, object]:
         """
-        Forget answers: all, those to ``name``, or, with ``subtree``, those below it too.
+        Remove responses from the cache: all, those for ``name``, or with ``subtree`` also those below it.
         """
         if self._cache is None:
             raise ValueError("there is no cache")
@@ -138,7 +139,7 @@ class Commands:
 
     def log(self, given: dict[str, str]) -> dict[str, object]:
         """
-        Log at another ``level``.
+        Set the log level to ``level``: info or debug.
         """
         level = given.get("level", "")
         if level not in ("info", "debug"):
@@ -150,7 +151,7 @@ class Commands:
 
     def drain(self, given: dict[str, str]) -> dict[str, object]:
         """
-        Stop, after answering what is outstanding.
+        Answer outstanding queries, and stop.
         """
         self._stop()
         return {"draining": True}
@@ -187,7 +188,9 @@ def build_admin(
     commands: Mapping[str, Command],
 ) -> list[IService]:
     """
-    Return what serves the operator, if there is to be anything; see ``pages``.
+    Return the services of the admin address and the admin socket, if they are configured; see ``admin.pages``.
+
+    ``look`` returns a Deferred of a report, ``listening`` where clients are served.
     """
     if config.admin_listen is None and config.admin_socket is None:
         return []

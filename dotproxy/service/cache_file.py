@@ -1,14 +1,14 @@
 """
-The cache, written to a file, so that it survives a restart.
+The cache file (``cache_file``): the cache survives a restart.
 
-Decides when the file is written and read, and what is said of one that cannot be used: then the cache begins empty.
-Its form, and whether it is believed, is ``cache_file_format``'s.  What takes time happens in a thread; what was read is
-taken in bit by bit, while queries are answered.
+Decides when the file is written and read, and what is logged about one that is not usable: then the cache starts empty.
+Its form, and whether it is trusted, is ``cache_file_format``'s.  Files are read and written in a thread; records are
+restored in slices, while queries are answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -23,22 +23,25 @@ from twisted.logger import Logger
 from dotproxy.cache.responses import CacheEntry, ResponseCache
 from dotproxy.service.cache_file_format import Damaged, Outdated, Records, load_file, save_file
 from dotproxy.service.private_files import NotPrivate
+from dotproxy.telemetry.words import pluralized
 
-#: How often the file is written while dotproxy runs, in seconds.
+#: Seconds between two writes while dotproxy runs.
 INTERVAL = 900.0
 
-#: So many answers are taken in at once.
+#: Records restored in one turn of the reactor.
 _SLICE = 500
 
 log = Logger("dotproxy")
 
-#: Runs a function in a thread; as ``twisted.internet.threads.deferToThread``.
+#: Runs a function in a thread, as ``twisted.internet.threads.deferToThread``; its results are untyped (``Any``).
 InThread = Callable[..., Deferred[Any]]
 
 
 class CacheFile(Service):
     """
-    Owns: the file, and its key beside it.  A file with more than ``limit`` octets is not read.
+    Loads and saves the cache.
+
+    Owns: the file, and the file with its key.  A file of more than ``limit`` octets is not read.
     """
 
     def __init__(
@@ -62,19 +65,19 @@ class CacheFile(Service):
         self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call))
         self._busy: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
-        self._told = ""
+        self._last_warning = ""
 
     def startService(self) -> None:
         """
-        Read the file, and write it now and then.
+        Start to read the file, and write it every ``INTERVAL`` seconds.
         """
         super().startService()
-        self._timer = self._clock.callLater(INTERVAL, self._write_now_and_then)
+        self._timer = self._clock.callLater(INTERVAL, self._save_regularly)
         self._begin(self._load())
 
-    async def stopped(self) -> None:
+    async def save_last(self) -> None:
         """
-        Write the file for the last time, unless it is still being read.
+        Write the file, unless it is still being read.
         """
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
@@ -85,35 +88,38 @@ class CacheFile(Service):
 
     def stopService(self) -> Deferred[None]:
         """
-        Write the file for the last time.
+        Write the file; return a Deferred that fires when that is done.
         """
         super().stopService()
-        return Deferred.fromCoroutine(self.stopped())
+        return Deferred.fromCoroutine(self.save_last())
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Deferred[Any], Any, None]) -> None:
         self._busy = busy = Deferred.fromCoroutine(work)
 
-        def over(result: object) -> None:
+        def finish(result: object) -> None:
             self._busy = None
 
         busy.addErrback(lambda failure: failure.trap(CancelledError))
-        busy.addBoth(over)
+        busy.addBoth(finish)
         if busy.called:
             self._busy = None
 
-    def _write_now_and_then(self) -> None:
-        self._timer = self._clock.callLater(INTERVAL, self._write_now_and_then)
+    def _save_regularly(self) -> None:
+        self._timer = self._clock.callLater(INTERVAL, self._save_regularly)
         if self._busy is None:
             self._begin(self._save())
 
     def _shift(self) -> float:
+        """
+        Return what turns a time of the cache (boottime) into seconds since 1970.
+        """
         return self._wall_time() - self._boottime()
 
     async def _load(self) -> None:
         try:
             content = await self._in_thread(lambda: load_file(self._path, self._limit))
             records = Records(content, self._shift())
-            await self._cooperator.cooperate(self._taking_in(iter(records))).whenDone()
+            await self._cooperator.cooperate(self._restore(iter(records))).whenDone()
         except FileNotFoundError:
             return
         except Damaged as error:
@@ -123,26 +129,24 @@ class CacheFile(Service):
                 self._path.replace(aside)
             return
         except (NotPrivate, Outdated, OSError) as error:
-            self._tell("{path} is not read: {error}; the cache begins empty", error)
+            self._warn("{path} is not read: {error}; the cache begins empty", error)
             return
-        count = len(self._cache)
-        what = "answer" if count == 1 else "answers"
-        log.info("{count} {what} from {path}", count=count, what=what, path=str(self._path))
+        log.info("{responses} from {path}", responses=pluralized(len(self._cache), "response"), path=str(self._path))
         if records.invalid:
             log.warn("{path}: {count} invalid records left out", path=str(self._path), count=records.invalid)
 
-    def _tell(self, text: str, error: Exception) -> None:
+    def _warn(self, text: str, error: Exception) -> None:
         """
-        Say what is wrong with the file, unless that was said last.
+        Log what is wrong with the file, unless the last warning was the same.
         """
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        if self._told != text + reason:
-            self._told = text + reason
+        if self._last_warning != text + reason:
+            self._last_warning = text + reason
             log.warn(text, path=str(self._path), error=reason)
 
-    def _taking_in(self, entries: Iterator[tuple[bytes, CacheEntry]]) -> Iterator[None]:
-        while piece := list(islice(entries, _SLICE)):
-            self._cache.restore(piece, self._boottime())
+    def _restore(self, entries: Iterator[tuple[bytes, CacheEntry]]) -> Iterator[None]:
+        while batch := list(islice(entries, _SLICE)):
+            self._cache.restore(batch, self._boottime())
             yield
 
     async def _save(self) -> None:
@@ -151,6 +155,6 @@ class CacheFile(Service):
         try:
             await self._in_thread(lambda: save_file(self._path, entries, shift))
         except (NotPrivate, OSError) as error:
-            self._tell("{path} is not written: {error}", error)
+            self._warn("{path} is not written: {error}", error)
         else:
-            self._told = ""
+            self._last_warning = ""

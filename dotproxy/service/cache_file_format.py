@@ -1,9 +1,9 @@
 """
 The form of the cache file, and the key that authenticates it.
 
-Decides what a file holds, and what of it is believed: all of it or nothing by its authentication code, and then each
-record by itself.  Whoever can write the file but cannot read its key (another volume, a shared directory, a backup of
-the file alone) can make no answers of their own.
+Decides what a file holds, and what of it is trusted: first the whole file by its authentication code, then each
+record by itself. A user who can write the file but not read its key (another volume, a shared directory, a backup of
+the file alone) cannot forge responses.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _CODE_SIZE = 32
 _KEY_SIZE = 32
 _PERSON = b"dotproxy cache"
 
-#: What a file has before its records.
+#: Octets before the records.
 HEAD_SIZE = len(_MAGIC) + _CODE_SIZE
 
-#: When stored and when it expires, in seconds since 1970; the header; ARCOUNT; upper rcode bits; where the question
-#: ends; how long key, options and body are, and how many TTLs there are.
+#: Times of storing and of expiry, in seconds since 1970; header; ARCOUNT; upper rcode bits; end of the question;
+#: lengths of key, options and body; number of TTLs.
 _RECORD = Struct("!dd8sHBHHHHH")
 
-#: No record takes more octets: its key, a message, and for each of at most 5,957 TTLs (of 11 octets each) its place.
+#: Largest record in octets: its key, a message, and the offset of each of at most 5,957 TTLs (11 octets a record).
 MAX_RECORD = 80_000
 
-#: Nothing is kept for longer: the greatest cache_max_ttl, in seconds.
+#: Longest lifetime of a record, in seconds: the greatest cache_max_ttl.
 _MAX_LIFETIME = 604_800.0
 
-#: Nor can any time be later, in seconds since 1970 (in the year 5138).
+#: Latest time of a record, in seconds since 1970 (in the year 5138).
 _LATEST = 1e11
 
 _new = tuple.__new__
@@ -48,21 +48,21 @@ _new = tuple.__new__
 
 class Damaged(Exception):
     """
-    A file is not what was written; why.
+    A file has other contents than were written; the text says why.
     """
 
 
 class Outdated(Exception):
     """
-    A file is of a version that is not read any more.
+    A file has the form of an older version, which is not read.
     """
 
 
 class Records:
     """
-    What a file holds, to be iterated once; ``invalid`` counts the records that were left out.
+    The records of a file, to be iterated once; ``invalid`` counts those that were left out.
 
-    ``shift`` is what has to be added to a time of the cache to have it in seconds since 1970.
+    ``shift`` is added to a time of the cache (boottime) to have seconds since 1970.
     """
 
     def __init__(self, content: bytes, shift: float) -> None:
@@ -72,31 +72,32 @@ class Records:
 
     def __iter__(self) -> Iterator[tuple[bytes, CacheEntry]]:
         """
-        Yield each record that may be given to clients.
+        Yield each valid record: its key and its entry.
 
-        :raises Damaged: where there is no record.
+        :raises Damaged: if the file ends within a record.
         """
         content, size, shift = self._content, len(self._content), self._shift
         unpack_from, record_size = _RECORD.unpack_from, _RECORD.size
         offset = 0
         while offset < size:
             try:
-                stored, expires, head, additionals, extended, end, *sizes = unpack_from(content, offset)
+                fields = unpack_from(content, offset)
             except error:
                 raise Damaged("it ends within a record") from None
+            stored, expires, head, additionals, extended, end, key_size, options_size, body_size, ttl_count = fields
             key_at = offset + record_size
-            options_at = key_at + sizes[0]
-            body_at = options_at + sizes[1]
-            ttls_at = body_at + sizes[2]
-            offset = ttls_at + 2 * sizes[3]
+            options_at = key_at + key_size
+            body_at = options_at + options_size
+            ttls_at = body_at + body_size
+            offset = ttls_at + 2 * ttl_count
             if offset > size:
                 raise Damaged("it ends within a record")
             key = content[key_at:options_at]
-            ttls = _offsets(sizes[3]).unpack_from(content, ttls_at)
+            ttls = _offsets(ttl_count).unpack_from(content, ttls_at)
             body, options = content[body_at:ttls_at], content[options_at:body_at]
             answer: ParsedResponse = _new(ParsedResponse, (head, additionals, body, ttls, extended, options, end, b""))
             try:
-                if not (0.0 <= stored <= expires <= stored + _MAX_LIFETIME and expires < _LATEST):  # NaN is none of it
+                if not (0.0 <= stored <= expires <= stored + _MAX_LIFETIME and expires < _LATEST):  # NaN fails too
                     raise WireError("times that make no sense")
                 check_stored(key, answer)
             except WireError:
@@ -112,7 +113,7 @@ _STRUCTS: dict[int, Struct] = {}
 
 def _offsets(count: int) -> Struct:
     """
-    The form of so many TTL offsets; to make a Struct takes longer than to use it.
+    Return the form of so many TTL offsets; small ones are kept, since making a Struct takes longer than using it.
     """
     known = _STRUCTS.get(count)
     if known is None:
@@ -122,9 +123,9 @@ def _offsets(count: int) -> Struct:
     return known
 
 
-def encoded(entries: Iterable[tuple[bytes, CacheEntry]], shift: float, key: bytes) -> bytes:
+def encode(entries: Iterable[tuple[bytes, CacheEntry]], shift: float, key: bytes) -> bytes:
     """
-    Return what a file holds; ``shift`` as for ``Records``.
+    Return the octets of a file; ``shift`` as for ``Records``.
     """
     parts: list[bytes] = []
     for name, (stored, expires, answer) in entries:
@@ -137,11 +138,11 @@ def encoded(entries: Iterable[tuple[bytes, CacheEntry]], shift: float, key: byte
     return _MAGIC + _code(content, key) + content
 
 
-def believed(octets: bytes, key: bytes) -> bytes:
+def authenticate(octets: bytes, key: bytes) -> bytes:
     """
-    Return the records of a file's octets.
+    Return the records in a file's octets, undecoded.
 
-    :raises Damaged: unless it was written by somebody who has the key.
+    :raises Damaged: unless its authentication code was made with ``key``.
     """
     check_version(octets)
     content = octets[HEAD_SIZE:]
@@ -152,10 +153,10 @@ def believed(octets: bytes, key: bytes) -> bytes:
 
 def check_version(octets: bytes) -> None:
     """
-    Check how a file begins.
+    Check the version at the beginning of a file.
 
-    :raises Outdated: if it was written by an older dotproxy.
-    :raises Damaged: if it is none of this version's.
+    :raises Outdated: if an older version has written it.
+    :raises Damaged: if it is not a cache file of this version.
     """
     if octets.startswith(_MAGIC_OF_1):
         raise Outdated("it was written by an older version")
@@ -169,7 +170,7 @@ def _code(content: bytes, key: bytes) -> bytes:
 
 def key_path(path: Path) -> Path:
     """
-    Return where the key of a cache file is: beside it.
+    Return the path of a cache file's key, in the same directory.
     """
     return path.with_name(f"{path.name}.key")
 
@@ -178,7 +179,7 @@ def read_key(path: Path) -> bytes:
     """
     Return the key of the cache file at ``path``.
 
-    :raises NotPrivate: if there is none, or none that can be a secret.
+    :raises NotPrivate: if there is none, or others may have read or written it.
     :raises OSError: if it cannot be read.
     """
     where = key_path(path)
@@ -195,23 +196,23 @@ def read_key(path: Path) -> bytes:
 
 def load_file(path: Path, limit: int) -> bytes:
     """
-    Return the records of a cache file with at most ``limit`` octets of them.
+    Return the records of a cache file, undecoded; at most ``limit`` octets are read.
 
     :raises FileNotFoundError: if there is none.
-    :raises NotPrivate: if somebody else may have written it, or its key cannot be used.
-    :raises Outdated: if it was written by an older dotproxy.
-    :raises Damaged: if it is not what was written.
+    :raises NotPrivate: if others may have written it, or its key is not usable.
+    :raises Outdated: if an older version has written it.
+    :raises Damaged: if its contents are not those that were written.
     """
     octets = read_private(path, limit + HEAD_SIZE)
     check_version(octets)
-    return believed(octets, read_key(path))
+    return authenticate(octets, read_key(path))
 
 
 def save_file(path: Path, entries: Iterable[tuple[bytes, CacheEntry]], shift: float) -> None:
     """
-    Write a cache file; if it has no key that can be used, one is made first.
+    Write a cache file; write a new key first if there is no usable one.
 
-    :raises NotPrivate: if everybody may replace files in its directory.
+    :raises NotPrivate: if any user may replace files in its directory.
     :raises OSError: if it cannot be written.
     """
     try:
@@ -219,4 +220,4 @@ def save_file(path: Path, entries: Iterable[tuple[bytes, CacheEntry]], shift: fl
     except NotPrivate:
         key = os.urandom(_KEY_SIZE)
         write_private(key_path(path), key)
-    write_private(path, encoded(entries, shift, key))
+    write_private(path, encode(entries, shift, key))

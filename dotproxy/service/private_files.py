@@ -1,9 +1,9 @@
 """
-Files that only this program, or root, may have written.
+Files that only this process's user, or root, can have written.
 
-Decides whether what stands at a path can be believed: it is a regular file and no symbolic link, its owner is this
-process's user or root, nobody else may write it (or, of a secret, read it), and its directory does not let everybody
-replace it.  Refuses to know what is in it.
+Decides whether a file is trusted: it is a regular file and no symbolic link, its owner is this process's user or root,
+no other user may write it (or read it, if it is a secret), and its directory does not let every user replace it.
+Refuses to know what the file holds.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pathlib import Path
 _GROUP_OR_OTHERS_WRITE = 0o022
 _GROUP_OR_OTHERS = 0o077
 
-#: A directory is opened to look at it and to find names in it, for which it need not be readable.
+#: Directories are opened to stat them and to look names up, for which they need not be readable.
 _DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class NotPrivate(Exception):
     """
-    A file, or its directory, is not to be believed; why.
+    A file, or its directory, is not trusted; the text says why.
     """
 
 
 def read_private(path: Path, limit: int, *, is_secret: bool = False) -> bytes:
     """
-    Return what is in a file of at most ``limit`` octets; of a larger one nothing is read.
+    Return the contents of a file of at most ``limit`` octets; a larger one is not read.
 
-    :raises NotPrivate: if somebody else may have written it or, if ``is_secret``, may have read it.
+    :raises NotPrivate: if it is larger, or others may have written it (or read it, if ``is_secret``).
     :raises OSError: if it cannot be read; ``FileNotFoundError`` if there is none.
     """
     with _directory(path) as directory:
         try:
-            # O_NONBLOCK: to open a pipe would wait for its writer.
+            # O_NONBLOCK: opening a pipe would wait for a writer.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(path.name, flags, dir_fd=directory)
         except OSError as error:
@@ -57,33 +57,33 @@ def read_private(path: Path, limit: int, *, is_secret: bool = False) -> bytes:
 
 def write_private(path: Path, octets: bytes) -> None:
     """
-    Put a file in place of what is there, whole or not at all, readable by nobody else.
+    Replace a file atomically, with mode 0600.
 
-    :raises NotPrivate: if everybody may replace files in its directory.
+    :raises NotPrivate: if any user may replace files in its directory.
     :raises OSError: if it cannot be written.
     """
-    beside = f".{path.name}.new"
+    temporary = f".{path.name}.new"
     with _directory(path) as directory:
         with suppress(FileNotFoundError):
-            os.unlink(beside, dir_fd=directory)
+            os.unlink(temporary, dir_fd=directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(beside, flags, 0o600, dir_fd=directory)
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(octets)
                 file.flush()
                 os.fsync(descriptor)
-            os.rename(beside, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with suppress(OSError):
-                os.unlink(beside, dir_fd=directory)
+                os.unlink(temporary, dir_fd=directory)
             raise
 
 
 @contextmanager
 def _directory(path: Path) -> Iterator[int]:
     """
-    Open the directory of a path, so that it cannot be exchanged between two steps.
+    Open the directory of a path, so that it cannot be replaced between two steps.
     """
     descriptor = os.open(path.parent, _DIRECTORY)
     try:
@@ -97,7 +97,9 @@ def _directory(path: Path) -> Iterator[int]:
 
 def _check(found: os.stat_result, *, is_secret: bool) -> None:
     """
-    :raises NotPrivate: unless nobody but this user and root may have written it.
+    Check type, owner and mode of a file.
+
+    :raises NotPrivate: if users other than ours and root may have written it (or read it, if ``is_secret``).
     """
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISREG(found.st_mode):

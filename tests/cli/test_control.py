@@ -36,7 +36,7 @@ class ControlTests(SynchronousTestCase):
         """
         out = StringIO()
         self.patch(sys, "stdout", out)
-        self.patch(control, "_ask", lambda *given: answer)
+        self.patch(control, "_request", lambda *given: answer)
         self.assertEqual(0, control.main(words[0], words[1:]))
         return out.getvalue()
 
@@ -44,7 +44,7 @@ class ControlTests(SynchronousTestCase):
         """
         One answer, two answers.
         """
-        for number, told in ((0, "0 answers forgotten\n"), (1, "1 answer forgotten\n"), (2, "2 answers forgotten\n")):
+        for number, told in ((0, "0 responses flushed\n"), (1, "1 response flushed\n"), (2, "2 responses flushed\n")):
             self.assertEqual(told, self.told({"flushed": number}, "cache", "flush"))
         self.assertIn("cache: 1 answer, 0.0 MB", self.told({"cache": _CACHE}, "cache", "stats"))
         self.assertEqual(["1 day", "7 days"], [pluralized(number, "day") for number in (1, 7)])

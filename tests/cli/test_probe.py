@@ -4,8 +4,8 @@ What is said of an upstream that was probed.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cli.probe import Prober, Report, shown
-from dotproxy.cli.tls_inspect import Seen, _names
+from dotproxy.cli.probe import Prober, ProbeReport, report_text
+from dotproxy.cli.tls_inspect import TlsDetails, _names
 from dotproxy.config.load import load
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.edns import ExtendedError, ede_option, opt_record
@@ -24,12 +24,12 @@ class VerdictTests(SynchronousTestCase):
     Whether it can be used.
     """
 
-    def judged(self, *replies: bytes) -> Report:
+    def judged(self, *replies: bytes) -> ProbeReport:
         """
         A verified upstream, by its answers.
         """
         prober = Prober(load({}, {}).config, None)
-        report = Report("dot.test", "192.0.2.1:853", Seen(), verified="dot.test")
+        report = ProbeReport("dot.test", "192.0.2.1:853", TlsDetails(), verified="dot.test")
         for one in replies:
             prober._judge(one, report)
         return report
@@ -41,7 +41,7 @@ class VerdictTests(SynchronousTestCase):
         for rcode, name in ((0, "NOERROR"), (3, "NXDOMAIN")):
             report = self.judged(reply(rcode))
             self.assertEqual((name, "", True), (report.rcode, report.problem, report.is_good))
-            self.assertIn("  verdict       verified as dot.test\n", shown(report))
+            self.assertIn("  verdict       verified as dot.test\n", report_text(report))
 
     def test_answers_by_which_nothing_is_learned(self) -> None:
         """
@@ -50,11 +50,13 @@ class VerdictTests(SynchronousTestCase):
         for rcode, name in ((1, "FORMERR"), (2, "SERVFAIL"), (4, "NOTIMP"), (5, "REFUSED"), (9, "NOTAUTH")):
             report = self.judged(reply(rcode))
             self.assertEqual((name, False), (report.rcode, report.is_good))
-            text = shown(report)
-            self.assertIn("  verdict       verified as dot.test, but it cannot be used\n", text)
+            text = report_text(report)
+            self.assertIn("  verdict       verified as dot.test, but not usable\n", text)
             self.assertIn(f"  problem       answers {name} to . SOA\n", text)
         report = self.judged(reply(2, ede_option(ExtendedError(22, "no route"))))
-        self.assertEqual("answers SERVFAIL to . SOA; EDE: 22 (No Reachable Authority): (no route)", report.problem)
+        self.assertEqual(
+            "responds with SERVFAIL to . SOA; EDE: 22 (No Reachable Authority): (no route)", report.problem
+        )
 
     def test_the_later_answer_holds(self) -> None:
         """
@@ -70,10 +72,12 @@ class VerdictTests(SynchronousTestCase):
         ugly = "x\n\x1b[2J\x9b\u202e"
         for report in (
             self.judged(reply(2, ede_option(ExtendedError(22, ugly)))),
-            Report("u", "a", Seen(names=(ugly,), issuer=ugly, alpn=ugly, error=ugly), problem=ugly, notes=[ugly]),
+            ProbeReport(
+                "u", "a", TlsDetails(names=(ugly,), issuer=ugly, alpn=ugly, error=ugly), problem=ugly, notes=[ugly]
+            ),
         ):
             report.upstream = "u"
-            text = shown(report)
+            text = report_text(report)
             self.assertIn("x\\n\\x1b[2J", text)
             self.assertTrue(text.replace("\n", "").isprintable(), text)
 

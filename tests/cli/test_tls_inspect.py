@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.cli.tls_inspect import Seen, _described
+from dotproxy.cli.tls_inspect import TlsDetails, _described
 from dotproxy.testing.certificates import Authority, Issued
 from tests.upstream.names import DNS, alt_names
 
@@ -41,7 +41,7 @@ class Peer:
         return self._octets
 
 
-def seen(issued: Issued) -> Seen:
+def seen(issued: Issued) -> TlsDetails:
     """
     Look at it.
     """

@@ -261,9 +261,9 @@ async def test_commands(running, capsys):
     assert f"listening on 127.0.0.1:{running.addresses[0][1]}; " in text
     assert json.loads((await tell(running, capsys, "status", "--json"))[1])["ready"]
     assert (await tell(running, capsys, "cache", "stats"))[1].startswith("cache: 1 answer, ")
-    assert await tell(running, capsys, "cache", "flush", "nothing.test") == (0, "0 answers forgotten\n")
-    assert await tell(running, capsys, "cache", "flush", "test", "--subtree") == (0, "1 answer forgotten\n")
-    assert await tell(running, capsys, "cache", "flush") == (0, "0 answers forgotten\n")
+    assert await tell(running, capsys, "cache", "flush", "nothing.test") == (0, "0 responses flushed\n")
+    assert await tell(running, capsys, "cache", "flush", "test", "--subtree") == (0, "1 response flushed\n")
+    assert await tell(running, capsys, "cache", "flush") == (0, "0 responses flushed\n")
     assert (await tell(running, capsys, "cache", "flush", "a..b"))[0] == 1
     assert await tell(running, capsys, "log", "debug") == (0, "")
     assert await tell(running, capsys, "reload") == (0, "nothing has changed\n")

@@ -176,7 +176,7 @@ async def test_other_user_may_read_but_not_change(running, tmp_path):
     running.config.admin_socket.chmod(0o666)
     looked, *done = (await deferToThread(ask)).splitlines()
     assert looked == "200"
-    assert done == ["403 {'error': 'only root and user 0 may change anything'}"] * 4
+    assert done == ["403 {'error': 'only root and user 0 may use commands'}"] * 4
     assert not running.is_draining
 
 

@@ -100,7 +100,7 @@ def test_cache_file_survives_a_restart(serve, proxy, tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
     time.sleep(1)
     program.start()
-    wait_until(lambda: "1 answer from" in program.said(), "the file is read")
+    wait_until(lambda: "1 response from" in program.said(), "the file is read")
     rcode, ttl, _ = ask(program)
     assert (rcode, ttl <= 299) == (0, True)
     program.stop()

@@ -124,7 +124,7 @@ async def test_no_upstream_name_is_sent_to_another_machine(running, monkeypatch)
     Where dotproxy is said to listen on another machine, no upstream's name is looked up there.
     """
     asked: list[Any] = []
-    monkeypatch.setattr(examination, "ask_directly", lambda *arguments: asked.append(arguments) or b"")
+    monkeypatch.setattr(examination, "query_udp", lambda *arguments: asked.append(arguments) or b"")
     config = load({"listen": ["192.0.2.1:53"], "upstream": ["192.0.2.2#x"]}, {}).config
     assert await deferToThread(Running(config, None).addresses_of, "dot.example") == []
     assert asked == []

@@ -102,7 +102,7 @@ def test_other_nameserver_is_a_problem(examined):
     """
     code, found = examined.doctor(f"nameserver {FAR}\n", "--upstream", examined.upstream)
     assert code == 1
-    assert found["resolv.conf"] == [("problem", f"nameserver {FAR} is asked in the clear")]
+    assert found["resolv.conf"] == [("problem", f"queries to nameserver {FAR} leave in the clear")]
     assert found["arrival"][0][0] == "problem"
     assert found["port 53"] == [("problem", f"test names left in the clear, to {FAR}")]
     seen = examined.link.seen()
@@ -116,7 +116,7 @@ def test_second_nameserver_is_a_problem_before_it_is_used(examined):
     """
     code, found = examined.doctor(f"nameserver 127.0.0.1\nnameserver {FAR}\n", "--upstream", examined.upstream)
     assert code == 1
-    assert found["resolv.conf"][1] == ("problem", f"nameserver {FAR} is asked in the clear")
+    assert found["resolv.conf"][1] == ("problem", f"queries to nameserver {FAR} leave in the clear")
     assert (found["arrival"][0][0], found["port 53"][0][0]) == ("ok", "ok")
 
 

@@ -15,7 +15,7 @@ from twisted.logger import globalLogPublisher
 
 from dotproxy.cli import control
 from dotproxy.cli.doctor.examination import Running, examine_upstreams
-from dotproxy.cli.probe import Prober, probe_all, shown
+from dotproxy.cli.probe import Prober, probe_all, report_text
 from dotproxy.cli.query import CannotAsk, query
 from dotproxy.config.load import load
 from dotproxy.service.assembly import build
@@ -69,7 +69,7 @@ async def test_certificate_names_are_escaped_everywhere(authority, ca_file, tmp_
         assert "forged" not in pages[2]
         reports = [await Prober(config, reactor).probe(config.upstream[0], "127.0.0.1", port.getHost().port)]
         checks = await examine_upstreams(config, Running(config, None), reactor)
-        told = [shown(reports[0]), str(checks[0].found)]
+        told = [report_text(reports[0]), str(checks[0].found)]
         try:
             await query(reactor, config, config.upstream[0], "www.test", "A", dnssec=False)
         except CannotAsk as error:

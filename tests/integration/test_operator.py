@@ -95,7 +95,7 @@ def test_metrics_and_readiness_follow_the_upstream(operated):
     assert [get(operated, path)[0] for path in ("/healthz", "/readyz", "/status", "/nothing")] == [200, 200, 200, 404]
     assert get(operated, "/flush", "POST")[0] == 404
     operated.server.stop()
-    assert f"{pluralized(round(missed), 'answer')} forgotten" in told(operated, "cache", "flush")
+    assert f"{pluralized(round(missed), 'response')} flushed" in told(operated, "cache", "flush")
     assert ask(operated) == 2
 
     def is_not_ready() -> bool:
@@ -161,8 +161,8 @@ def test_socket_commands_work_for_the_owner(operated):
     assert (status["ready"], status["answers"], status["cache"]["entries"]) == (True, 1, 1)
     assert status["upstreams"][0]["state"] == "up"
     assert re.search(r"dot\.test \(127\.0\.0\.1:\d+\) +up ", told(operated, "status"))
-    assert told(operated, "cache", "flush", "lab.example") == "0 0 answers forgotten\n"
-    assert told(operated, "cache", "flush", "lab.example", "--subtree") == "0 1 answer forgotten\n"
+    assert told(operated, "cache", "flush", "lab.example") == "0 0 responses flushed\n"
+    assert told(operated, "cache", "flush", "lab.example", "--subtree") == "0 1 response flushed\n"
     assert told(operated, "cache", "flush", "a..b").startswith("1 dotproxy cache: label of 0 octets")
     assert told(operated, "cache", "stats").startswith("0 cache: 0 answers")
     assert told(operated, "log", "debug") == "0 "
@@ -194,7 +194,7 @@ def test_healthcheck_ignores_the_upstreams(operated):
     operated.stop()
     done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "no answer from 127.0.0.1" in done.stderr
+    assert "no response from 127.0.0.1" in done.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

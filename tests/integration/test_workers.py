@@ -215,8 +215,8 @@ def test_each_worker_has_its_cache_file(serve, proxy, tmp_path):
     assert program.stop() in (0, -signal.SIGTERM)
     program = proxy(upstream, options=options, cache=True)
     for name in ("kept.1", "kept.2"):
-        wait_until(lambda name=name: f"answers from {tmp_path / name}" in program.said(), "both have been read")
-    assert sum(map(int, re.findall(r"(\d+) answers from", program.said()))) == 20
+        wait_until(lambda name=name: f"responses from {tmp_path / name}" in program.said(), "both have been read")
+    assert sum(map(int, re.findall(r"(\d+) responses from", program.said()))) == 20
 
 
 def test_port_of_another_program_is_not_shared(proxy, serve):

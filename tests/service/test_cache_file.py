@@ -18,7 +18,7 @@ from dotproxy.cache.key import key_of
 from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.service.cache_file import INTERVAL, CacheFile
-from dotproxy.service.cache_file_format import encoded, key_path, load_file, save_file
+from dotproxy.service.cache_file_format import encode, key_path, load_file, save_file
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
 from tests.cache.test_responses import fresh
@@ -107,7 +107,7 @@ class CacheFileTests(SynchronousTestCase):
         self.date = 10**9 + 1000 + 40 - 5
         after = make_cache()
         self.start(after)
-        self.assertEqual((1200, ["1200 answers from " + str(self.path)]), (len(after), self.said))
+        self.assertEqual((1200, ["1200 responses from " + str(self.path)]), (len(after), self.said))
         for key in keys:
             entry = fresh(after, key, 5.0)
             assert entry is not None
@@ -143,7 +143,7 @@ class CacheFileTests(SynchronousTestCase):
             good[:-1] + b"\0",
             b"dotproxy cache 3\n" + good[17:],
             good[:60],
-            encoded(cache.entries(), 0, b"another key"),
+            encode(cache.entries(), 0, b"another key"),
         ):
             self.said.clear()
             self.path.write_bytes(bad)
@@ -167,7 +167,7 @@ class CacheFileTests(SynchronousTestCase):
         after = make_cache()
         self.start(after)
         self.assertEqual(
-            [f"1 answer from {self.path}", f"{self.path}: 1 invalid records left out"],
+            [f"1 response from {self.path}", f"{self.path}: 1 invalid records left out"],
             self.said,
         )
         self.assertEqual([key], [kept for kept, _ in after.entries()])

@@ -17,9 +17,9 @@ from dotproxy.service.cache_file_format import (
     Damaged,
     Outdated,
     Records,
-    believed,
+    authenticate,
     check_version,
-    encoded,
+    encode,
     key_path,
     load_file,
     read_key,
@@ -75,14 +75,14 @@ class CodeTests(SynchronousTestCase):
         A small file.
         """
         self.entries = small()
-        self.good = encoded(self.entries, 0, KEY)
+        self.good = encode(self.entries, 0, KEY)
 
     def test_what_was_written_is_read(self) -> None:
         """
         With its key, and no other.
         """
-        self.assertEqual(self.entries, list(Records(believed(self.good, KEY), 0)))
-        self.assertRaises(Damaged, believed, self.good, bytes(32))
+        self.assertEqual(self.entries, list(Records(authenticate(self.good, KEY), 0)))
+        self.assertRaises(Damaged, authenticate, self.good, bytes(32))
 
     def test_every_octet_flipped(self) -> None:
         """
@@ -92,15 +92,15 @@ class CodeTests(SynchronousTestCase):
             for bit in range(8):
                 bad = bytearray(self.good)
                 bad[at] ^= 1 << bit
-                self.assertRaises((Damaged, Outdated), believed, bytes(bad), KEY)
+                self.assertRaises((Damaged, Outdated), authenticate, bytes(bad), KEY)
 
     def test_cut_at_every_length(self) -> None:
         """
         Nor of a part.
         """
         for size in range(len(self.good)):
-            self.assertRaises(Damaged, believed, self.good[:size], KEY)
-        self.assertRaises(Damaged, believed, self.good + b"\0", KEY)
+            self.assertRaises(Damaged, authenticate, self.good[:size], KEY)
+        self.assertRaises(Damaged, authenticate, self.good + b"\0", KEY)
 
     def test_versions(self) -> None:
         """
@@ -151,7 +151,7 @@ class RecordTests(SynchronousTestCase):
         A small file, and its first record.
         """
         self.entries = small()
-        self.good = encoded(self.entries, 0, KEY)
+        self.good = encode(self.entries, 0, KEY)
         self.key, (self.stored, self.expires, self.answer) = self.entries[0]
 
     def kept(self, key: bytes | None = None, times: tuple[float, float] | None = None, **changes: Any) -> bool:
@@ -160,7 +160,7 @@ class RecordTests(SynchronousTestCase):
         """
         stored, expires = times or (self.stored, self.expires)
         entry = CacheEntry(stored, expires, self.answer._replace(**changes))
-        records = Records(encoded([(self.key if key is None else key, entry), self.entries[1]], 0, KEY)[HEAD_SIZE:], 0)
+        records = Records(encode([(self.key if key is None else key, entry), self.entries[1]], 0, KEY)[HEAD_SIZE:], 0)
         found = list(records)
         self.assertEqual(self.entries[1], found[-1])
         self.assertEqual(2, len(found) + records.invalid)
@@ -180,7 +180,7 @@ class RecordTests(SynchronousTestCase):
         """
         What stands before the cut is believed, and the rest is told of.
         """
-        second_at = len(encoded(self.entries[:1], 0, KEY))
+        second_at = len(encode(self.entries[:1], 0, KEY))
         for size in range(HEAD_SIZE, len(self.good)):
             self.assertEqual(self.entries[: int(size >= second_at)], self.judge(self.good[:size]))
 
@@ -190,7 +190,7 @@ class RecordTests(SynchronousTestCase):
         """
         Octets changed, taken away and put in, wherever.
         """
-        bad = bytearray(self.good) if hasattr(self, "good") else bytearray(encoded(small(), 0, KEY))
+        bad = bytearray(self.good) if hasattr(self, "good") else bytearray(encode(small(), 0, KEY))
         for _ in range(data.draw(st.integers(1, 8))):
             at = data.draw(st.integers(HEAD_SIZE, len(bad) - 1))
             bad[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
@@ -320,7 +320,7 @@ class RecordTests(SynchronousTestCase):
         """
         body = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
         answer = ParsedResponse(self.answer.head[:4] + bytes(4), 1, body, (5,), 0, b"", self.answer.question_end)
-        records = Records(encoded([(self.key, (1.0, 2.0, answer))], 0, KEY)[HEAD_SIZE:], 0)
+        records = Records(encode([(self.key, (1.0, 2.0, answer))], 0, KEY)[HEAD_SIZE:], 0)
         self.assertEqual([], list(records))
         self.assertEqual(1, records.invalid)
 
@@ -349,6 +349,6 @@ class RecordTests(SynchronousTestCase):
         body = b"\0\0\x10\0\1\0\0\0\1\0\0" * count
         head = self.answer.head[:4] + count.to_bytes(2, "big") + bytes(2)
         answer = ParsedResponse(head, 0, body, tuple(range(5, 11 * count, 11)), 0, b"", self.answer.question_end)
-        octets = encoded([(self.key, (1.0, 2.0, answer))], 0, KEY)
+        octets = encode([(self.key, (1.0, 2.0, answer))], 0, KEY)
         self.assertEqual(1, len(records_of(octets)))
         self.assertLess(len(octets), MAX_RECORD)

@@ -1,8 +1,8 @@
 """
-What is wrong with how this machine's names are resolved, and what to do about it.
+What is wrong with this machine's name resolution, and what to do about it.
 
-Decides what counts as a leak, from what ``system``, ``observation`` and the running proxy tell.  Pure: reads no file,
-asks nobody.
+Decides what counts as a leak, from the findings of ``system``, ``observation`` and the running proxy.  Pure: reads no
+file and sends nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dotproxy.config.model import Config
 
 _PAGE = "docs/system-resolver.md"
 
-#: Routing domains that take reverse lookups of a link's own network away from the link's server.
+#: Routing domains by which reverse lookups of a link's own network do not go to the link's server.
 _REVERSE = frozenset({"~in-addr.arpa", "~ip6.arpa"})
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
     """
-    Where dotproxy is asked: its listen addresses; ``is_local`` tells whether an address is one of this machine's.
+    dotproxy's listen addresses; ``is_local`` returns whether an address is one of this machine's.
     """
 
     servers: tuple[Server, ...]
@@ -49,12 +49,12 @@ def check_resolv_conf(system: SystemResolver, listening: Listening) -> list[Chec
         if listening.includes(server):
             checks.append(ok(name, f"nameserver {server} is dotproxy"))
         elif server.host in STUBS:
-            checks.append(ok(name, f"nameserver {server} is systemd-resolved, which asks others (see below)"))
+            checks.append(ok(name, f"nameserver {server} is systemd-resolved, which forwards to others (see below)"))
         elif listening.is_local(server.host):
             found = f"nameserver {server} is on this machine and is not dotproxy, which listens on {_all(listening)}"
-            checks.append(warning(name, found, f"have that server ask dotproxy and nobody else (dnsmasq in {_PAGE})"))
+            checks.append(warning(name, found, f"let that server forward to dotproxy only (dnsmasq in {_PAGE})"))
         else:
-            checks.append(problem(name, f"nameserver {server} is asked in the clear", recipe))
+            checks.append(problem(name, f"queries to nameserver {server} leave in the clear", recipe))
     return checks
 
 
@@ -77,18 +77,18 @@ def check_resolved(system: SystemResolver, listening: Listening) -> list[Check]:
         return []
     name = "systemd-resolved"
     if not system.scopes:
-        return [warning(name, "resolvectl does not tell which servers are asked", "run resolvectl status")]
+        return [warning(name, "resolvectl does not show the servers", "run resolvectl status")]
     everywhere = next((scope for scope in system.scopes if not scope.link), Scope(""))
     others = [server for server in everywhere.servers if not listening.includes(server)]
     advice = f"write the configuration of {_PAGE}, section systemd-resolved"
     checks: list[Check] = []
     if others:
-        checks.append(problem(name, f"asks {_listed(others)} for every name", advice))
+        checks.append(problem(name, f"forwards every name to {_listed(others)}", advice))
     if len(others) == len(everywhere.servers):
         if not others:
-            checks.append(problem(name, "does not ask dotproxy: there is no global DNS server", advice))
+            checks.append(problem(name, "does not forward to dotproxy: there is no global DNS server", advice))
     elif not others:
-        checks.append(ok(name, f"asks dotproxy ({_listed(everywhere.servers)})"))
+        checks.append(ok(name, f"forwards to dotproxy ({_listed(everywhere.servers)})"))
     for scope in system.scopes:
         if scope.link:
             checks += _check_link(scope, everywhere, listening, advice)
@@ -101,7 +101,7 @@ def _check_link(scope: Scope, everywhere: Scope, listening: Listening, advice: s
     """
     name, others = f"systemd-resolved, {scope.link}", [one for one in scope.servers if not listening.includes(one)]
     if not others:
-        return [ok(name, "has no DNS server of its own")] if not scope.servers else [ok(name, "asks dotproxy")]
+        return [ok(name, "has no DNS server of its own")] if not scope.servers else [ok(name, "forwards to dotproxy")]
     servers = _listed(others)
     if "~." not in everywhere.domains or {"~.", "."} & set(scope.domains):
         return [problem(name, f"every name goes to {servers} too, in the clear", f"{advice}: Domains=~.")]
@@ -111,24 +111,24 @@ def _check_link(scope: Scope, everywhere: Scope, listening: Listening, advice: s
         found = (
             f"names below {domains}, and single labels and unknown names with that suffix, go to {servers} in the clear"
         )
-        checks.append(problem(name, found, f"take away the link's DNS servers ({_PAGE})"))
+        checks.append(problem(name, found, f"remove the link's DNS servers ({_PAGE})"))
     if not set(everywhere.domains) >= _REVERSE:
         found = f"reverse lookups of the link's own network go to {servers} too, in the clear"
         checks.append(problem(name, found, f"{advice}: Domains=~. ~in-addr.arpa ~ip6.arpa"))
-    return checks or [ok(name, f"{servers} is asked for nothing: dotproxy is for every name")]
+    return checks or [ok(name, f"no query goes to {servers}: dotproxy is used for every name")]
 
 
 def check_configuration(config: Config) -> list[Check]:
     """
-    Judge what dotproxy itself would ask in the clear.
+    Judge what dotproxy itself would send in the clear.
     """
     plain = [str(server) for server in config.bootstrap if server.plain]
     named = [address.label for address in config.upstream if address.host]
     if not plain:
-        return [ok("bootstrap", "no name of an upstream is looked up in the clear")]
+        return [ok("bootstrap", "no upstream's name is looked up in the clear")]
     found = f"names of upstreams are looked up in the clear at {', '.join(plain)}"
     if not named:
-        found = f"{', '.join(plain)} would be asked in the clear, but every upstream is given by address"
+        found = f"{', '.join(plain)} would be queried in the clear, but every upstream is given by address"
     return [warning("bootstrap", found, "give upstreams by address, or a bootstrap server as tls://ADDRESS#NAME")]
 
 
@@ -144,18 +144,18 @@ def check_plaintext(counted: Mapping[str, int]) -> Check:
     if others:
         told = ", ".join(f"{count} for {purpose}" for purpose, count in others.items())
         return warning(name, f"the running proxy sent {told}", "give upstreams by address")
-    return ok(name, "nothing, says the running proxy")
+    return ok(name, "nothing, by the running proxy's count")
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """
-    What became of test names that were looked up as any program does it.
+    Where the queries for test names went, which were looked up as any program does.
 
-    ``names`` were looked up; ``at_dotproxy`` of them were seen on their way to it, None if nobody could look;
-    ``answered`` is by how much the running proxy's number of answers grew, and ``background`` by how much it had grown
-    in as long a time before, None if it was not asked.  ``left`` are the servers elsewhere to which test names went on
-    port 53, ``others`` how many more queries went where; both None if nobody could look.
+    ``names`` is their number, ``at_dotproxy`` how many were sent to dotproxy (None without a packet capture).
+    ``answered`` is by how much the running proxy's number of responses grew meanwhile, ``background`` by how much it
+    grew in a period before (None if its status cannot be had).  ``left`` are other servers to which test names went on
+    port 53, ``others`` how many other queries went to which server; both None without a packet capture.
     """
 
     names: int
@@ -178,10 +178,10 @@ def check_arrival(evidence: Evidence) -> Check:
         if evidence.at_dotproxy or evidence.answered is None:
             return problem(name, f"{evidence.at_dotproxy} {of} were sent to dotproxy", advice)
     if evidence.answered is None or evidence.background is None:
-        return warning(name, "cannot be told", "set admin_socket, or run this as root on dotproxy's machine")
+        return warning(name, "unknown", "set admin_socket, or run this as root on dotproxy's machine")
     grew = evidence.answered - evidence.background
     if evidence.background >= evidence.names:
-        return warning(name, "cannot be told: dotproxy is busy with other queries", "run this as root")
+        return warning(name, "unknown: dotproxy is busy with other queries", "run this as root")
     if grew >= evidence.names:
         return ok(name, f"{evidence.names} {of}, all arrived at dotproxy, by its own count")
     return problem(name, f"{max(grew, 0)} {of} arrived at dotproxy, by its own count", advice)
@@ -193,23 +193,23 @@ def check_port_53(evidence: Evidence, allowed: frozenset[Server]) -> list[Check]
     """
     name = "port 53"
     if evidence.left is None or evidence.others is None:
-        return [warning(name, "not watched: only root may see what leaves", "run this as root")]
+        return [warning(name, "not checked: only root may capture packets", "run this as root")]
     checks: list[Check] = []
     if evidence.left:
         found = f"test names left in the clear, to {_listed(sorted(evidence.left))}"
-        checks.append(problem(name, found, f"make dotproxy the only server that is asked ({_PAGE})"))
+        checks.append(problem(name, found, f"make dotproxy the only server ({_PAGE})"))
     for server, count in evidence.others.items():
         found = f"{count} other {'query' if count == 1 else 'queries'} left in the clear, to {server}"
         if server in allowed:
             checks.append(warning(name, f"{found}, a bootstrap server"))
         else:
-            checks.append(problem(name, found, "find the program that asks it: ss -uptn dport = :53"))
+            checks.append(problem(name, found, "find the program that sends them: ss -uptn dport = :53"))
     return checks or [ok(name, "nothing left in the clear while test names were looked up")]
 
 
 def _recipe(writer: Writer) -> str:
     advice = f"name dotproxy only: {_PAGE}, section {writer.value}"
-    return advice if writer is not Writer.UNKNOWN else f"{advice}, or that of what writes it (DHCP client, VPN)"
+    return advice if writer is not Writer.UNKNOWN else f"{advice}, or of the program that writes it (DHCP client, VPN)"
 
 
 def _listed(servers: Sequence[Server]) -> str:

@@ -2,8 +2,8 @@
 ``dotproxy doctor``: whether this machine's resolver is dotproxy, whether anything leaves on port 53, whether each
 upstream verifies.
 
-Decides what is looked at, and in which order.  What a finding means is ``diagnosis``'s.  Nothing is sent in the clear
-but test names that do not exist, by the system's own resolver; names of upstreams are asked of dotproxy itself.
+Decides what is examined, and in which order.  What a finding means is ``diagnosis``'s.  Nothing is sent in the clear
+but queries for test names that do not exist, by the system's own resolver; names of upstreams are resolved by dotproxy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.threads import deferToThread
 
 from dotproxy.cli.admin_client import NotDotproxy, UnixConnection, fetch
-from dotproxy.cli.control import ask_directly, reachable
+from dotproxy.cli.control import query_udp, reachable
 from dotproxy.cli.doctor.checks import Check, ok, problem, warning
 from dotproxy.cli.doctor.diagnosis import (
     Evidence,
@@ -39,33 +39,34 @@ from dotproxy.cli.doctor.diagnosis import (
 )
 from dotproxy.cli.doctor.observation import Watch, judge, look_up, make_names
 from dotproxy.cli.doctor.system import Server, read_system, run_command
-from dotproxy.cli.session import connect, trust_in
+from dotproxy.cli.session import build_verifier, connect
 from dotproxy.config.model import Config
 from dotproxy.config.values import ListenAddress
 from dotproxy.errors import BadReply, Timeout, Untrusted, UpstreamError, WireError
+from dotproxy.service.reactor import IServiceReactor
 from dotproxy.upstream.spec import UpstreamAddress, endpoint_text
 from dotproxy.wire.message import HEADER, RD, question_of
 from dotproxy.wire.names import from_text
 from dotproxy.wire.records import walk
 from dotproxy.wire.rrtypes import AAAA, NS, A
 
-#: How long the running proxy's count is watched before anything is looked up, to know how busy it is, in seconds.
+#: Seconds for which the running proxy's number of responses is watched before the lookups, to know its other load.
 _BACKGROUND = 1.0
 
-#: How long the running proxy may take to answer, in seconds.
+#: Seconds that the running proxy may take to respond.
 _ANSWER_TIMEOUT = 5.0
 
-#: Where a proxy says that it listens.
+#: An address in the list of a proxy's listeners.
 _ADDRESS = re.compile(r"\[?[0-9A-Fa-f.:]+(%[\w.-]+)?\]?[: ][0-9]{1,5}")
 
 
-#: Looks names up as this machine's programs do.
+#: Looks names up as programs of this machine do.
 LookUp = Callable[[Sequence[str]], object]
 
 
 class Running:
     """
-    The proxy that runs on this machine, as its configuration says it can be reached.
+    The proxy that runs on this machine, reached at the addresses of its configuration.
     """
 
     def __init__(self, config: Config, admin_socket: str | None) -> None:
@@ -74,7 +75,7 @@ class Running:
 
     def listening(self) -> tuple[ListenAddress, ...]:
         """
-        Return where it listens, as it tells; systemd may have opened other sockets than the configuration names.
+        Return where it listens, from its own status: systemd may have passed other sockets than are configured.
         """
         status = self.status()
         told = tuple(map(_listen_address, status.get("listening", ()))) if status else ()
@@ -82,24 +83,24 @@ class Running:
 
     def check(self) -> Check:
         """
-        Ask it something that it answers by itself.
+        Return whether it responds at each address, to a query that it answers itself.
         """
         failures: list[str] = []
         listening = self.listening()
         for address in listening:
             try:
-                ask_directly(address)
+                query_udp(address)
             except OSError as error:
                 failures.append(f"{address}: {error.strerror or error}")
         where = ", ".join(map(str, listening))
         if failures:
-            found = f"no answer from {'; '.join(failures)}"
-            return problem("dotproxy", found, "start it, or name its addresses: --config FILE, --listen ADDR:PORT")
-        return ok("dotproxy", f"answers on {where}")
+            found = f"no response from {'; '.join(failures)}"
+            return problem("dotproxy", found, "start it, or give its addresses: --config FILE, --listen ADDR:PORT")
+        return ok("dotproxy", f"responds on {where}")
 
     def status(self) -> dict[str, Any] | None:
         """
-        Return what it tells of itself, None if it cannot be asked.
+        Return its status (a JSON object), None if it cannot be had.
         """
         if self._admin_socket:
             connection: http.client.HTTPConnection = UnixConnection(self._admin_socket)
@@ -116,18 +117,18 @@ class Running:
 
     def addresses_of(self, name: str) -> list[str]:
         """
-        Ask it for the addresses of an upstream, which it asks its upstreams for over TLS.
+        Return the addresses of an upstream's name, resolved by the running proxy over TLS.
 
-        Nobody is asked who is not on this machine: the name would leave in the clear.
+        Empty if the proxy is not on this machine: the query would leave in the clear.
         """
         found: list[str] = []
-        address = self.listening()[0]
+        address, *_ = self.listening()
         if not is_local(reachable(address.host)):
             return found
         for rtype, make in ((A, IPv4Address), (AAAA, IPv6Address)):
-            with suppress(OSError, WireError, ValueError):  # what listens there may be anything
+            with suppress(OSError, WireError, ValueError):  # the listener may be any program
                 query = _query(from_text(f"{name}."), rtype)
-                reply = ask_directly(address, query, _ANSWER_TIMEOUT)
+                reply = query_udp(address, query, _ANSWER_TIMEOUT)
                 if question_of(reply) != len(query) or reply[:2] != query[:2] or reply[12 : len(query)] != query[12:]:
                     continue
                 count = HEADER.unpack_from(reply)[3]
@@ -138,7 +139,7 @@ class Running:
 
 def examine_system(config: Config, running: Running, root: Path, looking_up: LookUp = look_up) -> list[Check]:
     """
-    Return what is found of this machine: its files, what runs, and what leaves while names are looked up.
+    Return the checks of this machine: its files, the running proxy, and what leaves while names are looked up.
     """
     listening = Listening(tuple(Server(one.host, one.port) for one in running.listening()), is_local)
     system = read_system(root, run_command)
@@ -159,7 +160,7 @@ def examine_system(config: Config, running: Running, root: Path, looking_up: Loo
 
 def gather(running: Running, listening: Listening, looking_up: LookUp) -> Evidence:
     """
-    Look test names up, and return what became of them.
+    Look test names up; return where their queries went.
     """
     names = make_names()
     first = running.status()
@@ -182,16 +183,16 @@ def gather(running: Running, listening: Listening, looking_up: LookUp) -> Eviden
     )
 
 
-async def examine_upstreams(config: Config, running: Running, reactor: Any) -> list[Check]:
+async def examine_upstreams(config: Config, running: Running, reactor: IServiceReactor) -> list[Check]:
     """
-    Return whether each upstream verifies and answers.
+    Return a check of each upstream: whether it verifies and responds.
     """
     return [await _examine(config, running, upstream, reactor) for upstream in config.upstream]
 
 
-async def _examine(config: Config, running: Running, upstream: UpstreamAddress, reactor: Any) -> Check:
+async def _examine(config: Config, running: Running, upstream: UpstreamAddress, reactor: IServiceReactor) -> Check:
     """
-    Try each address of one upstream.
+    Return a check of one upstream, with each of its addresses.
     """
     name = f"upstream {upstream.label}"
     addresses = list(upstream.addresses)
@@ -199,7 +200,7 @@ async def _examine(config: Config, running: Running, upstream: UpstreamAddress, 
         host, port = upstream.host
         addresses = [(address, port) for address in await deferToThread(running.addresses_of, host)]
         if not addresses:
-            return problem(name, f"dotproxy cannot look up {host}", "give it by address: tls://ADDRESS#NAME")
+            return problem(name, f"dotproxy cannot resolve {host}", "give it by address: tls://ADDRESS#NAME")
     verified: list[str] = []
     failures: list[str] = []
     is_wrong = False
@@ -215,28 +216,29 @@ async def _examine(config: Config, running: Running, upstream: UpstreamAddress, 
     return warning(name, f"{found}; {'; '.join(failures)}") if failures else ok(name, found)
 
 
-async def _verify(config: Config, upstream: UpstreamAddress, host: str, port: int, reactor: Any) -> str:
+async def _verify(config: Config, upstream: UpstreamAddress, host: str, port: int, reactor: IServiceReactor) -> str:
     """
-    Shake hands with one address, and ask it for the root's name servers; return who it is, in words.
+    Connect to one address and query the root's NS records; return the verified name and the connection as text.
 
-    :raises UpstreamError: if it is not who it should be, or of no use.
+    :raises UpstreamError: if the address does not verify, or does not respond with NOERROR.
     """
-    session, took = await connect(reactor, host, port, trust_in(config, upstream, host), config.connect_timeout)
+    session, took = await connect(reactor, host, port, build_verifier(config, upstream, host), config.connect_timeout)
     try:
-        reply = await session.ask([_query(b"\0", NS)], reactor)[0]
+        (reply_later,) = session.ask([_query(b"\0", NS)], reactor)
+        reply = await reply_later
     except TookTooLong:
-        raise Timeout("read", "no answer in time") from None
+        raise Timeout("read", "no response in time") from None
     finally:
         session.close()
     if rcode := reply[3] & 15:
-        raise BadReply("read", f"it answers with rcode {rcode}")
+        raise BadReply("read", f"it responds with rcode {rcode}")
     identity = session.identity
     return f"{identity.verified} at {endpoint_text(host, port)} ({identity.tls_version}, {took * 1000:.0f} ms)"
 
 
 def _is_status(status: dict[str, Any]) -> bool:
     """
-    Whether what was answered has the form of a dotproxy's status, as far as it is used here.
+    Return whether a JSON object has the form of a dotproxy's status, as far as it is used here.
     """
     listening, plaintext = status.get("listening", []), status.get("plaintext_queries", {})
     return (
@@ -250,7 +252,7 @@ def _is_status(status: dict[str, Any]) -> bool:
 
 def _listen_address(text: str) -> ListenAddress:
     """
-    Read where a running proxy says that it listens: ``ADDRESS:PORT`` or ``ADDRESS PORT``.
+    Parse an address of a running proxy's status: ``ADDRESS:PORT`` or ``ADDRESS PORT``.
     """
     host, _, port = text.rpartition(" " if " " in text else ":")
     return ListenAddress(host.strip("[]"), int(port))

@@ -1,9 +1,9 @@
 """
-Whom a request may be meant for: the HTTP Host.
+Which HTTP Host headers the admin address accepts: a protection against DNS rebinding.
 
-Decides which names a web page of somebody else's cannot have.  A page may ask any address by a name whose records its
-owner changes under way (DNS rebinding); the browser then says that name, and believes the answer to be the page's own.
-So a name is accepted only if no stranger can own it, or the operator has named it.
+Decides which names a foreign web page cannot use.  In DNS rebinding a page's own name is made to resolve to this
+machine; the browser sends requests here with that name in Host, and lets the page read the responses.  So a name is
+accepted only if it cannot be registered by others, or the operator has listed it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 from ipaddress import ip_address
 
-#: Names under these belong to the machine, the house or the cluster (RFC 6761, RFC 6762, RFC 8375, ICANN's .internal).
+#: Zones that cannot be registered publicly (RFC 6761, RFC 6762, RFC 8375, ICANN's .internal, Kubernetes' .svc).
 _LOCAL_ZONES = (".local", ".internal", ".home.arpa", ".test", ".svc")
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,255}))(?::[0-9]{0,5})?")
@@ -20,17 +20,17 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,255}))(?::[0-9]{0
 
 def is_loopback(host: str) -> bool:
     """
-    Return whether an address is one of this machine's own, which no other machine can reach.
+    Return whether an address is a loopback address.
     """
     return ip_address(host.partition("%")[0]).is_loopback
 
 
 def is_own_host(text: str | None, *, at_loopback: bool, names: Collection[str]) -> bool:
     """
-    Return whether a Host header (None if there was none) may be answered.
+    Return whether a Host header is accepted; ``text`` is None if there was none.
 
-    ``names`` are what the operator allows, in lower case, "*" for any.  ``at_loopback``: only this machine can ask, so
-    that only names and addresses of its own are meant.
+    ``names`` are those that the operator allows, in lower case, "*" for any.  ``at_loopback``: requests come from this
+    machine only, so that only its own names and addresses are accepted.
     """
     if not text or "*" in names:  # a browser always sends one
         return True

@@ -1,9 +1,9 @@
 """
 HTTP/1.1 for the admin address: twisted.web with bounds.
 
-Decides how large a request may be, how long it may take, how many connections there are and how many requests a second,
-so that a client of the open port costs others little.  twisted.web parses; which paths there are, and who may ask, is
-``web``'s.  No client and nothing a client sent is logged.
+Decides the largest request, how long one may take, the number of connections and the rate of requests, so that a client
+of the open port costs others little.  twisted.web parses; paths and access are ``routes``'s.  No client address and no
+octet of a request is logged.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, ITransport
 from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -29,7 +29,7 @@ MAX_HEAD = 8192
 MAX_HEADERS = 64
 MAX_BODY = 4096
 
-#: Requests a second over all connections; so many more are answered at once after a quiet time.
+#: Requests a second over all connections, and the burst that is answered at once after an idle time.
 RATE = 100.0
 BURST = 20.0
 
@@ -47,7 +47,7 @@ _ALWAYS = {
 
 class Request(NamedTuple):
     """
-    What was asked; ``host`` is None if an HTTP/1.0 client sent no Host.
+    A request; ``host`` is None if an HTTP/1.0 client sent no Host.
     """
 
     method: str
@@ -59,7 +59,7 @@ class Request(NamedTuple):
 
 class Response(NamedTuple):
     """
-    What is answered.
+    A response.
     """
 
     code: int
@@ -70,10 +70,10 @@ class Response(NamedTuple):
 
 class State(Enum):
     """
-    What a connection does.
+    The state of a connection.
     """
 
-    IDLE = "idle"  #: nothing of a request has come
+    IDLE = "idle"  #: no octet of a request has arrived
     READING = "reading"
     ANSWERING = "answering"
     CLOSING = "closing"
@@ -90,12 +90,12 @@ class HttpRequest(http.Request):
 
     def parseCookies(self) -> None:
         """
-        Called when all headers were received; nobody needs cookies, and 8 KiB of them take milliseconds.
+        Do nothing: cookies are not used, and parsing 8 KiB of them takes milliseconds; called by twisted.web.
         """
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """
-        Called when all of it was received.
+        Check a whole request and hand it to the factory; called by twisted.web.
         """
         self.method = command
         hosts = self.requestHeaders.getRawHeaders(b"host", [])
@@ -132,9 +132,10 @@ class HttpRequest(http.Request):
 
 class HttpConnection(http.HTTPChannel):
     """
-    One client: twisted.web's parser, with a timer for whole requests, and nothing read while it does not read.
+    One client: twisted.web's parser, with a timeout for whole requests; it reads nothing while the client does not
+    read.
 
-    Owns: its unread octets, one timer.  Ends when: the client closes, sends what is no HTTP, or takes too long.
+    Owns: its unread octets, one timer.  Ends when: the client closes, sends no valid HTTP, or takes too long.
     """
 
     transport: Any
@@ -153,13 +154,13 @@ class HttpConnection(http.HTTPChannel):
     @property
     def _received(self) -> bytes:
         """
-        What was received and is not parsed yet.
+        The octets that are not parsed yet.
         """
         return b"".join((*self._dataBuffer, self._buffer))
 
     def connectionMade(self) -> None:
         """
-        Called when there is a client.
+        Start the idle timeout; called by Twisted.
         """
         super().connectionMade()
         self.callLater = self.factory.clock.callLater  # type: ignore[method-assign]  # as HTTPFactory does
@@ -168,18 +169,18 @@ class HttpConnection(http.HTTPChannel):
 
     def resetTimeout(self) -> None:
         """
-        Called with each octet, which gives no more time.
+        Do nothing: received octets do not extend the timeout; called by twisted.web.
         """
 
     def timeoutConnection(self) -> None:
         """
-        End it at once; called when the time is up.  twisted.web's logs the client's address.
+        Abort the connection; called after the timeout.  twisted.web's own method logs the client's address.
         """
         self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Called with octets.
+        Start the timeout of a request with its first octet; called by Twisted.
         """
         if self.state is State.CLOSING:
             return
@@ -190,13 +191,13 @@ class HttpConnection(http.HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """
-        Called with a line of more than ``MAX_HEAD`` octets.
+        Refuse a line of more than ``MAX_HEAD`` octets; called by twisted.web.
         """
         self.refuse(431, f"more than {MAX_HEAD} octets of headers")
 
     def headerReceived(self, line: bytes) -> bool:
         """
-        Called with a header; return whether it is one.
+        Return whether a header line is valid; called by twisted.web.
         """
         try:
             return bool(super().headerReceived(line))
@@ -206,7 +207,7 @@ class HttpConnection(http.HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         """
-        Called before the body, for which twisted.web would make a file.
+        Refuse a body that is too large or of unknown length; called by twisted.web before it makes a file for it.
         """
         if self.requests[-1].requestHeaders.hasHeader(b"transfer-encoding"):
             self.refuse(411, "a body must have a Content-Length")
@@ -217,7 +218,7 @@ class HttpConnection(http.HTTPChannel):
 
     def allContentReceived(self) -> None:
         """
-        Called with the end of a request, even of one that was refused.
+        Go on with a request that was not refused; called by twisted.web at the end of each.
         """
         if self.state is not State.CLOSING:
             self.state = State.ANSWERING
@@ -226,7 +227,7 @@ class HttpConnection(http.HTTPChannel):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """
-        Called with what is no HTTP; twisted.web's own response has neither headers nor a reason.
+        Refuse invalid HTTP; twisted.web's own response has neither headers nor a reason.
         """
         if self._receivedHeaderSize > MAX_HEAD or self._receivedHeaderCount > MAX_HEADERS:
             self.refuse(431, f"more than {MAX_HEAD} octets of headers, or {MAX_HEADERS} of them")
@@ -235,7 +236,7 @@ class HttpConnection(http.HTTPChannel):
 
     def refuse(self, code: int, reason: str) -> None:
         """
-        Answer that it is no request, and close.
+        Respond with an error, and close.
         """
         self.persistent = False
         self.requests = self.requests[:1] or [self.requestFactory(self)]
@@ -243,7 +244,7 @@ class HttpConnection(http.HTTPChannel):
 
     def requestDone(self, request: HttpRequest) -> None:
         """
-        Called when a response was sent.
+        Wait for the next request; called by twisted.web when a response was sent.
         """
         self.state = State.IDLE
         self.setTimeout(WRITE_TIMEOUT if self._is_blocked else IDLE_TIMEOUT)
@@ -252,7 +253,7 @@ class HttpConnection(http.HTTPChannel):
 
     def pauseProducing(self) -> None:
         """
-        Called when the client does not read what it was sent.  twisted.web would read and answer more requests.
+        Stop reading while the client does not read; called by the transport.  twisted.web would go on with requests.
         """
         super().pauseProducing()
         self._is_blocked = self.paused = True
@@ -262,7 +263,7 @@ class HttpConnection(http.HTTPChannel):
 
     def resumeProducing(self) -> None:
         """
-        Called when it has read it; parse what was received before.
+        Parse what was received before the pause; called by the transport.
         """
         self._is_blocked = self.paused = False
         if self.state is State.IDLE:
@@ -272,7 +273,7 @@ class HttpConnection(http.HTTPChannel):
 
     def loseConnection(self) -> None:
         """
-        End it when the client has read what it was sent; to close at once, with octets unread, could take that away.
+        Close when the client has read the response: closing at once, with octets unread, could discard it (RST).
         """
         self.state = State.CLOSING
         self.clearLineBuffer()
@@ -283,7 +284,7 @@ class HttpConnection(http.HTTPChannel):
 
     def stop(self) -> None:
         """
-        End it, after the response it waits for.
+        Close, after the response if one is outstanding.
         """
         self.persistent = False
         if self.state is State.IDLE:
@@ -293,7 +294,7 @@ class HttpConnection(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        Called when it has ended.
+        Leave the factory's table; called by Twisted.
         """
         self.state = State.CLOSING
         super().connectionLost(reason)
@@ -302,9 +303,9 @@ class HttpConnection(http.HTTPChannel):
 
 class HttpFactory(ServerFactory):
     """
-    Connections, and the pace of their requests.
+    The connections, and the rate limit of their requests.
 
-    ``respond`` returns the response to a request, or a Deferred of it; ``error`` the response that says what is wrong.
+    ``respond`` returns the response to a request, or a Deferred of it; ``error`` returns an error response.
     """
 
     protocol: Any = HttpConnection
@@ -312,28 +313,28 @@ class HttpFactory(ServerFactory):
 
     def __init__(
         self,
-        respond: Callable[[Request, Any], Any],
+        respond: Callable[[Request, ITransport], Response | Deferred[Response]],
         *,
         clock: IReactorTime,
         error: Callable[[int, str], Response],
         max_body: int = 0,
     ) -> None:
         self._respond = respond
-        self.clock: Any = clock
+        self.clock: Any = clock  # twisted.web assigns its callLater, whose type differs from the interface's
         self.error = error
         self.max_body = max_body
-        #: Those that have waited for a request the longest come first.
+        #: Those idle for the longest come first.
         self.connections: dict[HttpConnection, None] = {}
         self._next_at = float("-inf")
 
     def log(self, request: HttpRequest) -> None:
         """
-        Called with each request that was answered; none is logged.
+        Do nothing: requests are not logged; called by twisted.web.
         """
 
     def connected(self, connection: HttpConnection) -> None:
         """
-        Called with a new connection; one that waits for a request, the longest, or else the oldest, makes room for it.
+        Add a connection; at the limit close the one idle for the longest, or else the oldest.
         """
         if len(self.connections) >= MAX_CONNECTIONS:
             others = self.connections
@@ -345,7 +346,7 @@ class HttpFactory(ServerFactory):
 
     def is_idle(self, connection: HttpConnection) -> None:
         """
-        Called when a connection was sent a response.
+        Move a connection to the end of the table: it waits for its next request.
         """
         if connection in self.connections:
             del self.connections[connection]
@@ -353,7 +354,7 @@ class HttpFactory(ServerFactory):
 
     def take(self, request: HttpRequest, asked: Request) -> None:
         """
-        Answer a request, when its turn has come.
+        Respond to a request, later if the rate limit is exceeded.
         """
         now = self.clock.seconds()
         self._next_at = max(self._next_at, now - BURST / RATE) + 1 / RATE
@@ -363,20 +364,20 @@ class HttpFactory(ServerFactory):
             self.clock.callLater(self._next_at - now, self._answer, request, asked)
 
     def _answer(self, request: HttpRequest, asked: Request) -> None:
-        if request.channel is None:  # the connection has ended meanwhile
+        if request.channel is None:  # the connection has ended
             return
-        done: Deferred[Response] = maybeDeferred(self._respond, asked, request.transport)
+        done: Deferred[Response] = maybeDeferred(cast(Callable[..., Response], self._respond), asked, request.transport)
 
         def failed(failure: Failure) -> Response:
-            log.failure("while answering the operator", failure)
-            return self.error(500, "something is wrong; the log says what")
+            log.failure("an admin request failed", failure)
+            return self.error(500, "an internal error; see the log")
 
         done.addErrback(failed).addCallback(request.answer)
-        done.addErrback(lambda failure: log.failure("while answering the operator", failure))
+        done.addErrback(lambda failure: log.failure("an admin request failed", failure))
 
     def stopFactory(self) -> None:
         """
-        Called when nobody listens any more.
+        Close every connection; called by Twisted when the port has stopped listening.
         """
         for connection in list(self.connections):
             connection.stop()

@@ -1,8 +1,8 @@
 """
-The operator's view of a running proxy, as the admin address and socket serve it.
+The pages of the admin address and the admin socket.
 
-Decides what is shown of a report, and which Host names requests may have.  Paths and status codes are decided by
-``service.admin.routes``.
+Decides what of a report ``/status`` shows, and which Host headers are accepted.  Paths and status codes are
+``routes``'s.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dotproxy.telemetry.counters import Counters
 from dotproxy.telemetry.metrics import Metrics, build_info
 from dotproxy.telemetry.report import Report, UpstreamReport, plaintext_by_purpose
 from dotproxy.telemetry.status import State
+from dotproxy.wire.message import REFUSED, SERVFAIL
 
 _STATES = {
     State.UP: "up",
@@ -51,9 +52,9 @@ def build_site(
     commands: Mapping[str, Command],
 ) -> list[IService]:
     """
-    Return what serves the operator: a look over HTTP, and commands over a socket.
+    Return the services of the admin address (pages) and the admin socket (pages and commands).
 
-    ``look`` returns a Deferred of a report.
+    ``look`` returns a Deferred of a report, ``listening`` where clients are served.
     """
     began = time.monotonic()
     metrics = Metrics(build_info(__version__))
@@ -68,7 +69,7 @@ def build_site(
     pages = Pages(
         not_ready=rendered(lambda report: report.not_ready),
         metrics=rendered(metrics.text),
-        status=rendered(lambda report: shown(report, seconds=time.monotonic() - began, listening=listening())),
+        status=rendered(lambda report: status_page(report, seconds=time.monotonic() - began, listening=listening())),
         clock=reactor,
     )
     services: list[IService] = []
@@ -85,14 +86,14 @@ def build_site(
 
 def _host_guard(address: str, names: tuple[str, ...]) -> Guard:
     """
-    Let requests pass that no page of somebody else's can make; see ``service.admin.hosts``.
+    Return a guard that refuses requests which a foreign web page can cause; see ``hosts``.
     """
     at_loopback = is_loopback(address)
 
     def guard(request: Request, transport: ITransport) -> str:
         if is_own_host(request.host, at_loopback=at_loopback, names=names):
             return ""
-        return "this Host is not answered here: ask by address, or name it in admin_hosts"
+        return "this Host is not accepted: use an address, or add the name to admin_hosts"
 
     return guard
 
@@ -100,7 +101,7 @@ def _host_guard(address: str, names: tuple[str, ...]) -> Guard:
 @implementer(IStreamServerEndpoint)
 class AbsentAddressEndpoint:
     """
-    An endpoint at an address that this machine does not have yet.
+    A TCP endpoint at an address that this machine does not have yet.
     """
 
     def __init__(self, reactor: IServiceReactor, host: str, port: int) -> None:
@@ -110,12 +111,12 @@ class AbsentAddressEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
-        Listen there; the Deferred fails with ``CannotBind``.
+        Listen; the Deferred fails with ``CannotBind``.
         """
         return execute(self._listen, protocolFactory)
 
     def _listen(self, factory: IProtocolFactory) -> IListeningPort:
-        with bind_stream(self._host, self._port) as bound:  # the reactor has its own
+        with bind_stream(self._host, self._port) as bound:  # the reactor duplicates the descriptor
             return self._reactor.adoptStreamPort(bound.fileno(), bound.family, cast(ServerFactory, factory))
 
 
@@ -125,9 +126,9 @@ def _endpoint(reactor: IServiceReactor, host: str, port: int) -> IStreamServerEn
     return (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
 
 
-def shown(report: Report, *, seconds: float, listening: Sequence[Endpoint]) -> dict[str, object]:
+def status_page(report: Report, *, seconds: float, listening: Sequence[Endpoint]) -> dict[str, object]:
     """
-    Return all of a report that is for people, with for how long it has run, and where.
+    Return the JSON object of ``/status``; ``seconds`` is for how long the service has run.
     """
     counters, lookups = report.counters, report.counters.lookups()
     return {
@@ -149,7 +150,7 @@ def shown(report: Report, *, seconds: float, listening: Sequence[Endpoint]) -> d
             "hit_rate": _hit_rate(counters),
             **{name: lookups[name] for name in ("memo", "fresh", "stale", "joined", "missed")},
         },
-        "upstreams": [_shown(upstream, time.time()) for upstream in report.upstreams],
+        "upstreams": [_status_of(upstream, time.time()) for upstream in report.upstreams],
         "workers": [
             {"name": one.name, "cpu_seconds": round(one.cpu_seconds, 2), "resident": one.resident_octets}
             for one in report.processes
@@ -158,9 +159,9 @@ def shown(report: Report, *, seconds: float, listening: Sequence[Endpoint]) -> d
     }
 
 
-def _shown(upstream: UpstreamReport, date: float) -> dict[str, object]:
+def _status_of(upstream: UpstreamReport, date: float) -> dict[str, object]:
     counters, status = upstream.counters, upstream.status
-    handshakes = sum(counters.full_handshakes.counts), sum(counters.resumed_handshakes.counts)
+    full, resumed = sum(counters.full_handshakes.counts), sum(counters.resumed_handshakes.counts)
     return {
         "name": upstream.label,
         "state": _STATES[status.state],
@@ -173,12 +174,12 @@ def _shown(upstream: UpstreamReport, date: float) -> dict[str, object]:
         "certificate_days_left": None if status.not_after is None else _days(status.not_after - date),
         "outstanding": upstream.outstanding,
         "answers": sum(counters.answers),
-        "failures": counters.answers[2] + counters.answers[5],
+        "failures": counters.answers[SERVFAIL] + counters.answers[REFUSED],
         "failed_connections": sum(counters.connect_failures.values()),
         "p50_ms": _milliseconds(upstream.p50),
         "p95_ms": _milliseconds(upstream.p95),
         "connections_opened": counters.connections_opened,
-        "resumed": round(handshakes[1] / sum(handshakes), 3) if sum(handshakes) else None,
+        "resumed": round(resumed / (full + resumed), 3) if full + resumed else None,
         "retries": counters.retries,
         "hedges": counters.hedges,
         "stalls": counters.stalls,

@@ -1,8 +1,8 @@
 """
-The admin address: metrics, health and status over HTTP, and commands over a socket of this machine's.
+The admin address and the admin socket: metrics, health and status over HTTP; commands over the UNIX socket only.
 
-Decides paths, status codes and who may ask.  Whoever can open a TCP port may look, unless it is a web page that asks
-under a name of its own (``hosts``); to change something takes the socket, which is its owner's alone.
+Decides paths, status codes and access.  Every client that reaches the TCP port may read, except a foreign web page
+(``hosts``); commands need the socket, which only its owner and root may use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import parse_qsl
 
 from twisted.application.service import Service
@@ -33,14 +33,13 @@ from dotproxy.wire.printable import printable
 
 log = Logger("dotproxy")
 
-#: From the arguments of a request to what is answered, as JSON; raises ``ValueError`` for what cannot be done.  It, and
-#: whatever else is called here, may return a Deferred.
+#: Takes the arguments of a request; returns the response as JSON, or a Deferred of it; raises ``ValueError`` to refuse.
 Command = Callable[[dict[str, str]], object]
 
-#: Returns why a request is not answered, "" if it is; from the request and the transport it came over.
+#: Returns why a request is refused, "" if it is accepted.
 Guard = Callable[[Request, ITransport], str]
 
-#: Seconds between two renderings.  Metrics take some milliseconds, in which no query is answered.
+#: Seconds between two renderings.  Metrics take a few milliseconds, during which no query is answered.
 _METRICS_INTERVAL = 0.25
 _STATUS_INTERVAL = 0.1
 
@@ -53,9 +52,9 @@ _CREDENTIALS = struct.Struct("@iII")
 
 class Pages:
     """
-    What there is to be looked at; the same for the address and the socket.
+    The pages, the same for the address and the socket.
 
-    ``not_ready`` returns why clients cannot expect answers, "" if they can.
+    ``not_ready`` returns why the proxy is not ready, "" if it is.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Pages:
 
     def find(self, path: str) -> Callable[[], Deferred[Response]] | None:
         """
-        Return what renders a page, None if there is none.
+        Return the function that renders a page, None if there is no such page.
         """
         return {
             "/metrics": lambda: self._metrics().addCallback(lambda text: Response(200, text, CONTENT_TYPE)),
@@ -90,7 +89,7 @@ def make_site(
     pages: Pages, guard: Guard, clock: IReactorTime, commands: Mapping[str, Command] | None = None
 ) -> HttpFactory:
     """
-    Return what serves pages and, if there are any, commands, to those whom ``guard`` lets pass.
+    Return a factory that serves pages, and ``commands`` if there are any, to requests that ``guard`` accepts.
     """
     error = _text_error if commands is None else _json_error
 
@@ -107,27 +106,27 @@ def make_site(
         if page is not None:
             return page()
         assert command is not None
-        return _do(command, request)
+        return _run_command(command, request)
 
     return HttpFactory(respond, clock=clock, error=error, max_body=0 if commands is None else MAX_BODY)
 
 
-def _do(command: Command, request: Request) -> Deferred[Response]:
+def _run_command(command: Command, request: Request) -> Deferred[Response]:
     """
-    Do what is asked for; what cannot be done is told.
+    Run a command; a ``ValueError`` becomes status 400.
     """
 
-    def cannot(failure: Failure) -> Response:
+    def refuse(failure: Failure) -> Response:
         failure.trap(ValueError)
         return _json_error(400, failure.getErrorMessage())
 
     done: Deferred[object] = maybeDeferred(lambda: command(arguments_of(request)))
-    return done.addCallbacks(lambda result: Response(200, _as_json(result), _JSON), cannot)
+    return done.addCallbacks(lambda result: Response(200, _as_json(result), _JSON), refuse)
 
 
 def arguments_of(request: Request) -> dict[str, str]:
     """
-    Return the arguments of a command; of several with one name the last counts.
+    Return the arguments of a command, from query and body; of several with one name the last one counts.
 
     :raises ValueError: if they are not UTF-8, or too many.
     """
@@ -161,22 +160,22 @@ def _as_json(result: object) -> bytes:
 
 def peer_guard(request: Request, transport: ITransport) -> str:
     """
-    Let root and this process's own user pass, where the system tells who has connected a socket (Linux).
+    Refuse commands of users other than root and this process's, where the system tells the peer's user (Linux).
 
-    The socket's mode says the same.  An operator who opens it further lets others look, who may not change anything.
+    The socket's mode refuses them, too.  If the operator opens that, other users may read but change nothing.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None or request.method in ("GET", "HEAD"):
         return ""
     handle = cast(socket.socket, cast(ISystemHandle, transport).getHandle())
-    octets = handle.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
-    uid = _CREDENTIALS.unpack(octets)[1]
-    return "" if uid in (0, os.geteuid()) else f"only root and user {os.geteuid()} may change anything"
+    credentials = handle.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
+    return "" if uid in (0, os.geteuid()) else f"only root and user {os.geteuid()} may use commands"
 
 
 class AdminService(Service):
     """
-    Serves the operator at an endpoint; ``path`` is its socket's, if it has one, to be cleared away first.
+    Listens at an endpoint; ``path`` is that of a UNIX socket, of which a stale one is removed first.
     """
 
     def __init__(self, endpoint: IStreamServerEndpoint, site: HttpFactory, where: str, path: str = "") -> None:
@@ -188,7 +187,7 @@ class AdminService(Service):
 
     def startService(self) -> None:
         """
-        Serve; if that cannot be, say so, and serve clients all the same.
+        Listen; if that fails, log it: DNS clients are served all the same.
         """
         super().startService()
 
@@ -204,37 +203,40 @@ class AdminService(Service):
 
     def _listen_at_path(self, site: HttpFactory) -> Deferred[IListeningPort]:
         """
-        Make the socket with its mode: between its making and a chmod others could connect.
+        Create the socket with mode 0600: others could connect between its creation and a chmod.
         """
-        clear_away(self._path)
+        remove_stale_socket(self._path)
         before = os.umask(0o177)
         try:
             return self._endpoint.listen(site)
         finally:
             os.umask(before)
 
-    def stopService(self) -> Any:
+    def stopService(self) -> Deferred[None] | None:
         """
-        Serve no more.
+        Stop listening.
         """
         super().stopService()
-        return maybeDeferred(self._port.stopListening) if self._port is not None else None
+        if self._port is None:
+            return None
+        # Some ports return None, others a Deferred (IListeningPort).
+        return maybeDeferred(cast(Callable[[], None], self._port.stopListening))
 
 
 def _why(failure: Failure) -> str:
     """
-    Why nobody can listen.  Twisted's text repeats where, and shows a socket's path as Python does octets.
+    Return why listening failed; Twisted's own text repeats the address, and shows a socket's path as a bytes literal.
     """
     error = failure.value
     cause = error.socketError if isinstance(error, CannotListenError) else error
     return cause.strerror.lower() if isinstance(cause, OSError) and cause.strerror else str(error)
 
 
-def clear_away(path: str) -> None:
+def remove_stale_socket(path: str) -> None:
     """
-    Remove a socket of this user's that nobody listens on any more.
+    Remove a UNIX socket of this user that no process listens on; do nothing if there is none.
 
-    :raises OSError: if something else is there, which stays; but not if there is nothing.
+    :raises OSError: if something else is at ``path``, which stays.
     """
     try:
         found = os.lstat(path)
@@ -244,7 +246,7 @@ def clear_away(path: str) -> None:
         raise FileExistsError(errno.EEXIST, "what is there is not a socket")
     if found.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"the socket there belongs to user {found.st_uid}")
-    with socket.socket(socket.AF_UNIX) as probe, suppress(BlockingIOError):  # that many wait for whoever listens
+    with socket.socket(socket.AF_UNIX) as probe, suppress(BlockingIOError):  # its backlog is full: a process listens
         probe.setblocking(False)
         try:
             probe.connect(path)

@@ -1,32 +1,33 @@
 """
-One rendering for everybody who asks for the same at about the same time.
+One rendering for all requests of a page that arrive at about the same time.
 
-Decides how often something is rendered: anew for each who asks, unless they ask faster than that may be.  Nobody gets
-what is older than their request, so nothing is kept.
+Decides how often a page is rendered: for each request, but at most once in an interval.  A request never gets a
+rendering that began before it, so nothing is cached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 Value = TypeVar("Value")
 
 
 class SharedRender(Generic[Value]):
     """
-    ``render`` begins ``interval`` seconds after it was done last, at the earliest; all who asked until then share it.
+    Calls ``render`` at the earliest ``interval`` seconds after it was last done; requests until then share the result.
 
-    Owns: who waits.
+    Owns: the requests that wait.
     """
 
     def __init__(self, render: Callable[[], Deferred[Value]], interval: float, clock: IReactorTime) -> None:
         self._render = render
         self._interval = interval
-        self._clock: Any = clock
+        self._clock = clock
         self._waiting: list[Deferred[Value]] = []
         self._is_busy = False
         self._done_at = float("-inf")
@@ -35,12 +36,12 @@ class SharedRender(Generic[Value]):
         """
         Return a Deferred of a rendering that begins now or later.
         """
-        asked: Deferred[Value] = Deferred()
-        self._waiting.append(asked)
+        waiting: Deferred[Value] = Deferred()
+        self._waiting.append(waiting)
         if not self._is_busy:
             self._is_busy = True
             self._schedule()
-        return asked
+        return waiting
 
     def _schedule(self) -> None:
         delay = self._done_at + self._interval - self._clock.seconds()
@@ -52,12 +53,12 @@ class SharedRender(Generic[Value]):
     def _begin(self) -> None:
         waiting, self._waiting = self._waiting, []
 
-        def done(result: Any) -> None:
+        def done(result: Value | Failure) -> None:
             self._done_at = self._clock.seconds()
             self._is_busy = bool(self._waiting)
             if self._is_busy:
                 self._schedule()
-            for asked in waiting:
-                asked.callback(result)
+            for one in waiting:
+                one.callback(result)
 
         maybeDeferred(self._render).addBoth(done)

@@ -57,7 +57,7 @@ class ResolvConfTests(SynchronousTestCase):
         for nameservers in (("198.51.100.2",), ("127.0.0.1", "198.51.100.2"), ("127.0.0.1", "2001:db8::1")):
             *_, last = check_resolv_conf(system(*nameservers), LISTENING)
             self.assertEqual(Level.PROBLEM, last.level)
-            self.assertIn(f"{nameservers[-1]} is asked in the clear", last.found)
+            self.assertIn(f"{nameservers[-1]} leave in the clear", last.found)
         for writer in Writer:
             (check,) = check_resolv_conf(SystemResolver((LINK_SERVER,), writer, ("dns",)), LISTENING)
             self.assertIn(f"section {writer.value}", check.advice)

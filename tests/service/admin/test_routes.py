@@ -18,7 +18,7 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.service.admin.http import MAX_BODY, Request, Response
-from dotproxy.service.admin.routes import AdminService, Pages, arguments_of, clear_away, make_site, peer_guard
+from dotproxy.service.admin.routes import AdminService, Pages, arguments_of, make_site, peer_guard, remove_stale_socket
 from tests.config.test_schema import folder
 
 
@@ -108,9 +108,9 @@ class ClearAwayTests(SynchronousTestCase):
         Nobody listens: it is removed.  Nothing is nothing.
         """
         self.bound(self.path).close()
-        clear_away(str(self.path))
+        remove_stale_socket(str(self.path))
         self.assertFalse(self.path.exists())
-        clear_away(str(self.path))
+        remove_stale_socket(str(self.path))
 
     def test_somebody_listens(self) -> None:
         """
@@ -119,7 +119,7 @@ class ClearAwayTests(SynchronousTestCase):
         listening = self.bound(self.path)
         listening.listen(0)
         for _ in range(5):
-            clear_away(str(self.path))
+            remove_stale_socket(str(self.path))
         self.assertTrue(stat.S_ISSOCK(self.path.stat().st_mode))
 
     def test_what_is_no_socket(self) -> None:
@@ -130,7 +130,7 @@ class ClearAwayTests(SynchronousTestCase):
         self.bound(elsewhere).close()
         for make in (lambda: self.path.write_bytes(b""), self.path.mkdir, lambda: self.path.symlink_to(elsewhere)):
             make()
-            self.assertRaises(FileExistsError, clear_away, str(self.path))
+            self.assertRaises(FileExistsError, remove_stale_socket, str(self.path))
             (self.path.rmdir if self.path.is_dir() else self.path.unlink)()
         self.assertTrue(elsewhere.exists())
 
@@ -140,7 +140,7 @@ class ClearAwayTests(SynchronousTestCase):
         """
         self.bound(self.path).close()
         self.patch(os, "geteuid", lambda: self.path.stat().st_uid + 1)
-        self.assertRaises(PermissionError, clear_away, str(self.path))
+        self.assertRaises(PermissionError, remove_stale_socket, str(self.path))
         self.assertTrue(self.path.exists())
 
 
@@ -296,7 +296,7 @@ class SiteTests(SynchronousTestCase):
         self.patch(os, "geteuid", lambda: 1000)
         self.assertEqual(["", ""], [peer_guard(request, Connected(uid)) for uid in (0, 1000)])
         for uid in (1, 1001, 65534):
-            self.assertEqual("only root and user 1000 may change anything", peer_guard(request, Connected(uid)))
+            self.assertEqual("only root and user 1000 may use commands", peer_guard(request, Connected(uid)))
             self.assertEqual("", peer_guard(request._replace(method="GET"), Connected(uid)))
         self.patch(socket, "SO_PEERCRED", None)
         self.assertEqual("", peer_guard(request, None))
