@@ -1,5 +1,5 @@
 """
-What the documents have from the code: the table of settings, the table of metrics, the example file.
+What the documents have from the code: the tables of settings, metrics and their labels, the example file.
 
     python docs/tables.py
 
@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from dotproxy.config.describe import example_file, options_table
+from dotproxy.telemetry.labels import labels_table
 from dotproxy.telemetry.metrics import metrics_table
 
 TOP = Path(__file__).parent.parent
@@ -33,9 +34,13 @@ def main() -> None:
     """
     Write them.
     """
-    for name, table in (("configuration.md", options_table()), ("metrics.md", metrics_table())):
-        page = TOP / "docs" / name
-        page.write_text(with_table(page.read_text("utf-8"), table), "utf-8")
+    tables = {"configuration.md": [options_table()], "metrics.md": [metrics_table(), labels_table()]}
+    for name, of_page in tables.items():
+        path = TOP / "docs" / name
+        page = path.read_text("utf-8")
+        for table in of_page:
+            page = with_table(page, table)
+        path.write_text(page, "utf-8")
     (TOP / "deploy" / "dotproxy.toml").write_text(example_file(), "utf-8")
 
 

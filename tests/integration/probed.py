@@ -22,17 +22,16 @@ from tests.integration.programs import Program, free_port, which
 from tests.integration.servers import Bind, Dnsdist, KnotResolver, Nsd, Unbound
 
 PAGE = """\
-# What `dotproxy probe` says
+# Output of `dotproxy probe`
 
     dotproxy probe [SPEC…] [--ca-file PEM] [--name NAME] [--idle SECONDS] [--json]
 
-looks at upstreams (those of the configuration, if none is given) and says what each is like: how long TCP, TLS, a
-resumed handshake, a first and a later query take; TLS version, cipher and ALPN; the certificate, when it expires, and
-its key's pin, ready to be pasted into a SPEC; whether it is who it should be, and if not why not; whether it answers in
-any order, pads, tells back client subnet, sends DNSSEC data, how long it says it keeps idle connections, and with
-`--idle` how long it does. Nothing is asked of a server that is not verified. The exit code is 0 if every upstream can
-be used by one of its addresses at least, which takes that it is verified and that its answers say what there is
-(NOERROR, or NXDOMAIN for `--name`; not SERVFAIL, REFUSED or another failure); 1 if not, 2 for a mistake.
+examines upstreams (by default those of the configuration) and prints for each: the times of TCP, TLS, a resumed
+handshake, a first and a later query; TLS version, cipher and ALPN; the certificate, its expiry, and the pin of its key
+in the form of a SPEC; whether it is verified, and if not why; whether it responds out of order, pads, returns client
+subnet, sends DNSSEC data; the idle timeout it announces, and with `--idle` the measured one. No query is sent to a
+server that is not verified. The exit code is 0 if at least one address of every upstream is verified and responds with
+NOERROR (or NXDOMAIN for `--name`), 1 if not, 2 for a usage error.
 
 This page is made by `python -m tests.integration.probed --write docs/probe.md`; times are those of one machine's
 loopback.
