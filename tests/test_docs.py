@@ -157,6 +157,16 @@ class DocumentationTests(SynchronousTestCase):
         self.assertGreater(len(cells), 50)
         self.assertEqual(set(), {word for cell in cells for word in re.findall(r"`(\w+)`", cell)} - keys)
 
+    def test_texts_before_commands_that_are_tested(self) -> None:
+        """
+        The tests under a booted systemd, which run seldom, find the commands of docs/deploy.md by the text before them.
+        """
+        page = (TOP / "docs" / "deploy.md").read_text("utf-8")
+        source = (TOP / "tests" / "integration" / "test_systemd_boot.py").read_text("utf-8")
+        texts = re.findall(r"""documented\(["']([^"']+)["']\)""", source)
+        self.assertGreater(len(texts), 3)
+        self.assertEqual([], [text for text in texts if text not in page])
+
     def test_help_tells_of_every_setting(self) -> None:
         """
         `twistd dotproxy --help` has each setting's option and what it is for.
@@ -197,12 +207,13 @@ class CodeNamesTests(SynchronousTestCase):
 
     def test_files_and_what_is_in_them(self) -> None:
         """
-        ``room/module.py`` and ``room/module.py:Class.method`` are below ``dotproxy``, or from the top.
+        ``room/module.py`` and ``room/module.py:Class.method`` are below ``dotproxy``, in any room, or from the top.
         """
         missing = []
         for page, word in self.words:
             if found := re.fullmatch(r"([\w/]+\.py)(?::([\w.]+))?", word):
-                path = next((path for path in (PACKAGE / found[1], TOP / found[1]) if path.exists()), None)
+                places = [PACKAGE / found[1], TOP / found[1], *PACKAGE.rglob(found[1])]
+                path = next((path for path in places if path.exists()), None)
                 if path is None or (found[2] and found[2] not in names_in(path)):
                     missing.append(f"{page}: {word}")
         self.assertEqual([], missing)
