@@ -146,6 +146,7 @@ DATA_ONLY = {
     "telemetry/events.py": "the events there are, each of which does nothing",
     "upstream/interfaces.py": "protocols",
     "upstream/presets.py": "addresses and names of public services",
+    "upstream/settings.py": "a record",
 }
 
 #: Modules that put others together, or talk to a terminal or the machine: the tests of what comes of them, by module.
