@@ -194,7 +194,7 @@ class StoredTests(SynchronousTestCase):
         """
         opt = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
         answer = with_head(5, 2)._replace(
-            additionals=1, body=ANSWER.body + opt, ttls=(*ANSWER.ttls, len(ANSWER.body) + 5)
+            additional_count=1, body=ANSWER.body + opt, ttl_offsets=(*ANSWER.ttl_offsets, len(ANSWER.body) + 5)
         )
         self.assertEqual("OPT twice or out of place", self.refused(answer))
 

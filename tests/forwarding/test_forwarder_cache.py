@@ -31,7 +31,7 @@ def question(name: str = "www.lab.example.", **changes: Any) -> bytes:
     return dns.message.make_query(name, "A", use_edns=changes.pop("use_edns", 0), **changes).to_wire(max_size=65535)
 
 
-def restore_question(query: bytes, ttl: int = TTL, rcode: int = 0, address: str = "192.0.2.1") -> bytes:
+def reply_to(query: bytes, ttl: int = TTL, rcode: int = 0, address: str = "192.0.2.1") -> bytes:
     """
     An upstream's answer.
     """
@@ -69,7 +69,7 @@ class CachedScene(Scene):
         """
         The first upstream answers the oldest question.
         """
-        self.upstreams[0].answer(restore_question(self.asked[0], **changes))
+        self.upstreams[0].answer(reply_to(self.asked[0], **changes))
 
     def know(self, query: bytes, **changes: Any) -> dns.message.Message:
         """
@@ -264,7 +264,7 @@ class KeptTests(SynchronousTestCase):
             scene.ask(question(flags=dns.flags.RD | flags))
             if scene.asked:
                 self.assertTrue(scene.asked[0][3] & dns.flags.AD)
-                reply = restore_question(scene.asked[0])
+                reply = reply_to(scene.asked[0])
                 scene.upstreams[0].answer(reply[:3] + bytes((reply[3] | dns.flags.AD,)) + reply[4:])
             self.assertEqual(flags, scene.answer().flags & dns.flags.AD)
 
@@ -353,7 +353,7 @@ class JoinedTests(SynchronousTestCase):
         scene = Scene(rewriter=EdnsRewriter())
         scene.ask(question(id=1), question(id=2))
         self.assertEqual(1, len(scene.upstreams[0].asked))
-        scene.upstreams[0].answer(restore_question(scene.upstreams[0].asked[0][1]))
+        scene.upstreams[0].answer(reply_to(scene.upstreams[0].asked[0][1]))
         self.assertEqual([1, 2], [answer.id for answer in scene.answers()])
 
     def test_all_of_them_fail(self) -> None:
@@ -424,7 +424,7 @@ class FailureTests(SynchronousTestCase):
         scene = CachedScene()
         scene.ask(question())
         while scene.asked:
-            reply = dns.message.from_wire(restore_question(scene.asked[0]))
+            reply = dns.message.from_wire(reply_to(scene.asked[0]))
             reply.set_rcode(2)
             scene.upstreams[0].answer(reply.to_wire())
         self.assertEqual((2, 1), (scene.listener.answers[0][0][3] & 15, len(scene.answer().answer)))
