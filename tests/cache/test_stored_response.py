@@ -188,6 +188,16 @@ class StoredTests(SynchronousTestCase):
         self.assertEqual("OPT twice or out of place", self.refused(typed(41)))
         check_stored(KEY, typed(41 + 256))
 
+    def test_no_opt_of_the_root_either(self) -> None:
+        """
+        Where an OPT would stand in a message, behind all other records, there is none.
+        """
+        opt = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
+        answer = with_head(5, 2)._replace(
+            additional_count=1, body=ANSWER.body + opt, ttl_offsets=(*ANSWER.ttl_offsets, len(ANSWER.body) + 5)
+        )
+        self.assertEqual("OPT twice or out of place", self.refused(answer))
+
     def test_empty(self) -> None:
         """
         An answer without records is one.

@@ -49,6 +49,8 @@ class PerConnectionLimitTests(SynchronousTestCase):
         limit.forget()
         limit.forget()
         self.assertEqual([7, None], told)
+        limit.ended(7)
+        self.assertIsNone(limit.limit)
         limit.learn(4)
         limit.ended(4)
         self.assertEqual(([7, None], 4), (told, limit.limit))
