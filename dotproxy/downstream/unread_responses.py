@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from dotproxy.downstream.interfaces import ClientConnection
 from dotproxy.errors import ClientEnd
-from dotproxy.policy.stream_limits import NOT_READING_SECONDS, MAX_UNREAD_PER_CONNECTION, MAX_UNREAD_TOTAL, connections_to_end
+from dotproxy.policy.stream_limits import (
+    MAX_UNREAD_PER_CONNECTION,
+    MAX_UNREAD_TOTAL,
+    NOT_READING_SECONDS,
+    connections_to_end,
+)
 
 
 class UnreadResponses:
