@@ -115,7 +115,7 @@ class Forwarding:
             monotonic=time.monotonic,
         )
         shares = ClientShares(AccessList([ip_network("127.0.0.0/8")]).allows, max_in_flight=1_000_000)
-        shares.verify(shares.of(CLIENT.host, 0.0))
+        shares.verify(shares.share_of(CLIENT.host, 0.0))
         self.forwarder = Forwarder(
             self.dispatcher,
             ForwarderSettings(

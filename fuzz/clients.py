@@ -20,7 +20,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from dotproxy.policy.client import Client, ClientMessage
-from dotproxy.policy.server_cookies import Cookies
+from dotproxy.policy.server_cookies import ServerCookies
 from dotproxy.telemetry.counters import UDP
 from dotproxy.wire.framing import Deframer
 from dotproxy.wire.message import QueryInfo
@@ -109,7 +109,7 @@ class Datagrams:
     def __init__(self, checks: Checks) -> None:
         self.pending: dict[int, bytes] = {}
         self._checks = checks
-        self._cookies = Cookies(b"f" * 32)
+        self._cookies = ServerCookies(b"f" * 32)
         self._number = 1023  # as a port it is nobody's to whom nothing is answered
 
     def client_of(self, query: bytes) -> Client:

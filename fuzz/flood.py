@@ -36,8 +36,8 @@ from dotproxy.cache.responses import ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.downstream.in_process import ForwarderResolver
 from dotproxy.downstream.server_factory import ListenerFactory
-from dotproxy.policy.client_shares import MAX_HOSTS, MAX_OCTETS, MAX_PREFIXES
-from dotproxy.policy.quarantine import MAX_REMEMBERED
+from dotproxy.policy.client_shares import MAX_HOSTS, MAX_IN_FLIGHT_OCTETS, MAX_PREFIXES
+from dotproxy.policy.quarantine import MAX_ENTRIES
 from dotproxy.policy.selection import Order
 from dotproxy.telemetry.events import Events
 from dotproxy.upstream.connection import DotConnection
@@ -106,7 +106,7 @@ class World:
             idle_timeout=10.0,
             max_connections=TCP_CONNECTIONS,
             max_outstanding=128,
-            share_of=lambda host: self.forwarder.shares.of(host, clock.seconds()),
+            share_of=lambda host: self.forwarder.shares.share_of(host, clock.seconds()),
         )
         self.streams: list[Stream] = []
         self.looked_up = 0
@@ -182,7 +182,7 @@ class World:
             "clients waiting": (forwarder.outstanding, MAX_OUTSTANDING),
             "client addresses": (len(forwarder.shares.by_host), MAX_HOSTS),
             "client shares": (len(forwarder.shares), MAX_PREFIXES),
-            "octets in flight": (forwarder.shares.octets, MAX_OCTETS),
+            "octets in flight": (forwarder.shares.octets, MAX_IN_FLIGHT_OCTETS),
             "joined": (len(forwarder._joined), MAX_OUTSTANDING + CACHED + MOST_FAILURES),
             "TCP clients": (len(self.factory.connections), TCP_CONNECTIONS + 1),
             "transfers": (len(self.transfers._under_way), 4),
@@ -326,7 +326,7 @@ def _tables_of(upstream: Any) -> dict[str, tuple[int, int]]:
         f"{name} outstanding": (upstream.outstanding, 4 * MAX_OUTSTANDING),
         f"{name} quarantine": (
             max(map(len, (quarantine._questions, quarantine._zones, quarantine._counts))),
-            MAX_REMEMBERED,
+            MAX_ENTRIES,
         ),
         f"{name} connections": (pool.connections, MAX_STANDING),
         f"{name} pool timers": (len(pool.timers), 200),

@@ -28,7 +28,7 @@ from dotproxy.policy.budget import Budget
 from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.selection import Ordering
-from dotproxy.policy.server_cookies import Cookies
+from dotproxy.policy.server_cookies import ServerCookies
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
@@ -122,7 +122,7 @@ class Path:
             max_outstanding=100,
         )
         self.clients = RecordingListener(is_stream=is_stream)
-        cookies = Cookies(b"s" * 32)
+        cookies = ServerCookies(b"s" * 32)
         self.clients.options_for = (  # type: ignore[method-assign]
             lambda query, info, client: cookies.option_for(query, info, client.host)
         )

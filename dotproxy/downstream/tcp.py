@@ -30,7 +30,7 @@ from dotproxy.errors import ClientEnd
 from dotproxy.forwarding.interfaces import Source
 from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.client_shares import ClientShare
-from dotproxy.policy.stream_limits import FIRST_BATCH, FIRST_WINDOW, first_window, next_batch
+from dotproxy.policy.stream_limits import INITIAL_BATCH, INITIAL_WINDOW, initial_window, next_batch
 from dotproxy.telemetry.counters import TCP
 from dotproxy.wire.edns import KEEPALIVE, option, options_of
 from dotproxy.wire.framing import QueryDeframer, frame
@@ -68,8 +68,8 @@ class TcpConnection(DNSProtocol):
         self._factory = factory
         self._round_robin = factory.round_robin
         self._deframer = QueryDeframer()
-        self._batch = FIRST_BATCH
-        self._window = FIRST_WINDOW
+        self._batch = INITIAL_BATCH
+        self._window = INITIAL_WINDOW
         self._outstanding = 0
         self._client = Client("", 0)
         self._is_open = False
@@ -106,7 +106,7 @@ class TcpConnection(DNSProtocol):
         self._client = Client(peer.host, peer.port)
         self.transport.setTcpNoDelay(True)
         self.transport.bufferSize = _BUFFER_SIZE
-        self._window = first_window(does_not_read=self._factory.now() < self.share.does_not_read_until)
+        self._window = initial_window(has_unread_peers=self._factory.now() < self.share.does_not_read_until)
         self.transport.registerProducer(self, True)
         # Twisted's TCP transport can write at once; otherwise a write waits for the next iteration of the reactor.
         self._write_now = getattr(self.transport, "doWrite", _no_write)

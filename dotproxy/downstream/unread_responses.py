@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from dotproxy.downstream.interfaces import ClientConnection
 from dotproxy.errors import ClientEnd
-from dotproxy.policy.stream_limits import DOES_NOT_READ_FOR, MAX_UNREAD, MAX_UNREAD_IN_ALL, most_unread
+from dotproxy.policy.stream_limits import (
+    MAX_UNREAD_PER_CONNECTION,
+    MAX_UNREAD_TOTAL,
+    NOT_READING_SECONDS,
+    connections_to_end,
+)
 
 
 class UnreadResponses:
@@ -34,13 +39,13 @@ class UnreadResponses:
             self._octets[connection] = octets
         self.total += more
         connection.share.unread += more
-        if octets > MAX_UNREAD:
+        if octets > MAX_UNREAD_PER_CONNECTION:
             self._abort(connection, ClientEnd.UNREAD, now)
-        elif self.total > MAX_UNREAD_IN_ALL:
+        elif self.total > MAX_UNREAD_TOTAL:
             unread = [(one, one.share.prefix, count) for one, count in self._octets.items()]
-            for connection_of_most in most_unread(unread):
+            for connection_of_most in connections_to_end(unread):
                 self._abort(connection_of_most, ClientEnd.UNREAD_IN_ALL, now)
 
     def _abort(self, connection: ClientConnection, reason: ClientEnd, now: float) -> None:
-        connection.share.does_not_read_until = now + DOES_NOT_READ_FOR
+        connection.share.does_not_read_until = now + NOT_READING_SECONDS
         connection.abort(reason)

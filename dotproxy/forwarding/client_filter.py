@@ -63,9 +63,9 @@ class ClientFilter:
             return None
         share = shares.by_host.get(host)
         if share is None:
-            if not is_stream and not shares.may_be_seen(host, now):
+            if not is_stream and not shares.may_admit_unknown(host, now):
                 return self._over_rate(octets, now)
-            share = shares.of(host, now)
+            share = shares.share_of(host, now)
         if not share.is_served:
             return self._not_served(octets, now)
         if is_stream:
@@ -83,7 +83,7 @@ class ClientFilter:
         """
         _, _, octets, info, account = request
         is_stream = request.listener.is_stream
-        if self._shares.is_full(account, len(octets)):
+        if self._shares.is_table_full(account, len(octets)):
             self._counters.overload_refusals += 1
             return refusal(octets, SERVFAIL, info, _OVERLOADED)
         self._counters.shed[ShedReason.IN_FLIGHT] += 1
@@ -95,7 +95,7 @@ class ClientFilter:
         return refusal(octets, REFUSED if action is LimitAction.REFUSE else SERVFAIL, info, _OVER_SHARE)
 
     def _not_served(self, octets: bytes, now: float) -> bytes | None:
-        if self.actions.not_allowed is LimitAction.DROP or now < self._shares.busy_until:
+        if self.actions.not_allowed is LimitAction.DROP or now < self._shares.overloaded_until:
             self._counters.shed[ShedReason.NOT_ALLOWED] += 1
             return None
         try:
@@ -107,7 +107,7 @@ class ClientFilter:
     def _over_rate(self, octets: bytes, now: float) -> bytes | None:
         self._counters.shed[ShedReason.RATE] += 1
         action = self.actions.over_limit
-        if action is LimitAction.DROP or not self._shares.may_answer_shed(now):
+        if action is LimitAction.DROP or not self._shares.may_respond_to_shed(now):
             return None
         try:
             info = parse_query(octets)

@@ -315,7 +315,7 @@ class Forwarder:
         """
         Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
         """
-        if not self.shares.take(request.account, len(request.octets)):
+        if not self.shares.try_charge(request.account, len(request.octets)):
             return self.delivery.noted(self._client_filter.no_place(request))
         if key and (joined := self._joined.get(key)) is not None:
             return self._join(request, joined)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dotproxy.errors import WireError
 from dotproxy.forwarding.interfaces import Listener, MessageRewriter
 from dotproxy.policy.client import Client
-from dotproxy.policy.special_names import Kind, SpecialNames
+from dotproxy.policy.special_names import LocalAnswer, SpecialNames
 from dotproxy.wire.edns import EDE_PROHIBITED, OPT_SIZE, ExtendedError
 from dotproxy.wire.framing import MAX_QUERY
 from dotproxy.wire.local_answers import loopback, minimal_any, negative
@@ -58,11 +58,11 @@ class QueryFilter:
         if info.question_end == HEADER_SIZE:
             # It asks for a cookie, and for nothing else (RFC 7873 §5.4).
             return refusal(octets, NOERROR if info.response_options and not listener.is_stream else FORMERR, info)
-        verdict = self._special.judge(octets[HEADER_SIZE : info.question_end - 4], info.qtype)
+        verdict = self._special.match(octets[HEADER_SIZE : info.question_end - 4], info.qtype)
         if verdict is not None:
-            if verdict.kind is Kind.LOOPBACK:
+            if verdict.kind is LocalAnswer.LOOPBACK:
                 return loopback(octets, info, verdict.zone)
-            return negative(octets, info, NXDOMAIN if verdict.kind is Kind.NO_NAME else NOERROR, verdict.zone)
+            return negative(octets, info, NXDOMAIN if verdict.kind is LocalAnswer.NO_NAME else NOERROR, verdict.zone)
         if info.qtype < IXFR:
             return None
         if info.qtype in TRANSFERS and not listener.takes_transfers:

@@ -75,7 +75,7 @@ class UpstreamTable:
         Return whether an upstream is known to hang up at the question of a query.
         """
         quarantine = self.slots[index].quarantine
-        return quarantine.until > now and quarantine.holds(question_key(query.sent, query.info.question_end), now)
+        return quarantine.until > now and quarantine.contains(question_key(query.sent, query.info.question_end), now)
 
     def isolation_of(self, query: Query, index: int, now: float) -> Isolation:
         """

@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Network = IPv4Network | IPv6Network
 
-#: Verdicts remembered; enough for a large site, small enough that spoofed addresses cost nothing.
+#: Addresses whose verdict is cached: enough for a large site, few enough that spoofed addresses cost nothing.
 _REMEMBERED = 8192
 
 
@@ -28,7 +28,7 @@ class LimitAction(StrEnum):
 
 class AccessList:
     """
-    A list of networks whose members are served.
+    The networks whose clients are served.
     """
 
     def __init__(self, allowed: Iterable[Network]) -> None:
@@ -37,7 +37,7 @@ class AccessList:
 
     def allows(self, host: str) -> bool:
         """
-        Whether ``host``, an IP address as sockets spell it, is served; ``""`` is this process itself.
+        Return whether ``host``, an IP address as sockets spell it, is served; ``""`` is this process itself.
         """
         try:
             return self._verdicts[host]

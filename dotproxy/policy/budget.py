@@ -1,7 +1,7 @@
 """
-How much may be asked that nobody has asked for: questions asked twice for being slow, answers refreshed in advance.
+A bound on queries that no client has sent: hedges and prefetches.
 
-Decides by count alone: a share of what clients ask, and a burst of so many at once.
+Decides by count alone: a share of the clients' queries, and ``BURST`` at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ BURST = 20.0
 
 class Budget:
     """
-    What is left to spend; with a ``share`` of 0, never anything.
+    A budget that grows by ``share`` with each client query; with a ``share`` of 0 it is always empty.
     """
 
     __slots__ = ("_left", "_share")
@@ -23,19 +23,19 @@ class Budget:
     @property
     def is_off(self) -> bool:
         """
-        Whether there is never anything.
+        Whether the budget is always empty.
         """
         return not self._share
 
     def credit(self, questions: int) -> None:
         """
-        Clients asked so many questions.
+        Add the share of so many client queries.
         """
         self._left = min(BURST, self._left + questions * self._share)
 
     def try_spend(self) -> bool:
         """
-        Whether one more may be asked; it then counts.
+        Return whether one more query may be sent, and count it if so.
         """
         if self._left < 1:
             return False

@@ -1,7 +1,7 @@
 """
-Which addresses are one client.
+The prefix that identifies a client.
 
-Decides by the address alone: an IPv4 address, or an IPv6 network of the size that one customer is given.
+Decides by the address alone: an IPv4 address, or an IPv6 network of the size that one customer is assigned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _BITS_V6: Final = 128
 
 def prefix_of(host: str, bits_v4: int, bits_v6: int) -> str:
     """
-    Return what stands for the client with this address, of which so many bits are one client.
+    Return the prefix of the address ``host``, of ``bits_v4`` or ``bits_v6`` bits.
     """
     address = address_of(host)
     if address is None:
@@ -24,7 +24,7 @@ def prefix_of(host: str, bits_v4: int, bits_v6: int) -> str:
         if bits_v4 == BITS_V4:
             return str(address)
         return f"{int(address) >> (BITS_V4 - bits_v4):x}/{bits_v4}"
-    # All of a link have the same prefix; there the whole address tells them apart (RFC 4291 §2.5.6).
+    # All hosts of a link have the same prefix, so the whole address counts (RFC 4291 §2.5.6).
     if address.is_link_local:
         return str(address)
     return f"{int(address) >> (_BITS_V6 - bits_v6):x}::/{bits_v6}"
@@ -32,8 +32,7 @@ def prefix_of(host: str, bits_v4: int, bits_v6: int) -> str:
 
 def address_of(host: str) -> IPv4Address | IPv6Address | None:
     """
-    Return an address as sockets spell it, without its scope, and an IPv4 address that is mapped to IPv6 as such; None
-    if it is none.
+    Return an address as sockets spell it, without its scope; an IPv4-mapped IPv6 address as IPv4; None if invalid.
     """
     try:
         address = ip_address(host)

@@ -25,43 +25,43 @@ from dotproxy.policy.client_prefix import BITS_V4, address_of, prefix_of
 from dotproxy.policy.rate_limit import RateLimit
 
 #: So many queries are let through before the bucket is looked at again.
-SLICE: Final = 64
+CREDIT_SIZE: Final = 64
 
 #: Credit of those that are not limited.
 _UNLIMITED: Final = 1 << 60
 
 #: A prefix is known when it has been seen for so long, in seconds.
-_KNOWN_AFTER: Final = 1.0
+_KNOWN_AFTER_SECONDS: Final = 1.0
 
 #: Addresses and prefixes remembered.
 MAX_HOSTS: Final = 8192
 MAX_PREFIXES: Final = 8192
 
 #: Prefixes looked at when some have to be forgotten, and how many go if all of them are in use.
-_LOOKED_AT: Final = 2048
-_LEAST_FORGOTTEN: Final = 64
+_SCAN_SIZE: Final = 2048
+_MIN_EVICTED: Final = 64
 
 #: Addresses of one prefix that are kept when many have to be forgotten.
-_HOSTS_KEPT: Final = 16
+_MAX_HOSTS_PER_PREFIX: Final = 16
 
 #: Octets of queries in flight, of all clients.
-MAX_OCTETS: Final = 16 << 20
+MAX_IN_FLIGHT_OCTETS: Final = 16 << 20
 
 #: Datagrams that are read at once, at most.
 FULL_BATCH: Final = 64
 
 #: A queue that does not empty for so long, in seconds, is more than a burst; there is too much to do for so long then.
-_STANDING: Final = 0.02
-_BUSY_FOR: Final = 2.0
-_STOOD_LATELY: Final = 10.0
+_STANDING_QUEUE_SECONDS: Final = 0.02
+_OVERLOAD_SECONDS: Final = 2.0
+_STANDING_QUEUE_MEMORY: Final = 10.0
 
 #: Clients over their rate that are told so, a second.
-_SHED_ANSWERS: Final = 2000.0
+_SHED_RESPONSES_PER_SECOND: Final = 2000.0
 
 #: How often it is found out who is active while there is too much to do, and how long that is believed.
 _SCAN_INTERVAL: Final = 0.1
 _SCAN_INTERVAL_CONTENDED: Final = 2.0
-_CONTENDED_FOR: Final = 60.0
+_CONTENDED_SECONDS: Final = 60.0
 
 
 class ShareLimits(NamedTuple):
@@ -139,7 +139,7 @@ class ClientShares:
     ) -> None:
         self.by_host: dict[str, ClientShare] = {}
         self.in_flight = self.octets = 0
-        self.busy_until = 0.0
+        self.overloaded_until = 0.0
         self._by_prefix: dict[str, ClientShare] = {}
         #: By listener, since when as much as possible has been read of it each time.
         self.full_since: dict[object, float] = {}
@@ -153,9 +153,9 @@ class ClientShares:
         #: Of all whose address is not served, and of all that were first seen a moment ago.
         self.refused = ClientShare("refused", 0.0, 0.0)
         self.refused.is_served = False
-        self.strangers = ClientShare("strangers", 0.0, self._limits.rate)
+        self.unknown_clients = ClientShare("strangers", 0.0, self._limits.rate)
 
-    def change(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
+    def configure(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
         """
         Do as these say from now on.  Clients keep what they hold, unless it changes who is one client.
         """
@@ -169,14 +169,14 @@ class ClientShares:
     def __len__(self) -> int:
         return len(self._by_prefix)
 
-    def of(self, host: str, now: float) -> ClientShare:
+    def share_of(self, host: str, now: float) -> ClientShare:
         """
         Return the share of a client by its IP address, as sockets spell it; ``""`` is this process itself.
         """
         share = self.by_host.get(host)
         if share is None:
             if len(self.by_host) >= MAX_HOSTS:
-                self._forget_hosts()
+                self._evict_hosts()
             share = self.by_host[host] = self._find(host, now)
         return share
 
@@ -184,8 +184,8 @@ class ClientShares:
         """
         Take note that a client's address is not forged: it has completed a handshake.
         """
-        if share.account is self.strangers:
-            self._know(share)
+        if share.account is self.unknown_clients:
+            self._mark_known(share)
 
     def note_batch(self, listener: object, count: int, now: float) -> None:
         """
@@ -194,11 +194,11 @@ class ClientShares:
         """
         if count < FULL_BATCH:
             self.full_since.pop(listener, None)
-        elif now - self.full_since.setdefault(listener, now) >= _STANDING:
+        elif now - self.full_since.setdefault(listener, now) >= _STANDING_QUEUE_SECONDS:
             self._stood_at = now
-            if now >= self.busy_until:
+            if now >= self.overloaded_until:
                 self._scanned_at = -1.0
-            self.busy_until = now + _BUSY_FOR
+            self.overloaded_until = now + _OVERLOAD_SECONDS
 
     def may_send(self, share: ClientShare, now: float) -> bool:
         """
@@ -206,8 +206,8 @@ class ClientShares:
         a query, which is counted.
         """
         rate = self._limits.rate
-        self._fill(share, now)
-        is_limited = rate > 0 and now < self.busy_until and not share.is_exempt
+        self._refill(share, now)
+        is_limited = rate > 0 and now < self.overloaded_until and not share.is_exempt
         if share.account is not share:
             share.granted += 1
             share.account.granted += 1
@@ -215,42 +215,42 @@ class ClientShares:
         if is_limited and share.tokens < 1 and self._is_contended(now):
             self._stay_busy(now)
             return False
-        granted = min(SLICE, int(share.tokens)) if rate > 0 and share.tokens >= 1 else SLICE
+        granted = min(CREDIT_SIZE, int(share.tokens)) if rate > 0 and share.tokens >= 1 else CREDIT_SIZE
         share.tokens = max(0.0, share.tokens - granted)
         share.granted += granted
         share.credit = granted - 1
         return True
 
-    def may_be_seen(self, host: str, now: float) -> bool:
+    def may_admit_unknown(self, host: str, now: float) -> bool:
         """
         Whether an address that is not in ``by_host`` may send a query: while there is too much to do, all that were not
         seen before are held to the rate of one together.
         """
         rate = self._limits.rate
-        if not rate or now >= self.busy_until or self._has_prefix(host) or not self._is_contended(now):
+        if not rate or now >= self.overloaded_until or self._has_prefix(host) or not self._is_contended(now):
             return True
-        self._fill(self.strangers, now)
-        if self.strangers.tokens < 1:
+        self._refill(self.unknown_clients, now)
+        if self.unknown_clients.tokens < 1:
             self._stay_busy(now)
             return False
         return True
 
-    def may_answer_shed(self, now: float) -> bool:
+    def may_respond_to_shed(self, now: float) -> bool:
         """
         Whether a client that is over its rate may be told so: so often a second and not more, since that costs as well.
         """
         if self._shed_answers is None:
-            self._shed_answers = RateLimit(_SHED_ANSWERS, now)
+            self._shed_answers = RateLimit(_SHED_RESPONSES_PER_SECOND, now)
         if not self._shed_answers.available(now):
             return False
         self._shed_answers.take()
         return True
 
-    def take(self, account: ClientShare, size: int) -> bool:
+    def try_charge(self, account: ClientShare, size: int) -> bool:
         """
         Charge a query of ``size`` octets that is to be in flight; return False if there is no place for it, and do not.
         """
-        free, room = self.max_in_flight - self.in_flight, MAX_OCTETS - self.octets - size
+        free, room = self.max_in_flight - self.in_flight, MAX_IN_FLIGHT_OCTETS - self.octets - size
         is_over = account.in_flight >= free or account.octets > room
         if is_over and (not account.is_exempt or free <= 0 or room < 0):
             return False
@@ -260,11 +260,11 @@ class ClientShares:
         account.octets += size
         return True
 
-    def is_full(self, account: ClientShare, size: int) -> bool:
+    def is_table_full(self, account: ClientShare, size: int) -> bool:
         """
         Whether there is no place for a query of ``size`` octets, whoever sends it; of one that is exempt, at all.
         """
-        return account.is_exempt or self.in_flight >= self.max_in_flight or self.octets + size > MAX_OCTETS
+        return account.is_exempt or self.in_flight >= self.max_in_flight or self.octets + size > MAX_IN_FLIGHT_OCTETS
 
     def release(self, account: ClientShare, size: int) -> None:
         """
@@ -284,23 +284,23 @@ class ClientShares:
         share = self._by_prefix.get(prefix)
         if share is None:
             if len(self._by_prefix) >= MAX_PREFIXES:
-                self._forget_prefixes()
+                self._evict_prefixes()
             share = self._by_prefix[prefix] = ClientShare(prefix, now, limits.rate)
             if is_exempt:
                 share.is_exempt = True
                 share.credit = share.granted = _UNLIMITED
             else:
-                share.account = self.strangers
+                share.account = self.unknown_clients
                 share.used = 1  # one query does not show that it is there to stay
         return share
 
-    def _forget_prefixes(self) -> None:
+    def _evict_prefixes(self) -> None:
         """
         Forget some of the oldest prefixes: those that hold nothing and have sent nothing since they were last looked
         at; the others are the youngest now.
         """
         before = len(self._by_prefix)
-        oldest = list(self._by_prefix)[:_LOOKED_AT]
+        oldest = list(self._by_prefix)[:_SCAN_SIZE]
         for prefix in oldest:
             share = self._by_prefix.pop(prefix)
             used = share.granted - share.credit
@@ -309,12 +309,12 @@ class ClientShares:
                 self._by_prefix[prefix] = share
         if len(self._by_prefix) == before:
             empty = [prefix for prefix in oldest if self._by_prefix[prefix].is_empty]
-            unknown = [prefix for prefix in empty if self._by_prefix[prefix].account is self.strangers]
-            for prefix in (unknown or empty)[:_LEAST_FORGOTTEN]:
+            unknown = [prefix for prefix in empty if self._by_prefix[prefix].account is self.unknown_clients]
+            for prefix in (unknown or empty)[:_MIN_EVICTED]:
                 del self._by_prefix[prefix]
-        self._forget_hosts()
+        self._evict_hosts()
 
-    def _forget_hosts(self) -> None:
+    def _evict_hosts(self) -> None:
         """
         Forget addresses: all but those of clients that are known and are to be found by their prefix.
         """
@@ -323,7 +323,7 @@ class ClientShares:
         for host, share in self.by_host.items():
             if share.account is share and self._by_prefix.get(share.prefix) is share:
                 count = of_prefix[share.prefix] = of_prefix.get(share.prefix, 0) + 1
-                if count <= _HOSTS_KEPT:
+                if count <= _MAX_HOSTS_PER_PREFIX:
                     kept[host] = share
         self.by_host.clear()
         if len(kept) <= MAX_HOSTS // 2:
@@ -334,25 +334,29 @@ class ClientShares:
             return host in self._by_prefix
         return prefix_of(host, self._limits.prefix_v4, self._limits.prefix_v6) in self._by_prefix
 
-    def _fill(self, share: ClientShare, now: float) -> None:
+    def _refill(self, share: ClientShare, now: float) -> None:
         """
         Add what has come into a bucket since it was looked at last; whoever has been seen for a while is known.
         """
         rate = self._limits.rate
         share.tokens = min(rate, share.tokens + (now - share.filled_at) * rate)
         share.filled_at = now
-        if share.account is self.strangers and share is not self.strangers and now - share.since >= _KNOWN_AFTER:
-            self._know(share)
+        if (
+            share.account is self.unknown_clients
+            and share is not self.unknown_clients
+            and now - share.since >= _KNOWN_AFTER_SECONDS
+        ):
+            self._mark_known(share)
 
-    def _know(self, share: ClientShare) -> None:
+    def _mark_known(self, share: ClientShare) -> None:
         """
         Give a client an account of its own; what it has sent is not what strangers sent, then.
         """
         share.account = share
-        self.strangers.granted -= share.granted
+        self.unknown_clients.granted -= share.granted
 
     def _spend(self, account: ClientShare, now: float) -> bool:
-        self._fill(account, now)
+        self._refill(account, now)
         if account.tokens < 1:
             self._stay_busy(now)
             return False
@@ -363,8 +367,8 @@ class ClientShares:
         """
         Somebody is over its rate.  Whether that would still be too much is found out now and then by letting it in.
         """
-        if now < self._stood_at + _STOOD_LATELY:
-            self.busy_until = now + _BUSY_FOR
+        if now < self._stood_at + _STANDING_QUEUE_MEMORY:
+            self.overloaded_until = now + _OVERLOAD_SECONDS
 
     def _is_contended(self, now: float) -> bool:
         """
@@ -374,7 +378,7 @@ class ClientShares:
         if now >= self._scanned_at + interval or self._scanned_at < 0:
             active = self._count_active()
             if self._scanned_at >= 0 and active > 1:
-                self._contended_until = now + _CONTENDED_FOR
+                self._contended_until = now + _CONTENDED_SECONDS
             self._scanned_at = now
         return now < self._contended_until
 
@@ -383,7 +387,7 @@ class ClientShares:
         Return how many clients have sent something since this was called last.
         """
         active = 0
-        for share in (self.strangers, *self._by_prefix.values()):
+        for share in (self.unknown_clients, *self._by_prefix.values()):
             used = share.granted - share.credit
             active += used > share.used and share.account is share  # strangers are counted together
             share.used = used

@@ -1,13 +1,13 @@
 """
-What one upstream's recent past says about asking it now.
+The health of one upstream: up or down, slow or not, and when it is redialled.
 
-Decides whether an upstream is up, whether it is too slow to be preferred, and when it may be dialled next.  Owns no
-timer, reads no clock and draws no random numbers.
+Decides these from failures and response times that it is told of.  Owns no timer, reads no clock and draws no random
+numbers.
 
-An upstream is up until it fails, and up again when it has shown that what failed works: a verified
-handshake after a failed dial, an answer after silence.  "Broken fast" is therefore never "fast".
+An upstream is up until it fails, and up again when what failed has worked: a verified handshake after a failed dial, a
+response after silence.  An upstream that fails fast is therefore never the fastest.
 
-One whose answers are mostly overdue is *slow*: others are preferred until it has answered something in time again.
+An upstream whose responses are mostly overdue is *slow*: others are preferred until it responds in time again.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from enum import IntEnum
 
 from dotproxy.errors import UpstreamError
 
-#: An upstream that went down no longer ago than this, in seconds, may well be back in a moment.
-YOUNG = 10.0
+#: Queries may wait for an upstream that has been down for less than this, in seconds.
+RECENT_OUTAGE = 10.0
 
-#: How much one answer counts for: some sixteen make a picture.
-_WEIGHT = 1 / 16
+#: The weight of one response in the moving average of lateness.
+_LATENESS_WEIGHT = 1 / 16
 _SLOW_ABOVE = 0.5
 
-#: How long a slow one is left alone before it is tried again: doubling, from the first to the last.
-SLOW_FIRST, SLOW_LAST = 1.0, 30.0
+#: Seconds before a slow upstream is tried again: from the minimum, doubling, to the maximum.
+MIN_SLOW_PERIOD, MAX_SLOW_PERIOD = 1.0, 30.0
 
-#: One that was not slow for so long begins anew.
-FORGOTTEN = 60.0
+#: An upstream that was not slow for so many seconds starts at the minimum again.
+SLOW_HISTORY = 60.0
 
 #: Seconds before the first redial; then twice as long each time.
-_FIRST_DELAY = 0.1
-#: Nobody is asking: often enough to be back soon, seldom enough not to pester (features.md, C24).
-CAP_UNASKED = 30.0
-#: Somebody is waiting: a recovered upstream is noticed soon, one that refuses is not dialled more than once a second.
-CAP_ASKED = 1.0
-#: What jitter adds at most, as a share.
-_SPREAD = 0.25
+_MIN_DELAY = 0.1
+#: The longest delay between dials while no query is pending, in seconds.
+MAX_DELAY_IDLE = 30.0
+#: The longest delay while queries are pending, in seconds.
+MAX_DELAY_PENDING = 1.0
+#: The most that jitter adds, as a share of the delay.
+_JITTER_SHARE = 0.25
 
 
-def delay(failures: int, jitter: float, cap: float = CAP_UNASKED) -> float:
+def redial_delay(failures: int, jitter: float, cap: float = MAX_DELAY_IDLE) -> float:
     """
     Return seconds to wait after ``failures`` failures in a row (0: none), doubling from 0.1 to ``cap``.
 
@@ -48,12 +48,12 @@ def delay(failures: int, jitter: float, cap: float = CAP_UNASKED) -> float:
     if failures <= 0:
         return 0.0
     # The exponent is bounded so that a long outage cannot overflow a float.
-    return min(cap, _FIRST_DELAY * 2.0 ** min(failures - 1, 32)) * (1.0 + jitter * _SPREAD)
+    return min(cap, _MIN_DELAY * 2.0 ** min(failures - 1, 32)) * (1.0 + jitter * _JITTER_SHARE)
 
 
 class Tier(IntEnum):
     """
-    Those of a lower tier are asked first.
+    A preference among upstreams: queries go to the lowest tier first.
     """
 
     GOOD = 0
@@ -63,7 +63,7 @@ class Tier(IntEnum):
 
 class Health:
     """
-    The record of one upstream.
+    The health of one upstream.  Times are in seconds on the caller's clock.
     """
 
     __slots__ = (
@@ -92,14 +92,14 @@ class Health:
     @property
     def is_up(self) -> bool:
         """
-        Whether nothing has failed since it last worked.
+        Whether there was no failure since the last success.
         """
         return not self.failures
 
     @property
     def is_lasting(self) -> bool:
         """
-        Whether what failed last will fail again if it is tried soon.
+        Whether the last failure is of a kind that a retry soon does not mend.
         """
         return self.error is not None and self.error.is_lasting
 
@@ -107,7 +107,7 @@ class Health:
         """
         Note a failure.
 
-        ``silent``: a connection stood, and nothing came over it; the next handshake proves nothing.
+        ``silent``: an established connection brought no response, so that the next handshake alone proves nothing.
         """
         self.failures += 1
         self.error = error
@@ -117,13 +117,13 @@ class Health:
 
     def connected(self) -> bool:
         """
-        Note a verified handshake; return whether that brought it up.
+        Note a verified handshake; return whether the upstream is up again by it.
         """
         return not self.is_silent and self.answered()
 
     def answered(self) -> bool:
         """
-        Note an answer; return whether that brought it up.
+        Note a response; return whether the upstream is up again by it.
         """
         was_up = self.is_up
         self.failures = 0
@@ -131,55 +131,55 @@ class Health:
         self.is_silent = False
         return not was_up
 
-    def was_late(self, now: float) -> float:
+    def note_late(self, now: float) -> float:
         """
-        Note a question that was overdue.  If that makes it slow, return after how many seconds it is to be tried
-        again, else 0.
+        Note an overdue query.  Return after how many seconds to try the upstream again if it is slow from now on, else
+        0.
         """
-        self._lateness += (1 - self._lateness) * _WEIGHT
+        self._lateness += (1 - self._lateness) * _LATENESS_WEIGHT
         if self.is_slow or self._lateness <= _SLOW_ABOVE:
             return 0.0
-        if now > self._slow_until + FORGOTTEN:
+        if now > self._slow_until + SLOW_HISTORY:
             self._slow_for = 0.0
         self.is_slow = True
-        return self.still_slow(now)
+        return self.extend_slow_period(now)
 
-    def was_in_time(self, answers: int) -> None:
+    def note_in_time(self, answers: int) -> None:
         """
-        Note answers that were not overdue.
+        Note responses that were not overdue.
         """
         if self._lateness:
-            self._lateness *= (1 - _WEIGHT) ** answers
+            self._lateness *= (1 - _LATENESS_WEIGHT) ** answers
             if self._lateness < 0.01:
                 self._lateness = 0.0
 
-    def still_slow(self, now: float) -> float:
+    def extend_slow_period(self, now: float) -> float:
         """
-        Return how long to wait, in seconds, before a slow one is tried again; each time longer.
+        Return how many seconds to wait before a slow upstream is tried again: twice as long each time.
         """
-        self._slow_for = min(SLOW_LAST, max(SLOW_FIRST, self._slow_for * 2))
+        self._slow_for = min(MAX_SLOW_PERIOD, max(MIN_SLOW_PERIOD, self._slow_for * 2))
         self._slow_until = now + self._slow_for
         return self._slow_for
 
-    def tried_in_time(self, now: float) -> None:
+    def trial_in_time(self, now: float) -> None:
         """
-        It answered in time what it was tried with; if it was left alone long enough it is not slow any more, but it
-        takes less to be so again.
+        Note a trial query that was answered in time: after the slow period the upstream is not slow any more, but
+        fewer overdue responses make it slow again.
         """
         if self.is_slow and now >= self._slow_until:
             self.is_slow = False
             self._slow_until = now
             self._lateness = _SLOW_ABOVE / 2
 
-    def may_be_back_soon(self, now: float, down_since: float) -> bool:
+    def is_recent_outage(self, now: float, down_since: float) -> bool:
         """
-        Whether a question may wait for it to come up.
+        Return whether a query may wait for the upstream to come up.
         """
-        return not self.is_lasting and now - down_since < YOUNG
+        return not self.is_lasting and now - down_since < RECENT_OUTAGE
 
-    def wait(self, now: float, *, asked: bool) -> float:
+    def seconds_until_redial(self, now: float, *, has_pending: bool) -> float:
         """
-        Return how many seconds from ``now`` it is to be dialled; ``asked``: a question waits for it.
+        Return in how many seconds to redial; ``has_pending``: queries wait for the upstream.
         """
-        cap = CAP_ASKED if asked else CAP_UNASKED
-        return max(0.0, self._failed_at + delay(self.failures, self._jitter, cap) - now)
+        cap = MAX_DELAY_PENDING if has_pending else MAX_DELAY_IDLE
+        return max(0.0, self._failed_at + redial_delay(self.failures, self._jitter, cap) - now)

@@ -1,24 +1,24 @@
 """
-What an upstream's answers usually take, and so when one is late.
+The response times of one upstream, and when a query to it is late.
 
-Decides two times from the last answers: when a question is slow enough to be worth asking elsewhere too, if that is
-cheap (``hedge_after``), and when it is overdue (``overdue_after``).  Reads no clock.
+Decides two times from the latest responses: after which a query is hedged, if the budget allows (``hedge_after``), and
+after which it is overdue and retried (``overdue_after``).  Reads no clock.
 """
 
 from __future__ import annotations
 
-#: How many answers are remembered, and after how many new ones the figures are made anew.
-_REMEMBERED = 128
-_RENEWED = 16
+#: Responses that percentiles are computed from, and after how many new ones they are computed again.
+_SAMPLES = 128
+_UPDATE_INTERVAL = 16
 
-#: Below this nothing is late: a scheduler, a radio or a cache miss takes as long, in seconds.
-OVERDUE_FLOOR = 0.25
-HEDGE_FLOOR = 0.05
+#: No query is overdue, or hedged, before this, in seconds: scheduling, Wi-Fi or a cache miss takes as long.
+MIN_OVERDUE = 0.25
+MIN_HEDGE = 0.05
 
 
 class Latency:
     """
-    The latest answers of one upstream.  ``p50`` and ``p95`` are in seconds, None while nothing is known.
+    The latest response times of one upstream.  ``p50`` and ``p95`` are in seconds, None before the first response.
     """
 
     __slots__ = ("_at", "_samples", "_since", "p50", "p95")
@@ -32,15 +32,15 @@ class Latency:
 
     def note(self, seconds: float) -> None:
         """
-        An answer took so long.
+        Note the time that a response took, in seconds.
         """
-        if len(self._samples) < _REMEMBERED:
+        if len(self._samples) < _SAMPLES:
             self._samples.append(seconds)
         else:
             self._samples[self._at] = seconds
-            self._at = (self._at + 1) % _REMEMBERED
+            self._at = (self._at + 1) % _SAMPLES
         self._since += 1
-        if self._since >= _RENEWED or self.p50 is None:
+        if self._since >= _UPDATE_INTERVAL or self.p50 is None:
             self._since = 0
             ordered = sorted(self._samples)
             self.p50 = ordered[len(ordered) // 2]
@@ -48,14 +48,14 @@ class Latency:
 
     def overdue_after(self, limit: float) -> float:
         """
-        Return how long after it was asked a question is overdue, ``limit`` at most.
+        Return after how many seconds a query is overdue: twice the 95th percentile, ``limit`` at most.
         """
-        return min(limit, max(OVERDUE_FLOOR, 2 * (self.p95 or 0.0)))
+        return min(limit, max(MIN_OVERDUE, 2 * (self.p95 or 0.0)))
 
     def hedge_after(self, limit: float) -> float:
         """
-        Return how long after it was asked a question is slower than nearly all others.
+        Return after how many seconds a query is slower than 95 % of the others.
         """
         if self.p95 is None:
             return self.overdue_after(limit)
-        return min(self.overdue_after(limit), max(HEDGE_FLOOR, self.p95))
+        return min(self.overdue_after(limit), max(MIN_HEDGE, self.p95))

@@ -1,7 +1,7 @@
 """
-SPKI pins (RFC 7858 §4.2): what a public key must hash to.
+SPKI pins (RFC 7858 §4.2): SHA-256 hashes of public keys.
 
-Decides whether a chain holds a pinned key.  Where the chain came from is not its concern.
+Decides whether a certificate chain has a pinned key.  Knows no certificate.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def show_pin(pin: bytes) -> str:
     return b64encode(pin).decode("ascii")
 
 
-def accepts(pins: Collection[bytes], seen: Iterable[bytes]) -> bool:
+def matches_pins(pins: Collection[bytes], chain_pins: Iterable[bytes]) -> bool:
     """
-    Whether one of the pins ``seen`` in a chain is wanted; with no ``pins`` at all, everything is.
+    Return whether one of a chain's pins is among ``pins``; always if there are no ``pins``.
     """
-    return not pins or any(pin in pins for pin in seen)
+    return not pins or any(pin in pins for pin in chain_pins)

@@ -1,27 +1,27 @@
 """
-Which questions end the connections they are sent on, and are therefore sent on a connection of their own.
+Questions that end the connections they are sent on, and are therefore sent on connections of their own.
 
-Some servers hang up at a question instead of answering it (Unbound's ``local-zone: … deny``, dnsdist's ``Drop``), and
-with it goes whatever else is outstanding on that connection.  Decides from what ended connections and what was answered
-which questions, and which zones, are kept apart, and for how long.  Reads no clock and knows no connection.
+Some servers close the connection instead of responding (Unbound's ``local-zone: … deny``, dnsdist's ``Drop``), and all
+other queries in flight on it are lost.  Decides which questions and zones are isolated, and for how long, from which
+ended connections and which were answered.  Reads no clock and knows no connection.
 """
 
 from __future__ import annotations
 
-#: How long a question or a zone is kept apart after it last ended a connection, in seconds.
-QUARANTINE = 60.0
+#: Seconds for which a question or a zone is isolated after it last ended a connection.
+QUARANTINE_SECONDS = 60.0
 
-#: So many questions under a name, none of them answered, make the name a quarantined zone.
-ZONE_AFTER = 3
+#: So many isolated questions under a name, none of them answered, make the name an isolated zone.
+QUESTIONS_FOR_ZONE = 3
 
-#: Of each kind so many are remembered; the oldest is forgotten first.
-MAX_REMEMBERED = 2000
+#: Questions, and zones, in quarantine at most; the oldest is evicted first.
+MAX_ENTRIES = 2000
 
 #: A name of more labels is counted under its last ones only.
 _MAX_DEPTH = 8
 
 
-def names_above(name: bytes) -> list[bytes]:
+def name_and_ancestors(name: bytes) -> list[bytes]:
     """
     Return ``name`` (uncompressed wire form, lower case) and the names above it, the root excluded, deepest first.
     """
@@ -44,10 +44,10 @@ def question_key(message: bytes, question_end: int) -> bytes:
 
 class Quarantine:
     """
-    The questions and zones that one upstream hangs up at.
+    The questions and zones at which one upstream closes connections.
 
-    Questions are wire form as ``question_key`` returns them; times are seconds on the caller's clock.  ``until`` is
-    when the last entry expires: before anything is known, and after, nothing has to be looked up.
+    Questions are as ``question_key`` returns them; times are seconds on the caller's clock.  ``until`` is when the last
+    entry expires: later, and while there is none, no lookup is needed.
     """
 
     __slots__ = ("_counts", "_questions", "_zones", "until")
@@ -58,25 +58,25 @@ class Quarantine:
         self._counts: dict[bytes, int] = {}
         self.until = float("-inf")
 
-    def holds(self, question: bytes, now: float) -> bool:
+    def contains(self, question: bytes, now: float) -> bool:
         """
-        Return whether a question is to be kept apart.
+        Return whether a question is isolated.
         """
         if now >= self.until:
             return False
         if self._questions.get(question, now) > now:
             return True
         zones = self._zones
-        return bool(zones) and any(zones.get(name, now) > now for name in names_above(question[:-4]))
+        return bool(zones) and any(zones.get(name, now) > now for name in name_and_ancestors(question[:-4]))
 
     def add(self, question: bytes, now: float) -> None:
         """
-        Note that a connection ended on which this question alone was outstanding.
+        Note that a connection ended on which this question alone was in flight.
         """
         if now >= self.until:
             self.clear()
-        self.until = until = now + QUARANTINE
-        names = names_above(question[:-4])
+        self.until = until = now + QUARANTINE_SECONDS
+        names = name_and_ancestors(question[:-4])
         for zone in names:
             if zone in self._zones:
                 self._zones[zone] = until
@@ -87,16 +87,16 @@ class Quarantine:
 
     def remove(self, question: bytes) -> None:
         """
-        Note that a question was answered: it is not kept apart any more, nor is a zone above it.
+        Note that a question was answered: neither it nor a zone above it is isolated any more.
         """
         self._questions.pop(question, None)
-        for name in names_above(question[:-4]):
+        for name in name_and_ancestors(question[:-4]):
             self._counts.pop(name, None)
             self._zones.pop(name, None)
 
     def clear(self) -> None:
         """
-        Forget everything.
+        Remove all entries.
         """
         self._questions.clear()
         self._zones.clear()
@@ -110,17 +110,17 @@ class Quarantine:
         counts = self._counts
         for name in names:
             count = counts.pop(name, 0) + 1
-            if len(counts) >= MAX_REMEMBERED:
+            if len(counts) >= MAX_ENTRIES:
                 del counts[next(iter(counts))]
             counts[name] = count
         for name in names:
-            if counts.get(name, 0) >= ZONE_AFTER:
+            if counts.get(name, 0) >= QUESTIONS_FOR_ZONE:
                 self._zones.pop(name, None)
                 _remember(self._zones, name, until)
                 return
 
 
 def _remember(known: dict[bytes, float], key: bytes, until: float) -> None:
-    if len(known) >= MAX_REMEMBERED:
+    if len(known) >= MAX_ENTRIES:
         del known[next(iter(known))]
     known[key] = until

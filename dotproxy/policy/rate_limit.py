@@ -1,5 +1,5 @@
 """
-How often something may be done: a token bucket.
+A rate limit: a token bucket.
 
 Decides by count and time alone; the clock is the caller's.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 class RateLimit:
     """
-    ``rate`` times a second, and as many at once after a second's rest.
+    Allow ``rate`` events a second, and as many at once after a second without any.
     """
 
     __slots__ = ("_at", "_left", "_rate")
@@ -20,7 +20,7 @@ class RateLimit:
 
     def available(self, now: float) -> int:
         """
-        Return how many times it may be done now.
+        Return how many events are allowed at ``now``, in seconds.
         """
         self._left = min(self._rate, self._left + (now - self._at) * self._rate)
         self._at = now
@@ -28,6 +28,6 @@ class RateLimit:
 
     def take(self) -> None:
         """
-        Note that it was done once.
+        Count one event.
         """
         self._left -= 1

@@ -1,11 +1,11 @@
 """
-How many alike responses a client network gets over UDP (response rate limiting).
+Response rate limiting (RRL) over UDP: identical responses to one client network.
 
-Decides for clients whose addresses may be forged, since a flood of responses hits whoever has the address: those
-outside the networks named as safe.  Alike are responses to the same question, and errors below the same name.  What is
-over the limit is dropped, but for one in so many, which is sent truncated and empty: a real client asks again over TCP.
+Decides for clients outside the safe networks, whose addresses may be forged: a flood of responses hits the owner of the
+address.  Responses to the same question are identical, and so are errors below the same name.  Responses over the limit
+are dropped, but for one in ``slip``, which is sent truncated and empty: a real client retries over TCP.
 
-Counts in a table of fixed size; two kinds of responses may share a place, which limits them a little sooner.
+Counts in a hash table of fixed size; categories that share a bucket are limited a little sooner.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from typing import Final
 from dotproxy.policy.client import ClientMessage
 from dotproxy.wire.message import HEADER_SIZE, NOERROR, TC, question_of
 
-#: Places in the table; a power of two.
-_PLACES: Final = 1 << 16
+#: Buckets of the table; a power of two.
+_BUCKETS: Final = 1 << 16
 
-#: Networks of addresses that are remembered.
-_REMEMBERED: Final = 8192
+#: Addresses whose network is cached.
+_MAX_NETWORKS: Final = 8192
 
-_NETWORK_V4: Final = 24
-_NETWORK_V6: Final = 56
+_PREFIX_V4: Final = 24
+_PREFIX_V6: Final = 56
 
 
 class ResponseRateLimit:
     """
-    ``rate`` alike responses a second; one in ``slip`` of the others is sent truncated, none if that is 0.
+    Allow ``rate`` identical responses a second; of the others one in ``slip`` is sent truncated, none if that is 0.
 
-    ``is_safe`` says of an address whether it need not be limited; ``shed`` is called for each response that is
-    dropped or truncated.
+    ``is_safe`` says whether an address is exempt; ``shed`` is called for each response that is dropped or truncated.
     """
 
     def __init__(self, rate: int, slip: int, is_safe: Callable[[str], bool], shed: Callable[[], None]) -> None:
@@ -51,13 +50,13 @@ class ResponseRateLimit:
         """
         if int(now) != self._second:
             self._second = int(now)
-            self._counts = array("I", bytes(4 * _PLACES))
+            self._counts = array("I", bytes(4 * _BUCKETS))
         sent: list[ClientMessage] = []
         for octets, client in responses:
             if self._is_safe(client.host):
                 sent.append((octets, client))
                 continue
-            place = hash((self._network(client.host), _kind_of(octets))) % _PLACES
+            place = hash((self._network(client.host), _category_of(octets))) % _BUCKETS
             self._counts[place] += 1
             over = self._counts[place] - self._rate
             if over <= 0:
@@ -65,24 +64,24 @@ class ResponseRateLimit:
                 continue
             self._shed()
             if self._slip and over % self._slip == 0:
-                sent.append((_empty(octets), client))
+                sent.append((_truncated_empty(octets), client))
         return sent
 
     def _network(self, host: str) -> int:
         network = self._networks.get(host)
         if network is None:
-            if len(self._networks) >= _REMEMBERED:
+            if len(self._networks) >= _MAX_NETWORKS:
                 self._networks.clear()
             address = ip_address(host)
             is_v4 = address.version == 4
-            bits = 32 - _NETWORK_V4 if is_v4 else 128 - _NETWORK_V6
+            bits = 32 - _PREFIX_V4 if is_v4 else 128 - _PREFIX_V6
             network = self._networks[host] = int(address) >> bits << 1 | is_v4
         return network
 
 
-def _kind_of(octets: bytes) -> bytes:
+def _category_of(octets: bytes) -> bytes:
     """
-    Return what responses that are alike have in common.
+    Return what identical responses have in common.
     """
     rcode = octets[3] & 15
     end = question_of(octets)
@@ -91,11 +90,11 @@ def _kind_of(octets: bytes) -> bytes:
     name = octets[HEADER_SIZE : end - 4].lower()
     if rcode == NOERROR and (octets[6] or octets[7] or octets[2] & TC >> 8):
         return name + octets[end - 4 : end]
-    # Names that do not exist are made up by the thousand: what they have in common is what they are below.
+    # Random subdomains have their parent in common.
     return bytes((rcode,)) + name[1 + name[0] :] if name[0] else bytes((rcode,))
 
 
-def _empty(octets: bytes) -> bytes:
+def _truncated_empty(octets: bytes) -> bytes:
     """
     Return a response with TC set and nothing but its question.
     """

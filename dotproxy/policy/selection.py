@@ -1,8 +1,8 @@
 """
-In which order the upstreams are to be tried for a question.
+The order in which upstreams are preferred for a query.
 
-Decides preference only; whether an upstream is up, and whether it has been tried already, is weighed
-in ``attempts``.
+Decides preference only; whether an upstream is up, and whether the query was sent to it before, is decided in
+``retry``.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Policy(StrEnum):
 
 
 Order = Sequence[int]
-#: From a query and what was seen of it to an order.
+#: From a query and its info to an order of upstream indices.
 Ordering = Callable[[bytes, QueryInfo], Order]
 RandomBelow = Callable[[int], int]
 
 
-class Candidate(Protocol):
+class UpstreamMetrics(Protocol):
     """
-    What is known of an upstream.
+    What an ordering may know of an upstream.
     """
 
     weight: int
@@ -46,38 +46,38 @@ class Candidate(Protocol):
     @property
     def outstanding(self) -> int:
         """
-        How many questions it has not answered yet.
+        The queries in flight to it.
         """
 
     @property
     def usual_latency(self) -> float | None:
         """
-        What its answers usually take, in seconds; None while that is not known.
+        Its median response time in seconds, None before the first response.
         """
 
 
 @dataclass(frozen=True)
-class Facts:
+class OrderingInputs:
     """
-    What policies decide from: the upstreams as they were given, chance, and a secret for ``hash``.
+    What orderings decide from: the upstreams as configured, random numbers, and a secret for ``hash``.
     """
 
-    candidates: Sequence[Candidate]
+    candidates: Sequence[UpstreamMetrics]
     random_below: RandomBelow
     key: bytes = b""
 
 
-def failover(facts: Facts) -> Ordering:
+def failover(facts: OrderingInputs) -> Ordering:
     """
-    As they were given, each time.
+    Return an ordering that is always that of the configuration.
     """
     order = tuple(range(len(facts.candidates)))
     return lambda query, info: order
 
 
-def round_robin(facts: Facts) -> Ordering:
+def round_robin(facts: OrderingInputs) -> Ordering:
     """
-    Each is first in its turn, as often as its weight says; the ones after it follow.
+    Return an ordering in which each upstream is first in turn, as often as its weight says; the next ones follow.
     """
     count = len(facts.candidates)
     orders = [
@@ -95,9 +95,9 @@ def round_robin(facts: Facts) -> Ordering:
     return next_order
 
 
-def at_random(facts: Facts) -> Ordering:
+def at_random(facts: OrderingInputs) -> Ordering:
     """
-    Each is first as often as its weight says, unpredictably, and so is each of those after it.
+    Return an ordering that is random, weighted by the upstreams' weights.
     """
     weights = [candidate.weight for candidate in facts.candidates]
 
@@ -117,10 +117,11 @@ def at_random(facts: Facts) -> Ordering:
     return shuffled
 
 
-def fastest(facts: Facts) -> Ordering:
+def fastest(facts: OrderingInputs) -> Ordering:
     """
-    The one whose answers usually take least is first; one nobody knows yet is before all, and every hundredth question
-    goes to another, or a change would never be noticed.
+    Return an ordering by median response time, upstreams without one first.
+
+    One query in a hundred goes to another upstream first: otherwise a change of the others would never be noticed.
     """
     candidates = facts.candidates
     indices = range(len(candidates))
@@ -134,9 +135,9 @@ def fastest(facts: Facts) -> Ordering:
     return by_latency
 
 
-def least_outstanding(facts: Facts) -> Ordering:
+def least_outstanding(facts: OrderingInputs) -> Ordering:
     """
-    The one with the fewest questions outstanding, for its weight, is first.
+    Return an ordering by queries in flight, divided by the weight.
     """
     candidates = facts.candidates
     indices = range(len(candidates))
@@ -145,16 +146,17 @@ def least_outstanding(facts: Facts) -> Ordering:
     )
 
 
-def by_hash(facts: Facts) -> Ordering:
+def by_hash(facts: OrderingInputs) -> Ordering:
     """
-    Each domain has its own order, as often led by one upstream as its weight says: nobody sees everything, and what
-    one sees is always the same (rendezvous hashing, under a secret).
+    Return an ordering by registrable domain (rendezvous hashing under a secret), weighted by the upstreams' weights.
+
+    No upstream sees all domains, and each domain is always seen by the same one.
     """
     entries = [(index, turn) for index, one in enumerate(facts.candidates) for turn in range(one.weight)]
     known: dict[bytes, Order] = {}
 
     def by_domain(query: bytes, info: QueryInfo) -> Order:
-        domain = registrable(query[HEADER_SIZE : info.question_end - 4])
+        domain = registrable_domain(query[HEADER_SIZE : info.question_end - 4])
         order = known.get(domain)
         if order is None:
             ranked = sorted(entries, key=lambda entry: blake2s(b"%d %d " % entry + domain, key=facts.key).digest())
@@ -170,12 +172,12 @@ def by_hash(facts: Facts) -> Ordering:
 _REMEMBERED = 8192
 
 
-def registrable(name: bytes) -> bytes:
+def registrable_domain(name: bytes) -> bytes:
     """
-    Return the domain that somebody registered, of which ``name`` (uncompressed wire form) is part, in lower case.
+    Return the registrable domain of ``name`` (uncompressed wire form), in lower case.
 
-    Without a list of public suffixes: the last two labels, or three where the second is one of those, of three octets
-    at most, under which countries have people register (co.uk, com.au).
+    No list of public suffixes is used: it is the last two labels, or three below a country's second-level domain of
+    three octets at most (co.uk, com.au).
     """
     starts: list[int] = []
     offset = 0
@@ -189,7 +191,7 @@ def registrable(name: bytes) -> bytes:
 
 
 #: What each policy does.  ``RACE`` has the order of ``FAILOVER``, but the query is sent to all upstreams at once.
-POLICIES: dict[Policy, Callable[[Facts], Ordering]] = {
+ORDERINGS: dict[Policy, Callable[[OrderingInputs], Ordering]] = {
     Policy.FAILOVER: failover,
     Policy.ROUND_ROBIN: round_robin,
     Policy.RANDOM: at_random,

@@ -1,9 +1,9 @@
 """
-Cookies towards UDP clients (RFC 7873).
+DNS cookies for UDP clients (RFC 7873).
 
-Decides which cookie a client gets.  A client that sends cookies can tell our answers from forged ones by its
-own half coming back; our half is made of a secret, the client's half and its address, so that it is worth
-nothing to anybody else.  Clients are not told apart by it: all are served alike (RFC 7873 §5.2.3, §5.2.4).
+Decides which server cookie a client gets: a keyed hash of its client cookie and address.  A client that sends cookies
+recognizes forged responses by its client cookie missing from them.  Requests without a valid server cookie are served
+all the same (RFC 7873 §5.2.3, §5.2.4).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dotproxy.errors import WireError
 from dotproxy.wire.edns import COOKIE, option, options_of
 from dotproxy.wire.message import FORMERR, QueryInfo
 
-#: A client's half, and how long both together may be (RFC 7873 §4).
+#: Octets of a client cookie, and of client and server cookie together (RFC 7873 §4).
 CLIENT_SIZE = 8
 _WITH_SERVER_HALF = range(16, 41)
 
 _SERVER_SIZE = 16
 
 
-class Cookies:
+class ServerCookies:
     """
-    Made with ``secret``, up to 32 unpredictable octets.
+    Server cookies made with ``secret``, up to 32 unpredictable octets.
     """
 
     def __init__(self, secret: bytes) -> None:
@@ -31,7 +31,7 @@ class Cookies:
 
     def option_for(self, query: bytes, info: QueryInfo, host: str) -> bytes:
         """
-        Return the COOKIE option that the answer to ``query`` from the address ``host`` gets, ``b""`` if it has none.
+        Return the COOKIE option of the response to ``query`` from the address ``host``, ``b""`` if the query has none.
 
         :raises WireError: if the query's is malformed (RFC 7873 §5.2.2: FORMERR).
         """

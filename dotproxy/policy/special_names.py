@@ -1,7 +1,7 @@
 """
-Names that are not for the DNS at large: answered here, and never asked of anybody.
+Special-use names (RFC 6761), which are answered locally and not forwarded.
 
-Decides which names those are, and what kind of answer each gets.  What an answer looks like is ``wire``'s.
+Decides which names those are, and which local answer each gets.  ``wire.local_answers`` writes it.
 
 | name | answer | rule |
 |---|---|---|
@@ -30,9 +30,9 @@ from dotproxy.wire.names import fold, from_text
 from dotproxy.wire.rrtypes import DS
 
 
-class Kind(Enum):
+class LocalAnswer(Enum):
     """
-    What is said of a name.
+    The kind of a local answer.
     """
 
     LOOPBACK = "loopback"
@@ -42,10 +42,10 @@ class Kind(Enum):
 
 class Verdict(NamedTuple):
     """
-    The kind of answer, and the zone (wire form) it comes from.
+    The kind of local answer, and the zone (wire form) it comes from.
     """
 
-    kind: Kind
+    kind: LocalAnswer
     zone: bytes
 
 
@@ -79,16 +79,16 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "private_tlds": PRIVATE_TLDS,
 }
 
-#: What can be switched: families, and single zones.
+#: What the setting ``forward_special`` takes: families, and single zones.
 SWITCHES = (*FAMILIES, *PRIVATE_TLDS)
 
-#: Those whose top is no name either: they are not delegated, and nothing is there.
-_NOT_EVEN_THE_TOP = frozenset(("invalid", "test", "onion", "local", "alt", "doh_canary", "private_tlds"))
+#: Families whose apex does not exist either, as they are not delegated.
+_NXDOMAIN_AT_APEX = frozenset(("invalid", "test", "onion", "local", "alt", "doh_canary", "private_tlds"))
 
 
 class SpecialNames:
     """
-    The families that are answered here: all but those ``forwarded``, of ``SWITCHES``.
+    The families that are answered locally: all but those ``forwarded``, of ``SWITCHES``.
     """
 
     def __init__(self, forwarded: Iterable[str] = ()) -> None:
@@ -98,12 +98,12 @@ class SpecialNames:
             for zone in frozenset(FAMILIES[family]) - asked:
                 wire = from_text(zone)
                 self._zones[fold(wire)] = (family, wire)
-        # One look at the end of a name tells most names from these; it need not be exact.
+        # A first test by suffix excludes most names; it need not be exact.
         self._ends = tuple({_last_label(zone) for zone in self._zones})
 
-    def judge(self, name: bytes, qtype: int) -> Verdict | None:
+    def match(self, name: bytes, qtype: int) -> Verdict | None:
         """
-        Return what is said of ``name`` (uncompressed wire form, any case), None if it is to be asked upstream.
+        Return the local answer for ``name`` (uncompressed wire form, any case), None if it is forwarded.
         """
         folded = name.lower()
         if not folded.endswith(self._ends):
@@ -119,13 +119,13 @@ class SpecialNames:
 
 def _verdict(family: str, zone: bytes, *, is_top: bool, qtype: int) -> Verdict | None:
     if family == "localhost":
-        return Verdict(Kind.LOOPBACK, zone)
+        return Verdict(LocalAnswer.LOOPBACK, zone)
     if family == "resolver.arpa":
-        return Verdict(Kind.NO_DATA, zone)
-    if is_top and family not in _NOT_EVEN_THE_TOP:
+        return Verdict(LocalAnswer.NO_DATA, zone)
+    if is_top and family not in _NXDOMAIN_AT_APEX:
         # A validator below us needs the proof that home.arpa is not signed (RFC 8375 §4).
-        return None if family == "home.arpa" and qtype == DS else Verdict(Kind.NO_DATA, zone)
-    return Verdict(Kind.NO_NAME, zone)
+        return None if family == "home.arpa" and qtype == DS else Verdict(LocalAnswer.NO_DATA, zone)
+    return Verdict(LocalAnswer.NO_NAME, zone)
 
 
 def _last_label(zone: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """
-What one TCP client may have others wait for, or keep in memory.
+Limits of TCP clients: queries processed at once, queries in flight, octets of unread responses.
 
-Decides how many queries of a connection are handed on at once, and which connections are ended when clients together
-have too many octets of responses unread.  Refuses to know connections: they are whatever the caller has for them.
+Decides how many queries of a connection are processed at once, and which connections are ended when clients leave too
+many octets of responses unread.  Refuses to know connections: they are opaque values of the caller's.
 """
 
 from __future__ import annotations
@@ -11,51 +11,53 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Final, TypeVar
 
-#: Queries handed on at once: of a connection that is new, and at most.
-FIRST_BATCH: Final = 4
+#: Queries of a connection that are processed at once: at first, and at most.
+INITIAL_BATCH: Final = 4
 MAX_BATCH: Final = 32
 
-#: Queries in flight of a connection that is new, and of one whose client has others that do not read.  With each
-#: response that the client takes there may be one more.
-FIRST_WINDOW: Final = 4
-_WINDOW_OF_OTHERS: Final = 1
+#: Queries in flight of a new connection, and of one whose client prefix recently left responses unread.  Each response
+#: that the client reads allows one more.
+INITIAL_WINDOW: Final = 4
+_WINDOW_AFTER_UNREAD: Final = 1
 
-#: For so long, in seconds, a client is one that does not read after a connection was ended for that.
-DOES_NOT_READ_FOR: Final = 30.0
+#: Seconds for which new connections of a client prefix start small after one was ended for unread responses.
+NOT_READING_SECONDS: Final = 30.0
 
-#: Octets of responses to one batch that are many: then queries are handed on one by one.
-_LARGE: Final = 32 << 10
+#: If a batch's responses have more octets, queries are processed one by one.
+_LARGE_BATCH_OCTETS: Final = 32 << 10
 
-#: Octets of responses that a client has not read: of one connection, and of all.
-MAX_UNREAD: Final = 2 << 20
-MAX_UNREAD_IN_ALL: Final = 32 << 20
+#: Octets of unread responses at most: of one connection, and of all.
+MAX_UNREAD_PER_CONNECTION: Final = 2 << 20
+MAX_UNREAD_TOTAL: Final = 32 << 20
 
-#: When they are too many in all, connections are ended until there are no more than this.
-_UNREAD_AFTERWARDS: Final = MAX_UNREAD_IN_ALL - (MAX_UNREAD_IN_ALL >> 3)
+#: When there are more in all, connections are ended until no more than this are left.
+_UNREAD_TARGET: Final = MAX_UNREAD_TOTAL - (MAX_UNREAD_TOTAL >> 3)
 
 _Connection = TypeVar("_Connection")
 
 
-def first_window(*, does_not_read: bool) -> int:
+def initial_window(*, has_unread_peers: bool) -> int:
     """
-    Return how many queries a new connection may have in flight, by whether its client has others that do not read.
+    Return how many queries a new connection may have in flight.
     """
-    return _WINDOW_OF_OTHERS if does_not_read else FIRST_WINDOW
+    return _WINDOW_AFTER_UNREAD if has_unread_peers else INITIAL_WINDOW
 
 
 def next_batch(size: int, octets: int) -> int:
     """
-    Return how many queries to hand on at once after so many were, and so many octets of responses came at once.
+    Return how many queries to process at once after ``size`` were, and responses of ``octets`` came at once.
     """
-    if octets > _LARGE:
+    if octets > _LARGE_BATCH_OCTETS:
         return 1
     return size * 2 if size < MAX_BATCH else MAX_BATCH
 
 
-def most_unread(unread: Iterable[tuple[_Connection, str, int]], limit: int = _UNREAD_AFTERWARDS) -> list[_Connection]:
+def connections_to_end(
+    unread: Iterable[tuple[_Connection, str, int]], limit: int = _UNREAD_TARGET
+) -> list[_Connection]:
     """
-    Return the connections to end so that no more than ``limit`` octets are unread: each time the one with most, of the
-    client prefix with most.
+    Return the connections to end so that no more than ``limit`` octets are unread: each time the one with the most, of
+    the client prefix with the most.
 
     ``unread`` holds of each connection the client's prefix and how many octets are unread.
     """

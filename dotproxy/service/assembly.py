@@ -200,7 +200,7 @@ class Assembly:
         slots = cast(list[Upstream], list(table.slots))
         self._transfers.apply_settings(build_transfer_settings(config, slots))
         forwarder.apply_settings(build_forwarder_settings(config, self.upstreams, table.active))
-        forwarder.shares.change(
+        forwarder.shares.configure(
             AccessList(config.allow_from).allows, max_in_flight=config.max_outstanding, limits=build_limits(config)
         )
         forwarder.delivery.query_log = build_query_log(config, self._secret)

@@ -37,8 +37,8 @@ from dotproxy.policy.access import AccessList, Network
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client_shares import ClientShares, ShareLimits
 from dotproxy.policy.response_rate import ResponseRateLimit
-from dotproxy.policy.selection import POLICIES, Facts, Ordering, Policy
-from dotproxy.policy.server_cookies import Cookies
+from dotproxy.policy.selection import ORDERINGS, Ordering, OrderingInputs, Policy
+from dotproxy.policy.server_cookies import ServerCookies
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.service.cache_file import CacheFile
 from dotproxy.service.cache_file_format import MAX_RECORD
@@ -165,7 +165,7 @@ def build_proxy_settings(config: Config, counters: Counters, secret: bytes) -> P
         tcp_max_connections=config.tcp_max_connections,
         tcp_max_outstanding=config.tcp_max_outstanding,
         limit_responses=build_response_limit(config, counters),
-        cookie_for=Cookies(secret).option_for if config.udp_cookies and not config.transparent else None,
+        cookie_for=ServerCookies(secret).option_for if config.udp_cookies and not config.transparent else None,
         is_balancer=AccessList(balancers).allows if balancers else None,
         is_batched=config.udp_batched,
         tells_idle_timeout=not config.transparent,
@@ -176,7 +176,7 @@ def build_ordering(config: Config, upstreams: Sequence[Upstream], slots: Sequenc
     """
     Return the policy that orders upstreams by preference, as slots of the upstream table.
     """
-    ordering = POLICIES[config.policy](Facts(upstreams, _randomness.randrange, _hash_key()))
+    ordering = ORDERINGS[config.policy](OrderingInputs(upstreams, _randomness.randrange, _hash_key()))
     if tuple(slots) == tuple(range(len(upstreams))):
         return ordering
     return lambda query, info: [slots[index] for index in ordering(query, info)]

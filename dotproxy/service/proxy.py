@@ -288,7 +288,7 @@ class Proxy(MultiService):
         Return the share of a client whose address is not forged: it has completed TCP's handshake.
         """
         shares = self.forwarder.shares
-        share = shares.of(host, boottime())
+        share = shares.share_of(host, boottime())
         shares.verify(share)
         return share
 

@@ -1,5 +1,5 @@
 """
-Shipped fakes: for dotproxy's tests, for its demo, and for the tests of whoever builds on it.
+Shipped fakes: for the tests of dotproxy and of applications that use it, and for the demo.
 
 Nothing here is imported by the proxy itself.
 """

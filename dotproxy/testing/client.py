@@ -1,5 +1,5 @@
 """
-A plain DNS client, for asking a proxy on this machine.
+A plain DNS client, for queries to a proxy on this machine.
 
 Decides nothing; sends octets and returns the octets that come back.  Not for use over a network.
 """
@@ -30,9 +30,9 @@ def make_query(name: str, rtype: int, *, ident: int = 1, edns: bool = True) -> b
 
 async def ask_udp(reactor: Any, host: str, port: int, query: bytes, timeout: float = 6.0) -> bytes:
     """
-    Return what comes back for ``query`` over UDP.
+    Send ``query`` over UDP and return the response.
 
-    :raises twisted.internet.defer.TimeoutError: if nothing does.
+    :raises twisted.internet.defer.TimeoutError: without one.
     """
     client = _Datagrams()
     listening = reactor.listenUDP(0, client, interface=host)
@@ -45,9 +45,9 @@ async def ask_udp(reactor: Any, host: str, port: int, query: bytes, timeout: flo
 
 async def ask_tcp(reactor: Any, host: str, port: int, query: bytes, timeout: float = 6.0) -> bytes:
     """
-    Return what comes back for ``query`` over TCP.
+    Send ``query`` over TCP and return the response.
 
-    :raises twisted.internet.defer.TimeoutError: if nothing does.
+    :raises twisted.internet.defer.TimeoutError: without one.
     """
     client = _Stream()
     await connectProtocol(TCP4ClientEndpoint(reactor, host, port), client)

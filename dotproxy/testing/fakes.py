@@ -1,7 +1,7 @@
 """
-Stand-ins for a forwarder's neighbours.
+Fakes of an upstream and a listener, for tests of a forwarder.
 
-Decides nothing; remembers what it was told, and does what it is told to.
+Decides nothing: records calls, and responds when a test says so.
 """
 
 from __future__ import annotations

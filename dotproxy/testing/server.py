@@ -1,7 +1,7 @@
 """
-A DNS-over-TLS server that can be told what to do, on a socket or in memory.
+A scripted DNS-over-TLS server, on a socket or in memory.
 
-Decides nothing: what it answers is a function it is given; everything it was asked it remembers.
+Decides nothing: responses come from a function that it is given; it records every query.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ class DotServerConnection(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        It is over.
+        Forget the connection.
         """
         self._server.connections.remove(self)
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Questions came.
+        Answer the queries that the octets complete.
         """
         for query in self._deframer.feed(data):
             self._server.queries.append(query)
@@ -123,7 +123,7 @@ class DotServerConnection(Protocol):
 
     def send(self, message: bytes) -> None:
         """
-        Send a message, wanted or not.
+        Send a message.
         """
         self.transport.write(frame(message))
 

@@ -80,7 +80,7 @@ class Availability:
         """
         Return whether the outage is so short that a query may wait for its end.
         """
-        return self.health.may_be_back_soon(self._now(), self._down_since)
+        return self.health.is_recent_outage(self._now(), self._down_since)
 
     def _recover(self, note: Callable[[], bool]) -> bool:
         failures = self.health.failures

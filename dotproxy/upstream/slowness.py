@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dotproxy.policy.health import Health
-from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
+from dotproxy.policy.latency import MIN_OVERDUE, Latency
 from dotproxy.upstream.pool import Pool
 
 #: A connection heard from this short a while ago is not under suspicion.
@@ -64,7 +64,7 @@ class Slowness:
         Take note that so many answers came together, and the first took so long.
         """
         if seconds <= self._latency.overdue_after(seconds):
-            self._health.was_in_time(answers)
+            self._health.note_in_time(answers)
         self._latency.note(seconds)
         self._pool.balance(seconds)
 
@@ -73,7 +73,7 @@ class Slowness:
         Take note that so many questions were overdue, or answered with an error where others may know better.
         """
         for _ in range(questions):
-            if wait := self._health.was_late(self._now()):
+            if wait := self._health.note_late(self._now()):
                 self._pool.timers.later(wait, self._try)
                 self._changed()
 
@@ -93,8 +93,8 @@ class Slowness:
                 self._pool.dial()
         elif connection.room() and not self._pool.is_suspect:
             self._pool.probe(connection)
-        self._pool.timers.later(2 * OVERDUE_FLOOR, self._judge)
+        self._pool.timers.later(2 * MIN_OVERDUE, self._judge)
 
     def _judge(self) -> None:
         if self._health.is_slow:
-            self._pool.timers.later(self._health.still_slow(self._now()), self._try)
+            self._pool.timers.later(self._health.extend_slow_period(self._now()), self._try)

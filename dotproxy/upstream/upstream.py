@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactor
 from dotproxy.errors import ConnectionEnd, Unreachable, UpstreamError
 from dotproxy.policy.connection_limits import PerConnectionLimit
 from dotproxy.policy.health import Tier
-from dotproxy.policy.latency import OVERDUE_FLOOR, Latency
+from dotproxy.policy.latency import MIN_OVERDUE, Latency
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
@@ -253,8 +253,8 @@ class Upstream(Service):
             self.note_answer()
         self._risky_queries.note_replies(answers)
         if probed_for is not None:
-            if probed_for < OVERDUE_FLOOR:
-                self._health.tried_in_time(self._now())
+            if probed_for < MIN_OVERDUE:
+                self._health.trial_in_time(self._now())
             self._update_tier()
         if answers:
             self._observer.replies_received(self, answers)
@@ -333,7 +333,7 @@ class Upstream(Service):
         cancel(self._redial)
         if not self.running:
             return
-        wait = self._health.wait(self._now(), asked=asked)
+        wait = self._health.seconds_until_redial(self._now(), has_pending=asked)
         if wait > 0:
             self._redial = self._clock.callLater(wait, self._pool.dial)
             if asked and self._health.error is not None and self._health.is_lasting:

@@ -34,7 +34,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from dotproxy.errors import Untrusted, UpstreamError
-from dotproxy.policy.pins import accepts, pin_of, show_pin
+from dotproxy.policy.pins import matches_pins, pin_of, show_pin
 from dotproxy.upstream.certificate_names import check_names, printable
 from dotproxy.upstream.post_handshake import PostHandshakeWatch
 from dotproxy.upstream.tls_errors import chain_error, handshake_error
@@ -269,7 +269,7 @@ class ServerVerifier:
         check_names(x509, self.name, self.address)
         chain = resumed or _verified_chain(connection, certificate, self._now())
         self._check_chain_dates(chain)
-        if not accepts(self.pins, chain.pins):
+        if not matches_pins(self.pins, chain.pins):
             raise Untrusted("verify", f"none of the pins matches; the key's pin is {show_pin(chain.pins[0])}")
         return Identity(
             self.name or self.address,

@@ -1,11 +1,10 @@
 """
 Where a zone transfer ends (RFC 5936 §2.2, RFC 1995 §4).
 
-Decides whether a message belongs to a transfer and whether it is the last; keeps none of it.
+Decides whether a message belongs to a transfer and whether it is the last one; keeps no records.
 
-A zone is sent as its SOA, its other records, and its SOA again.  Differences (IXFR) are the new SOA, then for
-each step the old SOA, what goes, the next SOA, what comes, and at the end the new SOA again; or one SOA alone,
-when there is nothing to say.
+AXFR is the zone's SOA, its other records, and the SOA again.  IXFR is the new SOA; then for each step the old SOA, the
+removed records, the next SOA and the added records; and the new SOA again; or one SOA alone if nothing has changed.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from dotproxy.wire.rrtypes import IXFR, SOA
 
 class Transfer:
     """
-    One transfer, message by message.  ``is_over`` once its last message was taken; ``is_refused`` if that was a
-    refusal, and nothing of the zone came before it.
+    One transfer, message by message.  ``is_over`` after its last message; ``is_refused`` if that was an error, before
+    any record of the zone.
     """
 
     def __init__(self, query: bytes, info: QueryInfo) -> None:
@@ -37,7 +36,7 @@ class Transfer:
 
     def take(self, message: bytes) -> None:
         """
-        Take the next message.
+        Process the next message.
 
         :raises WireError: if it does not belong to this transfer.
         """
@@ -85,7 +84,7 @@ class Transfer:
 
 def _serial_in(query: bytes, info: QueryInfo) -> bytes | None:
     """
-    Return the serial that the client has (RFC 1995 §3), if it says so.
+    Return the serial that an IXFR query has (RFC 1995 §3), None without one.
     """
     try:
         for record in walk(query, info.question_end, query[8] << 8 | query[9]):
@@ -98,7 +97,7 @@ def _serial_in(query: bytes, info: QueryInfo) -> bytes | None:
 
 def _is_current(have: bytes, newest: bytes) -> bool:
     """
-    Whether a client with serial ``have`` needs nothing (RFC 1982 §3.2).
+    Return whether a client with serial ``have`` is up to date (RFC 1982 §3.2).
     """
     return (int.from_bytes(have, "big") - int.from_bytes(newest, "big")) % 2**32 < 2**31
 

@@ -1,19 +1,18 @@
 """
-One DNS-over-TLS conversation, without the I/O: questions go out pipelined, answers come back in any
-order (RFC 7858 §3.3, RFC 7766 §6.2.1.1 and §7).
+One DNS-over-TLS conversation, without the I/O: queries are pipelined, replies come in any order (RFC 7858 §3.3,
+RFC 7766 §6.2.1.1 and §7).
 
-Decides which ID a question travels under, and which reply answers which question.  Refuses to know
-time, transports, and what a question is for: it gives back the token it was handed.
+Decides the ID of each query, and which reply belongs to which query.  Refuses to know time, transports, and what a
+query is for: it returns the token that it was given.
 
 Rules it keeps:
 
-* An ID is random, and in use for one question at a time (RFC 7766 §6.2.1, RFC 5452 §9.2).  It stays
-  taken until its answer comes or the connection ends, so a late answer can meet only its own question.
-* A reply counts if ID, QR, opcode and question agree (RFC 7766 §7).  An error without a question counts
-  by its ID (RFC 1035 §4.1.1 lets a server that could not read the question leave it out).
-* What does not count is ignored; too much of it, or a message too short to be one, and the peer is not
-  speaking DNS.
-* Taking a token out of ``outstanding`` is taking charge of finishing it.
+* An ID is random, and in use for one query at a time (RFC 7766 §6.2.1, RFC 5452 §9.2).  It stays in use until the
+  reply comes or the connection ends, so that a late reply can match its own query only.
+* A reply matches if ID, QR, opcode and question agree (RFC 7766 §7).  An error without a question matches by its ID
+  (RFC 1035 §4.1.1: a server that could not read the question may leave it out).
+* Unmatched messages are ignored; too many of them, or a message shorter than a header, are a protocol error.
+* Whoever removes a token from ``outstanding`` has to finish it.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from dotproxy.wire.message import HEADER_SIZE
 
 Token = TypeVar("Token")
 
-#: Half of all IDs: a random one is then free at the first or second try.
+#: Queries in flight at most: half of all IDs, so that a random one is free at the first or second try.
 MAX_OUTSTANDING = 32768
 
-#: How many more stray messages than answers a peer may send before it is given up.
+#: A peer may send so many more unmatched messages than replies.
 MAX_EXCESS_UNMATCHED = 64
 
 
 class Conversation(Generic[Token]):
     """
-    What is outstanding on one connection.
+    The queries in flight on one connection.
 
     ``random_octets(n)`` returns n unpredictable octets, as ``os.urandom`` does.  ``broken`` says, once
     the peer has shown that it does not speak DNS, what it did; nothing it sends counts from then on.

@@ -1,7 +1,7 @@
 """
 EDNS(0): the OPT record and its options (RFC 6891), and Extended DNS Errors (RFC 8914).
 
-Decides how an OPT is read and written.  Which options travel where is not decided here.
+Decides how an OPT is read and written.  Which options are forwarded is decided in ``rewrite``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OPTION = Struct("!HH")
 
 class ExtendedError(NamedTuple):
     """
-    An Extended DNS Error: INFO-CODE, and EXTRA-TEXT for a person.
+    An Extended DNS Error: INFO-CODE and EXTRA-TEXT.
     """
 
     code: int
@@ -57,7 +57,7 @@ def opt_record(udp_size: int, rcode: int = 0, flags: int = 0, options: bytes = b
 
 def option(code: int, value: bytes) -> bytes:
     """
-    Return one option.
+    Return one EDNS option in wire form.
     """
     return _OPTION.pack(code, len(value)) + value
 

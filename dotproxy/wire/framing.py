@@ -1,8 +1,8 @@
 """
-DNS over a stream: each message after its length in two octets (RFC 1035 §4.2.2, RFC 7766 §8).
+DNS over a stream: each message follows its length in two octets (RFC 1035 §4.2.2, RFC 7766 §8).
 
-Decides where one message ends and the next begins, however the stream was cut.  Costs time linear in
-what it is fed, and memory bounded by one message; of a query, by ``MAX_QUERY`` octets and what was read at once.
+Decides where messages begin and end, however the stream was cut.  Takes time linear in the octets fed, and memory of
+one message; for queries, of ``MAX_QUERY`` octets and those read at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Deframer:
     @property
     def is_between_messages(self) -> bool:
         """
-        Whether nothing of a next message has come yet.
+        Whether no octet of the next message has come yet.
         """
         return not self._have
 

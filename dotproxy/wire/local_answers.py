@@ -1,7 +1,7 @@
 """
-Answers that are made here: loopback addresses, negative answers that can be cached, the least of ANY.
+Local answers: loopback addresses, negative responses that can be cached, minimal responses to ANY.
 
-Decides what they look like (RFC 6303 §3, RFC 2308, RFC 8482).
+Decides their octets (RFC 6303 §3, RFC 2308, RFC 8482).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dotproxy.wire.records import FIXED_FIELDS
 from dotproxy.wire.responses import OUR_UDP_SIZE
 from dotproxy.wire.rrtypes import AAAA, ANY, HINFO, SOA, A
 
-#: Long enough to be of use, short enough for a change of mind (RFC 6303 §3).
+#: TTL of local answers and their SOA, in seconds (RFC 6303 §3 recommends 10,800).
 TTL = 10800
 
 _LOOPBACK = {A: b"\x7f\0\0\1", AAAA: b"\0" * 15 + b"\1"}
@@ -32,7 +32,7 @@ def negative(query: bytes, info: QueryInfo, rcode: int, zone: bytes) -> bytes:
 
 def loopback(query: bytes, info: QueryInfo, zone: bytes) -> bytes:
     """
-    Return the loopback addresses of the type asked for; no data for any other type.
+    Return the loopback address of QTYPE, both for ANY, no data for any other type.
     """
     types = (A, AAAA) if info.qtype == ANY else (info.qtype,)
     rdatas = [(rtype, _LOOPBACK[rtype]) for rtype in types if rtype in _LOOPBACK]
@@ -44,7 +44,7 @@ def loopback(query: bytes, info: QueryInfo, zone: bytes) -> bytes:
 
 def minimal_any(query: bytes, info: QueryInfo) -> bytes:
     """
-    Return the one record that says that ANY is not answered here (RFC 8482 §4.2).
+    Return a response to ANY with one HINFO record (RFC 8482 §4.2).
     """
     rdata = b"\x07RFC8482\0"
     record = b"\xc0\x0c" + FIXED_FIELDS.pack(HINFO, 1, TTL, len(rdata)) + rdata

@@ -1,8 +1,8 @@
 """
-The little a forwarder must know of a message: its header, its question, its OPT (RFC 1035 §4.1).
+The header, question and OPT of a message (RFC 1035 §4.1, RFC 6891): what a forwarder has to know of it.
 
-Decides whether octets are a query that can be forwarded, and what a querier is told if they are not.
-Looks into no rdata and keeps no copy: a ``QueryInfo`` is offsets into the octets it was made from.
+Decides whether octets are a query that can be forwarded, and which rcode the client gets if they are not.  Reads no
+rdata and copies nothing: a ``QueryInfo`` holds offsets into the octets that it was made from.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CD = 0x0010
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
 
-#: A client without EDNS takes this much over UDP (RFC 1035 §4.2.1), and nobody less (RFC 6891 §6.2.3).
+#: Octets that a client without EDNS accepts over UDP (RFC 1035 §4.2.1); smaller sizes count as this (RFC 6891 §6.2.3).
 MIN_UDP_SIZE = 512
 
 #: The class of nearly all questions (RFC 1035 §3.2.4).
@@ -46,21 +46,21 @@ _QUESTION_AND_ONE = b"\0\1\0\0\0\0\0\1"
 #: How an OPT begins: the root, and its type.
 _OPT_HEAD = b"\0" + OPT.to_bytes(2, "big")
 
-#: A named tuple is made by a function in Python, which here takes longer than to look at the header.
+#: The constructor of a named tuple is a Python function; here it would take longer than parsing the header.
 _new = tuple.__new__
 
 
 class QueryInfo(NamedTuple):
     """
-    What was seen of a query.
+    The parts of a query that are read.
 
-    ``opt_at`` is the offset of its OPT record, 0 without one; ``udp_size`` what its sender takes over
-    UDP, in octets; ``edns_flags`` the flags of its OPT (DO and the rest); ``opt_end`` the offset after that;
-    ``is_signed`` whether it ends in a TSIG or SIG(0).  Of a query without question, which can only be one for
-    a cookie (RFC 7873 §5.4), ``question_end`` is the offset after the header.
+    ``question_end`` is the offset after the question; of a query without one, which can only ask for a cookie
+    (RFC 7873 §5.4), the offset after the header.  ``opt_at`` and ``opt_end`` are where the OPT begins and ends, 0 and 0
+    without one; ``udp_size`` is the UDP payload size in octets; ``edns_flags`` the flags of the OPT (DO and the
+    rest); ``is_signed`` whether the query ends in a TSIG or SIG(0).
 
-    ``response_options`` are the EDNS options that a response gets in addition, ``forwarded_options`` those of the query
-    that upstreams get: both in wire form.
+    ``response_options`` are EDNS options added to the response, ``forwarded_options`` those of the query that are
+    forwarded: both in wire form.
     """
 
     question_end: int

@@ -1,8 +1,8 @@
 """
 Domain names in wire form (RFC 1035 §3.1, §4.1.4).
 
-Decides where a name ends and whether it is one.  Every walk is bounded by the 255 octets a name may
-have and by pointers that must point strictly backwards; no name can cost more than that.
+Decides where a name ends and whether it is valid.  Every walk is bounded by the 255 octets of a name, and by pointers
+that must point strictly backwards.
 """
 
 from __future__ import annotations

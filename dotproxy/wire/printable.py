@@ -1,5 +1,5 @@
 """
-Text that came from elsewhere, in a form that can be written to a log, a terminal or a page.
+Untrusted text in a form that can be written to a log, a terminal or a page.
 
 Decides which characters are escaped: all that have no glyph of their own, so controls, line breaks, and the marks that
 turn the direction of writing (bidi).  Refuses to know where the text came from.
@@ -7,7 +7,7 @@ turn the direction of writing (bidi).  Refuses to know where the text came from.
 
 from __future__ import annotations
 
-#: Text from the network is cut at so many characters.
+#: Characters of untrusted text that are shown at most.
 MAX_TEXT = 500
 
 

@@ -1,7 +1,7 @@
 """
-What a reply's OPT says to us: of idle connections (RFC 7828), and of why it is an error (RFC 8914).
+EDNS options of replies that dotproxy acts on: tcp-keepalive (RFC 7828) and Extended DNS Errors (RFC 8914).
 
-Decides how that is read; what is done about it is decided elsewhere.
+Decides how they are read; ``upstream`` and ``forwarding`` act on them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dotproxy.errors import WireError
 from dotproxy.wire.edns import EDE_OPTION, KEEPALIVE, options_of
 from dotproxy.wire.message import HEADER_SIZE, question_of, records_of
 
-#: A reply without these octets has no tcp-keepalive option with a timeout: a look that costs next to nothing.
+#: A reply without these octets has no tcp-keepalive option with a timeout; the search is cheaper than parsing.
 KEEPALIVE_HEAD = Struct("!HH").pack(KEEPALIVE, 2)
 
 
@@ -33,7 +33,7 @@ def keepalive_of(reply: bytes) -> int | None:
 
 def is_bogus(reply: bytes) -> bool:
     """
-    Whether a SERVFAIL says that the name's DNSSEC is broken, which is no failure of who says so (RFC 8914 §4).
+    Return whether a SERVFAIL reports a DNSSEC failure of the name, which is no failure of the upstream (RFC 8914 §4).
     """
     return any(
         code == EDE_OPTION and int.from_bytes(value[:2], "big") in _DNSSEC_ERRORS for code, value in _options_in(reply)

@@ -1,7 +1,7 @@
 """
-Messages made from other messages: answers of our own, and answers cut to fit.
+Responses made from queries and replies: refusals, and truncated responses.
 
-Decides how octets change on their way back.  What is answered, and to whom, is decided elsewhere.
+Decides their octets.  Which query gets which response is decided in ``forwarding``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dotproxy.wire.parsed_response import ParsedResponse
 from dotproxy.wire.records import walk
 from dotproxy.wire.rrtypes import OPT
 
-#: What we say we take over UDP: the size that survives every path (RFC 9715 R3, DNS flag day 2020).
+#: The UDP payload size that is advertised; it avoids fragments (RFC 9715 R3, DNS flag day 2020).
 OUR_UDP_SIZE = 1232
 
 #: One question, no records, with and without an OPT.
@@ -38,7 +38,7 @@ _WITH_OPT, _BARE = b"\0\1\0\0\0\0\0\1", b"\0\1\0\0\0\0\0\0"
 #: ``ParsedResponse.head``: flags, and the counts but ARCOUNT.
 _HEAD = Struct("!4H")
 
-#: Options that no record of a truncated answer makes room for.
+#: Options that take no room from the records of a truncated response.
 _LEAST = frozenset((EDE_OPTION, PADDING))
 
 
@@ -84,7 +84,7 @@ def restore_question(query: bytes, info: QueryInfo, reply: bytes) -> bytes:
 
 def ask_over_tcp(query: bytes, info: QueryInfo) -> bytes:
     """
-    Return an answer with no records and TC set: there is one, but not over UDP.
+    Return a response without records and with TC set, so that the client retries over TCP.
     """
     answer = refusal(query, 0, info)
     return answer[:2] + bytes((answer[2] | TC >> 8,)) + answer[3:]
@@ -122,9 +122,9 @@ def truncate_parsed(
     answer: ParsedResponse, query: bytes, info: QueryInfo, limit: int, *, age: int = 0, is_empty: bool = False
 ) -> bytes:
     """
-    Return the same as ``truncated`` of an answer that was taken apart, so many seconds later.
+    Return what ``truncate`` does for a parsed response, ``age`` seconds later.
 
-    It is cut first: how much there is to do depends on ``limit``, not on the answer.
+    It is cut first, so that the work depends on ``limit`` and not on the size of the response.
     """
     flags, _, answers, authorities = _HEAD.unpack(answer.head)
 

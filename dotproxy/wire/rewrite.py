@@ -1,11 +1,11 @@
 """
-EDNS from hop to hop (RFC 6891 §6.1.1): the OPT a question leaves with, and the OPT its answer gets.
+EDNS is hop by hop (RFC 6891 §6.1.1): the OPT of forwarded queries, and the OPT of responses to clients.
 
-Decides which options travel: COOKIE, tcp-keepalive and padding are between two neighbours and never passed
-on (RFC 7873 §5, RFC 7828 §3, RFC 7830 §3); client subnet is what the operator says (RFC 7871); all others
-pass both ways.  Questions are padded (RFC 8467 §4.1), whether or not the client speaks EDNS, and ask the upstream
-how long it keeps connections (RFC 7828 §3.2.1); a client without EDNS sees none of it.  AD is for clients that
-know it (RFC 6840 §5.8).  A signed message is passed on as it is, but for its ID (RFC 8945 §5.5).
+Decides which options are forwarded: never COOKIE, tcp-keepalive and padding (RFC 7873 §5, RFC 7828 §3, RFC 7830 §3);
+client subnet as the operator says (RFC 7871); all others in both directions.  Queries are padded (RFC 8467 §4.1),
+whether or not the client sends EDNS, and ask the upstream for its idle timeout (RFC 7828 §3.2.1); a client without EDNS
+gets none of it.  AD is sent to clients that understand it (RFC 6840 §5.8).  A signed message is forwarded unchanged but
+for its ID (RFC 8945 §5.5).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dotproxy.wire.message import (
 from dotproxy.wire.parsed_response import ParsedResponse, options_without, parse_error_without_question, parse_reply
 from dotproxy.wire.responses import OUR_UDP_SIZE, refusal, restore_question, truncate, truncate_parsed
 
-#: Octets of a client's EDNS options that an upstream is sent: all of those in use fit many times.
+#: Octets of a client's EDNS options that are forwarded at most; those in use are far shorter.
 MAX_FORWARDED_OPTIONS = 512
 
 _BETWEEN_NEIGHBOURS = frozenset((COOKIE, KEEPALIVE, PADDING))
@@ -49,7 +49,7 @@ _PADDING_CODE = PADDING.to_bytes(2, "big")
 
 _PLAIN_OPT = {do: opt_record(OUR_UDP_SIZE, 0, do) for do in (0, DO)}
 
-#: SOURCE PREFIX-LENGTH 0: do not tell anybody where the client is (RFC 7871 §7.1.2).
+#: SOURCE PREFIX-LENGTH 0: no server may learn the client's network (RFC 7871 §7.1.2).
 _PRIVATE = option(ECS, b"\0\1\0\0")
 
 
@@ -65,14 +65,14 @@ class ClientSubnet(StrEnum):
 
 class PassthroughRewriter:
     """
-    Passes everything on as it is, options and all, but for padding, which is of the encrypted hop alone, and TC of
-    queries: what ``transparent`` means.
+    Forward messages unchanged, options included, but for padding, which is hop by hop, and TC of queries
+    (``transparent``).
 
-    ``block`` is the size questions that have an OPT are padded to a multiple of, 0 for none but the client's padding;
-    ``truncates_all``: answers too long for a datagram have no records at all.
+    ``block``: queries with an OPT are padded to a multiple of this, in octets; 0 leaves the client's padding.
+    ``truncates_all``: responses too long for a datagram have no records at all.
     """
 
-    #: Answers are for who asked, and for nobody else.
+    #: A response is for one client only.
     is_shared = False
 
     def __init__(self, block: int = 0, *, truncates_all: bool = False) -> None:
@@ -81,7 +81,7 @@ class PassthroughRewriter:
 
     def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
         """
-        Return nothing: its options are not looked at.
+        Return b"": options stay in the query.
         """
         return b""
 
@@ -122,10 +122,10 @@ class PassthroughRewriter:
 
 class EdnsRewriter:
     """
-    An OPT of our own on each hop.
+    Write an OPT of dotproxy's own on each hop.
 
-    ``block`` is the size questions are padded to a multiple of, 0 for no padding; ``truncates_all``: answers too long
-    for a datagram have no records at all.
+    ``block``: queries are padded to a multiple of this, in octets; 0 for no padding.  ``truncates_all``: responses too
+    long for a datagram have no records at all.
     """
 
     is_shared = True
@@ -138,7 +138,7 @@ class EdnsRewriter:
         self._subnet = subnet
         self._dropped = _BETWEEN_NEIGHBOURS | (frozenset() if subnet is ClientSubnet.PASS else {ECS})
         self._added = option(KEEPALIVE, b"") + (_PRIVATE if subnet is ClientSubnet.PRIVATE else b"")
-        # The tail of a question without options of the client's: by DO, and by the length of what is before.
+        # The OPT of a query without forwarded options: by DO, and by the length of what is before it.
         self._tails = {do: [self._tail(do, self._added, length) for length in range(block or 1)] for do in (0, DO)}
 
     def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
@@ -156,7 +156,7 @@ class EdnsRewriter:
         """
         Return ``query`` with our OPT instead of its own, and in it the options of ``info.forwarded_options``.
 
-        If the answer is ``for_others``, too, it has AD set, as somebody among them may want to know (RFC 6840 §5.7).
+        If the response is ``for_others`` too, AD is set, as one of them may understand it (RFC 6840 §5.7).
         """
         if info.is_signed:
             return query

@@ -61,7 +61,7 @@ class ConnectionTableTests(SynchronousTestCase):
         A client connects; None if it is refused.
         """
         self.time += 1
-        share = self.shares.of(host, self.time)
+        share = self.shares.share_of(host, self.time)
         if not self.table.make_room(share, FULL):
             return None
         connection = Connection(self.table, share, self.time)
@@ -80,7 +80,7 @@ class ConnectionTableTests(SynchronousTestCase):
         """
         How many connections a client has.
         """
-        return self.shares.of(host, self.time).connections
+        return self.shares.share_of(host, self.time).connections
 
     def test_who_has_most_makes_room(self) -> None:
         """
@@ -160,17 +160,17 @@ class ConnectionTableTests(SynchronousTestCase):
         """
         table = self.table
         for number in range(50):
-            share = self.shares.of(f"198.51.100.{number}", self.time)
+            share = self.shares.share_of(f"198.51.100.{number}", self.time)
             self.assertTrue(table.make_room(share, 1000))
             table.add(Connection(table, share, number))
         self.assertEqual(MAX_NOT_SERVED, len(table))
         self.assertEqual([50.0 - MAX_NOT_SERVED + n for n in range(MAX_NOT_SERVED)], [one.last_used for one in table])
-        served = self.shares.of("192.0.2.1", self.time)
+        served = self.shares.share_of("192.0.2.1", self.time)
         for _ in range(MAX_NOT_SERVED):
             self.assertTrue(table.make_room(served, MAX_NOT_SERVED))
             table.add(Connection(table, served, self.time))
         self.assertEqual([served] * MAX_NOT_SERVED, [one.share for one in table])
-        self.assertFalse(table.make_room(self.shares.of("198.51.100.1", self.time), MAX_NOT_SERVED))
+        self.assertFalse(table.make_room(self.shares.share_of("198.51.100.1", self.time), MAX_NOT_SERVED))
 
     def test_exempt_clients(self) -> None:
         """
@@ -213,11 +213,11 @@ class ConnectionTableTests(SynchronousTestCase):
             def is_idle(self, value: bool) -> None:
                 pass
 
-        share = self.shares.of("192.0.2.66", 0.0)
+        share = self.shares.share_of("192.0.2.66", 0.0)
         for number in range(5000):
             self.table.add(Watched(self.table, share, number))
         for number in range(100):
-            other = self.shares.of(f"192.0.3.{number}", 0.0)
+            other = self.shares.share_of(f"192.0.3.{number}", 0.0)
             self.assertTrue(self.table.make_room(other, 5000))
             self.table.add(Watched(self.table, other, number))
         self.assertLess(looks, 100 * 40)
@@ -226,7 +226,7 @@ class ConnectionTableTests(SynchronousTestCase):
         """
         Of 300 connections one is idle: it is found after a few newcomers, since others are looked at each time.
         """
-        share = self.shares.of("192.0.2.66", 0.0)
+        share = self.shares.share_of("192.0.2.66", 0.0)
         every = [Connection(self.table, share, number) for number in range(300)]
         for connection in every:
             connection.is_idle = False

@@ -28,7 +28,7 @@ from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.policy.access import AccessList
 from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShares
-from dotproxy.policy.server_cookies import Cookies
+from dotproxy.policy.server_cookies import ServerCookies
 from dotproxy.telemetry.counters import TCP, TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.framing import Deframer, frame
@@ -107,7 +107,7 @@ class ProxiedCase(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=2,
             max_outstanding=16,
-            share_of=lambda host: ClientShares(lambda host: True, max_in_flight=100).of(host, 0.0),
+            share_of=lambda host: ClientShares(lambda host: True, max_in_flight=100).share_of(host, 0.0),
         )
 
 
@@ -121,7 +121,7 @@ class DatagramTests(ProxiedCase):
         A listener on a port.
         """
         super().setUp()
-        cookies = Cookies(b"secret").option_for
+        cookies = ServerCookies(b"secret").option_for
         self.listener = ProxiedUdpListener(self.listeners, self.clock, cookies, self.is_balancer, self.counters)
         self.listener.transport = self.port = Port()
 

@@ -42,7 +42,7 @@ class FactoryTests(SynchronousTestCase):
 
     def share_of(self, host: str) -> Any:
         self.asked.append(host)
-        return self.shares.of(host, 0.0)
+        return self.shares.share_of(host, 0.0)
 
     def build(self, host: str = "192.0.2.1") -> Any:
         return self.factory.buildProtocol(IPv4Address("TCP", host, 4711))
@@ -53,7 +53,7 @@ class FactoryTests(SynchronousTestCase):
         """
         connection = self.build()
         self.assertIs(self.factory, connection.factory)
-        self.assertIs(self.shares.of("192.0.2.1", 0.0), connection.share)
+        self.assertIs(self.shares.share_of("192.0.2.1", 0.0), connection.share)
         self.assertEqual(["192.0.2.1"], self.asked)
         self.assertIs(self.factory.counters, self.receiver.counters)
 

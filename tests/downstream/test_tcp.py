@@ -18,7 +18,7 @@ from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShares
-from dotproxy.policy.stream_limits import FIRST_WINDOW, MAX_UNREAD, MAX_UNREAD_IN_ALL
+from dotproxy.policy.stream_limits import INITIAL_WINDOW, MAX_UNREAD_PER_CONNECTION, MAX_UNREAD_TOTAL
 from dotproxy.wire.framing import MAX_QUERY, Deframer, frame
 from dotproxy.wire.message import parse_query
 
@@ -117,7 +117,7 @@ class StreamScene(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=3,
             max_outstanding=4,
-            share_of=lambda host: self.shares.of(host, self.clock.seconds()),
+            share_of=lambda host: self.shares.share_of(host, self.clock.seconds()),
         )
         self.listener, self.transport = self.connect()
 
@@ -489,7 +489,7 @@ class WindowTests(StreamScene):
         """
         Four at first; with each response that the client takes one more, up to the limit.
         """
-        self.assertEqual(FIRST_WINDOW, self.in_flight(self.listener))
+        self.assertEqual(INITIAL_WINDOW, self.in_flight(self.listener))
         self.listener.send_answers([(b"response", None)] * 4)
         self.assertEqual(4 + 8, len(self.asked()))
         for _ in range(3):
@@ -612,7 +612,7 @@ class UnreadTests(StreamScene):
             self.assertLess(kept, 40)
             listener.send_answers([(LARGE, None)])
             kept += 1
-        self.assertEqual(MAX_UNREAD // len(LARGE) + 1, kept)
+        self.assertEqual(MAX_UNREAD_PER_CONNECTION // len(LARGE) + 1, kept)
         self.assertEqual((0, 1), (self.factory.unread_responses.total, self.factory.ended_counts[ClientEnd.UNREAD]))
         self.assertEqual(1, len(buffers.transport.writes))
         listener.send_answers([(LARGE, None)])
@@ -629,7 +629,7 @@ class UnreadTests(StreamScene):
         for listener, _ in hostile:
             listener.dataReceived(frame(b"asked") * 4)
             listener.send_answers([(LARGE, None)] * 4)
-            self.assertLessEqual(self.factory.unread_responses.total, MAX_UNREAD_IN_ALL)
+            self.assertLessEqual(self.factory.unread_responses.total, MAX_UNREAD_TOTAL)
         ended = [buffers.transport.disconnected for _, buffers in hostile]
         self.assertEqual(self.factory.ended_counts[ClientEnd.UNREAD_IN_ALL], sum(ended))
         self.assertTrue(60 < sum(ended) < 120, sum(ended))

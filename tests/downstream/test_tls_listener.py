@@ -81,7 +81,7 @@ class TlsListenerCase(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=2,
             max_outstanding=16,
-            share_of=lambda host: ClientShares(lambda host: True, max_in_flight=100).of(host, 0.0),
+            share_of=lambda host: ClientShares(lambda host: True, max_in_flight=100).share_of(host, 0.0),
         )
         self.serve(ServerTls(ISSUED.certificate_pem, ISSUED.key_pem))
 

@@ -108,7 +108,7 @@ class RefusedClientTests(SynchronousTestCase):
         While there is too much to do they get none, either.
         """
         scene = SharedScene()
-        scene.forwarder.shares.busy_until = 10.0
+        scene.forwarder.shares.overloaded_until = 10.0
         self.assertEqual(1, scene.ask(make_query("www.test.", A), client=OUTSIDER))
         self.assertEqual([], scene.answers())
 

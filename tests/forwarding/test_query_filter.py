@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.downstream.udp import UdpListener
 from dotproxy.forwarding.query_filter import QueryFilter
 from dotproxy.policy.client import Client
-from dotproxy.policy.server_cookies import Cookies
+from dotproxy.policy.server_cookies import ServerCookies
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.wire.message import QueryInfo, parse_query
@@ -34,7 +34,7 @@ def make_listener(*, cookies: bool = True) -> UdpListener:
     """
     A UDP listener.
     """
-    return UdpListener(Factory(), None, Cookies(b"s" * 32).option_for if cookies else None)
+    return UdpListener(Factory(), None, ServerCookies(b"s" * 32).option_for if cookies else None)
 
 
 class ReceptionTests(SynchronousTestCase):

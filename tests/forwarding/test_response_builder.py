@@ -33,7 +33,7 @@ def request(octets: bytes, *, is_stream: bool = False) -> ClientRequest:
         ("192.0.2.9", 1),
         octets,
         parse_query(octets),
-        shares.of("192.0.2.9", 0.0),
+        shares.share_of("192.0.2.9", 0.0),
     )
 
 

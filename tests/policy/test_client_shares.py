@@ -10,11 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.udp_port import BATCH
 from dotproxy.policy.client_shares import (
+    CREDIT_SIZE,
     FULL_BATCH,
     MAX_HOSTS,
-    MAX_OCTETS,
+    MAX_IN_FLIGHT_OCTETS,
     MAX_PREFIXES,
-    SLICE,
     ClientShare,
     ClientShares,
     ShareLimits,
@@ -37,7 +37,7 @@ class Scene:
         """
         The share of a client.
         """
-        return self.shares.of(host, self.now)
+        return self.shares.share_of(host, self.now)
 
     def ask(self, host: str, count: int = 1) -> int:
         """
@@ -49,7 +49,7 @@ class Scene:
         """
         Whether a query is processed: what ``ClientFilter`` does.
         """
-        if host not in self.shares.by_host and not self.shares.may_be_seen(host, self.now):
+        if host not in self.shares.by_host and not self.shares.may_admit_unknown(host, self.now):
             return False
         share = self.of(host)
         if share.credit > 0:
@@ -146,7 +146,7 @@ class InFlightTests(SynchronousTestCase):
         """
         account = scene.of(host).account
         taken = 0
-        while scene.shares.take(account, size):
+        while scene.shares.try_charge(account, size):
             taken += 1
         return taken
 
@@ -193,8 +193,8 @@ class InFlightTests(SynchronousTestCase):
         scene = Scene(max_in_flight=100_000)
         scene.meet("192.0.2.1", "192.0.2.2")
         taken = self.fill(scene, "192.0.2.1", 4096)
-        self.assertEqual(MAX_OCTETS // 4096 // 2, taken)
-        self.assertTrue(scene.shares.take(scene.of("192.0.2.2").account, 4096))
+        self.assertEqual(MAX_IN_FLIGHT_OCTETS // 4096 // 2, taken)
+        self.assertTrue(scene.shares.try_charge(scene.of("192.0.2.2").account, 4096))
 
     @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(12, 4096)), max_size=200))
     def test_what_is_taken_is_given_back(self, steps: list[tuple[int, bool, int]]) -> None:
@@ -205,7 +205,7 @@ class InFlightTests(SynchronousTestCase):
         held: list[tuple[ClientShare, int]] = []
         for number, takes, size in steps:
             account = scene.of(f"192.0.2.{number}").account
-            if takes and scene.shares.take(account, size):
+            if takes and scene.shares.try_charge(account, size):
                 held.append((account, size))
             elif not takes and held:
                 scene.shares.release(*held.pop(number % len(held)))
@@ -342,16 +342,16 @@ class RateTests(SynchronousTestCase):
         What is full is the same here and there.
         """
         self.assertEqual(BATCH, FULL_BATCH)
-        self.assertEqual(BATCH, SLICE)
+        self.assertEqual(BATCH, CREDIT_SIZE)
 
     def test_those_over_their_rate_are_told_so_at_a_rate(self) -> None:
         """
         Responses that say so are bounded.
         """
         scene = Scene()
-        self.assertEqual(2000, sum(scene.shares.may_answer_shed(scene.now) for _ in range(10_000)))
+        self.assertEqual(2000, sum(scene.shares.may_respond_to_shed(scene.now) for _ in range(10_000)))
         scene.now += 0.5
-        self.assertEqual(1000, sum(scene.shares.may_answer_shed(scene.now) for _ in range(10_000)))
+        self.assertEqual(1000, sum(scene.shares.may_respond_to_shed(scene.now) for _ in range(10_000)))
 
 
 class BoundTests(SynchronousTestCase):
@@ -404,8 +404,8 @@ class BoundTests(SynchronousTestCase):
         scene = Scene()
         scene.meet("192.0.2.1")
         account = scene.of("192.0.2.1").account
-        scene.shares.take(account, 40)
-        scene.shares.change(lambda host: False, max_in_flight=10, limits=ShareLimits())
+        scene.shares.try_charge(account, 40)
+        scene.shares.configure(lambda host: False, max_in_flight=10, limits=ShareLimits())
         self.assertFalse(scene.of("192.0.2.1").is_served)
         scene.shares.release(account, 40)
         self.assertEqual((0, 0, 0), (scene.shares.in_flight, scene.shares.octets, account.in_flight))
@@ -446,7 +446,7 @@ class LastingTests(SynchronousTestCase):
             scene.shares.note_batch("udp", FULL_BATCH, scene.now)
             scene.shares.note_batch("udp6", 1, scene.now)
             scene.now += 0.01
-        self.assertGreater(scene.shares.busy_until, scene.now)
+        self.assertGreater(scene.shares.overloaded_until, scene.now)
 
     def test_a_reload_changes_nobody(self) -> None:
         """
@@ -455,11 +455,11 @@ class LastingTests(SynchronousTestCase):
         scene = Scene()
         scene.meet("192.0.2.1")
         share = scene.of("192.0.2.1")
-        scene.shares.take(share.account, 40)
-        scene.shares.change(lambda host: True, max_in_flight=1000, limits=ShareLimits(rate=5))
+        scene.shares.try_charge(share.account, 40)
+        scene.shares.configure(lambda host: True, max_in_flight=1000, limits=ShareLimits(rate=5))
         self.assertIs(share, scene.of("192.0.2.1"))
         self.assertEqual((share, 1), (share.account, share.in_flight))
-        scene.shares.change(lambda host: True, max_in_flight=1000, limits=ShareLimits(prefix_v4=24))
+        scene.shares.configure(lambda host: True, max_in_flight=1000, limits=ShareLimits(prefix_v4=24))
         self.assertIsNot(share, scene.of("192.0.2.1"))
 
     def test_a_known_network_is_known_by_any_address(self) -> None:
@@ -499,9 +499,9 @@ class CreditTests(SynchronousTestCase):
         """
         The last token is one query, not a whole slice; without a whole token, and no limit in force, it is a slice.
         """
-        for tokens, credit, left in ((1.0, 0, 0.0), (1.5, 0, 0.5), (2.0, 1, 0.0), (0.9, SLICE - 1, 0.0)):
+        for tokens, credit, left in ((1.0, 0, 0.0), (1.5, 0, 0.5), (2.0, 1, 0.0), (0.9, CREDIT_SIZE - 1, 0.0)):
             shares = ClientShares(lambda host: True, max_in_flight=3, limits=ShareLimits(rate=10.0))
-            share = shares.of("192.0.2.1", 0.0)
+            share = shares.share_of("192.0.2.1", 0.0)
             shares.verify(share)
             share.tokens, share.filled_at = tokens, 0.0
             self.assertTrue(shares.may_send(share, 0.0))
@@ -518,13 +518,17 @@ class FullTests(SynchronousTestCase):
         Either limit is enough; the last place and the last octet are places.
         """
         shares = ClientShares(lambda host: True, max_in_flight=3)
-        account = shares.of("192.0.2.1", 0.0)
+        account = shares.share_of("192.0.2.1", 0.0)
         for in_flight, octets, is_full in (
             *((0, 0, False), (2, 0, False), (3, 0, True), (4, 0, True)),
-            *((0, MAX_OCTETS - 100, False), (0, MAX_OCTETS - 99, True), (3, MAX_OCTETS, True)),
+            *(
+                (0, MAX_IN_FLIGHT_OCTETS - 100, False),
+                (0, MAX_IN_FLIGHT_OCTETS - 99, True),
+                (3, MAX_IN_FLIGHT_OCTETS, True),
+            ),
         ):
             shares.in_flight, shares.octets = in_flight, octets
-            self.assertEqual(is_full, shares.is_full(account, 100), (in_flight, octets))
+            self.assertEqual(is_full, shares.is_table_full(account, 100), (in_flight, octets))
 
     def test_what_is_taken(self) -> None:
         """
@@ -532,16 +536,19 @@ class FullTests(SynchronousTestCase):
         """
         limits = ShareLimits(exempt=(ip_network("10.0.0.0/8"),))
         for host, octets, in_flight, has_place in (
-            *(("10.0.0.1", MAX_OCTETS - 100, 0, True), ("10.0.0.1", MAX_OCTETS - 99, 0, False)),
+            *(("10.0.0.1", MAX_IN_FLIGHT_OCTETS - 100, 0, True), ("10.0.0.1", MAX_IN_FLIGHT_OCTETS - 99, 0, False)),
             *(("10.0.0.1", 0, 2, True), ("10.0.0.1", 0, 3, False)),
             *(("192.0.2.1", 0, 1, True), ("192.0.2.1", 0, 2, False)),
-            *(("192.0.2.1", MAX_OCTETS // 2 - 50, 0, True), ("192.0.2.1", MAX_OCTETS // 2 - 49, 0, False)),
+            *(
+                ("192.0.2.1", MAX_IN_FLIGHT_OCTETS // 2 - 50, 0, True),
+                ("192.0.2.1", MAX_IN_FLIGHT_OCTETS // 2 - 49, 0, False),
+            ),
         ):
             shares = ClientShares(lambda host: True, max_in_flight=3, limits=limits)
-            account = shares.of(host, 0.0)
+            account = shares.share_of(host, 0.0)
             shares.in_flight = account.in_flight = in_flight
             shares.octets = account.octets = octets
-            self.assertEqual(has_place, shares.take(account, 100), (host, octets, in_flight))
+            self.assertEqual(has_place, shares.try_charge(account, 100), (host, octets, in_flight))
             after = (in_flight + has_place, octets + 100 * has_place)
             self.assertEqual(after, (shares.in_flight, shares.octets))
             self.assertEqual(after, (account.in_flight, account.octets))
@@ -553,5 +560,5 @@ class FullTests(SynchronousTestCase):
         shares = ClientShares(
             lambda host: True, max_in_flight=3, limits=ShareLimits(exempt=(ip_network("10.0.0.0/8"),))
         )
-        self.assertTrue(shares.is_full(shares.of("10.0.0.1", 0.0), 100))
-        self.assertFalse(shares.is_full(shares.of("192.0.2.1", 0.0), 100))
+        self.assertTrue(shares.is_table_full(shares.share_of("10.0.0.1", 0.0), 100))
+        self.assertFalse(shares.is_table_full(shares.share_of("192.0.2.1", 0.0), 100))

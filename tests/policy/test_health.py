@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Timeout, Unreachable, Untrusted
-from dotproxy.policy.health import CAP_ASKED, CAP_UNASKED, Health, delay
+from dotproxy.policy.health import MAX_DELAY_IDLE, MAX_DELAY_PENDING, Health, redial_delay
 
 REFUSED = Unreachable("connect", "connection refused")
 
@@ -28,7 +28,7 @@ class HealthTests(SynchronousTestCase):
         Nothing known is good; it may be dialled at once.
         """
         self.assertTrue(self.health.is_up)
-        self.assertEqual(0.0, self.health.wait(0.0, asked=False))
+        self.assertEqual(0.0, self.health.seconds_until_redial(0.0, has_pending=False))
 
     def test_failures_are_counted(self) -> None:
         """
@@ -82,8 +82,8 @@ class HealthTests(SynchronousTestCase):
         latest = Timeout("connect", "slow")
         self.health.failed(latest, 5.0, 0.5)
         self.assertIs(latest, self.health.error)
-        self.assertAlmostEqual(0.225, self.health.wait(5.0, asked=False))
-        self.assertAlmostEqual(0.125, self.health.wait(5.1, asked=False))
+        self.assertAlmostEqual(0.225, self.health.seconds_until_redial(5.0, has_pending=False))
+        self.assertAlmostEqual(0.125, self.health.seconds_until_redial(5.1, has_pending=False))
 
     def test_one_that_came_up_may_be_dialled_at_once(self) -> None:
         """
@@ -92,7 +92,7 @@ class HealthTests(SynchronousTestCase):
         for _ in range(10):
             self.health.failed(REFUSED, 100.0, 0.0)
         self.health.connected()
-        self.assertEqual(0.0, self.health.wait(100.0, asked=False))
+        self.assertEqual(0.0, self.health.seconds_until_redial(100.0, has_pending=False))
 
     def test_the_wait_is_counted_from_the_failure(self) -> None:
         """
@@ -100,10 +100,10 @@ class HealthTests(SynchronousTestCase):
         """
         for _ in range(10):
             self.health.failed(REFUSED, 100.0, 0.0)
-        self.assertEqual(30.0, self.health.wait(100.0, asked=False))
-        self.assertEqual(1.0, self.health.wait(100.0, asked=True))
-        self.assertAlmostEqual(0.75, self.health.wait(100.25, asked=True))
-        self.assertEqual(0.0, self.health.wait(131.0, asked=False))
+        self.assertEqual(30.0, self.health.seconds_until_redial(100.0, has_pending=False))
+        self.assertEqual(1.0, self.health.seconds_until_redial(100.0, has_pending=True))
+        self.assertAlmostEqual(0.75, self.health.seconds_until_redial(100.25, has_pending=True))
+        self.assertEqual(0.0, self.health.seconds_until_redial(131.0, has_pending=False))
 
 
 class SlowTests(SynchronousTestCase):
@@ -116,7 +116,7 @@ class SlowTests(SynchronousTestCase):
         Overdue questions, until it is slow; when it is to be tried again.
         """
         for _ in range(100):
-            if wait := health.was_late(now):
+            if wait := health.note_late(now):
                 return wait
         raise AssertionError("not slow")
 
@@ -125,11 +125,11 @@ class SlowTests(SynchronousTestCase):
         Ten overdue questions are bad luck, and among answers in time no more than those.
         """
         health = Health()
-        self.assertEqual([0.0] * 10, [health.was_late(0.0) for _ in range(10)])
+        self.assertEqual([0.0] * 10, [health.note_late(0.0) for _ in range(10)])
         health = Health()
         for _ in range(1000):
-            health.was_late(0.0)
-            health.was_in_time(3)
+            health.note_late(0.0)
+            health.note_in_time(3)
             self.assertFalse(health.is_slow)
 
     def test_it_is_tried_less_and_less(self) -> None:
@@ -137,7 +137,7 @@ class SlowTests(SynchronousTestCase):
         Each time it is still slow it is left alone for longer, up to half a minute.
         """
         health = Health()
-        waits = [self.made_slow(health, 0.0)] + [health.still_slow(0.0) for _ in range(6)]
+        waits = [self.made_slow(health, 0.0)] + [health.extend_slow_period(0.0) for _ in range(6)]
         self.assertEqual([1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0], waits)
 
     def test_an_answer_in_time(self) -> None:
@@ -147,12 +147,12 @@ class SlowTests(SynchronousTestCase):
         """
         health = Health()
         wait = self.made_slow(health, 0.0)
-        health.tried_in_time(wait / 2)
+        health.trial_in_time(wait / 2)
         self.assertTrue(health.is_slow)
-        health.tried_in_time(wait)
+        health.trial_in_time(wait)
         self.assertFalse(health.is_slow)
         self.assertEqual(2.0, self.made_slow(health, 5.0))
-        health.tried_in_time(7.0)
+        health.trial_in_time(7.0)
         self.assertEqual(1.0, self.made_slow(health, 80.0))
 
     def test_answers_make_it_good(self) -> None:
@@ -161,9 +161,9 @@ class SlowTests(SynchronousTestCase):
         """
         health = Health()
         for _ in range(10):
-            health.was_late(0.0)
-        health.was_in_time(1000)
-        self.assertEqual([0.0] * 10, [health.was_late(0.0) for _ in range(10)])
+            health.note_late(0.0)
+        health.note_in_time(1000)
+        self.assertEqual([0.0] * 10, [health.note_late(0.0) for _ in range(10)])
 
     def test_back_soon(self) -> None:
         """
@@ -171,9 +171,9 @@ class SlowTests(SynchronousTestCase):
         """
         health = Health()
         health.failed(REFUSED, 0.0, 0.0)
-        self.assertEqual([True, False], [health.may_be_back_soon(now, 0.0) for now in (9.0, 11.0)])
+        self.assertEqual([True, False], [health.is_recent_outage(now, 0.0) for now in (9.0, 11.0)])
         health.failed(Untrusted("verify", "somebody else"), 0.0, 0.0)
-        self.assertFalse(health.may_be_back_soon(0.0, 0.0))
+        self.assertFalse(health.is_recent_outage(0.0, 0.0))
 
 
 class DelayTests(SynchronousTestCase):
@@ -185,24 +185,28 @@ class DelayTests(SynchronousTestCase):
         """
         Without jitter each failure doubles the wait, until the cap.
         """
-        self.assertEqual([0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0], [delay(n, 0.0, CAP_ASKED) for n in range(7)])
-        self.assertEqual([12.8, 25.6, 30.0, 30.0], [delay(n, 0.0) for n in range(8, 12)])
-        self.assertEqual(CAP_UNASKED, delay(10**9, 0.0))
-        self.assertEqual(0.0, delay(-1, 0.0))
+        self.assertEqual(
+            [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0], [redial_delay(n, 0.0, MAX_DELAY_PENDING) for n in range(7)]
+        )
+        self.assertEqual([12.8, 25.6, 30.0, 30.0], [redial_delay(n, 0.0) for n in range(8, 12)])
+        self.assertEqual(MAX_DELAY_IDLE, redial_delay(10**9, 0.0))
+        self.assertEqual(0.0, redial_delay(-1, 0.0))
 
     @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
     def test_jitter_adds_at_most_a_quarter(self, failures: int, jitter: float) -> None:
         """
         Whatever the jitter, the wait is what it would be without, and up to a quarter more.
         """
-        least = delay(failures, 0.0)
-        self.assertTrue(least <= delay(failures, jitter) <= least * 1.25)
-        self.assertGreaterEqual(delay(failures, jitter), 0.1)
+        least = redial_delay(failures, 0.0)
+        self.assertTrue(least <= redial_delay(failures, jitter) <= least * 1.25)
+        self.assertGreaterEqual(redial_delay(failures, jitter), 0.1)
 
     def test_jitter_is_added_to_what_is_capped(self) -> None:
         """
         Proxies that have all reached the cap do not dial in step either, nor more than once a second.
         """
-        self.assertAlmostEqual(0.1125, delay(1, 0.5))
-        self.assertEqual([30.0, 33.75], [delay(99, 0.0), delay(99, 0.5)])
-        self.assertEqual([1.0, 1.125], [delay(99, 0.0, CAP_ASKED), delay(99, 0.5, CAP_ASKED)])
+        self.assertAlmostEqual(0.1125, redial_delay(1, 0.5))
+        self.assertEqual([30.0, 33.75], [redial_delay(99, 0.0), redial_delay(99, 0.5)])
+        self.assertEqual(
+            [1.0, 1.125], [redial_delay(99, 0.0, MAX_DELAY_PENDING), redial_delay(99, 0.5, MAX_DELAY_PENDING)]
+        )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.policy.budget import BURST, Budget
-from dotproxy.policy.latency import HEDGE_FLOOR, OVERDUE_FLOOR, Latency
+from dotproxy.policy.latency import MIN_HEDGE, MIN_OVERDUE, Latency
 
 
 class LatencyTests(SynchronousTestCase):
@@ -20,7 +20,7 @@ class LatencyTests(SynchronousTestCase):
         Without answers the floor is all there is.
         """
         latency = Latency()
-        self.assertEqual((OVERDUE_FLOOR, OVERDUE_FLOOR), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
+        self.assertEqual((MIN_OVERDUE, MIN_OVERDUE), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
         self.assertEqual(0.1, latency.overdue_after(0.1))
 
     def test_a_fast_one(self) -> None:
@@ -31,7 +31,7 @@ class LatencyTests(SynchronousTestCase):
         for _ in range(200):
             latency.note(0.002)
         self.assertEqual((0.002, 0.002), (latency.p50, latency.p95))
-        self.assertEqual((OVERDUE_FLOOR, HEDGE_FLOOR), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
+        self.assertEqual((MIN_OVERDUE, MIN_HEDGE), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
 
     def test_a_far_one(self) -> None:
         """

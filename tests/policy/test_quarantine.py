@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.quarantine import MAX_REMEMBERED, QUARANTINE, Quarantine, names_above, question_key
+from dotproxy.policy.quarantine import MAX_ENTRIES, QUARANTINE_SECONDS, Quarantine, name_and_ancestors, question_key
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import question_of
 from dotproxy.wire.rrtypes import TXT, A
@@ -37,9 +37,9 @@ class KeyTests(SynchronousTestCase):
         """
         The name itself, then its parents, but not the root; of a long name the last eight.
         """
-        self.assertEqual([b"\1a\4test\0", b"\4test\0"], names_above(b"\1a\4test\0"))
-        self.assertEqual([], names_above(b"\0"))
-        self.assertEqual([b"\1x" * n + b"\0" for n in range(8, 0, -1)], names_above(b"\1x" * 100 + b"\0"))
+        self.assertEqual([b"\1a\4test\0", b"\4test\0"], name_and_ancestors(b"\1a\4test\0"))
+        self.assertEqual([], name_and_ancestors(b"\0"))
+        self.assertEqual([b"\1x" * n + b"\0" for n in range(8, 0, -1)], name_and_ancestors(b"\1x" * 100 + b"\0"))
 
 
 class QuarantineTests(SynchronousTestCase):
@@ -57,7 +57,7 @@ class QuarantineTests(SynchronousTestCase):
         """
         Whether a question is kept apart.
         """
-        return self.quarantine.holds(key(name, qtype), now)
+        return self.quarantine.contains(key(name, qtype), now)
 
     def test_a_question(self) -> None:
         """
@@ -67,8 +67,8 @@ class QuarantineTests(SynchronousTestCase):
         self.assertTrue(self.holds("x.ads.test."))
         self.assertFalse(self.holds("x.ads.test.", qtype=TXT))
         self.assertFalse(self.holds("y.ads.test."))
-        self.assertTrue(self.holds("x.ads.test.", QUARANTINE - 0.1))
-        self.assertFalse(self.holds("x.ads.test.", QUARANTINE))
+        self.assertTrue(self.holds("x.ads.test.", QUARANTINE_SECONDS - 0.1))
+        self.assertFalse(self.holds("x.ads.test.", QUARANTINE_SECONDS))
 
     def test_a_zone(self) -> None:
         """
@@ -81,7 +81,7 @@ class QuarantineTests(SynchronousTestCase):
         self.assertTrue(self.holds("d.ads.test.", 2.0))
         self.assertTrue(self.holds("ads.test.", 2.0))
         self.assertFalse(self.holds("www.test.", 2.0))
-        self.assertFalse(self.holds("d.ads.test.", 1.0 + QUARANTINE))
+        self.assertFalse(self.holds("d.ads.test.", 1.0 + QUARANTINE_SECONDS))
 
     def test_a_zone_lasts_as_long_as_it_ends_connections(self) -> None:
         """
@@ -89,8 +89,8 @@ class QuarantineTests(SynchronousTestCase):
         """
         for n in range(3):
             self.quarantine.add(key(f"{n}.ads.test."), 0.0)
-        self.quarantine.add(key("later.ads.test."), QUARANTINE - 1)
-        self.assertTrue(self.holds("d.ads.test.", QUARANTINE + 30))
+        self.quarantine.add(key("later.ads.test."), QUARANTINE_SECONDS - 1)
+        self.assertTrue(self.holds("d.ads.test.", QUARANTINE_SECONDS + 30))
 
     def test_the_same_question_again_makes_no_zone(self) -> None:
         """
@@ -125,12 +125,12 @@ class QuarantineTests(SynchronousTestCase):
         """
         However many there are, so many are remembered, the latest.
         """
-        for n in range(3 * MAX_REMEMBERED):
+        for n in range(3 * MAX_ENTRIES):
             self.quarantine.add(key(f"x{n}.t{n}."), 0.0)
         self.assertFalse(self.holds("x0.t0."))
-        self.assertTrue(self.holds(f"x{3 * MAX_REMEMBERED - 1}.t{3 * MAX_REMEMBERED - 1}."))
+        self.assertTrue(self.holds(f"x{3 * MAX_ENTRIES - 1}.t{3 * MAX_ENTRIES - 1}."))
         for known in (self.quarantine._questions, self.quarantine._zones, self.quarantine._counts):
-            self.assertLessEqual(len(known), MAX_REMEMBERED)
+            self.assertLessEqual(len(known), MAX_ENTRIES)
 
     def test_what_is_over_is_forgotten(self) -> None:
         """
@@ -138,8 +138,8 @@ class QuarantineTests(SynchronousTestCase):
         """
         for n in range(2):
             self.quarantine.add(key(f"{n}.ads.test."), 0.0)
-        self.quarantine.add(key("2.ads.test."), QUARANTINE + 1)
-        self.assertFalse(self.holds("3.ads.test.", QUARANTINE + 2))
+        self.quarantine.add(key("2.ads.test."), QUARANTINE_SECONDS + 1)
+        self.assertFalse(self.holds("3.ads.test.", QUARANTINE_SECONDS + 2))
 
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), max_size=30))
     def test_what_was_answered_last_is_free(self, steps: list[tuple[int, int, bool]]) -> None:

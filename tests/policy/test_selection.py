@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.selection import POLICIES, Facts, Order, registrable
+from dotproxy.policy.selection import ORDERINGS, Order, OrderingInputs, registrable_domain
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
@@ -39,7 +39,7 @@ def make(
     An ordering, to be called with a name.
     """
     upstreams = [Candidate() for _ in range(candidates)] if isinstance(candidates, int) else candidates
-    ordering = POLICIES[policy](Facts(upstreams, random_below or Random(1).randrange, key))
+    ordering = ORDERINGS[policy](OrderingInputs(upstreams, random_below or Random(1).randrange, key))
 
     def order(name: str = "www.example.") -> Order:
         query = make_query(name, 1)
@@ -57,7 +57,7 @@ class OrderingTests(SynchronousTestCase):
         """
         Whatever the policy, and however many upstreams there are, none is left out.
         """
-        for policy in POLICIES:
+        for policy in ORDERINGS:
             for count in (1, 2, 5):
                 ordering = make(policy, [Candidate(weight=number % 2 + 1) for number in range(count)])
                 for number in range(20):
@@ -197,11 +197,11 @@ class HashTests(SynchronousTestCase):
             "org.": "org.",
             ".": ".",
         }.items():
-            self.assertEqual(from_text(domain), registrable(from_text(name)))
+            self.assertEqual(from_text(domain), registrable_domain(from_text(name)))
 
     @given(st.binary(max_size=30))
     def test_any_octets(self, octets: bytes) -> None:
         """
         What is no name does no harm.
         """
-        self.assertIsInstance(registrable(octets), bytes)
+        self.assertIsInstance(registrable_domain(octets), bytes)

@@ -7,13 +7,13 @@ import dns.message
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import WireError
-from dotproxy.policy.server_cookies import Cookies
+from dotproxy.policy.server_cookies import ServerCookies
 from dotproxy.wire.message import FORMERR, parse_query
 
 HOST = "192.0.2.7"
 
 
-def cookie_for(cookies: Cookies, *values: bytes, host: str = HOST) -> bytes:
+def cookie_for(cookies: ServerCookies, *values: bytes, host: str = HOST) -> bytes:
     """
     The cookie for a client that sent these.
     """
@@ -31,7 +31,7 @@ class CookieTests(SynchronousTestCase):
         """
         Cookies.
         """
-        self.cookies = Cookies(b"s" * 32)
+        self.cookies = ServerCookies(b"s" * 32)
 
     def test_both_halves(self) -> None:
         """
@@ -51,7 +51,7 @@ class CookieTests(SynchronousTestCase):
         others = {
             cookie_for(self.cookies, b"12345679"),
             cookie_for(self.cookies, b"12345678", host="192.0.2.8"),
-            cookie_for(Cookies(b"t" * 32), b"12345678"),
+            cookie_for(ServerCookies(b"t" * 32), b"12345678"),
         }
         self.assertEqual(4, len({cookie[12:] for cookie in same | others}))
 

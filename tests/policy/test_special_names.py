@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.special_names import FAMILIES, PRIVATE_TLDS, Kind, SpecialNames
+from dotproxy.policy.special_names import FAMILIES, PRIVATE_TLDS, LocalAnswer, SpecialNames
 from dotproxy.wire.names import from_text
 
 A, DS = 1, 43
@@ -17,11 +17,11 @@ class JudgeTests(SynchronousTestCase):
     Which names, and what is said of them.
     """
 
-    def judge(self, name: str, qtype: int = A, forwarded: tuple[str, ...] = ()) -> Kind | None:
+    def judge(self, name: str, qtype: int = A, forwarded: tuple[str, ...] = ()) -> LocalAnswer | None:
         """
         The kind of answer a name gets.
         """
-        verdict = SpecialNames(forwarded).judge(from_text(name), qtype)
+        verdict = SpecialNames(forwarded).match(from_text(name), qtype)
         return verdict.kind if verdict else None
 
     def test_every_family(self) -> None:
@@ -29,32 +29,32 @@ class JudgeTests(SynchronousTestCase):
         Each name is answered as its RFC says (RFC 6761 §6, 6762 §22.1, 7686 §2, 8375 §4, 9462 §6.4, 9476 §2, 6303 §3).
         """
         expected = {
-            "localhost": Kind.LOOPBACK,
-            "x.LocalHost": Kind.LOOPBACK,
-            "invalid": Kind.NO_NAME,
-            "a.b.invalid": Kind.NO_NAME,
-            "www.test": Kind.NO_NAME,
-            "abc.onion": Kind.NO_NAME,
-            "printer.local": Kind.NO_NAME,
-            "local": Kind.NO_NAME,
-            "x.alt": Kind.NO_NAME,
-            "nas.lan": Kind.NO_NAME,
-            "LAN": Kind.NO_NAME,
-            "home": Kind.NO_NAME,
-            "home.arpa": Kind.NO_DATA,
-            "nas.home.arpa": Kind.NO_NAME,
-            "resolver.arpa": Kind.NO_DATA,
-            "_dns.resolver.arpa": Kind.NO_DATA,
-            "1.0.0.10.in-addr.arpa": Kind.NO_NAME,
-            "10.in-addr.arpa": Kind.NO_DATA,
-            "1.1.16.172.in-addr.arpa": Kind.NO_NAME,
-            "1.1.168.192.in-addr.arpa": Kind.NO_NAME,
-            "1.1.64.100.in-addr.arpa": Kind.NO_NAME,
-            "1.0.0.127.in-addr.arpa": Kind.NO_NAME,
-            "1." + "0." * 31 + "ip6.arpa": Kind.NO_DATA,
-            "a.d.f.ip6.arpa": Kind.NO_NAME,
-            "1.8.e.f.ip6.arpa": Kind.NO_NAME,
-            "8.b.d.0.1.0.0.2.ip6.arpa": Kind.NO_DATA,
+            "localhost": LocalAnswer.LOOPBACK,
+            "x.LocalHost": LocalAnswer.LOOPBACK,
+            "invalid": LocalAnswer.NO_NAME,
+            "a.b.invalid": LocalAnswer.NO_NAME,
+            "www.test": LocalAnswer.NO_NAME,
+            "abc.onion": LocalAnswer.NO_NAME,
+            "printer.local": LocalAnswer.NO_NAME,
+            "local": LocalAnswer.NO_NAME,
+            "x.alt": LocalAnswer.NO_NAME,
+            "nas.lan": LocalAnswer.NO_NAME,
+            "LAN": LocalAnswer.NO_NAME,
+            "home": LocalAnswer.NO_NAME,
+            "home.arpa": LocalAnswer.NO_DATA,
+            "nas.home.arpa": LocalAnswer.NO_NAME,
+            "resolver.arpa": LocalAnswer.NO_DATA,
+            "_dns.resolver.arpa": LocalAnswer.NO_DATA,
+            "1.0.0.10.in-addr.arpa": LocalAnswer.NO_NAME,
+            "10.in-addr.arpa": LocalAnswer.NO_DATA,
+            "1.1.16.172.in-addr.arpa": LocalAnswer.NO_NAME,
+            "1.1.168.192.in-addr.arpa": LocalAnswer.NO_NAME,
+            "1.1.64.100.in-addr.arpa": LocalAnswer.NO_NAME,
+            "1.0.0.127.in-addr.arpa": LocalAnswer.NO_NAME,
+            "1." + "0." * 31 + "ip6.arpa": LocalAnswer.NO_DATA,
+            "a.d.f.ip6.arpa": LocalAnswer.NO_NAME,
+            "1.8.e.f.ip6.arpa": LocalAnswer.NO_NAME,
+            "8.b.d.0.1.0.0.2.ip6.arpa": LocalAnswer.NO_DATA,
         }
         self.assertEqual(expected, {name: self.judge(name) for name in expected})
 
@@ -87,7 +87,7 @@ class JudgeTests(SynchronousTestCase):
         A validator is told that home.arpa is not signed, by those who can (RFC 8375 §4).
         """
         self.assertIsNone(self.judge("home.arpa", DS))
-        self.assertEqual(Kind.NO_NAME, self.judge("x.home.arpa", DS))
+        self.assertEqual(LocalAnswer.NO_NAME, self.judge("x.home.arpa", DS))
 
     def test_each_can_be_switched(self) -> None:
         """
@@ -107,7 +107,7 @@ class JudgeTests(SynchronousTestCase):
         self.assertEqual(("intranet", "internal", "private", "corp", "home", "lan"), PRIVATE_TLDS)
         for name in PRIVATE_TLDS:
             for asked in (name, f"nas.{name}", f"A.b.{name.upper()}"):
-                self.assertEqual(Kind.NO_NAME, self.judge(asked), asked)
+                self.assertEqual(LocalAnswer.NO_NAME, self.judge(asked), asked)
                 self.assertIsNone(self.judge(asked, forwarded=("private_tlds",)), asked)
 
     def test_one_private_top_level_domain(self) -> None:
@@ -117,7 +117,7 @@ class JudgeTests(SynchronousTestCase):
         for name in PRIVATE_TLDS:
             self.assertIsNone(self.judge(f"nas.{name}", forwarded=(name,)), name)
             for other in set(PRIVATE_TLDS) - {name}:
-                self.assertEqual(Kind.NO_NAME, self.judge(f"nas.{other}", forwarded=(name,)), other)
+                self.assertEqual(LocalAnswer.NO_NAME, self.judge(f"nas.{other}", forwarded=(name,)), other)
 
     @given(st.lists(st.binary(min_size=1, max_size=63), max_size=3))
     def test_any_name(self, labels: list[bytes]) -> None:
@@ -126,5 +126,5 @@ class JudgeTests(SynchronousTestCase):
         """
         name = b"".join(bytes([len(label)]) + label for label in labels)
         special = SpecialNames()
-        self.assertEqual(Kind.NO_NAME, special.judge(name + b"\5onion\0", A).kind)
-        self.assertIsNone(special.judge(name + b"\7example\0", A))
+        self.assertEqual(LocalAnswer.NO_NAME, special.match(name + b"\5onion\0", A).kind)
+        self.assertIsNone(special.match(name + b"\7example\0", A))

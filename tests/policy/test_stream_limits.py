@@ -4,7 +4,7 @@ What a TCP client may have others wait for, or keep in memory.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.policy.stream_limits import FIRST_BATCH, MAX_BATCH, first_window, most_unread, next_batch
+from dotproxy.policy.stream_limits import INITIAL_BATCH, MAX_BATCH, connections_to_end, initial_window, next_batch
 
 
 class BatchTests(SynchronousTestCase):
@@ -16,7 +16,7 @@ class BatchTests(SynchronousTestCase):
         """
         After small responses twice as many queries are handed on at once, up to a limit.
         """
-        sizes = [FIRST_BATCH]
+        sizes = [INITIAL_BATCH]
         while sizes[-1] < MAX_BATCH:
             sizes.append(next_batch(sizes[-1], 500))
         self.assertEqual([4, 8, 16, 32], sizes)
@@ -40,7 +40,7 @@ class BatchTests(SynchronousTestCase):
         """
         A client with connections that it does not read may have less in flight over others.
         """
-        self.assertEqual((4, 1), (first_window(does_not_read=False), first_window(does_not_read=True)))
+        self.assertEqual((4, 1), (initial_window(has_unread_peers=False), initial_window(has_unread_peers=True)))
 
 
 class UnreadTests(SynchronousTestCase):
@@ -52,22 +52,22 @@ class UnreadTests(SynchronousTestCase):
         """
         Up to the limit all stay.
         """
-        self.assertEqual([], most_unread([("a", "1", 50), ("b", "2", 50)], 100))
+        self.assertEqual([], connections_to_end([("a", "1", 50), ("b", "2", 50)], 100))
 
     def test_the_prefix_with_most_loses(self) -> None:
         """
         One connection with much of a client with little stays; of the client with most, those with most go first.
         """
         unread = [("alone", "1", 60), ("x", "2", 30), ("y", "2", 50), ("z", "2", 40)]
-        self.assertEqual(["y"], most_unread(unread, 140))
-        self.assertEqual(["y", "z"], most_unread(unread, 120)[:2])
+        self.assertEqual(["y"], connections_to_end(unread, 140))
+        self.assertEqual(["y", "z"], connections_to_end(unread, 120)[:2])
 
     def test_prefixes_that_hold_as_much_take_turns(self) -> None:
         """
         Each time the prefix that has most then.
         """
         unread = [(f"{prefix}{number}", prefix, 10) for prefix in "ab" for number in range(3)]
-        ended = most_unread(unread, 20)
+        ended = connections_to_end(unread, 20)
         self.assertEqual(2, sum(connection.startswith("a") for connection in ended))
         self.assertEqual(4, len(ended))
 
@@ -75,4 +75,4 @@ class UnreadTests(SynchronousTestCase):
         """
         All of them, if nothing may be unread.
         """
-        self.assertEqual({"a", "b"}, set(most_unread([("a", "1", 5), ("b", "2", 6)], 0)))
+        self.assertEqual({"a", "b"}, set(connections_to_end([("a", "1", 5), ("b", "2", 6)], 0)))

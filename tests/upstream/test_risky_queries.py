@@ -98,7 +98,7 @@ class RiskyQueriesTests(SynchronousTestCase):
 
     def holds(self, question: Any) -> bool:
         _, message, end = question
-        return self.risky.quarantine.holds(question_key(message, end), self.clock.seconds())
+        return self.risky.quarantine.contains(question_key(message, end), self.clock.seconds())
 
     # Tests.
 

@@ -25,14 +25,14 @@ class Health:
         self.in_time = 0
         self.late: list[float] = []
 
-    def was_in_time(self, answers: int) -> None:
+    def note_in_time(self, answers: int) -> None:
         self.in_time += answers
 
-    def was_late(self, now: float) -> float:
+    def note_late(self, now: float) -> float:
         self.late.append(now)
         return self.wait
 
-    def still_slow(self, now: float) -> float:
+    def extend_slow_period(self, now: float) -> float:
         return 2.0
 
 

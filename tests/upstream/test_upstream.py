@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionGone, Unreachable
-from dotproxy.policy.health import YOUNG, Tier
+from dotproxy.policy.health import RECENT_OUTAGE, Tier
 from dotproxy.testing.server import HANG_UP
 from dotproxy.upstream.availability import LEARNED_LATER
 from dotproxy.upstream.health_probe import PROBE_QUESTION
@@ -164,7 +164,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual("the upstream: connect: connection refused", str(error))
         self.assertFalse(is_final)
         for _ in range(4):
-            self.network.advance(YOUNG)
+            self.network.advance(RECENT_OUTAGE)
             self.network.refuse(REFUSED)
         self.scene.ask("c")
         self.network.advance(1)

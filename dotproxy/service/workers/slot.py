@@ -22,7 +22,7 @@ from twisted.internet.protocol import Factory, ProcessProtocol, ServerFactory
 from twisted.logger import Logger, eventFromJSON, globalLogPublisher
 from twisted.python.failure import Failure
 
-from dotproxy.policy.health import CAP_UNASKED, delay
+from dotproxy.policy.health import MAX_DELAY_IDLE, redial_delay
 from dotproxy.service.reactor import IServiceReactor
 from dotproxy.service.workers.channel import CHANNEL, SOCKETS, Arguments, Channel, Gone, Refused
 from dotproxy.telemetry.report import NO_WORKER, Report, after_exit, from_data, sum_of
@@ -220,7 +220,7 @@ class WorkerSlot:
             return
         self._failures = 0 if was_serving and lived >= SETTLED else self._failures + 1
         # The first failure causes no delay.
-        wait = delay(self._failures - 1, 0.0, CAP_UNASKED)
+        wait = redial_delay(self._failures - 1, 0.0, MAX_DELAY_IDLE)
         log.error(
             "worker {name} ({pid}) has ended: {how}; the next is started {when}",
             name=self.name,

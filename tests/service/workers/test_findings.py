@@ -115,7 +115,7 @@ class FindingTests(SynchronousTestCase):
         PerConnectionLimit(lambda limit: self.events.query_limit_changed("one", limit)).learn(5)
         self.events.query_limit_changed("one", 5)
         self.carry()
-        self.assertTrue(self.upstream.quarantine.holds(QUESTION, 6.0))
+        self.assertTrue(self.upstream.quarantine.contains(QUESTION, 6.0))
         self.assertEqual(5, self.upstream.per_connection_limit.limit)
         self.events.query_limit_changed("one", None)
         self.carry()
