@@ -32,6 +32,8 @@ log = Logger("dotproxy")
 
 class Delivery:
     """
+    Owns: responses that are ready and not sent yet.
+
     ``query_log`` is told of each response, if there is one; ``shares`` has the places in flight that clients give back;
     ``now`` and ``elapsed`` are the forwarder's clocks.
     """
@@ -50,6 +52,7 @@ class Delivery:
         self._counters = counters
         self._monotonic = monotonic
         self._boottime = boottime
+        self._ready: dict[Listener, Answers] = {}
         self._logged = RateLimit(_LOGGED, monotonic())
 
     def at_once(self, request: ClientRequest, response: Response, origin: Origin) -> bytes:
@@ -76,32 +79,32 @@ class Delivery:
             self.query_log.note(response, Origin.LOCAL)
         return response
 
-    def joined(self, request: ClientRequest, query: Query) -> None:
+    def joined(self, request: ClientRequest, query: Query, now: float) -> None:
         """
-        A client waits with others for a query that is in flight.
+        Have a client wait with others for a query in flight.
         """
         query.waiting.append(request)
         if self.query_log is not None:
-            self.query_log.note_joined(request.octets, self._monotonic() - query.started_at)
+            self.query_log.note_joined(request.octets, now - query.started_at)
 
     def give(
         self,
         query: Query,
         response: Response,
-        ready: dict[Listener, Answers],
+        now: float,
         upstream: str = "",
         origin: Origin = Origin.UPSTREAM,
     ) -> None:
         """
-        Add to ``ready`` the response to each client that waits for a query.  It is an upstream's, unless ``origin``
-        says otherwise.
+        Build the response to each client that waits for a query, to be sent by ``send_given``.  It is an upstream's,
+        unless ``origin`` says otherwise.
         """
         everybody, query.waiting = query.waiting, []
         if not everybody:
             return
-        counts = self._counters.answers
+        counts, ready = self._counters.answers, self._ready
         written, log, shares = self.response_builder.build, self.query_log, self._shares
-        took = self._monotonic() - query.started_at
+        took = now - query.started_at
         self._counters.upstream_seconds.add(took, len(everybody))
         for request in everybody:
             listener, client, asked, info, account = request
@@ -136,14 +139,21 @@ class Delivery:
             places=", ".join(f"{Path(place.filename).name}:{place.lineno}" for place in reversed(places)),
         )
 
-    def send(self, outgoing: dict[Listener, Answers], since: float) -> None:
+    def send_given(self, since: float) -> None:
         """
-        Send these; what did not have to wait took the time since then.
+        Send what ``give`` has built, at ``since`` or later.
         """
-        for listener, answers in outgoing.items():
-            if self.query_log is not None:
-                self.query_log.log_sent(listener.kind, answers, self._boottime() - since)
-            try:
-                listener.send_answers(answers)
-            except Exception:  # other listeners, and what is still to be asked, must not suffer from it
-                self.log_defect(answers[0][0])
+        ready, self._ready = self._ready, {}
+        for listener, answers in ready.items():
+            self.send(listener, answers, since)
+
+    def send(self, listener: Listener, answers: Answers, since: float) -> None:
+        """
+        Send these; those that did not have to wait took the time from ``since`` to now.
+        """
+        if self.query_log is not None:
+            self.query_log.log_sent(listener.kind, answers, self._boottime() - since)
+        try:
+            listener.send_answers(answers)
+        except Exception:  # other listeners, and queries still to be dispatched, must not suffer from it
+            self.log_defect(answers[0][0])

@@ -29,10 +29,6 @@ _GRAIN = 0.02
 
 _WEAK = (SERVFAIL, REFUSED)
 _NEVER = float("inf")
-_LONG_AGO = float("-inf")
-
-#: How often an upstream is told what its answers take, in seconds.
-_SAMPLED = 0.005
 
 #: A SERVFAIL that came sooner than this may be a mood of the upstream's; one that took longer cost it an effort.
 _AT_ONCE = 0.25
@@ -62,7 +58,6 @@ class Dispatcher:
         self._attempt_timeout = settings.longest_attempt
         self._inflight = InflightQueries(len(self._upstreams))
         self._delays = self._learned_delays()
-        self._noted = [(_LONG_AGO, 0)] * len(self._upstreams)
         self._shortest = min(self._delays)
         self._timer: IDelayedCall | None = None
         self._timer_at = _NEVER
@@ -74,9 +69,7 @@ class Dispatcher:
         Use these upstreams and settings from now on; queries in flight go on.
         """
         self.upstream_table.replace(upstreams, self._monotonic())
-        more = len(self._upstreams) - len(self._noted)
-        self._noted += [(_LONG_AGO, 0)] * more
-        self._inflight.first_attempt += [{} for _ in range(more)]
+        self._inflight.add_upstreams(len(self._upstreams))
         for upstream in upstreams:
             upstream.bind(self)
         self._settings = settings
@@ -104,24 +97,24 @@ class Dispatcher:
 
     def dispatch(self, queries: list[Query], now: float) -> None:
         """
-        Ask these; the owner is told what comes of each, exactly once, now or later.
+        Send queries to upstreams; the observer gets the outcome of each exactly once, now or later.
         """
         self._settings.hedging.credit(len(queries))
-        self._send(queries)
+        self._send(queries, now)
         due = now + self._shortest
         if due < self._timer_at and len(self._inflight):
             self._set_timer(due)
 
     def replies_received(self, upstream: Upstream, answers: Iterable[tuple[Query, bytes]]) -> None:
         """
-        An upstream answered; what nobody waits for any more is dropped.
+        Take the replies of an upstream; those to queries that are no longer in flight are dropped.
         """
         index = self._upstreams.index(upstream)
         now = self._monotonic()
-        read = self._settings.parse_response
-        told: list[tuple[Query, UpstreamResponse]] = []
+        parse = self._settings.parse_response
+        resolved: list[tuple[Query, UpstreamResponse]] = []
         unusable: dict[str, list[Query]] = {}
-        large: list[Query] = []
+        reduced: list[Query] = []
         weak: list[Query] = []
         first: Query | None = None
         count = 0
@@ -131,54 +124,56 @@ class Dispatcher:
             if query.queue is None:
                 continue
             try:
-                answer = read(query.octets, query.info, reply)
+                response = parse(query.octets, query.info, reply)
             except WireError as error:
                 if isinstance(error, TruncatedReply) and query.reduce_opt(index):
-                    large.append(query)
+                    reduced.append(query)
                 else:
                     unusable.setdefault(error.reason, []).append(query)
                 continue
             count += 1
             first = first or query
             if (rcode := reply[3] & 15) and rcode in _WEAK and self._should_try_another(query, index, reply, now):
-                query.fallback = FallbackResponse(answer, upstream.label)
+                query.fallback = FallbackResponse(response, upstream.label)
                 weak.append(query)
                 continue
             self._inflight.take(query)
-            told.append((query, answer))
+            resolved.append((query, response))
         if first is not None and first.attempts[0] == index:
             upstream.counters.answer_seconds.add(now - first.started_at, count)
-            self._note_time(index, now, now - first.started_at, count)
-        for query in large:
-            self._inflight.reschedule(query, now + upstream.latency.overdue_after(self._attempt_timeout))
-        if large:
-            self.upstream_table.send_again(index, large, now)
-            self._reset_timer()
-        if told:
-            self.observer.resolved(told, upstream.label)
+            self.upstream_table.note_latency(index, now, now - first.started_at, count)
+        if reduced:
+            self._send_reduced(index, reduced, now)
+        if resolved:
+            self.observer.resolved(resolved, upstream.label, now)
         for reason, queries in unusable.items():
             useless = BadReply("read", f"an answer of no use: {reason}", upstream.label)
             self.failed(upstream, queries, useless, is_final=False)
         if weak:
-            upstream.record_late(len(weak))
-            for query in weak:
-                query.awaiting = taken_back(query.awaiting, index)
-            self._send([query for query in weak if not query.awaiting])
+            self._try_others(index, weak, now)
 
-    def _note_time(self, index: int, now: float, took: float, answers: int) -> None:
+    def _send_reduced(self, index: int, queries: list[Query], now: float) -> None:
         """
-        Tell an upstream what its answers take, not oftener than is worth while.
+        Send queries to the same upstream again, with the least OPT: their replies were truncated over a stream.
         """
-        since, before = self._noted[index]
-        if now - since < _SAMPLED:
-            self._noted[index] = (since, before + answers)
-        else:
-            self._noted[index] = (now, 0)
-            self._upstreams[index].record_latency(took, before + answers)
+        wait = self._upstreams[index].latency.overdue_after(self._attempt_timeout)
+        for query in queries:
+            self._inflight.reschedule(query, now + wait)
+        self.upstream_table.send_again(index, queries, now)
+        self._reset_timer()
+
+    def _try_others(self, index: int, queries: list[Query], now: float) -> None:
+        """
+        Send queries to another upstream, unless one has them: this one responded SERVFAIL or REFUSED.
+        """
+        self._upstreams[index].record_late(len(queries))
+        for query in queries:
+            query.awaiting = taken_back(query.awaiting, index)
+        self._send([query for query in queries if not query.awaiting], now)
 
     def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
         """
-        An upstream did not answer these; each is asked of the next, or told why there is none.
+        Send queries that an upstream did not respond to elsewhere, or fail them; ``is_final``: never to it again.
         """
         index = self._upstreams.index(upstream)
         now = self._monotonic()
@@ -190,24 +185,30 @@ class Dispatcher:
             query.awaiting = taken_back(query.awaiting, index)
             if query in again:
                 continue
-            query.is_simple = False
-            query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
-            if isinstance(error, ConnectionGone):
-                query.lost_connections += 1
-                query.lost_alone += error.was_alone
-            elif error.was_not_sent:
-                query.attempts = taken_back(query.attempts, index)
-            # What was not sent may wait for the upstream to be back, but not for ever.
-            if is_final or (error.was_not_sent and now >= query.started_at + self._settings.query_timeout / 2):
-                query.given_up += (index,)
+            self._note_error(query, index, error, now, is_final=is_final)
             self._inflight.reschedule(query, now + self._attempt_timeout)
             if query.fallback is not None and not query.awaiting and not query.is_untried:
                 enough.append(query)
             else:
                 again[query] = None
-        self._send(again)
-        self._fail(enough)
+        self._send(again, now)
+        self._fail(enough, now)
         self._reset_timer()
+
+    def _note_error(self, query: Query, index: int, error: UpstreamError, now: float, *, is_final: bool) -> None:
+        """
+        Note in a query why an upstream did not respond to it, and whether it may be sent there again.
+        """
+        query.is_simple = False
+        query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
+        if isinstance(error, ConnectionGone):
+            query.lost_connections += 1
+            query.lost_alone += error.was_alone
+        elif error.was_not_sent:
+            query.attempts = taken_back(query.attempts, index)
+        # What was not sent may wait for the upstream to be back, for half of the query timeout at most.
+        if is_final or (error.was_not_sent and now >= query.started_at + self._settings.query_timeout / 2):
+            query.given_up += (index,)
 
     def is_wanted(self, token: Query) -> bool:
         """
@@ -225,21 +226,20 @@ class Dispatcher:
         """
         Give up whatever is still live, and watch over nothing any more.
         """
-        self._fail(list(self._inflight), "shutting down")
+        self._fail(list(self._inflight), self._monotonic(), "shutting down")
         self._reset_timer()
 
-    def _send(self, queries: Iterable[Query], responsive: Collection[int] = ()) -> None:
+    def _send(self, queries: Iterable[Query], now: float, responsive: Collection[int] = ()) -> None:
         """
-        Send each to the upstream that is next for it; those for which there is none are refused.
+        Send each query to its next upstream; those without one fail.
 
-        One that was asked and may still answer is asked again only if it is ``responsive``.
+        One that was sent to an upstream that may still respond is sent there again only if that is ``responsive``.
         """
-        asks: dict[int, list[tuple[Query, bytes, int]]] = {}
-        apart: list[tuple[int, Isolation, Query]] = []
+        batches: dict[int, list[tuple[Query, bytes, int]]] = {}
+        isolated: list[tuple[int, Isolation, Query]] = []
         hopeless: list[Query] = []
         upstreams = self._upstreams
         at_once = self._settings.at_once
-        now = self._monotonic()
         for query in queries:
             first = query.order[0]
             chosen: tuple[int, ...] = (first,)
@@ -248,45 +248,38 @@ class Dispatcher:
                 is_simple = False
                 chosen = self.upstream_table.choose(query, responsive, at_once, now)
                 if not chosen:
-                    if query.awaiting:  # somebody who was asked may still answer
+                    if query.awaiting:  # one of these may still respond
                         self._inflight.reschedule(query, query.deadline)
                     else:
                         hopeless.append(query)
                     continue
-            if query.queue is None:
-                self._inflight.add(query, chosen[0])
-            elif query.queue is self._inflight.rescheduled:
-                wait = upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
-                self._inflight.reschedule(query, now + wait)
-            query.is_simple = False
-            query.attempts += chosen
-            query.awaiting += chosen
+            self._note_sent(query, chosen, now)
             for index in chosen:
                 if not is_simple and (isolation := self.upstream_table.isolation_of(query, index, now)):
-                    apart.append((index, isolation, query))
-                elif index in asks:
-                    asks[index].append((query, query.sent, query.info.question_end))
+                    isolated.append((index, isolation, query))
+                elif index in batches:
+                    batches[index].append((query, query.sent, query.info.question_end))
                 else:
-                    asks[index] = [(query, query.sent, query.info.question_end)]
-        for index, questions in asks.items():
-            upstreams[index].send(questions)
-        if apart:
-            self._send_isolated(apart)
+                    batches[index] = [(query, query.sent, query.info.question_end)]
+        for index, batch in batches.items():
+            upstreams[index].send(batch)
+        if isolated:
+            self.upstream_table.send_isolated(isolated)
         if hopeless:
-            self._fail(hopeless)
+            self._fail(hopeless, now)
 
-    def _send_isolated(self, queries: list[tuple[int, Isolation, Query]]) -> None:
+    def _note_sent(self, query: Query, chosen: tuple[int, ...], now: float) -> None:
         """
-        Have queries sent on connections of their own; those that are ordinary before those that are not.
+        Note in a query that it is sent to these upstreams, and when it is to be looked at.
         """
-        batches: dict[tuple[bool, int, Isolation], list[tuple[Query, bytes, int]]] = {}
-        for index, isolation, query in queries:
-            is_background = query.is_unusual or isolation is Isolation.KNOWN
-            batch = batches.setdefault((is_background, index, isolation), [])
-            batch.append((query, query.sent, query.info.question_end))
-        for is_background, index, isolation in sorted(batches):
-            batch = batches[is_background, index, isolation]
-            self._upstreams[index].send_isolated(batch, isolation, is_background=is_background)
+        if query.queue is None:
+            self._inflight.add(query, chosen[0])
+        elif query.queue is self._inflight.rescheduled:
+            wait = self._upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
+            self._inflight.reschedule(query, now + wait)
+        query.is_simple = False
+        query.attempts += chosen
+        query.awaiting += chosen
 
     def _should_try_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
         """
@@ -302,8 +295,7 @@ class Dispatcher:
 
     def _check_overdue(self) -> None:
         """
-        Find what is slow, and ask a few of those elsewhere too; what is overdue, and ask all of that elsewhere; what
-        is past its deadline, and refuse it.
+        Hedge queries that are slow, retry those that are overdue, and fail those past their deadline.
         """
         self._timer, self._timer_at = None, _NEVER
         now = self._monotonic() + _GRAIN / 2
@@ -312,21 +304,15 @@ class Dispatcher:
         responsive: dict[int, bool] = {}
         late: dict[int, int] = {}
         for query in self._inflight.overdue(now, self._delays):
-            is_fresh = query.queue is not self._inflight.rescheduled
             first = query.attempts[0] if query.attempts else query.order[0]
             if query.deadline <= now:
                 past.append(query)
                 continue
-            if is_fresh:
-                overdue = query.started_at + self._upstreams[first].latency.overdue_after(self._attempt_timeout)
-                if now < overdue:
-                    self._inflight.reschedule(query, overdue)
-                    query.is_hedged = True
-                    self._upstreams[first].watch(query.started_at, overdue - now)
-                    if self._may_hedge(query):
-                        self._upstreams[first].counters.hedges += 1
-                        again.append(query)
-                    continue
+            is_fresh = query.queue is not self._inflight.rescheduled
+            if is_fresh and now < (overdue := self._overdue_at(query, first)):
+                if self._watch_slow(query, first, overdue, now):
+                    again.append(query)
+                continue
             if is_fresh or query.is_hedged:
                 query.is_hedged = False
                 late[first] = late.get(first, 0) + 1
@@ -339,9 +325,25 @@ class Dispatcher:
         for index, count in late.items():
             self._upstreams[index].record_late(count)
             self._upstreams[index].counters.retries += count
-        self._send([query for query in again if query.queue], {index for index in responsive if responsive[index]})
-        self._fail([query for query in past if query.queue])
+        responsive_now = {index for index, is_responsive in responsive.items() if is_responsive}
+        self._send([query for query in again if query.queue], now, responsive_now)
+        self._fail([query for query in past if query.queue], now)
         self._reset_timer()
+
+    def _overdue_at(self, query: Query, first: int) -> float:
+        return query.started_at + self._upstreams[first].latency.overdue_after(self._attempt_timeout)
+
+    def _watch_slow(self, query: Query, first: int, overdue: float, now: float) -> bool:
+        """
+        Look at a slow query again when it is overdue; return whether it is hedged: sent to another upstream, too.
+        """
+        self._inflight.reschedule(query, overdue)
+        query.is_hedged = True
+        self._upstreams[first].watch(query.started_at, overdue - now)
+        if not self._may_hedge(query):
+            return False
+        self._upstreams[first].counters.hedges += 1
+        return True
 
     def _may_hedge(self, query: Query) -> bool:
         others = [index for index in query.order if index not in query.attempts and index not in query.given_up]
@@ -372,7 +374,10 @@ class Dispatcher:
             self._timer_at = due
             self._timer = self._clock.callLater(max(_GRAIN, due - self._monotonic()), self._check_overdue)
 
-    def _fail(self, queries: Iterable[Query], why: str = "") -> None:
+    def _fail(self, queries: Iterable[Query], now: float, why: str = "") -> None:
+        """
+        Tell the observer that queries failed; those with a fallback are resolved with it.
+        """
         spared: dict[str, list[tuple[Query, UpstreamResponse]]] = {}
         refused: list[tuple[Query, ExtendedError]] = []
         for query in queries:
@@ -385,6 +390,6 @@ class Dispatcher:
                     (query, ExtendedError(EDE_OTHER, why) if why else explain(query, self.upstream_table.labels))
                 )
         for label, answers in spared.items():
-            self.observer.resolved(answers, label)
+            self.observer.resolved(answers, label, now)
         if refused:
-            self.observer.failed(refused)
+            self.observer.failed(refused, now)

@@ -45,7 +45,7 @@ _new = tuple.__new__
 
 class Forwarder:
     """
-    Owns: who waits for what.
+    Owns: the cache keys of queries in flight, and the queries of a batch until they are dispatched.
     Told by: listeners (``handle_batch``), ``dispatcher`` (``resolved``, ``failed``).
 
     ``elapsed`` returns seconds on a clock that counts sleep, ``date`` seconds since 1970.
@@ -79,6 +79,7 @@ class Forwarder:
         self._packets = PacketCache(self.counters.answers)
         self.failures = FailureCache() if failures is None else failures
         self._joined: dict[bytes, Query] = {}
+        self._queued: list[Query] = []
         self._stale_timer = StaleTimer(clock, monotonic, self._serve_stale)
         self._drained: Deferred[None] | None = None
         dispatcher.observer = self
@@ -92,13 +93,14 @@ class Forwarder:
 
     def handle_batch(self, listener: Listener, batch: Sequence[ClientMessage]) -> int:
         """
-        Take queries; the listener gets an answer to each, now or later, but for those that must have none.  Return how
-        many of those there were.
+        Process queries of a listener, which gets a response to each, now or later, but for those that get none.
+
+        Return how many get none.  The clocks are read once for all of them.
         """
-        elapsed, by_host = self._boottime(), self.shares.by_host
-        packets = self._packets.entries_for(elapsed, listener.kind)
+        boottime, now = self._boottime(), self._monotonic()
+        by_host = self.shares.by_host
+        packets = self._packets.entries_for(boottime, listener.kind)
         answers: Answers = []
-        queries: list[Query] = []
         silent = 0
         for octets, client in batch:
             share = by_host.get(client.host)
@@ -110,9 +112,9 @@ class Forwarder:
                         packet.hits += 1
                         answers.append((octets[:2] + packet.octets, client))
                         continue
-                    answer = self._respond(listener, octets, client, share, queries, elapsed)
+                    answer = self._respond(listener, octets, client, share, boottime, now)
                 else:
-                    answer = self._check(listener, octets, client, queries, elapsed)
+                    answer = self._check(listener, octets, client, boottime, now)
             except Exception:  # a defect costs this client its response, and nobody else
                 self.delivery.log_defect(octets)
                 answer = None
@@ -121,41 +123,42 @@ class Forwarder:
             elif answer is None:
                 silent += 1
         self.counters.unanswered += silent
-        if (len(batch) >= FULL_BATCH or self.shares.full_since) and not listener.is_stream:
-            self.shares.note_batch(listener, len(batch), elapsed)
+        self._finish_batch(listener, len(batch), answers, boottime, now)
+        return silent
+
+    def _finish_batch(self, listener: Listener, size: int, answers: Answers, boottime: float, now: float) -> None:
+        """
+        Send the responses to a batch of so many queries, and then dispatch what upstreams have to be asked.
+        """
+        queries = self._queued
+        if queries:
+            self._queued = []
+        if (size >= FULL_BATCH or self.shares.full_since) and not listener.is_stream:
+            self.shares.note_batch(listener, size, boottime)
         if answers:
-            self._send({listener: answers}, elapsed)
-            self.counters.local_seconds.add(self._boottime() - elapsed, len(answers))
+            self.delivery.send(listener, answers, boottime)
+            self._end_drain_if_done()
+            self.counters.local_seconds.add(self._boottime() - boottime, len(answers))
         if self._cache is not None:
             self._cache.credit_prefetch(len(answers) + len(queries))
         if queries:
-            self.dispatcher.dispatch(queries, queries[0].started_at)
-        return silent
+            self.dispatcher.dispatch(queries, now)
 
-    def _check(
-        self, listener: Listener, octets: bytes, client: Client, queries: list[Query], elapsed: float
-    ) -> bytes | None:
+    def _check(self, listener: Listener, octets: bytes, client: Client, boottime: float, now: float) -> bytes | None:
         """
         As ``_respond``, for a client that is not known to be within its share.
         """
-        checked = self._client_filter.check(listener, octets, client, elapsed)
+        checked = self._client_filter.check(listener, octets, client, boottime)
         if not isinstance(checked, ClientShare):
             return None if checked is None else self.delivery.local(listener, checked)
-        known = self._packets.response(elapsed, listener.kind, octets)
-        return known or self._respond(listener, octets, client, checked, queries, elapsed)
+        known = self._packets.response(boottime, listener.kind, octets)
+        return known or self._respond(listener, octets, client, checked, boottime, now)
 
     def _respond(
-        self,
-        listener: Listener,
-        octets: bytes,
-        client: Client,
-        share: ClientShare,
-        queries: list[Query],
-        elapsed: float,
+        self, listener: Listener, octets: bytes, client: Client, share: ClientShare, boottime: float, now: float
     ) -> bytes | None:
         """
-        Return the response to a query, b"" if it comes later, None if there is none; add to ``queries`` what upstreams
-        have to be asked.
+        Return the response to a query, b"" if it comes later, None if there is none.
         """
         info = self._query_filter.receive(listener, octets, client)
         if not isinstance(info, QueryInfo):
@@ -167,51 +170,50 @@ class Forwarder:
         request = _new(ClientRequest, (listener, client, octets, info, share.account))
         key = key_of(octets, info) if self._rewriter.is_shared else b""
         entry = self._cache.peek(key) if key and self._cache is not None else None
-        if entry is not None and elapsed < entry.expires_at:
-            return self._from_cache(key, entry, request, queries, elapsed)
-        answer = self._failed_before(key, request, queries, elapsed) if len(self.failures) else None
+        if entry is not None and boottime < entry.expires_at:
+            return self._from_cache(key, entry, request, boottime, now)
+        answer = self._failed_before(key, request, boottime, now) if len(self.failures) else None
         if answer is None:
-            answer = self._ask(key, request, queries, has_stale=entry is not None)
+            answer = self._ask(key, request, boottime, now, has_stale=entry is not None)
         if answer:
             self.counters.answers[answer_index(listener.kind, info.qtype, answer[3] & 15)] += 1
         return answer
 
-    def resolved(self, answers: list[tuple[Query, UpstreamResponse]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, UpstreamResponse]], upstream: str, now: float) -> None:
         """
-        Called when questions were answered, by the upstream with this label; what each answer says has been read.
+        Cache the responses of the upstream with this label, and send them to all clients that wait for them.
         """
-        outgoing: dict[Listener, Answers] = {}
-        elapsed = self._boottime()
+        boottime = self._boottime()
+        wall_time = int(self._wall_time())
         for query, answer in answers:
             if query.key:
                 self._joined.pop(query.key, None)
                 if self._cache is None or not isinstance(answer, ParsedResponse):
                     pass
                 elif answer.head[1] & 15 in _WEAK:
-                    self.failures.add(query.key, answer.without_records(), elapsed)
-                    self._give_failure(query, answer, outgoing, Origin.UPSTREAM, upstream)
+                    self.failures.add(query.key, answer.without_records(), boottime)
+                    self._give_failure(query, answer, boottime, now, Origin.UPSTREAM, upstream)
                     continue
                 else:
                     self.failures.remove(query.key)
-                    answer = self._cache.add(query.key, answer, query.info.qtype, elapsed, int(self._wall_time()))  # noqa: PLW2901
-            self.delivery.give(query, answer, outgoing, upstream)
-        self._send(outgoing, elapsed)
+                    answer = self._cache.add(query.key, answer, query.info.qtype, boottime, wall_time)  # noqa: PLW2901
+            self.delivery.give(query, answer, now, upstream)
+        self._send_given(boottime)
 
-    def failed(self, queries: list[tuple[Query, ExtendedError]]) -> None:
+    def failed(self, queries: list[tuple[Query, ExtendedError]], now: float) -> None:
         """
-        Called when questions were not answered, with the reasons.
+        Send SERVFAIL with the reason, or a stale response, to all clients that wait for these queries.
         """
-        outgoing: dict[Listener, Answers] = {}
-        elapsed = self._boottime()
+        boottime = self._boottime()
         for query, error in queries:
             if query.key:
                 self._joined.pop(query.key, None)
                 if (
                     self._cache is not None and self.dispatcher.upstream_table.is_anyone_up
                 ):  # so it is this question that fails
-                    self.failures.add(query.key, error, elapsed)
-            self._give_failure(query, error, outgoing, Origin.FAILED)
-        self._send(outgoing, elapsed)
+                    self.failures.add(query.key, error, boottime)
+            self._give_failure(query, error, boottime, now, Origin.FAILED)
+        self._send_given(boottime)
 
     def may_retry(self, query: Query) -> bool:
         """
@@ -269,16 +271,14 @@ class Forwarder:
         self._stale_timer.stop()
         self._end_drain()
 
-    def _from_cache(
-        self, key: bytes, entry: CacheEntry, request: ClientRequest, queries: list[Query], elapsed: float
-    ) -> bytes:
+    def _from_cache(self, key: bytes, entry: CacheEntry, request: ClientRequest, boottime: float, now: float) -> bytes:
         """
-        Return the answer that is kept; add to ``queries`` what should be asked all the same.  Its age is rounded up to
-        the end of the second for which it is remembered, so that no TTL is too high (RFC 1035 §3.2.1).
+        Return a cached response; queue a query to refresh it if that is due.  Its age is rounded up to the end of the
+        second for which the packet cache has it, so that no TTL is too high (RFC 1035 §3.2.1).
         """
         listener, _, octets, info, _ = request
         stored, expires, kept = entry
-        second_ends = int(elapsed) + 1
+        second_ends = int(boottime) + 1
         answer = self.delivery.response_builder.build(request, kept, second_ends - int(stored // 1))
         place = answer_index(listener.kind, info.qtype, answer[3] & 15)
         self.counters.answers[place] += 1
@@ -286,42 +286,42 @@ class Forwarder:
             self._packets.add(listener.kind, octets, answer, place)
         self.counters.cache_hits += 1
         assert self._cache is not None
-        if self._cache.note_hit(key, entry, elapsed) and key not in self._joined:
+        if self._cache.note_hit(key, entry, boottime) and key not in self._joined:
             self.counters.prefetches += 1
-            self._refresh(key, request, queries)
+            self._queue_query(key, request, now)
         return answer
 
-    def _failed_before(self, key: bytes, request: ClientRequest, queries: list[Query], elapsed: float) -> bytes | None:
+    def _failed_before(self, key: bytes, request: ClientRequest, boottime: float, now: float) -> bytes | None:
         """
-        Return what is answered to a question that failed a moment ago, if it did; add to ``queries`` what should be
-        asked all the same.
+        Return the response to a question that failed a moment ago (RFC 9520 §3.2), None if it did not; queue a query if
+        it may be tried again and there is a stale response meanwhile.
         """
         failure = self.failures.get(key)
         if failure is None:
             return None
-        stale = self._stale(key)
-        if elapsed >= failure.until:
+        stale = self._stale(key, boottime)
+        if boottime >= failure.until:
             if stale is None:
                 return None
             if key not in self._joined:  # it failed before, so nobody is kept waiting for it
-                self._refresh(key, request, queries)
+                self._queue_query(key, request, now)
         if stale is None:
             self.counters.failure_cache_hits += 1
             return self.delivery.at_once(request, as_cached(failure.what), Origin.FAILURE_CACHE)
         self.counters.stale_responses += 1
         return self.delivery.at_once(request, stale, Origin.STALE)
 
-    def _ask(self, key: bytes, request: ClientRequest, queries: list[Query], *, has_stale: bool) -> bytes:
+    def _ask(self, key: bytes, request: ClientRequest, boottime: float, now: float, *, has_stale: bool) -> bytes:
         """
-        Have a question asked, unless it is being asked; return b"", or the answer if there is too much to do already.
+        Queue a query for a client, or join one in flight; return b"", or the response if the client has its share.
         """
         if not self.shares.try_charge(request.account, len(request.octets)):
             return self.delivery.noted(self._client_filter.no_place(request))
         if key and (joined := self._joined.get(key)) is not None:
-            return self._join(request, joined)
+            return self._join(request, joined, boottime, now)
         self.counters.cache_misses += 1
         try:
-            query = self._refresh(key, request, queries)
+            query = self._queue_query(key, request, now)
         except Exception:
             self.shares.release(request.account, len(request.octets))
             raise
@@ -330,15 +330,14 @@ class Forwarder:
         query.waiting.append(request)
         return b""
 
-    def _refresh(self, key: bytes, request: ClientRequest, queries: list[Query]) -> Query:
+    def _queue_query(self, key: bytes, request: ClientRequest, now: float) -> Query:
         """
-        Have a question asked for which nobody waits.
+        Queue a query for upstreams, to be dispatched at the end of the batch; no client waits for it yet.
         """
         _, _, octets, info, _ = request
-        now = self._monotonic()
         sent = self._rewriter.rewrite_query(octets, info, for_others=bool(key))
         query = Query(octets, info, sent, self._ordering(octets, info), now, now + self.dispatcher.query_timeout, key)
-        queries.append(query)
+        self._queued.append(query)
         if key:
             self._joined[key] = query
         if (not key or octets[info.question_end - 1] != IN) and self._rewriter.is_shared:
@@ -346,46 +345,49 @@ class Forwarder:
             query.is_simple = not query.is_unusual
         return query
 
-    def _join(self, request: ClientRequest, query: Query) -> bytes:
+    def _join(self, request: ClientRequest, query: Query, boottime: float, now: float) -> bytes:
         """
-        Wait with others; whoever comes when they have waited long enough gets what is stale as they do.
+        Have a client wait for a query in flight; return b"", or a stale response if the query took too long already.
         """
-        if self._monotonic() - query.started_at >= STALE_AFTER and (stale := self._stale(query.key)):
+        if now - query.started_at >= STALE_AFTER and (stale := self._stale(query.key, boottime)):
             self.counters.stale_responses += 1
             self.shares.release(request.account, len(request.octets))
             return self.delivery.at_once(request, stale, Origin.STALE)
         self.counters.joined += 1
-        self.delivery.joined(request, query)
+        self.delivery.joined(request, query, now)
         return b""
 
-    def _stale(self, key: bytes) -> UpstreamResponse | None:
-        return self._cache.stale(key, self._boottime()) if self._cache is not None else None
+    def _stale(self, key: bytes, boottime: float) -> ParsedResponse | None:
+        return self._cache.stale(key, boottime) if self._cache is not None else None
 
     def _give_failure(
-        self, query: Query, failure: Response, outgoing: dict[Listener, Answers], origin: Origin, upstream: str = ""
+        self, query: Query, failure: Response, boottime: float, now: float, origin: Origin, upstream: str = ""
     ) -> None:
         """
-        Answer everybody who waits with a query with what is stale, or, without that, with a failure.
+        Give all clients that wait for a query a stale response, or, without one, a failure.
         """
-        stale = self._stale(query.key) if query.key else None
+        stale = self._stale(query.key, boottime) if query.key else None
         if stale is not None:
             self.counters.stale_responses += len(query.waiting)
             failure, origin, upstream = stale, Origin.STALE, ""
-        self.delivery.give(query, failure, outgoing, upstream, origin)
+        self.delivery.give(query, failure, now, upstream, origin)
 
     def _serve_stale(self, queries: list[Query]) -> None:
         """
-        Clients have waited long enough: those who could have a stale response get it, and the query goes on.
+        Send a stale response to clients that waited for ``STALE_AFTER``, if there is one; the query goes on.
         """
-        outgoing: dict[Listener, Answers] = {}
+        boottime, now = self._boottime(), self._monotonic()
         for query in queries:
-            if query.waiting and (stale := self._stale(query.key)):
+            if query.waiting and (stale := self._stale(query.key, boottime)):
                 self.counters.stale_responses += len(query.waiting)
-                self.delivery.give(query, stale, outgoing, origin=Origin.STALE)
-        self._send(outgoing, self._boottime())
+                self.delivery.give(query, stale, now, origin=Origin.STALE)
+        self._send_given(boottime)
 
-    def _send(self, outgoing: dict[Listener, Answers], since: float) -> None:
-        self.delivery.send(outgoing, since)
+    def _send_given(self, since: float) -> None:
+        self.delivery.send_given(since)
+        self._end_drain_if_done()
+
+    def _end_drain_if_done(self) -> None:
         if self._drained is not None and not self.outstanding:
             self._end_drain()
 

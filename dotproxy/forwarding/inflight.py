@@ -138,14 +138,14 @@ class DispatchObserver(Protocol):
     Who is told what came of questions.
     """
 
-    def resolved(self, answers: list[tuple[Query, UpstreamResponse]], upstream: str) -> None:
+    def resolved(self, answers: list[tuple[Query, UpstreamResponse]], upstream: str, now: float) -> None:
         """
-        These were answered, by the upstream with this label; what each answer says has been read.
+        Take the parsed responses of the upstream with this label, at ``now``.
         """
 
-    def failed(self, queries: list[tuple[Query, ExtendedError]]) -> None:
+    def failed(self, queries: list[tuple[Query, ExtendedError]], now: float) -> None:
         """
-        These were not, and why.
+        Take queries that no upstream responded to, with the reasons, at ``now``.
         """
 
     def may_retry(self, query: Query) -> bool:
@@ -170,6 +170,12 @@ class InflightQueries:
         for fresh in self.first_attempt:
             yield from tuple(fresh)
         yield from tuple(self.rescheduled)
+
+    def add_upstreams(self, upstreams: int) -> None:
+        """
+        Have room for queries to so many upstreams in all.
+        """
+        self.first_attempt += [{} for _ in range(upstreams - len(self.first_attempt))]
 
     def add(self, query: Query, upstream: int) -> None:
         """

@@ -16,8 +16,23 @@ from dotproxy.policy.quarantine import question_key
 from dotproxy.policy.retry import Isolation, has_ended_enough, isolation_of, next_upstreams
 from dotproxy.policy.selection import Order
 
+#: How often an upstream is told its latency, in seconds.
+_SAMPLED = 0.005
+
 #: No question is remembered for so long, in seconds, by whatever settings.
 _REMEMBERED = 120.0
+
+
+class _Sample:
+    """
+    When the upstream of a slot was last told its latency, and how many responses came since.
+    """
+
+    __slots__ = ("responses", "told_at")
+
+    def __init__(self) -> None:
+        self.told_at = float("-inf")
+        self.responses = 0
 
 
 class UpstreamTable:
@@ -26,13 +41,14 @@ class UpstreamTable:
     asked, in the operator's order.
     """
 
-    __slots__ = ("_left", "active", "labels", "slots")
+    __slots__ = ("_left", "_samples", "active", "labels", "slots")
 
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
         self.slots = list(upstreams)
         self.labels = [upstream.label for upstream in upstreams]
         self.active: tuple[int, ...] = tuple(range(len(upstreams)))
         self._left: dict[int, float] = {}
+        self._samples = [_Sample() for _ in upstreams]
 
     @property
     def active_upstreams(self) -> list[Upstream]:
@@ -103,6 +119,30 @@ class UpstreamTable:
         if questions:
             upstream.send(questions)
 
+    def send_isolated(self, queries: list[tuple[int, Isolation, Query]]) -> None:
+        """
+        Send queries on connections of their own, each to an upstream; ordinary ones before background ones.
+        """
+        batches: dict[tuple[bool, int, Isolation], list[tuple[Query, bytes, int]]] = {}
+        for index, isolation, query in queries:
+            is_background = query.is_unusual or isolation is Isolation.KNOWN
+            batch = batches.setdefault((is_background, index, isolation), [])
+            batch.append((query, query.sent, query.info.question_end))
+        for is_background, index, isolation in sorted(batches):
+            batch = batches[is_background, index, isolation]
+            self.slots[index].send_isolated(batch, isolation, is_background=is_background)
+
+    def note_latency(self, index: int, now: float, seconds: float, responses: int) -> None:
+        """
+        Tell an upstream its latency, at most once in 5 ms, and how many responses came since the last time.
+        """
+        sample = self._samples[index]
+        sample.responses += responses
+        if now - sample.told_at >= _SAMPLED:
+            responses, sample.responses = sample.responses, 0
+            sample.told_at = now
+            self.slots[index].record_latency(seconds, responses)
+
     def replace(self, upstreams: Sequence[Upstream], now: float) -> None:
         """
         Have these asked from now on.
@@ -123,4 +163,5 @@ class UpstreamTable:
                 return place
         self.slots.append(upstream)
         self.labels.append(upstream.label)
+        self._samples.append(_Sample())
         return len(self.slots) - 1
