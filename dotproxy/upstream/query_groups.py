@@ -1,7 +1,7 @@
 """
-Queries that are kept apart, in groups that share a connection.
+Isolated queries, in groups that share a connection.
 
-Decides how many share one: none if they are few, or if it is their last attempt.
+Decides how many share one: each is alone if they are few, or if it is their last attempt.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections import deque
 from dotproxy.policy.retry import Isolation
 from dotproxy.upstream.connection import Question
 
-#: More queries than this are sent in so many groups instead of each alone.
+#: More queries than this are sent in this number of groups instead of each alone.
 MAX_GROUPS = 8
 
-#: So many queries of an unusual kind share a connection at most.
+#: The most queries of an unusual kind that share a connection.
 UNUSUAL_TOGETHER = 16
 
 
 class QueryGroup:
     """
-    Queries that share a connection; none, if it is to be found out whether the upstream answers at all.
+    Queries that share a connection; without any, a probe is sent to find out whether the upstream replies.
 
-    ``is_background``: it is sent after all those that are ordinary.
+    ``is_background``: it is sent after the others.
     """
 
     __slots__ = ("is_background", "isolation", "questions")
@@ -35,14 +35,14 @@ class QueryGroup:
     @property
     def is_unusual(self) -> bool:
         """
-        Whether its queries are of an unusual kind, at whatever attempt.
+        Whether its queries are of an unusual kind.
         """
         return self.is_background and self.isolation is not Isolation.KNOWN
 
 
 def grouped(questions: list[Question], isolation: Isolation, *, is_background: bool) -> list[QueryGroup]:
     """
-    Return the groups in which queries are sent, in their order.
+    Return the groups in which queries are sent, in the order of the queries.
     """
     count = len(questions)
     size = -(-count // MAX_GROUPS) if isolation is Isolation.LOST and count > MAX_GROUPS else 1
@@ -53,7 +53,7 @@ def grouped(questions: list[Question], isolation: Isolation, *, is_background: b
 
 def joined(waiting: deque[QueryGroup]) -> QueryGroup:
     """
-    Take the first group out of those that wait, and with it others, if all of them are merely unusual.
+    Remove and return the first waiting group, joined with the next ones if all of them are of unusual queries.
     """
     group = waiting.popleft()
     while (

@@ -139,7 +139,7 @@ class Upstream(Service):
         if self._isolated.is_available and self.running:
             self._isolated.send(questions, isolation, is_background=is_background)
             if not self._health.is_up and not self._pool.is_dialling and self._pool.select() is None:
-                self._dial_when_due(asked=True)
+                self._dial_when_due(is_wanted=True)
         elif not is_background:
             self.send(questions)
         else:
@@ -327,16 +327,16 @@ class Upstream(Service):
             if self._pool.is_dialling:
                 self._pool.dial(len(self._waiting))
             else:
-                self._dial_when_due(asked=True)
+                self._dial_when_due(is_wanted=True)
 
-    def _dial_when_due(self, *, asked: bool) -> None:
+    def _dial_when_due(self, *, is_wanted: bool) -> None:
         cancel(self._redial)
         if not self.running:
             return
-        wait = self._health.wait(self._now(), asked=asked)
+        wait = self._health.wait(self._now(), asked=is_wanted)
         if wait > 0:
             self._redial = self._clock.callLater(wait, self._pool.dial)
-            if asked and self._health.error is not None and self._health.is_lasting:
+            if is_wanted and self._health.error is not None and self._health.is_lasting:
                 self.fail_waiting(self._health.error)
         else:
             self._pool.dial(len(self._waiting))
@@ -360,7 +360,7 @@ class Upstream(Service):
             self._pool.check_liveness()
         elif not self._pool.is_dialling:
             # Without a query, too, so that queries find it up when it works again.
-            self._dial_when_due(asked=bool(self._waiting) or self._isolated.is_waiting)
+            self._dial_when_due(is_wanted=bool(self._waiting) or self._isolated.is_waiting)
 
     def learn_down(self, error: UpstreamError) -> None:
         """
@@ -370,7 +370,7 @@ class Upstream(Service):
             if self._availability.learn_failure(error):
                 self.status_record.failing_since = self._now()
             self._update_tier()
-            self._dial_when_due(asked=bool(self._waiting) or self._isolated.is_waiting)
+            self._dial_when_due(is_wanted=bool(self._waiting) or self._isolated.is_waiting)
 
     def learn_up(self) -> None:
         """
