@@ -176,7 +176,7 @@ class World:
         found: dict[str, tuple[int, int]] = {
             "cache": (len(self.cache), CACHED),
             "cache octets": (self.cache.octets, CACHED_OCTETS),
-            "packet cache": (sum(map(len, forwarder._packets._memos)), 3 * (MOST_REMEMBERED + BATCH)),
+            "packet cache": (sum(map(len, forwarder._packets._entries)), 3 * (MOST_REMEMBERED + BATCH)),
             "failures": (len(forwarder.failures), MOST_FAILURES),
             "in flight": (len(forwarder.dispatcher), MAX_OUTSTANDING + CACHED + MOST_FAILURES),
             "clients waiting": (forwarder.outstanding, MAX_OUTSTANDING),

@@ -24,4 +24,4 @@ PROBE: Final = Probe()
 _MESSAGE: Final = HEADER.pack(0, 0, 1, 0, 0, 0) + b"\0" + NS.to_bytes(2, "big") + IN.to_bytes(2, "big")
 
 #: (token, query message, offset after its question): ``. NS``, padded as all queries are (RFC 8467 §4.1).
-PROBE_QUESTION: Final = (PROBE, EdnsRewriter().rewrite_query(_MESSAGE, parse_query(_MESSAGE)), HEADER_SIZE + 5)
+PROBE_QUERY: Final = (PROBE, EdnsRewriter().rewrite_query(_MESSAGE, parse_query(_MESSAGE)), HEADER_SIZE + 5)

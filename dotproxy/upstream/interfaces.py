@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from dotproxy.errors import UpstreamError
 from dotproxy.policy.retry import Isolation
-from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection import DotConnection, OutgoingQuery, Reply, Token
 
 
 class PoolObserver(Protocol):
@@ -30,7 +30,7 @@ class PoolObserver(Protocol):
         A dial failed.
         """
 
-    def replies_received(self, connection: DotConnection, answers: list[Answer], probed_for: float | None) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Reply], probed_for: float | None) -> None:
         """
         Replies came; ``probed_for``: the seconds since the probe, over a connection that was suspect.
         """
@@ -78,13 +78,19 @@ class IsolationObserver(Protocol):
         A dial failed; return whether the upstream failed, so that all waiting queries fail.
         """
 
-    def isolated_replies_received(self, answers: list[Answer]) -> None:
+    def isolated_replies_received(self, answers: list[Reply]) -> None:
         """
         Replies came; an empty list for a reply to a probe.
         """
 
     def isolated_lost(
-        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
+        self,
+        queries: list[OutgoingQuery],
+        error: UpstreamError,
+        isolation: Isolation,
+        *,
+        answers: int,
+        is_unusual: bool,
     ) -> None:
         """
         A connection ended with these queries outstanding, after so many replies.
@@ -111,7 +117,7 @@ class UpstreamObserver(Protocol):
     What an upstream reports to: the dispatcher.
     """
 
-    def replies_received(self, upstream: Any, answers: list[Answer]) -> None:
+    def replies_received(self, upstream: Any, answers: list[Reply]) -> None:
         """
         Replies came that match their queries.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from dotproxy.policy.retry import Isolation
-from dotproxy.upstream.connection import Question
+from dotproxy.upstream.connection import OutgoingQuery
 
 #: More queries than this are sent in this number of groups instead of each alone.
 MAX_GROUPS = 8
@@ -25,10 +25,10 @@ class QueryGroup:
     ``is_background``: it is sent after the others.
     """
 
-    __slots__ = ("is_background", "isolation", "questions")
+    __slots__ = ("is_background", "isolation", "queries")
 
-    def __init__(self, questions: list[Question], isolation: Isolation, *, is_background: bool = False) -> None:
-        self.questions = questions
+    def __init__(self, queries: list[OutgoingQuery], isolation: Isolation, *, is_background: bool = False) -> None:
+        self.queries = queries
         self.isolation = isolation
         self.is_background = is_background
 
@@ -40,15 +40,13 @@ class QueryGroup:
         return self.is_background and self.isolation is not Isolation.KNOWN
 
 
-def grouped(questions: list[Question], isolation: Isolation, *, is_background: bool) -> list[QueryGroup]:
+def grouped(queries: list[OutgoingQuery], isolation: Isolation, *, is_background: bool) -> list[QueryGroup]:
     """
     Return the groups in which queries are sent, in the order of the queries.
     """
-    count = len(questions)
+    count = len(queries)
     size = -(-count // MAX_GROUPS) if isolation is Isolation.LOST and count > MAX_GROUPS else 1
-    return [
-        QueryGroup(questions[at : at + size], isolation, is_background=is_background) for at in range(0, count, size)
-    ]
+    return [QueryGroup(queries[at : at + size], isolation, is_background=is_background) for at in range(0, count, size)]
 
 
 def joined(waiting: deque[QueryGroup]) -> QueryGroup:
@@ -60,7 +58,7 @@ def joined(waiting: deque[QueryGroup]) -> QueryGroup:
         group.isolation is Isolation.UNUSUAL
         and waiting
         and waiting[0].isolation is Isolation.UNUSUAL
-        and len(group.questions) < UNUSUAL_TOGETHER
+        and len(group.queries) < UNUSUAL_TOGETHER
     ):
-        group.questions += waiting.popleft().questions
+        group.queries += waiting.popleft().queries
     return group

@@ -1,7 +1,7 @@
 """
 Queries that may end the connection they are sent on, as one upstream treats them.
 
-Decides which questions, and which zones, are isolated from now on, and when connections that end without a reply are
+Decides which queries, and which zones, are isolated from now on, and when connections that end without a reply are
 the upstream's fault and not the queries'.  How many connections there are is decided by ``isolated_connections``.
 """
 
@@ -17,7 +17,7 @@ from dotproxy.policy.quarantine import Quarantine, question_key
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
-from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection import DotConnection, OutgoingQuery, Reply, Token, tokens_of
 from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.isolated_connections import IsolatedConnections
 from dotproxy.upstream.settings import Runtime
@@ -79,7 +79,7 @@ class RiskyQueriesObserver(Protocol):
 
 class RiskyQueries:
     """
-    Owns: the quarantine of questions that end connections, and the ``connections`` for such queries.
+    Owns: the quarantine of queries that end connections, and the ``connections`` for such queries.
     Told by: the upstream (``note_replies``, ``note_unanswered``), those connections.
     """
 
@@ -126,9 +126,9 @@ class RiskyQueries:
         heard_at = self._answered_at if heard_at is None else max(heard_at, self._answered_at)
         return self._now() - heard_at <= _ALIVE
 
-    def note_replies(self, answers: list[Answer]) -> None:
+    def note_replies(self, answers: list[Reply]) -> None:
         """
-        Remove the questions of these replies from the quarantine, with their zones: they do not end connections.
+        Remove the queries of these replies from the quarantine, with their zones: they do not end connections.
         """
         self._unanswered = 0
         if self.quarantine.until <= self._now():
@@ -169,7 +169,7 @@ class RiskyQueries:
         self._observer.fail_waiting(error)
         return True
 
-    def isolated_replies_received(self, answers: list[Answer]) -> None:
+    def isolated_replies_received(self, answers: list[Reply]) -> None:
         """
         Called by its connections.
         """
@@ -180,14 +180,20 @@ class RiskyQueries:
             self._query_observer.replies_received(self._observer, answers)
 
     def isolated_lost(
-        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
+        self,
+        queries: list[OutgoingQuery],
+        error: UpstreamError,
+        isolation: Isolation,
+        *,
+        answers: int,
+        is_unusual: bool,
     ) -> None:
         """
         Called by its connections.
         """
         # A refused kind of query says nothing about other queries for the same name.
         if isinstance(error, ConnectionGone) and error.was_alone and not is_unusual:
-            _, message, question_end = questions[0]
+            _, message, question_end = queries[0]
             question = question_key(message, question_end)
             self.quarantine.add(question, self._now())
             self._events.question_ended_connection(self.label, question)
@@ -195,7 +201,7 @@ class RiskyQueries:
                 self._observer.per_connection_limit.forget()  # it was the question, and not a limit
         if not answers and isolation < Isolation.KNOWN and not is_unusual:
             self.note_unanswered(error)
-        tokens = [question[0] for question in questions]
+        tokens = tokens_of(queries)
         self._query_observer.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)
 
     def isolated_check_failed(self, error: UpstreamError) -> None:

@@ -65,11 +65,11 @@ class Slowness:
         self._latency.note(seconds)
         self._pool.balance(seconds)
 
-    def record_late(self, questions: int) -> None:
+    def record_late(self, queries: int) -> None:
         """
         Record so many queries that were overdue, or answered with an error that another upstream may not give.
         """
-        for _ in range(questions):
+        for _ in range(queries):
             if wait := self._health.was_late(self._now()):
                 self._pool.timers.later(wait, self._try)
                 self._changed()
