@@ -1,9 +1,9 @@
 """
 Upstreams that are given by name: how the name becomes addresses.
 
-Decides when a name is looked up (before the first dial, and again when what was found has aged), and what counts if
-that fails: what was found before.  Who is asked is decided by whoever made the ``lookup``: an upstream that is given
-by address, over TLS, or a server that was configured for this and nothing else.
+Decides when a name is looked up (before the first dial, and again when the addresses have expired), and which addresses
+are used if that fails: the previous ones.  The ``lookup`` decides where queries are sent: to an upstream that is given
+by address, over TLS, or to a server configured for this alone.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from dotproxy.upstream.happy_eyeballs import RacingEndpoint
 from dotproxy.upstream.timers import cancel
 from dotproxy.wire.message import question_of
 
-#: What was found counts for so long at least, and at most, in seconds, whatever its TTL.
+#: The least and the most seconds for which addresses are used, whatever their TTL.
 FRESH = (60.0, 86400.0)
 
-#: So many addresses of a name are used; each has a TLS context, with all CAs, of its own.
+#: The most addresses of a name that are used; each has a TLS context of its own, with all CAs.
 MOST_ADDRESSES = 16
 
-#: How long a name may take, in seconds; it is part of a dial.
+#: The most seconds for a lookup, which is part of a dial.
 LOOKUP_TIMEOUT = 1.5
 
 #: So many datagrams from the server's address that answer something else are guesses at the ID (RFC 5452 section 9.2).

@@ -8,7 +8,7 @@ asked to close.  Which queries are sent over it, and what becomes of replies, is
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
@@ -29,7 +29,7 @@ from dotproxy.upstream.connection_state import (
     ConnectionState,
     follow,
 )
-from dotproxy.upstream.health_probe import PROBE_QUESTION
+from dotproxy.upstream.health_probe import PROBE_QUERY
 from dotproxy.upstream.spec import endpoint_text
 from dotproxy.upstream.tcp_options import TICKET_DELAY, acknowledge_now, limit_unacknowledged
 from dotproxy.upstream.timers import cancel
@@ -38,10 +38,14 @@ from dotproxy.upstream.verification import Identity
 from dotproxy.wire.conversation import Conversation
 from dotproxy.wire.reply_options import KEEPALIVE_HEAD, keepalive_of
 
+#: What a query is known by: handed back with its reply, or when it fails, and not looked into.  The dispatcher that
+#: sends queries and receives their tokens knows the type, so it is not checked here.
 Token = Any
-#: A token, a whole query message, and the offset after its question.
-Question = tuple[Token, bytes, int]
-Answer = tuple[Token, bytes]
+#: A token, a whole query message whose ID does not matter, and the offset after its question.  A plain tuple: one is
+#: made for each query, and a NamedTuple takes several times as long to make.
+OutgoingQuery = tuple[Token, bytes, int]
+#: The token of a query, and the whole response message.
+Reply = tuple[Token, bytes]
 
 #: A connection that is still there so many seconds after it was closed is cut.
 CLOSE_TIMEOUT = 1.0
@@ -56,12 +60,19 @@ _GRANTED_PART = 0.9
 _ROUNDING = 0.001
 
 
+def tokens_of(queries: Iterable[OutgoingQuery]) -> list[Token]:
+    """
+    Return the tokens of queries, in their order.
+    """
+    return [token for token, _, _ in queries]
+
+
 class ConnectionObserver(Protocol):
     """
     What a connection reports to: a pool.
     """
 
-    def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Reply]) -> None:
         """
         Replies came; their queries are no longer outstanding.
         """
@@ -174,14 +185,14 @@ class DotConnection(TwistedProtocol):
         peer = self.transport.getPeer()
         return endpoint_text(peer.host, peer.port)
 
-    def send(self, questions: Sequence[Question]) -> None:
+    def send(self, queries: Sequence[OutgoingQuery]) -> None:
         """
         Send queries in one write; the caller has checked ``room``.
         """
         self.last_used = self._now()
         if self._is_in_the_clear:  # impossible, and counted so that the metric shows it
-            self._counters.plaintext += len(questions)
-        self.transport.write(self._conversation.submit(questions))
+            self._counters.plaintext += len(queries)
+        self.transport.write(self._conversation.submit(queries))
         if self._write_now is not None:
             self._write_now()
 
@@ -191,7 +202,7 @@ class DotConnection(TwistedProtocol):
         """
         self.probes += 1
         self.probe_sent_at = self._now()
-        self.send([PROBE_QUESTION])
+        self.send([PROBE_QUERY])
 
     def enter(self, state: ConnectionState) -> None:
         """
@@ -223,7 +234,7 @@ class DotConnection(TwistedProtocol):
             return []
         self.enter(RETIRED)
         self._close_later(DRAIN_TIMEOUT, lambda: self.abort(error))
-        return [question[0] for question in self._conversation.outstanding.values()]
+        return tokens_of(self._conversation.outstanding.values())
 
     def connectionMade(self) -> None:
         """

@@ -1,8 +1,7 @@
 """
 The dials to one upstream that are under way.
 
-Decides when a dial takes so long that somebody else should be asked.  How many there should be is decided by whoever
-asks for them.
+Decides when a dial is slow, so that another upstream is preferred.  How many there are is its caller's decision.
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ from dotproxy.errors import Unreachable, UpstreamError
 from dotproxy.upstream.connection import DotConnection
 from dotproxy.upstream.timers import cancel
 
-#: A dial that takes longer than this is not waited for if there is somebody else to ask.
+#: A dial that takes more seconds is slow: queries go to another upstream, if there is one.
 SLOW_DIAL = 0.25
 
 
 class Dialer:
     """
     Owns: the dials under way, and a timer for each.
-    Tells: ``connected`` of each connection, and how long it took; ``failed`` of each failure; ``slow`` of a dial that
-    is.
+    Tells: ``connected``, with each connection and the seconds it took; ``failed``, with each error; ``slow``.
     """
 
     def __init__(
@@ -45,9 +43,9 @@ class Dialer:
         self._clock = clock
         self._now = now
         self._build = build
-        self._told_connected = connected
-        self._told_failed = failed
-        self._told_slow = slow
+        self._on_connected = connected
+        self._on_failed = failed
+        self._on_slow = slow
         self._under_way: dict[Deferred[Any], IDelayedCall] = {}
         self.is_slow = False
 
@@ -56,7 +54,7 @@ class Dialer:
 
     def dial(self, wanted: int) -> None:
         """
-        See to it that so many are under way; one that ends at once is not made up for.
+        Dial until so many dials are under way; one that ends at once is not replaced.
         """
         for _ in range(wanted - len(self._under_way)):
             factory = Factory.forProtocol(self._build)
@@ -77,7 +75,7 @@ class Dialer:
     def _connected(self, connection: DotConnection, dialling: Deferred[Any], began: float) -> None:
         self._ended(dialling)
         if connection.is_open:  # it may have ended at once
-            self._told_connected(connection, self._now() - began)
+            self._on_connected(connection, self._now() - began)
 
     def _failed(self, failure: Failure, dialling: Deferred[Any]) -> None:
         self._ended(dialling)
@@ -86,7 +84,7 @@ class Dialer:
         error = failure.value
         if not isinstance(error, UpstreamError):
             error = Unreachable("connect", failure.getErrorMessage())
-        self._told_failed(error)
+        self._on_failed(error)
 
     def _ended(self, dialling: Deferred[Any]) -> None:
         cancel(self._under_way.pop(dialling, None))
@@ -94,4 +92,4 @@ class Dialer:
 
     def _note_slow(self) -> None:
         self.is_slow = True
-        self._told_slow()
+        self._on_slow()

@@ -1,8 +1,8 @@
 """
 Dialling an upstream that has several addresses (happy eyeballs, RFC 8305).
 
-Decides which address is tried when: the one that worked last first, the next as soon as one fails or
-has kept us waiting a moment; the first that is verified wins and the others are dropped.
+Decides which address is tried when: the one that worked last first, the next as soon as one fails or is slow.  The
+first verified connection wins; the other attempts are cancelled.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
-The question asked of an upstream that went silent, to learn whether it answers again.
+The query sent to a silent upstream, to find out whether it replies.
 
-It is dotproxy's own and tells nothing about anybody: the name servers of the root.  RD is clear, so that
-an upstream answers from what it has, or refuses, which is an answer too; it need not ask anybody.
+It asks for the name servers of the root, so that it discloses nothing about clients.  RD is clear, so that an upstream
+answers from its cache, or refuses, which is a reply too; it need not resolve anything.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dotproxy.wire.rrtypes import NS
 
 class Probe:
     """
-    The token under which a probe's answer comes back.
+    The token of a probe.
     """
 
 
 PROBE: Final = Probe()
 _MESSAGE: Final = HEADER.pack(0, 0, 1, 0, 0, 0) + b"\0" + NS.to_bytes(2, "big") + IN.to_bytes(2, "big")
 
-#: (token, query message, offset after its question): ``. NS``, padded as all questions are (RFC 8467 §4.1).
-PROBE_QUESTION: Final = (PROBE, EdnsRewriter().rewrite_query(_MESSAGE, parse_query(_MESSAGE)), HEADER_SIZE + 5)
+#: (token, query message, offset after its question): ``. NS``, padded as all queries are (RFC 8467 §4.1).
+PROBE_QUERY: Final = (PROBE, EdnsRewriter().rewrite_query(_MESSAGE, parse_query(_MESSAGE)), HEADER_SIZE + 5)

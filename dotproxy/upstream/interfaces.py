@@ -1,7 +1,7 @@
 """
-What an upstream tells the forwarder, and what it is told by its connections.
+Interfaces between an upstream, its pools of connections, and the dispatcher.
 
-Decides nothing: these are the shapes by which they know each other.
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Any, Protocol
 
 from dotproxy.errors import UpstreamError
 from dotproxy.policy.retry import Isolation
-from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection import DotConnection, OutgoingQuery, Reply, Token
 
 
 class PoolObserver(Protocol):
     """
-    Who a pool reports to: the upstream.
+    What a pool reports to: the upstream.
     """
 
     label: str
 
     def connected(self, connection: DotConnection, seconds: float) -> None:
         """
-        A verified connection stands, after so long a dial, and is the one that takes questions.
+        A connection is verified, after a dial of so many seconds; it may take queries.
         """
 
     def not_connected(self, error: UpstreamError) -> None:
@@ -30,98 +30,104 @@ class PoolObserver(Protocol):
         A dial failed.
         """
 
-    def replies_received(self, connection: DotConnection, answers: list[Answer], probed_for: float | None) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Reply], probed_for: float | None) -> None:
         """
-        Answers came; ``probed_for``: after so long, over a connection that was under suspicion.
+        Replies came; ``probed_for``: the seconds since the probe, over a connection that was suspect.
         """
 
     def lost(self, tokens: list[Token], error: UpstreamError, *, is_unanswered: bool) -> None:
         """
-        A connection ended with these outstanding; ``is_unanswered``: nothing was ever answered on it.
+        A connection ended with these queries outstanding; ``is_unanswered``: it never received a reply.
         """
 
     def retired(self, tokens: list[Token], error: UpstreamError, *, was_silent: bool) -> None:
         """
-        A connection was given up with these outstanding.
+        A connection was retired with these queries outstanding; ``was_silent``: for receiving nothing.
         """
 
     def limit_changed(self, limit: int | None) -> None:
         """
-        So many queries are answered over one connection; None: there is no such rule.
+        The upstream answers so many queries over one connection; None: there is no such limit.
         """
 
     def has_room(self) -> None:
         """
-        A connection takes questions that did not.
+        A connection takes queries again.
         """
 
     def pool_changed(self) -> None:
         """
-        A connection came under suspicion, or is under none any more; or a dial is slow.
+        A connection became suspect or ready, or a dial became slow.
         """
 
 
 class IsolationObserver(Protocol):
     """
-    Who is told what became of them: the upstream.
+    What isolated connections report to: the risky queries of an upstream.
     """
 
     label: str
 
     def isolated_connected(self, connection: DotConnection, seconds: float) -> None:
         """
-        A verified connection stands, after so long a dial.
+        A connection is verified, after a dial of so many seconds.
         """
 
     def isolated_not_connected(self, error: UpstreamError) -> bool:
         """
-        A dial failed; return whether that is the upstream's failure, so that all that waits fails with it.
+        A dial failed; return whether the upstream failed, so that all waiting queries fail.
         """
 
-    def isolated_replies_received(self, answers: list[Answer]) -> None:
+    def isolated_replies_received(self, answers: list[Reply]) -> None:
         """
-        Replies came; none to a check that was answered.
+        Replies came; an empty list for a reply to a probe.
         """
 
     def isolated_lost(
-        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
+        self,
+        queries: list[OutgoingQuery],
+        error: UpstreamError,
+        isolation: Isolation,
+        *,
+        answers: int,
+        is_unusual: bool,
     ) -> None:
         """
-        A connection ended with these outstanding on it, after so many answers.
+        A connection ended with these queries outstanding, after so many replies.
         """
 
     def isolated_check_failed(self, error: UpstreamError) -> None:
         """
-        A connection ended, or fell silent, without an answer to anything.
+        A connection ended, or stayed silent, without a reply.
         """
 
     def isolated_fail(self, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
         """
-        These were not sent.
+        These queries were not sent.
         """
 
     def is_wanted(self, token: Token) -> bool:
         """
-        Whether anybody still waits for the reply.
+        Return whether the query still waits for its reply.
         """
 
 
 class UpstreamObserver(Protocol):
     """
-    Who is told what became of questions.
+    What an upstream reports to: the dispatcher.
     """
 
-    def replies_received(self, upstream: Any, answers: list[Answer]) -> None:
+    def replies_received(self, upstream: Any, answers: list[Reply]) -> None:
         """
-        These were answered, by messages that match their questions.
+        Replies came that match their queries.
         """
 
     def failed(self, upstream: Any, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
         """
-        These were not; ``is_final``: asking this upstream again would be no use to them.
+        These queries failed; ``is_final``: they must not be sent to this upstream again.
         """
 
     def is_wanted(self, token: Token) -> bool:
         """
-        Whether anybody still waits for the answer.
+        Return whether the query still waits for its reply.
         """

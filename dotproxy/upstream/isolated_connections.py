@@ -22,10 +22,10 @@ from dotproxy.policy.connection_limits import PerConnectionLimit
 from dotproxy.policy.rate_limit import RateLimit
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection import DotConnection, OutgoingQuery, Reply, Token, tokens_of
 from dotproxy.upstream.connection_uses import ConnectionUses, Phase
 from dotproxy.upstream.dialer import Dialer
-from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
+from dotproxy.upstream.health_probe import PROBE, PROBE_QUERY
 from dotproxy.upstream.interfaces import IsolationObserver
 from dotproxy.upstream.query_groups import QueryGroup, grouped, joined
 from dotproxy.upstream.settings import Runtime
@@ -135,18 +135,18 @@ class IsolatedConnections:
             *self._uses.groups(Phase.PROVING),
             *self._uses.groups(Phase.SETTLING),
         )
-        waiting = sum(len(group.questions) for group in unsent)
+        waiting = sum(len(group.queries) for group in unsent)
         return waiting + sum(connection.outstanding for connection in self._uses.in_phase(Phase.BUSY))
 
-    def send(self, questions: list[Question], isolation: Isolation, *, is_background: bool = False) -> None:
+    def send(self, queries: list[OutgoingQuery], isolation: Isolation, *, is_background: bool = False) -> None:
         """
         Send queries, each alone, or in a few groups if they are many and it is not their last attempt.
         """
-        groups = grouped(questions, isolation, is_background=is_background)
+        groups = grouped(queries, isolation, is_background=is_background)
         if is_background:
             room = max(0, MAX_WAITING - len(self._background))
             self._background += groups[:room]
-            if over := [question[0] for group in groups[room:] for question in group.questions]:
+            if over := [token for group in groups[room:] for token in tokens_of(group.queries)]:
                 error = ConnectionGone("read", "too many queries of a kind that ends connections", self._observer.label)
                 self._observer.isolated_fail(over, error, is_final=True)
         else:
@@ -157,7 +157,7 @@ class IsolatedConnections:
         """
         Send a probe, unless that is under way, to find out whether the upstream replies at all.
         """
-        if all(group.questions for group in (*self._waiting, *self._uses.groups(Phase.PROVING))):
+        if all(group.queries for group in (*self._waiting, *self._uses.groups(Phase.PROVING))):
             self._waiting.appendleft(QueryGroup([], Isolation.LAST))
             self._assign()
 
@@ -175,7 +175,7 @@ class IsolatedConnections:
         groups = [*self._waiting, *self._background]
         self._waiting.clear()
         self._background.clear()
-        if tokens := [question[0] for group in groups for question in group.questions]:
+        if tokens := [token for group in groups for token in tokens_of(group.queries)]:
             self._observer.isolated_fail(tokens, error, is_final=False)
 
     def drop_all(self, why: str, end: ConnectionEnd) -> None:
@@ -206,7 +206,7 @@ class IsolatedConnections:
         for connection in self._uses:
             connection.close(ConnectionEnd.STOPPED)
 
-    def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Reply]) -> None:
         """
         Called by a connection.
         """
@@ -214,7 +214,7 @@ class IsolatedConnections:
         use = self._uses[connection]
         if use.phase is Phase.PROVING:
             self._uses.set(connection, Phase.ENDING)
-        self._observer.isolated_replies_received([answer for answer in answers if answer[0] is not PROBE])
+        self._observer.isolated_replies_received([(token, reply) for token, reply in answers if token is not PROBE])
         if connection.outstanding:
             return
         self._timers.forget(connection)
@@ -240,15 +240,15 @@ class IsolatedConnections:
         phase, group = self._uses.remove(connection)
         self._counters.count_closed(connection.ended_for, error.code)
         was_sent = group if phase is Phase.BUSY else None
-        if not connection.ended_for and (not tokens or (was_sent is not None and len(was_sent.questions) > 1)):
+        if not connection.ended_for and (not tokens or (was_sent is not None and len(was_sent.queries) > 1)):
             self._quota.ended(connection.answers)
         if group is not None and was_sent is None:
             self._not_proved(connection, group, error)
         elif group is not None and tokens:
             wanted = set(tokens)
             if isinstance(error, ConnectionGone):
-                error.was_alone = len(group.questions) == 1 and not connection.ended_for
-            lost = [question for question in group.questions if question[0] in wanted]
+                error.was_alone = len(group.queries) == 1 and not connection.ended_for
+            lost = [(token, message, end) for token, message, end in group.queries if token in wanted]
             self._observer.isolated_lost(
                 lost, error, group.isolation, answers=connection.answers, is_unusual=group.is_unusual
             )
@@ -274,10 +274,10 @@ class IsolatedConnections:
         """
         if connection.answers:  # a server that closes after each reply: nothing can be proved
             group.isolation = Isolation.LOST
-            if group.questions:
+            if group.queries:
                 self._waiting.appendleft(group)
             return
-        if group.questions:
+        if group.queries:
             self._waiting.append(group)
         self._pause = min(PAUSE_LAST, max(PAUSE_FIRST, 2 * self._pause))
         self._paused_until = self._now() + self._pause
@@ -289,7 +289,7 @@ class IsolatedConnections:
         if phase is not Phase.SETTLING:
             return  # it was dropped meanwhile
         self._uses.set(connection, Phase.ENDING)
-        if group is not None and group.questions:
+        if group is not None and group.queries:
             self._use(connection, group)
         else:
             self._uses.set(connection, Phase.IDLE)
@@ -342,10 +342,10 @@ class IsolatedConnections:
         """
         is_wanted = self._observer.is_wanted
         while self._waiting or (self._background and self._background_room(is_fresh=is_fresh)):
-            is_check = bool(self._waiting) and not self._waiting[0].questions
+            is_check = bool(self._waiting) and not self._waiting[0].queries
             group = self._waiting.popleft() if self._waiting else joined(self._background)
-            group.questions = [question for question in group.questions if is_wanted(question[0])]
-            if group.questions or is_check:
+            group.queries = [(token, message, end) for token, message, end in group.queries if is_wanted(token)]
+            if group.queries or is_check:
                 if group.is_background and is_fresh:
                     self._background_limit.take()
                 return group
@@ -355,18 +355,18 @@ class IsolatedConnections:
         """
         Send a group over a connection without outstanding queries, or first a probe.
         """
-        if connection.room() < max(1, len(group.questions)):
+        if connection.room() < max(1, len(group.queries)):
             self._waiting.appendleft(group)
             return
         may_be_proved = self._quota.limit is None and not connection.answers
-        if not group.questions or (group.isolation is Isolation.LAST and may_be_proved):
+        if not group.queries or (group.isolation is Isolation.LAST and may_be_proved):
             self._uses.set(connection, Phase.PROVING, group)
             self._timers.later(PROBE_TIMEOUT, self._give_up, connection)
-            connection.send([PROBE_QUESTION])
+            connection.send([PROBE_QUERY])
             return
         self._uses.set(connection, Phase.BUSY, group)
         self._timers.later(GROUP_TIMEOUT, self._give_up, connection)
-        connection.send(group.questions)
+        connection.send(group.queries)
 
     def _give_up(self, connection: DotConnection) -> None:
         silence = self._now() - connection.last_heard

@@ -18,7 +18,7 @@ from dotproxy.errors import ConnectionEnd, Timeout, UpstreamError
 from dotproxy.policy.connection_limits import IdleLimit, PerConnectionLimit, should_add_connection
 from dotproxy.policy.latency import Latency
 from dotproxy.telemetry.counters import UpstreamCounters
-from dotproxy.upstream.connection import DRAIN_TIMEOUT, Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection import DRAIN_TIMEOUT, DotConnection, OutgoingQuery, Reply, Token
 from dotproxy.upstream.connection_state import DRAINING, READY, SUSPECT, summary
 from dotproxy.upstream.connection_table import ConnectionTable
 from dotproxy.upstream.dialer import Dialer
@@ -166,17 +166,17 @@ class Pool:
         room, limit = connection.room(), self.per_connection_limit.limit
         return room if limit is None else min(room, limit - connection.queries_sent)
 
-    def try_send(self, questions: list[Question]) -> bool:
+    def try_send(self, queries: list[OutgoingQuery]) -> bool:
         """
         Send queries over the active connection; return whether it had room for all of them.
         """
         connection = self.select()
         if connection is None:
             return False
-        count, limit = len(questions), self.per_connection_limit.limit
+        count, limit = len(queries), self.per_connection_limit.limit
         if connection.room() < count or (limit is not None and limit - connection.queries_sent < count):
             return False
-        connection.send(questions)
+        connection.send(queries)
         return True
 
     def dial(self, waiting: int = 0) -> None:
@@ -275,7 +275,7 @@ class Pool:
             connection.close(ConnectionEnd.STOPPED)
         return all_closed
 
-    def replies_received(self, connection: DotConnection, answers: list[Answer]) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Reply]) -> None:
         """
         Called by a connection.
         """
@@ -284,7 +284,7 @@ class Pool:
             if connection.state is SUSPECT:
                 connection.enter(READY)
                 probed_for = self._now() - connection.probe_sent_at
-            others = [answer for answer in answers if answer[0] is not PROBE]
+            others = [(token, reply) for token, reply in answers if token is not PROBE]
             connection.probes -= len(answers) - len(others)
             answers = others
         self._observer.replies_received(connection, answers, probed_for)

@@ -1,8 +1,8 @@
 """
 Queries that may end the connection they are sent on, as one upstream treats them.
 
-Decides which questions, and which zones, are kept apart from now on, and when connections that end without an answer
-are the upstream's fault and not the queries'.  How many connections there are for them is ``isolation``'s decision.
+Decides which queries, and which zones, are isolated from now on, and when connections that end without a reply are
+the upstream's fault and not the queries'.  How many connections there are is decided by ``isolated_connections``.
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ from dotproxy.policy.quarantine import Quarantine, question_key
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
-from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection import DotConnection, OutgoingQuery, Reply, Token, tokens_of
 from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.isolated_connections import IsolatedConnections
 from dotproxy.upstream.settings import Runtime
 from dotproxy.wire.message import HEADER_SIZE
 
-#: So many connections that ended in a row, and nothing answered on any of them, make it worth asking whether the
-#: upstream answers at all; but not oftener than this, in seconds.
+#: After so many connections in a row that ended without a reply the upstream is probed, once in so many seconds.
 UNANSWERED_CONNECTIONS = 3
 CHECKED_EVERY = 1.0
 
-#: A connection that was heard from this short a while ago shows that the upstream answers.
+#: A connection that received octets within so many seconds shows that the upstream replies.
 _ALIVE = 1.0
 
 
 class RiskyQueriesObserver(Protocol):
     """
-    Whose queries they are: the upstream.
+    What it needs of the upstream whose queries they are.
     """
 
     label: str
@@ -42,45 +41,45 @@ class RiskyQueriesObserver(Protocol):
     @property
     def per_connection_limit(self) -> PerConnectionLimit:
         """
-        How many queries it answers over one connection.
+        The number of queries that the upstream answers over one connection.
         """
 
     @property
     def is_up(self) -> bool:
         """
-        Whether nothing has failed since it last worked.
+        Whether it has not failed since it last worked.
         """
 
     @property
     def heard_at(self) -> float | None:
         """
-        When the connection that all share brought something; None if there is none, or it may be silent.
+        When the shared connection last received octets; None if there is none, or it is suspect.
         """
 
     def note_answer(self) -> None:
         """
-        The upstream answers.
+        Record that the upstream replies.
         """
 
     def note_down(self, error: UpstreamError, *, silent: bool = False) -> None:
         """
-        The upstream failed; ``silent``: connections stand, and nothing comes over them.
+        Record that the upstream failed; ``silent``: there are connections, and they receive nothing.
         """
 
     def fail_waiting(self, error: UpstreamError) -> None:
         """
-        What waits for a connection waits in vain.
+        Fail the queries that wait for a connection.
         """
 
     def fail(self, tokens: list[Token], error: UpstreamError) -> None:
         """
-        These were not sent, because of the upstream.
+        Report queries that were not sent, because of the upstream.
         """
 
 
 class RiskyQueries:
     """
-    Owns: the quarantine of questions that end connections, and the ``connections`` for such queries.
+    Owns: the quarantine of queries that end connections, and the ``connections`` for such queries.
     Told by: the upstream (``note_replies``, ``note_unanswered``), those connections.
     """
 
@@ -121,15 +120,15 @@ class RiskyQueries:
     @property
     def _is_answering(self) -> bool:
         """
-        Whether the upstream has answered something a moment ago.
+        Whether the upstream has replied to something within the last second.
         """
         heard_at = self._observer.heard_at
         heard_at = self._answered_at if heard_at is None else max(heard_at, self._answered_at)
         return self._now() - heard_at <= _ALIVE
 
-    def note_replies(self, answers: list[Answer]) -> None:
+    def note_replies(self, answers: list[Reply]) -> None:
         """
-        Take note that these questions do not end connections, nor the zones they are in.
+        Remove the queries of these replies from the quarantine, with their zones: they do not end connections.
         """
         self._unanswered = 0
         if self.quarantine.until <= self._now():
@@ -143,7 +142,7 @@ class RiskyQueries:
 
     def note_unanswered(self, error: UpstreamError) -> None:
         """
-        Take note of a connection that ended with queries outstanding and nothing answered: their doing, or its own?
+        Record a connection that ended with queries outstanding and without a reply; after several, probe the upstream.
         """
         self._unanswered += 1
         now = self._now()
@@ -170,7 +169,7 @@ class RiskyQueries:
         self._observer.fail_waiting(error)
         return True
 
-    def isolated_replies_received(self, answers: list[Answer]) -> None:
+    def isolated_replies_received(self, answers: list[Reply]) -> None:
         """
         Called by its connections.
         """
@@ -181,22 +180,28 @@ class RiskyQueries:
             self._query_observer.replies_received(self._observer, answers)
 
     def isolated_lost(
-        self, questions: list[Question], error: UpstreamError, isolation: Isolation, *, answers: int, is_unusual: bool
+        self,
+        queries: list[OutgoingQuery],
+        error: UpstreamError,
+        isolation: Isolation,
+        *,
+        answers: int,
+        is_unusual: bool,
     ) -> None:
         """
         Called by its connections.
         """
-        # That a kind of query is refused says nothing of others for the same name.
+        # A refused kind of query says nothing about other queries for the same name.
         if isinstance(error, ConnectionGone) and error.was_alone and not is_unusual:
-            _, message, question_end = questions[0]
+            _, message, question_end = queries[0]
             question = question_key(message, question_end)
             self.quarantine.add(question, self._now())
             self._events.question_ended_connection(self.label, question)
             if isolation is Isolation.LAST:
-                self._observer.per_connection_limit.forget()  # the question it was, and not a count
+                self._observer.per_connection_limit.forget()  # it was the question, and not a limit
         if not answers and isolation < Isolation.KNOWN and not is_unusual:
             self.note_unanswered(error)
-        tokens = [question[0] for question in questions]
+        tokens = tokens_of(queries)
         self._query_observer.failed(self._observer, tokens, error, is_final=isolation is Isolation.KNOWN)
 
     def isolated_check_failed(self, error: UpstreamError) -> None:
@@ -208,7 +213,7 @@ class RiskyQueries:
 
     def _note_down(self, error: UpstreamError) -> None:
         self._observer.note_down(error, silent=True)
-        # What waits was not sent; how long it may go on waiting is not for us to say.
+        # Waiting queries were not sent; the upstream decides how long they may wait.
         self._observer.fail_waiting(Unreachable(error.phase, error.reason, self.label))
 
     def isolated_fail(self, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
@@ -231,7 +236,7 @@ def note_connected(
     connection: DotConnection, seconds: float, label: str, counters: UpstreamCounters, events: Events
 ) -> None:
     """
-    Count a verified connection to the upstream of this label, and tell of it.
+    Count a verified connection to the upstream of this label, and report it as an event.
     """
     identity = connection.identity
     counters.connections_opened += 1

@@ -1,8 +1,8 @@
 """
-An upstream whose replies are late, or a connection that has gone quiet: when that is looked into.
+Slow upstreams and silent connections: when they are probed.
 
-Decides when a slow upstream is tried again, and when a quiet connection is put under suspicion.  What is late is
-``latency``'s decision, what makes an upstream slow ``health``'s, what becomes of the connection the ``pool``'s.
+Decides when a slow upstream is probed again, and when a silent connection is.  When a reply is late is decided by
+``policy.latency``, when an upstream is slow by ``policy.health``, when a connection is replaced by the ``pool``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dotproxy.policy.health import Health
 from dotproxy.policy.latency import MIN_OVERDUE, Latency
 from dotproxy.upstream.pool import Pool
 
-#: A connection heard from this short a while ago is not under suspicion.
+#: A connection that received octets within so many seconds is not suspect.
 RECENTLY = 0.25
 
 
 class Slowness:
     """
-    Told by: the forwarder, through the upstream (``check_liveness``, ``watch``, ``record_latency``, ``record_late``).
-    Tells: ``changed`` when the upstream has become slow.
+    Told by: the dispatcher, through the upstream (``check_liveness``, ``watch``, ``record_latency``, ``record_late``).
+    Tells: ``changed``, when the upstream has become slow.
     """
 
     def __init__(
@@ -35,11 +35,9 @@ class Slowness:
 
     def check_liveness(self, since: float) -> bool:
         """
-        Take note that a question, asked at ``since``, has had no answer for too long; return whether the connection is
-        lively, so that it seems to be the question, or its answer, that was lost.
+        Return whether the connection has received something since an overdue query was sent, at ``since``.
 
-        If it is not, it is asked something easy, and if that brings nothing either, it is replaced and its
-        questions are given back.
+        If it has not, it is probed, and if no reply comes, it is replaced and its queries are handed back.
         """
         self._pool.give_up_silent(since)
         connection = self._pool.select()
@@ -52,8 +50,7 @@ class Slowness:
 
     def watch(self, since: float, seconds: float) -> None:
         """
-        Take note that a question asked at ``since`` is slow: if nothing at all is heard for so many seconds more, the
-        connection is under suspicion.
+        Probe the connection if it receives nothing between ``since``, when a query was sent, and ``seconds`` from now.
         """
         if not self._is_watching:
             self._is_watching = True
@@ -61,18 +58,18 @@ class Slowness:
 
     def record_latency(self, seconds: float, answers: int) -> None:
         """
-        Take note that so many answers came together, and the first took so long.
+        Record that so many replies came together, the first of them after ``seconds``.
         """
         if seconds <= self._latency.overdue_after(seconds):
             self._health.note_in_time(answers)
         self._latency.note(seconds)
         self._pool.balance(seconds)
 
-    def record_late(self, questions: int) -> None:
+    def record_late(self, queries: int) -> None:
         """
-        Take note that so many questions were overdue, or answered with an error where others may know better.
+        Record so many queries that were overdue, or answered with an error that another upstream may not give.
         """
-        for _ in range(questions):
+        for _ in range(queries):
             if wait := self._health.note_late(self._now()):
                 self._pool.timers.later(wait, self._try)
                 self._changed()
@@ -85,7 +82,7 @@ class Slowness:
 
     def _try(self) -> None:
         """
-        Find out whether it still is slow.
+        Probe the upstream, to find out whether it is still slow.
         """
         connection = self._pool.select()
         if connection is None:

@@ -2,7 +2,7 @@
 How an upstream is written: the spellings of other programs that docs/configuration.md lists, and our own.
 
 Decides what a SPEC means: addresses, port, the name to verify, pins.  Resolves nothing and dials
-nothing; an upstream is given by address, so that no question about it has to be asked of anyone.
+nothing; an upstream is given by address, so that its name need not be looked up.
 """
 
 from __future__ import annotations

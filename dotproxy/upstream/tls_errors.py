@@ -1,8 +1,8 @@
 """
-What goes wrong with TLS, in words.
+Errors of TLS, as text.
 
-Decides how OpenSSL's and Twisted's ways to end a connection are told to a person, and which kind of error each is:
-one that lasts (nothing to be gained by trying again soon), or one that may be over in a moment.
+Decides the text for each way in which OpenSSL and Twisted end a connection, and its kind: lasting (a retry soon is no
+use) or temporary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from dotproxy.errors import ConnectionEnd, ConnectionGone, Incompatible, Unreachable, UpstreamError
 
-#: What OpenSSL says of a peer that went away: it may be back.
+#: OpenSSL's words for a peer that closed during the handshake, which may be temporary.
 _END_OF_FILE = "unexpected eof"
 
 #: What OpenSSL's verify callback reports, in words (X509_V_ERR_*).
@@ -76,7 +76,7 @@ def handshake_error(failure: Failure) -> UpstreamError:
 
 def closed_how(failure: Failure) -> str:
     """
-    Return in words how a connection ended.
+    Return how a connection ended, as text.
     """
     if failure.check(ConnectionDone):
         return "the upstream closed the connection"

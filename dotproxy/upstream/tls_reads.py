@@ -35,7 +35,7 @@ class WholeReads(SSL.Connection):
     """
     The same, but that ``recv`` returns what is in all records there are.
 
-    What stands after them, an error or that there is no more, is told by the next call.  With a ``refusal`` it is an
+    The next call reports what follows them: an error, or the end.  With a ``refusal`` it is an
     error with that reason.
     """
 

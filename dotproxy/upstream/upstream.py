@@ -21,7 +21,7 @@ from dotproxy.telemetry.counters import UpstreamCounters
 from dotproxy.telemetry.events import Events
 from dotproxy.telemetry.status import StatusRecord
 from dotproxy.upstream.availability import Availability
-from dotproxy.upstream.connection import Answer, DotConnection, Question, Token
+from dotproxy.upstream.connection import DotConnection, OutgoingQuery, Reply, Token, tokens_of
 from dotproxy.upstream.connection_state import RETIRED
 from dotproxy.upstream.interfaces import UpstreamObserver
 from dotproxy.upstream.pool import Pool
@@ -35,8 +35,7 @@ class Upstream(Service):
     """
     Owns: the queries that wait for a connection, and the timer of the next dial.
     Told by: the dispatcher (``send``, ``check_liveness``, ``record_latency``, ``record_late``), its pool.
-    Tells: its observer, the dispatcher.  The dispatcher is built with its upstreams, so it gives itself to each of them
-    with ``bind``, before the first query.
+    Tells: its observer, the dispatcher, which is built with its upstreams and calls ``bind`` before the first query.
 
     ``tier`` is lower for an upstream that is to be preferred; ``latency`` remembers its response times.
     """
@@ -61,7 +60,7 @@ class Upstream(Service):
         self._clock = runtime.clock
         self._now = now = runtime.now
         self._events = events
-        self._waiting: list[Question] = []
+        self._waiting: list[OutgoingQuery] = []
         self._waiting_since = 0.0
         self._redial: IDelayedCall | None = None
         self._availability = Availability(label, events, now=now, jitter=runtime.jitter)
@@ -118,33 +117,33 @@ class Upstream(Service):
         """
         return self._endpoint.connect(factory)
 
-    def send(self, questions: list[Question]) -> None:
+    def send(self, queries: list[OutgoingQuery]) -> None:
         """
         Send queries; the observer is told of the fate of each exactly once, later or before this returns.
         """
-        if not self._waiting and self._pool.try_send(questions):
+        if not self._waiting and self._pool.try_send(queries):
             return
         if self.running:
             if not self._waiting:
                 self._waiting_since = self._now()
-            self._waiting += questions
+            self._waiting += queries
             self._flush()
         else:
-            self.fail([question[0] for question in questions], Unreachable("connect", "stopped", self.label))
+            self.fail(tokens_of(queries), Unreachable("connect", "stopped", self.label))
 
-    def send_isolated(self, questions: list[Question], isolation: Isolation, *, is_background: bool) -> None:
+    def send_isolated(self, queries: list[OutgoingQuery], isolation: Isolation, *, is_background: bool) -> None:
         """
         Send queries over connections of their own; ``is_background``: after the others that wait for these.
         """
         if self._isolated.is_available and self.running:
-            self._isolated.send(questions, isolation, is_background=is_background)
+            self._isolated.send(queries, isolation, is_background=is_background)
             if not self._health.is_up and not self._pool.is_dialling and self._pool.select() is None:
-                self._dial_when_due(asked=True)
+                self._dial_when_due(has_queries=True)
         elif not is_background:
-            self.send(questions)
+            self.send(queries)
         else:
             error = Unreachable("connect", "no connection of its own is to be had", self.label)
-            self._observer.failed(self, [question[0] for question in questions], error, is_final=True)
+            self._observer.failed(self, tokens_of(queries), error, is_final=True)
 
     def watch(self, since: float, seconds: float) -> None:
         """
@@ -164,11 +163,11 @@ class Upstream(Service):
         """
         self._slowness.record_latency(seconds, answers)
 
-    def record_late(self, questions: int) -> None:
+    def record_late(self, queries: int) -> None:
         """
         Record so many queries that were overdue, or answered with an error that another upstream may not give.
         """
-        self._slowness.record_late(questions)
+        self._slowness.record_late(queries)
 
     def network_moved(self) -> None:
         """
@@ -207,7 +206,7 @@ class Upstream(Service):
         cancel(self._redial)
         stopped = self._pool.stop()
         self.fail_waiting(Unreachable("connect", "stopped", self.label))
-        all_closed: Deferred[None] = Deferred()
+        all_closed = Deferred[None]()
         self._isolated.stop(lambda: all_closed.callback(None))
         return stopped.addCallback(lambda _: all_closed)
 
@@ -245,7 +244,7 @@ class Upstream(Service):
         self.note_down(error)
         self.fail_waiting(error)
 
-    def replies_received(self, connection: DotConnection, answers: list[Answer], probed_for: float | None) -> None:
+    def replies_received(self, connection: DotConnection, answers: list[Reply], probed_for: float | None) -> None:
         """
         Called by the pool.
         """
@@ -309,7 +308,7 @@ class Upstream(Service):
         """
         waiting, self._waiting = self._waiting, []
         if waiting:
-            self.fail([question[0] for question in waiting], error)
+            self.fail(tokens_of(waiting), error)
         self._isolated.fail_waiting(error)
 
     def _flush(self) -> None:
@@ -317,7 +316,8 @@ class Upstream(Service):
         Send the queries that wait, as far as there is room; dial if there is no connection.
         """
         while self._waiting and (room := self._pool.room()):
-            batch = [question for question in self._waiting[:room] if self._observer.is_wanted(question[0])]
+            wanted = self._observer.is_wanted
+            batch = [(token, query, end) for token, query, end in self._waiting[:room] if wanted(token)]
             del self._waiting[:room]
             connection = self._pool.select()
             if batch and connection is not None:
@@ -327,16 +327,16 @@ class Upstream(Service):
             if self._pool.is_dialling:
                 self._pool.dial(len(self._waiting))
             else:
-                self._dial_when_due(asked=True)
+                self._dial_when_due(has_queries=True)
 
-    def _dial_when_due(self, *, asked: bool) -> None:
+    def _dial_when_due(self, *, has_queries: bool) -> None:
         cancel(self._redial)
         if not self.running:
             return
-        wait = self._health.seconds_until_redial(self._now(), has_pending=asked)
+        wait = self._health.seconds_until_redial(self._now(), has_pending=has_queries)
         if wait > 0:
             self._redial = self._clock.callLater(wait, self._pool.dial)
-            if asked and self._health.error is not None and self._health.is_lasting:
+            if has_queries and self._health.error is not None and self._health.is_lasting:
                 self.fail_waiting(self._health.error)
         else:
             self._pool.dial(len(self._waiting))
@@ -360,7 +360,7 @@ class Upstream(Service):
             self._pool.check_liveness()
         elif not self._pool.is_dialling:
             # Without a query, too, so that queries find it up when it works again.
-            self._dial_when_due(asked=bool(self._waiting) or self._isolated.is_waiting)
+            self._dial_when_due(has_queries=bool(self._waiting) or self._isolated.is_waiting)
 
     def learn_down(self, error: UpstreamError) -> None:
         """
@@ -370,7 +370,7 @@ class Upstream(Service):
             if self._availability.learn_failure(error):
                 self.status_record.failing_since = self._now()
             self._update_tier()
-            self._dial_when_due(asked=bool(self._waiting) or self._isolated.is_waiting)
+            self._dial_when_due(has_queries=bool(self._waiting) or self._isolated.is_waiting)
 
     def learn_up(self) -> None:
         """

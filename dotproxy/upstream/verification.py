@@ -215,7 +215,7 @@ class ServerVerifier:
         if self._options is None or not self.is_current(self._options):
             # What the old CAs vouched for must not be resumed under the new ones.
             self._options = self._session = None
-            # Made now, since what goes wrong later is told to nobody.
+            # Made now, since later errors are not reported.
             self._options = self._credentials.options()
             self._generation = self._credentials.generation
         return Handshake(self, self._options)
@@ -301,13 +301,13 @@ class ServerVerifier:
 @implementer(IOpenSSLClientConnectionCreator)
 class Handshake:
     """
-    One attempt at a TLS connection, from its first octet to the verdict.
+    One TLS handshake, from its first octet to the verification of the server.
 
-    Owned by the gate.  Ends with ``verify`` or with ``explain``.
+    Owned by the ``VerifyingProtocol``.  Ends with ``verify`` or with ``explain``.
     """
 
-    def __init__(self, trust: ServerVerifier, options: CertificateOptions) -> None:
-        self._trust = trust
+    def __init__(self, verifier: ServerVerifier, options: CertificateOptions) -> None:
+        self._verifier = verifier
         self._options = options
         self._connection: SSL.Connection | None = None
         self._chain_error = ""
@@ -317,28 +317,28 @@ class Handshake:
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """
-        Called by Twisted when TCP stands.
+        Called by Twisted when the TCP connection is made.
         """
-        self._offered = self._trust.resumable(self._options)
-        connection = self._trust.connection(self._options, self._offered)
+        self._offered = self._verifier.resumable(self._options)
+        connection = self._verifier.connection(self._options, self._offered)
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._chain_judged)
         self._connection = connection
         return connection
 
     def verify(self) -> Identity:
         """
-        Return who the peer of the finished handshake is.
+        Return the verified identity of the server, after the handshake.
 
-        :raises Untrusted: if it is not who it must be.
+        :raises Untrusted: if it is not the configured server.
         """
         if self._connection is None or self._chain_error:
             raise Untrusted("verify", self._chain_error or "no handshake took place")
-        if not self._trust.is_current(self._options):
+        if not self._verifier.is_current(self._options):
             raise Untrusted("verify", "the CAs or the client certificate were replaced during the handshake")
         if not self._resumed:
-            self.identity = self._trust.verify(self._connection, None)
+            self.identity = self._verifier.verify(self._connection, None)
         elif self._offered is not None:
-            self.identity = self._trust.verify(self._connection, self._offered.chain)
+            self.identity = self._verifier.verify(self._connection, self._offered.chain)
         else:
             raise Untrusted("verify", "a session was resumed that was not offered")
         return self.identity
@@ -348,8 +348,8 @@ class Handshake:
         Keep the session for the next connection; to be called once application data came, since only
         then have TLS 1.3's tickets.
         """
-        if self._connection is not None and self.identity is not None and self._trust.is_current(self._options):
-            self._trust.remember(self._connection.get_session(), self.identity.chain)
+        if self._connection is not None and self.identity is not None and self._verifier.is_current(self._options):
+            self._verifier.remember(self._connection.get_session(), self.identity.chain)
 
     def explain(self, failure: Failure) -> UpstreamError:
         """

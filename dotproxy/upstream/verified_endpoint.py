@@ -1,9 +1,8 @@
 """
-The gate: an endpoint whose connections are verified, or do not exist.
+An endpoint that connects over TLS and verifies the server before it builds the protocol.
 
-Decides that a connection stands when, and only when, the TCP connection and the TLS handshake are done
-and ``trust`` is content.  The protocol behind it is not built earlier, so it cannot write earlier: not
-one octet of a question leaves on a connection that was not verified.
+Decides when a connection is made: after the TCP connection, the TLS handshake and the check by ``ServerVerifier``.  The
+protocol is not built earlier, so no octet of a query leaves over a connection that was not verified.
 
 (Twisted's ``wrapClientTLS`` endpoint fires at the TCP connection; ``ClientService`` with it.)
 """
@@ -38,11 +37,11 @@ from dotproxy.upstream.verification import Handshake, ServerVerifier
 @implementer(IHandshakeListener)
 class VerifyingProtocol(Protocol):
     """
-    Stands on a TLS connection until it is verified, then passes everything to the protocol behind it.
+    The protocol of a TLS connection until the server is verified; then it passes everything to the verified protocol.
 
-    Tells: the protocol behind, which learns from ``identity`` who its peer was verified to be.
+    Tells: the verified protocol, whose ``identity`` it sets to what was verified of the peer.
     Owns: ``opened``, which fires once, with that protocol or with an ``UpstreamError``.
-    Ends when: the connection does.
+    Ends when: the connection ends.
     """
 
     transport: Any
@@ -51,59 +50,59 @@ class VerifyingProtocol(Protocol):
         self.opened: Deferred[IProtocol] = Deferred(self._cancelled)
         self._factory = factory
         self._handshake = handshake
-        self._behind: Any = None
+        self._verified: Any = None
         self._is_first_data = True
 
     def handshakeCompleted(self) -> None:
         """
-        Called by Twisted when TLS stands and nothing has been said over it.
+        Called by Twisted after the TLS handshake, before any application data.
         """
         if self.opened.called:
             return
         try:
             identity = self._handshake.verify()
-            behind: Any = self._factory.buildProtocol(self.transport.getPeer())
-            if behind is None:
+            verified: Any = self._factory.buildProtocol(self.transport.getPeer())
+            if verified is None:
                 raise Untrusted("verify", "no longer wanted")
         except Untrusted as error:
             self._refuse(error)
         except Exception as error:
             self._refuse(Untrusted("verify", f"the check itself failed: {printable(repr(error))}"))
         else:
-            self._behind = behind
-            behind.identity = identity
-            behind.makeConnection(self.transport)
-            self.opened.callback(behind)
+            self._verified = verified
+            verified.identity = identity
+            verified.makeConnection(self.transport)
+            self.opened.callback(verified)
 
     def dataReceived(self, data: bytes) -> None:
         """
-        Application data; before the gate opened, or after it refused, there can be none that counts.
+        Pass application data on; ignore it before the verification, and after a refusal.
         """
-        if self._behind is None:
+        if self._verified is None:
             return
         if self._is_first_data:
             self._is_first_data = False
             self._handshake.remember_session()
-        self._behind.dataReceived(data)
+        self._verified.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
-        Tell the protocol behind, or else whoever is waiting for it.
+        Tell the verified protocol, or fail ``opened``.
         """
-        if self._behind is not None:
-            self._behind.connectionLost(reason)
+        if self._verified is not None:
+            self._verified.connectionLost(reason)
         elif not self.opened.called:
             self.opened.errback(self._handshake.explain(reason))
 
     def give_up(self, error: UpstreamError) -> None:
         """
-        End the attempt, if it has not ended.
+        Fail the attempt, if it has not ended.
         """
         if not self.opened.called:
             self._refuse(error)
 
     def _refuse(self, error: UpstreamError) -> None:
-        # It is kept for as long as the upstream is down; the frames it was raised in need not be.
+        # The error is kept while the upstream is down; its frames need not be.
         self.opened.errback(error.with_traceback(None))
         if self.transport is not None:
             self.transport.abortConnection()
@@ -115,7 +114,7 @@ class VerifyingProtocol(Protocol):
 
 class _TlsFactory(TLSMemoryBIOFactory):
     """
-    TLS that is written when it is told to: questions come in batches already, and need not wait for more.
+    TLS that writes at once: queries come in batches already.
     """
 
     protocol = TLSMemoryBIOProtocol
@@ -130,11 +129,11 @@ class VerifiedEndpoint:
     or ``CancelledError`` if it was cancelled.
     """
 
-    def __init__(self, reactor: IReactorTCP, host: str, port: int, trust: ServerVerifier, timeout: float) -> None:
+    def __init__(self, reactor: IReactorTCP, host: str, port: int, verifier: ServerVerifier, timeout: float) -> None:
         tcp = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
         self._clock = cast(IReactorTime, reactor)
         self._tcp = tcp(reactor, host, port, timeout + 1)
-        self._trust = trust
+        self._verifier = verifier
         self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -142,25 +141,25 @@ class VerifiedEndpoint:
         Return a Deferred for the protocol of a verified connection.
         """
         try:
-            handshake = self._trust.handshake()
+            handshake = self._verifier.handshake()
         except Exception as error:
             return fail(Unreachable("tls", f"TLS cannot be used on this system: {error}"))
-        gate = VerifyingProtocol(protocolFactory, handshake)
-        factory = Factory.forProtocol(lambda: gate)
+        verifying = VerifyingProtocol(protocolFactory, handshake)
+        factory = Factory.forProtocol(lambda: verifying)
         factory.noisy = False
         dialling: Deferred[Any] = self._tcp.connect(_TlsFactory(handshake, True, factory, clock=self._clock))
-        standing = False
+        is_connected = False
 
         def stands(_: object) -> None:
-            nonlocal standing
-            standing = True
+            nonlocal is_connected
+            is_connected = True
 
         def cannot(failure: Failure) -> None:
-            gate.give_up(_explain_tcp(failure))
+            verifying.give_up(_explain_tcp(failure))
 
         def late() -> None:
-            phase, what = ("tls", "the handshake took") if standing else ("connect", "connecting took")
-            gate.give_up(Timeout(phase, f"{what} more than {self._timeout:g} s"))
+            phase, what = ("tls", "the handshake took") if is_connected else ("connect", "connecting took")
+            verifying.give_up(Timeout(phase, f"{what} more than {self._timeout:g} s"))
             dialling.cancel()
 
         timer = self._clock.callLater(self._timeout, late)
@@ -172,7 +171,7 @@ class VerifiedEndpoint:
             return result
 
         dialling.addCallbacks(stands, cannot)
-        return gate.opened.addBoth(over)
+        return verifying.opened.addBoth(over)
 
 
 def _explain_tcp(failure: Failure) -> UpstreamError:

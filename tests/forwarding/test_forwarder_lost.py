@@ -161,7 +161,7 @@ class HangingUp:
             server = DotServer(lambda query: None, scenes.GOOD)
             seen: Counter[bytes] = Counter()
             server.answer = self.answering(server, seen, after)
-            endpoint = VerifiedEndpoint(self.clock, f"192.0.2.{number + 1}", 853, scenes.make_trust(), 3.0)
+            endpoint = VerifiedEndpoint(self.clock, f"192.0.2.{number + 1}", 853, scenes.make_verifier(), 3.0)
             upstream = Upstream(
                 f"u{number}",
                 endpoint,

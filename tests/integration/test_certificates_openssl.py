@@ -20,7 +20,7 @@ from dotproxy.errors import Untrusted
 from dotproxy.testing.certificates import Authority, Issued
 from tests.integration.programs import run, which
 from tests.upstream.names import DNS, alt_names, entries_for
-from tests.upstream.scenes import ADDRESS, Scene, make_trust
+from tests.upstream.scenes import ADDRESS, Scene, make_verifier
 
 NAME = "dns.work.example"
 AUTHORITY = Authority("the root")
@@ -47,7 +47,7 @@ class Situation:
         """
         Shake hands in memory.
         """
-        scene = Scene(self.leaf, make_trust(name=name, ca=self.anchors))
+        scene = Scene(self.leaf, make_verifier(name=name, ca=self.anchors))
         options = self.leaf.server_options()
         for one in self.sent:
             options.getContext().add_extra_chain_cert(one)

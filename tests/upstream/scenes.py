@@ -28,9 +28,9 @@ GOOD = AUTHORITY.issue([NAME, ADDRESS])
 ZONE = Zone({("www.test.", A): [address_rdata("192.0.2.1")]})
 
 
-def make_trust(**changes: Any) -> ServerVerifier:
+def make_verifier(**changes: Any) -> ServerVerifier:
     """
-    Trust in dot.test, certified by ``AUTHORITY``.
+    Return a verifier of dot.test, certified by ``AUTHORITY``.
     """
     given: dict[str, Any] = {
         "address": ADDRESS,
@@ -128,14 +128,14 @@ class Scene:
     """
 
     def __init__(
-        self, certificate: Issued = GOOD, trust: ServerVerifier | None = None, idle_timeout: float = 30.0
+        self, certificate: Issued = GOOD, verifier: ServerVerifier | None = None, idle_timeout: float = 30.0
     ) -> None:
         self.network = MemoryNetwork()
         self.clock = self.network.reactor
         self.server = DotServer(ZONE, certificate)
         self.told = Told()
         self.heard = Heard()
-        endpoint = VerifiedEndpoint(self.clock, ADDRESS, 853, trust or make_trust(), 3.0)
+        endpoint = VerifiedEndpoint(self.clock, ADDRESS, 853, verifier or make_verifier(), 3.0)
         self.upstream = Upstream(
             "the upstream",
             endpoint,

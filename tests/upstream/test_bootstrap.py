@@ -38,7 +38,7 @@ from dotproxy.upstream.bootstrap import (
 )
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.wire.rrtypes import A
-from tests.upstream.scenes import GOOD, ZONE, make_trust
+from tests.upstream.scenes import GOOD, ZONE, make_verifier
 
 
 class NamedTests(SynchronousTestCase):
@@ -57,7 +57,7 @@ class NamedTests(SynchronousTestCase):
         self.endpoint = NamedEndpoint(
             "dot.test",
             lookup=self.lookup,
-            make=lambda host: VerifiedEndpoint(self.network.reactor, host, 853, make_trust(address=host), 3.0),
+            make=lambda host: VerifiedEndpoint(self.network.reactor, host, 853, make_verifier(address=host), 3.0),
             clock=self.network.reactor,
             now=self.network.reactor.seconds,
         )

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import Untrusted
 from tests.upstream.names import DNS, EMAIL, IP, URI, alt_names, entries_for, packed
-from tests.upstream.scenes import ADDRESS, AUTHORITY, Scene, make_trust
+from tests.upstream.scenes import ADDRESS, AUTHORITY, Scene, make_verifier
 
 NAME = "dns.work.example"
 
@@ -25,7 +25,7 @@ class Asked:
 
     def __init__(self, *entries: tuple[int, bytes], name: str | None = NAME, address: str = ADDRESS) -> None:
         issued = AUTHORITY.issue([], common_name=NAME, san=alt_names(*entries))
-        self.scene = Scene(issued, make_trust(name=name, address=address))
+        self.scene = Scene(issued, make_verifier(name=name, address=address))
         self.scene.connect("question")
         self.is_accepted = self.scene.told.answered_tokens == ["question"]
         self.is_refused = isinstance(self.scene.told.failures[0][1], Untrusted) if self.scene.told.failures else False

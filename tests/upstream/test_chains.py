@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.testing.certificates import Authority, Issued
 from dotproxy.upstream.verification import Credentials, ServerVerifier, TlsChoices
-from tests.upstream.scenes import AUTHORITY, GOOD, NAME, Scene, later, make_trust
+from tests.upstream.scenes import AUTHORITY, GOOD, NAME, Scene, later, make_verifier
 
 MINUTE = timedelta(minutes=1)
 VERSIONS = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
@@ -20,13 +20,13 @@ def serve(
     issued: Issued,
     intermediate: Authority | None = None,
     version: int = SSL.TLS1_3_VERSION,
-    trust: ServerVerifier | None = None,
+    verifier: ServerVerifier | None = None,
     **changes,
 ) -> Scene:
     """
     Return an upstream whose server shows a certificate, and that of the CA that signed it if that is no root.
     """
-    scene = Scene(issued, trust or make_trust(**changes))
+    scene = Scene(issued, verifier or make_verifier(**changes))
     options = issued.server_options()
     options.getContext().set_max_proto_version(version)
     options.getContext().set_session_id(b"one")
@@ -117,14 +117,14 @@ class SessionAgeTests(SynchronousTestCase):
         A server whose certificate an intermediate signed that ends then.
         """
         intermediate = Authority("one of many", parent=AUTHORITY, ends=ends)
-        self.trust = make_trust()
-        return serve(intermediate.issue([NAME]), intermediate, version, self.trust)
+        self.verifier = make_verifier()
+        return serve(intermediate.issue([NAME]), intermediate, version, self.verifier)
 
     def connect(self, scene: Scene, after: timedelta) -> bool | str:
         """
         Connect so long after the beginning; return whether a session was resumed, or why there is no connection.
         """
-        self.trust._now = later(seconds=after.total_seconds())
+        self.verifier._now = later(seconds=after.total_seconds())
         failures = len(scene.told.failures)
         scene.network.advance(2)
         scene.connect(f"after {after}")
@@ -167,7 +167,7 @@ class SessionAgeTests(SynchronousTestCase):
         """
         scene = self.scene(ends=30 * MINUTE)
         self.connect(scene, 0 * MINUTE)
-        chain = self.trust._session.chain
+        chain = self.verifier._session.chain
         second, hour_later = timedelta(seconds=1), chain.verified_at + timedelta(hours=1)
         for one, bound in ((chain, chain.not_after), (replace(chain, not_after=hour_later + MINUTE), hour_later)):
             self.assertTrue(one.is_resumable(bound - second))
@@ -181,7 +181,7 @@ class SessionAgeTests(SynchronousTestCase):
         """
         scene = self.scene(ends=30 * MINUTE)
         self.connect(scene, 0 * MINUTE)
-        self.patch(type(self.trust._session.chain), "is_resumable", lambda chain, now: True)
+        self.patch(type(self.verifier._session.chain), "is_resumable", lambda chain, now: True)
         self.assertIn("a CA in the chain expired on", str(self.connect(scene, 31 * MINUTE)))
 
     def test_session_of_another_connection(self) -> None:
@@ -190,10 +190,10 @@ class SessionAgeTests(SynchronousTestCase):
         """
         scene = self.scene()
         self.connect(scene, 0 * MINUTE)
-        first = self.trust._session
-        handshake = self.trust.handshake()
+        first = self.verifier._session
+        handshake = self.verifier.handshake()
         handshake.clientConnectionForTLS(None)
-        self.trust.remember(first.session, replace(first.chain, pins=(b"another's",)))
+        self.verifier.remember(first.session, replace(first.chain, pins=(b"another's",)))
         self.assertEqual(first.chain.pins, handshake._offered.chain.pins)
 
     def test_client_certificate_drops_the_session(self) -> None:
@@ -204,8 +204,8 @@ class SessionAgeTests(SynchronousTestCase):
             credentials = Credentials(AUTHORITY.pem)
             mine = AUTHORITY.issue(["client.test"])
             shown = TlsChoices(certificate=mine.certificate_pem, key=mine.key_pem)
-            self.trust = make_trust(ca=None, credentials=credentials)
-            scene = serve(GOOD, None, version, self.trust)
+            self.verifier = make_verifier(ca=None, credentials=credentials)
+            scene = serve(GOOD, None, version, self.verifier)
             seen = [self.connect(scene, 0 * MINUTE), self.connect(scene, MINUTE)]
             for tls in (shown, TlsChoices()):
                 credentials.replace(AUTHORITY.pem, tls)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import Incompatible
 from dotproxy.testing.certificates import Issued
 from dotproxy.upstream.verification import DEFAULT_CIPHERS, TlsChoices
-from tests.upstream.scenes import AUTHORITY, NAME, Scene, make_trust
+from tests.upstream.scenes import AUTHORITY, NAME, Scene, make_verifier
 
 
 def make_rsa_certificate() -> Issued:
@@ -39,7 +39,7 @@ class CipherTests(SynchronousTestCase):
     """
 
     def connect(self, cipher: str, tls: TlsChoices | None = None) -> Scene:
-        scene = Scene(RSA, make_trust(tls=tls))
+        scene = Scene(RSA, make_verifier(tls=tls))
         options = RSA.server_options()
         options.getContext().set_max_proto_version(SSL.TLS1_2_VERSION)
         options.getContext().set_cipher_list(cipher.encode())

@@ -10,7 +10,7 @@ from dotproxy.errors import Unreachable, Untrusted
 from dotproxy.policy.retry import Isolation
 from dotproxy.telemetry.status import State, UpstreamStatus
 from dotproxy.upstream.verification import Credentials, TlsChoices
-from tests.upstream.scenes import AUTHORITY, GOOD, NAME, STRANGER, ZONE, Scene, make_question, make_trust
+from tests.upstream.scenes import AUTHORITY, GOOD, NAME, STRANGER, ZONE, Scene, make_question, make_verifier
 
 VERSIONS = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
 
@@ -25,8 +25,8 @@ class ReplacedCredentialsTests(SynchronousTestCase):
         An upstream that trusts ``AUTHORITY``, and speaks this version of TLS at most.
         """
         self.credentials = Credentials(AUTHORITY.pem)
-        self.trust = make_trust(ca=None, credentials=self.credentials)
-        scene = Scene(trust=self.trust)
+        self.verifier = make_verifier(ca=None, credentials=self.credentials)
+        scene = Scene(verifier=self.verifier)
         options = GOOD.server_options()
         options.getContext().set_max_proto_version(version)
         options.getContext().set_session_id(b"one")
@@ -89,10 +89,10 @@ class ReplacedCredentialsTests(SynchronousTestCase):
         A session of the new CAs' context cannot be resumed in the old one's; such a dial is refused like any other.
         """
         scene = self.scene()
-        old = self.trust.handshake()
+        old = self.verifier.handshake()
         self.credentials.replace(AUTHORITY.pem, TlsChoices())
         scene.connect("first")
-        self.assertIsNotNone(self.trust._session)
+        self.assertIsNotNone(self.verifier._session)
         connection = old.clientConnectionForTLS(None)
         self.assertIsNone(connection.get_session())
         with self.assertRaisesRegex(Untrusted, "were replaced during the handshake"):
@@ -107,11 +107,11 @@ class ReplacedCredentialsTests(SynchronousTestCase):
             scene.server.answer = lambda query: None
             scene.connect("first")
             self.credentials.replace(AUTHORITY.pem, TlsChoices())
-            self.trust.handshake()
+            self.verifier.handshake()
             scene.server.connections[0].send(ZONE(scene.server.queries[0]) or b"")
             scene.network.settle()
             self.assertEqual(["first"], scene.told.answered_tokens)
-            self.assertIsNone(self.trust._session)
+            self.assertIsNone(self.verifier._session)
 
     def test_outstanding_questions_move_to_the_new_connection(self) -> None:
         """

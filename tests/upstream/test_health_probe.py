@@ -9,7 +9,7 @@ import dns.rdataclass
 import dns.rdatatype
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.upstream.health_probe import PROBE, PROBE_QUESTION
+from dotproxy.upstream.health_probe import PROBE, PROBE_QUERY
 
 
 class ProbeTests(SynchronousTestCase):
@@ -21,7 +21,7 @@ class ProbeTests(SynchronousTestCase):
         """
         ``. IN NS``, without RD, padded to 128 octets as every query is (RFC 8467 §4.1), under its own token.
         """
-        token, octets, end = PROBE_QUESTION
+        token, octets, end = PROBE_QUERY
         self.assertIs(PROBE, token)
         message = dns.message.from_wire(octets)
         (question,) = message.question

@@ -17,9 +17,9 @@ def sizes(count: int, isolation: Isolation) -> list[int]:
     Return how many queries are in each group.
     """
     groups = grouped([make_question(number) for number in range(count)], isolation, is_background=False)
-    tokens = [question[0] for group in groups for question in group.questions]
+    tokens = [question[0] for group in groups for question in group.queries]
     assert tokens == list(range(count)), tokens
-    return [len(group.questions) for group in groups]
+    return [len(group.queries) for group in groups]
 
 
 class GroupedTests(SynchronousTestCase):
@@ -75,9 +75,9 @@ class JoinedTests(SynchronousTestCase):
         Those that wait one behind the other go together, up to the first of another kind.
         """
         waiting = self.waiting(Isolation.UNUSUAL, Isolation.UNUSUAL, Isolation.KNOWN, Isolation.UNUSUAL)
-        self.assertEqual([0, 1], [question[0] for question in joined(waiting).questions])
-        self.assertEqual([2], [question[0] for question in joined(waiting).questions])
-        self.assertEqual([3], [question[0] for question in joined(waiting).questions])
+        self.assertEqual([0, 1], [question[0] for question in joined(waiting).queries])
+        self.assertEqual([2], [question[0] for question in joined(waiting).queries])
+        self.assertEqual([3], [question[0] for question in joined(waiting).queries])
         self.assertFalse(waiting)
 
     def test_sixteen_at_most(self) -> None:
@@ -85,7 +85,7 @@ class JoinedTests(SynchronousTestCase):
         16 unusual queries share one connection, the 17th waits for the next one.
         """
         waiting = self.waiting(*[Isolation.UNUSUAL] * 17)
-        self.assertEqual(16, len(joined(waiting).questions))
+        self.assertEqual(16, len(joined(waiting).queries))
         self.assertEqual(1, len(waiting))
 
     def test_others_go_alone(self) -> None:
@@ -93,4 +93,4 @@ class JoinedTests(SynchronousTestCase):
         What is known to end connections shares none, even with what is unusual.
         """
         waiting = self.waiting(Isolation.KNOWN, Isolation.KNOWN, Isolation.LOST, Isolation.LOST)
-        self.assertEqual([1, 1, 1, 1], [len(joined(waiting).questions) for _ in range(4)])
+        self.assertEqual([1, 1, 1, 1], [len(joined(waiting).queries) for _ in range(4)])

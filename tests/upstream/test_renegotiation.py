@@ -8,7 +8,7 @@ from OpenSSL import SSL
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.upstream.verification import Credentials
-from tests.upstream.scenes import AUTHORITY, GOOD, Scene, make_trust
+from tests.upstream.scenes import AUTHORITY, GOOD, Scene, make_verifier
 
 OTHER = AUTHORITY.issue(["other.test"])
 REASON = (
@@ -25,7 +25,7 @@ class RenegotiationTests(SynchronousTestCase):
         """
         A scene in which the server asked for another handshake, to show another certificate.
         """
-        scene = Scene(trust=make_trust())
+        scene = Scene(verifier=make_verifier())
         options = GOOD.server_options()
         options.getContext().set_max_proto_version(SSL.TLS1_2_VERSION)
         scene.server._options = (GOOD, options)

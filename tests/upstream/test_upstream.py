@@ -11,12 +11,12 @@ from dotproxy.errors import BadReply, ConnectionGone, Unreachable
 from dotproxy.policy.health import RECENT_OUTAGE, Tier
 from dotproxy.testing.server import HANG_UP
 from dotproxy.upstream.availability import LEARNED_LATER
-from dotproxy.upstream.health_probe import PROBE_QUESTION
+from dotproxy.upstream.health_probe import PROBE_QUERY
 from dotproxy.wire.framing import frame
 from tests.upstream.scenes import NAME, STRANGER, ZONE, Scene
 
 REFUSED = Refused(111, "Connection refused")
-IS_PROBE = PROBE_QUESTION[1][2:]
+IS_PROBE = PROBE_QUERY[1][2:]
 
 
 def names(queries: list[bytes]) -> list[bytes]:

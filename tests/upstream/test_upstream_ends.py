@@ -11,12 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import Timeout, Unreachable
 from dotproxy.policy.health import Tier
 from dotproxy.upstream.connection import CLOSE_TIMEOUT, DRAIN_TIMEOUT
-from dotproxy.upstream.health_probe import PROBE_QUESTION
+from dotproxy.upstream.health_probe import PROBE_QUERY
 from dotproxy.upstream.pool import PROBE_GRACE, PROBE_TIMEOUT
 from tests.upstream.scenes import AUTHORITY, ZONE, Scene
 
 REFUSED = Refused(111, "Connection refused")
-IS_PROBE = PROBE_QUESTION[1][2:]
+IS_PROBE = PROBE_QUERY[1][2:]
 
 
 def names(queries: list[bytes]) -> list[bytes]:
@@ -365,7 +365,7 @@ class ProbeTests(SynchronousTestCase):
         """
         It asks for the name servers of the root, and for no recursion, and is as long as other questions.
         """
-        _, query, end = PROBE_QUESTION
+        _, query, end = PROBE_QUERY
         message = dns.message.from_wire(query)
         self.assertEqual(". IN NS", message.question[0].to_text())
         self.assertEqual((dns.flags.Flag(0), 17), (message.flags, end))

@@ -19,7 +19,7 @@ from dotproxy.testing.certificates import Issued
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.upstream.tls_errors import closed_how, lost
 from dotproxy.upstream.verification import TlsChoices
-from tests.upstream.scenes import ADDRESS, AUTHORITY, GOOD, NAME, STRANGER, ZONE, Scene, later, make_trust
+from tests.upstream.scenes import ADDRESS, AUTHORITY, GOOD, NAME, STRANGER, ZONE, Scene, later, make_verifier
 
 #: subjectAltName extensions that say nothing a name could be verified by: why → DER.
 BAD_SANS = {
@@ -37,11 +37,11 @@ class RefusalTests(SynchronousTestCase):
     What is refused, and that the server then has not one octet of a question.
     """
 
-    def refused(self, certificate: Issued, **trust: object) -> str:
+    def refused(self, certificate: Issued, **changes: object) -> str:
         """
         Ask a server with ``certificate``; return why that failed, having seen that nothing leaked.
         """
-        scene = Scene(certificate, make_trust(**trust))
+        scene = Scene(certificate, make_verifier(**changes))
         scene.connect("question")
         self.assertEqual([], scene.told.answers)
         ((token, error, is_final),) = scene.told.failures
@@ -147,9 +147,9 @@ class RefusalTests(SynchronousTestCase):
         """
         An exception nobody thought of is a refusal.
         """
-        trust = make_trust()
-        self.patch(trust, "_check_dates", lambda x509: 1 / 0)
-        scene = Scene(trust=trust)
+        verifier = make_verifier()
+        self.patch(verifier, "_check_dates", lambda x509: 1 / 0)
+        scene = Scene(verifier=verifier)
         scene.connect("question")
         self.assertIn("the check itself failed: ZeroDivisionError", scene.told.failures[0][1].reason)
         self.assertEqual([], scene.server.queries)
@@ -160,11 +160,11 @@ class AcceptanceTests(SynchronousTestCase):
     What is accepted, and what is known of it.
     """
 
-    def accepted(self, certificate: Issued = GOOD, **trust: object) -> Scene:
+    def accepted(self, certificate: Issued = GOOD, **changes: object) -> Scene:
         """
         A scene in which a question was answered.
         """
-        scene = Scene(certificate, make_trust(**trust))
+        scene = Scene(certificate, make_verifier(**changes))
         scene.connect("question")
         self.assertEqual(["question"], scene.told.answered_tokens)
         self.assertEqual([], scene.told.failures)
@@ -198,7 +198,7 @@ class AcceptanceTests(SynchronousTestCase):
         The name is sent as SNI, an address is not (RFC 6066 §3); ALPN is dot (RFC 7858, RFC 8310).
         """
         for name, expected in ((NAME, NAME.encode()), (None, None)):
-            scene = Scene(trust=make_trust(name=name))
+            scene = Scene(verifier=make_verifier(name=name))
             scene.connect("question")
             tls = scene.server.connections[0].transport
             self.assertEqual(expected, tls.getHandle().get_servername())
@@ -209,7 +209,7 @@ class AcceptanceTests(SynchronousTestCase):
         If 1.3 is the least, 1.2 is refused, and nothing is asked (RFC 8310 §9).
         """
         for version, accepted in ((SSL.TLS1_2_VERSION, False), (SSL.TLS1_3_VERSION, True)):
-            scene = Scene(trust=make_trust(tls=TlsChoices("1.3")))
+            scene = Scene(verifier=make_verifier(tls=TlsChoices("1.3")))
             options = GOOD.server_options()
             options.getContext().set_max_proto_version(version)
             scene.server._options = (GOOD, options)
@@ -224,7 +224,7 @@ class AcceptanceTests(SynchronousTestCase):
             ("ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384", "AES256-GCM"),
             ("ECDHE+CHACHA20", "CHACHA20"),
         ):
-            scene = Scene(trust=make_trust(tls=TlsChoices(ciphers=ciphers)))
+            scene = Scene(verifier=make_verifier(tls=TlsChoices(ciphers=ciphers)))
             options = GOOD.server_options()
             options.getContext().set_max_proto_version(SSL.TLS1_2_VERSION)
             scene.server._options = (GOOD, options)
@@ -247,7 +247,7 @@ class AcceptanceTests(SynchronousTestCase):
             (TlsChoices(certificate=mine.certificate_pem, key=mine.key_pem), True),
             (TlsChoices(), False),
         ):
-            scene = Scene(trust=make_trust(tls=tls))
+            scene = Scene(verifier=make_verifier(tls=tls))
             options = GOOD.server_options()
             options.getContext().set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, look)
             options.getContext().set_session_id(b"one")
@@ -281,12 +281,12 @@ class ResumptionTests(SynchronousTestCase):
     The second connection: a resumed handshake, to which everything applies that does to the first.
     """
 
-    def reconnected(self, **trust: object) -> Scene:
+    def reconnected(self, **changes: object) -> Scene:
         """
         A scene whose first connection was closed by the server, with a question waiting for the second.
         """
-        self.trust = make_trust(**trust)
-        scene = Scene(trust=self.trust)
+        self.verifier = make_verifier(**changes)
+        scene = Scene(verifier=self.verifier)
         scene.connect("first")
         self.assertEqual(["first"], scene.told.answered_tokens)
         scene.server.close_connections()
@@ -326,7 +326,7 @@ class ResumptionTests(SynchronousTestCase):
         A session does not outlive its certificate.
         """
         scene = self.reconnected()
-        self.trust._now = later(days=31)
+        self.verifier._now = later(days=31)
         self.assertIn("the certificate expired on", self.refused(scene))
 
     def test_another_name_on_resumption(self) -> None:
@@ -334,7 +334,7 @@ class ResumptionTests(SynchronousTestCase):
         The name is verified on resumed handshakes too.
         """
         scene = self.reconnected()
-        self.trust.name = "other.test"
+        self.verifier.name = "other.test"
         self.assertIn("not for other.test", self.refused(scene))
 
     def test_another_address_on_resumption(self) -> None:
@@ -342,7 +342,7 @@ class ResumptionTests(SynchronousTestCase):
         So is the address.
         """
         scene = self.reconnected(name=None)
-        self.trust.address = "192.0.2.99"
+        self.verifier.address = "192.0.2.99"
         self.assertIn("not for 192.0.2.99", self.refused(scene))
 
     def test_another_pin_on_resumption(self) -> None:
@@ -350,7 +350,7 @@ class ResumptionTests(SynchronousTestCase):
         So are the pins.
         """
         scene = self.reconnected()
-        self.trust.pins = (b"\0" * 32,)
+        self.verifier.pins = (b"\0" * 32,)
         self.assertIn("none of the pins matches", self.refused(scene))
 
     def test_another_certificate(self) -> None:
@@ -366,7 +366,7 @@ class ResumptionTests(SynchronousTestCase):
         A session belongs to one upstream: another, with another CA, does not get to resume it.
         """
         first = self.reconnected()
-        second = Scene(trust=make_trust(ca=STRANGER.pem))
+        second = Scene(verifier=make_verifier(ca=STRANGER.pem))
         second.server = first.server
         second.connect("question")
         self.assertEqual(["question"], second.told.failed_tokens)

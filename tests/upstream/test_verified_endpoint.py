@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.errors import Incompatible, Timeout, Unreachable, Untrusted, UpstreamError
 from dotproxy.testing.server import DotServer, MemoryNetwork
 from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
-from tests.upstream.scenes import ADDRESS, AUTHORITY, GOOD, ZONE, make_trust
+from tests.upstream.scenes import ADDRESS, AUTHORITY, GOOD, ZONE, make_verifier
 
 
 class Behind(Protocol):
@@ -67,7 +67,7 @@ class GateTests(SynchronousTestCase):
         self.network = MemoryNetwork()
         self.clock = self.network.reactor
         self.built: list[Behind] = []
-        self.trust = make_trust()
+        self.verifier = make_verifier()
 
     def connect(self, host: str = ADDRESS) -> Deferred[object]:
         """
@@ -78,7 +78,7 @@ class GateTests(SynchronousTestCase):
             self.built.append(Behind())
             return self.built[-1]
 
-        return VerifiedEndpoint(self.clock, host, 853, self.trust, 3.0).connect(Factory.forProtocol(build))
+        return VerifiedEndpoint(self.clock, host, 853, self.verifier, 3.0).connect(Factory.forProtocol(build))
 
     def failed(self, dialled: Deferred[object]) -> UpstreamError:
         """
@@ -131,7 +131,7 @@ class GateTests(SynchronousTestCase):
             def buildProtocol(self, addr: object) -> None:
                 return None
 
-        dialled = VerifiedEndpoint(self.clock, ADDRESS, 853, self.trust, 3.0).connect(Nothing())
+        dialled = VerifiedEndpoint(self.clock, ADDRESS, 853, self.verifier, 3.0).connect(Nothing())
         self.network.accept(DotServer(ZONE, GOOD))
         self.assertEqual("no longer wanted", self.failed(dialled).reason)
 
@@ -244,7 +244,7 @@ class GateTests(SynchronousTestCase):
         def forbid() -> None:
             raise MemoryError("no write+execute memory")
 
-        self.patch(self.trust, "handshake", forbid)
+        self.patch(self.verifier, "handshake", forbid)
         error = self.failed(self.connect())
         self.assertEqual("TLS cannot be used on this system: no write+execute memory", error.reason)
         self.assertEqual([], self.network.dialled)

@@ -18,7 +18,7 @@ from dotproxy.upstream.verified_endpoint import VerifiedEndpoint
 from dotproxy.upstream.zone_transfer import CLOSE_TIMEOUT, SILENCE_TIMEOUT, Transfers, TransferSettings
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.rewrite import EdnsRewriter
-from tests.upstream.scenes import ADDRESS, GOOD, STRANGER, Counting, Heard, make_trust
+from tests.upstream.scenes import ADDRESS, GOOD, STRANGER, Counting, Heard, make_verifier
 from tests.wire.test_axfr import host, make_query, messages_of, soa, whole
 
 CLIENT = Client("127.0.0.1", 4000)
@@ -36,7 +36,7 @@ class Scene:
         self.upstreams = [
             Upstream(
                 f"u{number}",
-                VerifiedEndpoint(self.clock, ADDRESS, 853, make_trust(), 3.0),
+                VerifiedEndpoint(self.clock, ADDRESS, 853, make_verifier(), 3.0),
                 UpstreamSettings(),
                 runtime=Runtime(self.clock, self.clock.seconds, Counting(), lambda: 0.0),
                 events=Heard(),
