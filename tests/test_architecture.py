@@ -137,6 +137,7 @@ DATA_ONLY = {
     "config/operation.py": "settings as data; test_schema looks at all of them",
     "config/setting.py": "the fields of a setting",
     "config/tls_listener.py": "settings as data; test_schema looks at all of them",
+    "downstream/interfaces.py": "protocols",
     "downstream/recvmmsg_abi.py": "made by cffi; test_udp_port makes it again and compares",
     "errors.py": "exceptions and the words of their codes",
     "forwarding/interfaces.py": "protocols",
