@@ -1,8 +1,8 @@
 """
-What can be said of dotproxy's life, as past-tense events.
+Events of upstreams and their connections.
 
-Decides the vocabulary.  Whoever tells events calls one of these methods; whoever listens overrides what
-it wants to hear.  Nothing here is called once a query.
+Decides which events there are.  The code where something happens calls a method; a subclass overrides the methods of
+the events it needs.  No event happens once a query.
 """
 
 from __future__ import annotations
@@ -12,55 +12,55 @@ from dotproxy.errors import UpstreamError
 
 class Events:
     """
-    The listener that does not listen.
+    An observer that ignores every event.
     """
 
     def upstream_connected(
         self, upstream: str, peer: str, tls: str, verified: str, *, resumed: bool, seconds: float
     ) -> None:
         """
-        A verified connection came about, ``seconds`` after dialling began.
+        Note a verified connection, ``seconds`` after the dial began.
 
-        ``peer`` is its address, ``tls`` the version spoken, ``verified`` the name or IP address the
-        certificate was verified for; ``resumed``: in an earlier handshake, of which this one is the sequel.
+        ``peer`` is its address, ``tls`` the TLS version, ``verified`` the name or IP address that the certificate was
+        verified for; with ``resumed`` that was in the handshake of the session that is resumed.
         """
 
     def upstream_went_down(self, upstream: str, error: UpstreamError) -> None:
         """
-        It was up, and failed.
+        Note that an upstream that was up has failed.
         """
 
     def upstream_came_up(self, upstream: str, seconds: float, failures: int) -> None:
         """
-        It was down for ``seconds``, over ``failures`` failures, and works again.
+        Note that an upstream works again, after ``seconds`` and ``failures`` failed attempts.
         """
 
     def connection_closed(self, upstream: str, reason: str, outstanding: int) -> None:
         """
-        A connection that had stood ended.
+        Note the end of a verified connection, with the number of ``outstanding`` queries.
         """
 
     def dial_failed(self, upstream: str, error: UpstreamError) -> None:
         """
-        No connection came about, or none over which anything was answered.
+        Note a dial that failed, or a connection that ended before any response.
         """
 
     def question_ended_connection(self, upstream: str, question: bytes) -> None:
         """
-        A connection ended on which this question alone was outstanding (``policy.quarantine.question_key``).
+        Note a connection that ended with one outstanding query; ``question`` is its ``policy.quarantine.question_key``.
         """
 
     def query_limit_changed(self, upstream: str, limit: int | None) -> None:
         """
-        It answers so many queries over one connection; None: there is no such rule.
+        Note the number of queries after which an upstream closes a connection; None if there is no such limit.
         """
 
     def question_failed(self, key: bytes, failure: object) -> None:
         """
-        A question could not be answered; ``failure`` is what its clients are told (``cache.failures``).
+        Note a question that could not be answered; ``failure`` is what the failure cache keeps (``cache.failures``).
         """
 
     def question_recovered(self, key: bytes) -> None:
         """
-        A question was answered that had failed before.
+        Note a response to a question that had failed before.
         """

@@ -1,9 +1,9 @@
 """
-The values of metrics' labels, and what each says.
+The values of the metrics' labels, with a description of each.
 
-Decides nothing but the words of the documentation's table: the values are those of the code that counts.  A label has a
-fixed set of values, or is filled from the configuration; no name of a query, no client and no text of an upstream's
-becomes one.
+Decides the descriptions, of which docs/metrics.md has a table; the values themselves come from the code that counts.  A
+label has a fixed set of values, or values from the configuration; no query name, no client address and no text from an
+upstream becomes one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CLIENT_ENDS = {
     ClientEnd.UNREAD_IN_ALL: "32 MiB of responses to all clients was not read, and its client had most of that",
 }
 
-#: Labels with a fixed set of values: what each value says.
+#: Labels with a fixed set of values, with the description of each value.
 FIXED: dict[str, dict[str, str]] = {
     "transport": dict(
         zip(TRANSPORTS, ("over UDP", "over TCP", "asked by the program itself, as a library", "over TLS"), strict=True)
@@ -89,7 +89,7 @@ FIXED: dict[str, dict[str, str]] = {
     "resumed": {"yes": "a TLS session was resumed", "no": "a full handshake"},
 }
 
-#: Labels with values that the configuration and the installation have.
+#: Labels with values from the configuration or the installation.
 OPEN = {
     "upstream": "one of those configured, by its label",
     "worker": "the number of a worker",
@@ -103,12 +103,12 @@ OPEN = {
 
 def labels_table() -> str:
     """
-    Return the table of all labels, in Markdown.
+    Return the Markdown table of all labels.
     """
     lines = ["| label | values |", "|---|---|"]
     for label, values in FIXED.items():
         texts = list(values.values())
-        if len(set(texts)) <= len(texts) / 2:  # the names say it
+        if len(set(texts)) <= len(texts) / 2:  # most values need no description
             others = [f"`{value}` ({text})" for value, text in values.items() if texts.count(text) == 1]
             shown = ", ".join(f"`{value}`" for value, text in values.items() if texts.count(text) > 1)
             shown = ", ".join([shown, *others])

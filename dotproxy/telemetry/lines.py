@@ -1,11 +1,11 @@
 """
-The form of log lines: text for a person, JSON for a program, text with priorities for journald.
+The format of log lines: text, JSON, or text with priorities for journald.
 
-Decides how an event is written, and which form suits where it goes.  Control characters and line breaks in what a
-message is made of are escaped: a line is one event, whatever the network sent.  What is logged over and over is limited
-(``log_limit``).  What Twisted logs about itself (reactor class,
-factories and ports that start and stop) is left out, unless it is a warning or an error.  Each function makes an
-observer, as twistd's ``--logger`` wants it: ``twistd --logger dotproxy.telemetry.lines.as_json dotproxy``.
+Decides how an event is written, and which format suits an output.  Control characters and line breaks in the parts of a
+message are escaped, so that a line is one event whatever the network sent.  Repeated events are limited
+(``log_limit``).  Twisted's events about itself (reactor class, factories and ports that start and stop) are left out,
+unless they are warnings or errors.  Each public function returns an observer, as twistd's ``--logger`` needs it:
+``twistd --logger dotproxy.telemetry.lines.as_json dotproxy``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO, cast
 
@@ -35,54 +35,54 @@ from dotproxy.wire.printable import printable, printable_lines
 
 FORMATS = ("auto", "text", "json", "journal")
 
-#: sd-daemon(3).
+#: Priorities of journald, sd-daemon(3).
 _PRIORITIES = {LogLevel.debug: 7, LogLevel.info: 6, LogLevel.warn: 4, LogLevel.error: 3, LogLevel.critical: 2}
 
-#: Whose events are Twisted's; ``log_legacy`` is what its older half logs by ``twisted.python.log``.
+#: Namespaces of Twisted's events; ``log_legacy`` is that of ``twisted.python.log``.
 _TWISTED = ("twisted.", "log_legacy")
 
-#: What every event has, and what is said otherwise.
+#: Keys of the JSON object that an event's own keys do not replace.
 _OURS = ("time", "level", "namespace", "message")
 
 
 def as_text(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
-    Lines with date, level and text.
+    Return an observer that writes lines with date, level and text.
     """
     return _filtered(FileLogObserver(out, _with_date))
 
 
 def as_json(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
-    A JSON object a line: ``time``, ``level``, ``namespace``, ``message``, and what the message is made of.
+    Return an observer that writes a JSON object a line: ``time``, ``level``, ``namespace``, ``message`` and its parts.
     """
     return _filtered(FileLogObserver(out, lambda event: json.dumps(_as_dict(event), ensure_ascii=False) + "\n"))
 
 
 def for_journal(out: TextIO = sys.stdout) -> Callable[[LogEvent], None]:
     """
-    Lines that begin with their priority; journald knows the time.
+    Return an observer that writes lines with their priority first; journald adds the time.
     """
     return _filtered(FileLogObserver(out, _with_priority))
 
 
-def auto(out: TextIO = sys.stdout, environ: Any = os.environ) -> Callable[[LogEvent], None]:
+def auto(out: TextIO = sys.stdout, environ: Mapping[str, str] = os.environ) -> Callable[[LogEvent], None]:
     """
-    Text on a terminal, priorities for the journal, JSON for whatever else there is.
+    Return an observer that writes text to a terminal, lines with priorities to journald, JSON to anything else.
     """
     return CHOICES[suitable_format(out, environ)](out)
 
 
-def suitable_format(out: TextIO, environ: Any) -> str:
+def suitable_format(out: TextIO, environ: Mapping[str, str]) -> str:
     """
-    Return which of ``FORMATS`` suits where lines go.
+    Return the one of ``FORMATS`` for an output.
     """
     if out.isatty():
         return "text"
     try:
         where = os.fstat(out.fileno())
         is_journal = environ.get("JOURNAL_STREAM") == f"{where.st_dev}:{where.st_ino}"
-    except (OSError, ValueError):  # no file at all
+    except (OSError, ValueError):  # it is no file
         is_journal = False
     return "journal" if is_journal else "json"
 
@@ -106,10 +106,10 @@ def is_twisted_news(event: LogEvent) -> bool:
 
 def _filtered(observer: Callable[[LogEvent], None]) -> Callable[[LogEvent], None]:
     """
-    Leave out what Twisted tells of itself, and what is too much.
+    Return ``observer`` behind a filter of Twisted's own news and the limit of repeated events.
     """
 
-    def judge(event: LogEvent) -> Any:
+    def judge(event: LogEvent) -> Any:  # a NamedConstant of constantly, which has no types
         return PredicateResult.no if is_twisted_news(event) else PredicateResult.maybe
 
     limited = cast(ILogObserver, LogLimit(observer))
@@ -118,7 +118,7 @@ def _filtered(observer: Callable[[LogEvent], None]) -> Callable[[LogEvent], None
 
 def _message(event: LogEvent) -> str:
     """
-    Return an event's text, and below it, indented, the traceback if there is one.
+    Return the text of an event, with the traceback indented below it if there is one.
     """
     text = formatEvent(event)
     is_of_one_line = "\n" not in str(event.get("log_format", ""))
@@ -130,26 +130,29 @@ def _message(event: LogEvent) -> str:
 
 
 def _with_date(event: LogEvent) -> str | None:
-    whole = {key: event.get(key) for key in ("log_time", "log_namespace", "log_level", "log_system")}
-    whole = {key: value for key, value in whole.items() if value is not None}
-    return formatEventAsClassicLogText({**whole, "log_format": "{text}", "text": _message(event)}, formatTime)
+    fields = {key: event.get(key) for key in ("log_time", "log_namespace", "log_level", "log_system")}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    return formatEventAsClassicLogText({**fields, "log_format": "{text}", "text": _message(event)}, formatTime)
 
 
-def _as_dict(event: LogEvent) -> dict[str, Any]:
+def _as_dict(event: LogEvent) -> dict[str, str | int | float | None]:
+    """
+    Return an event as data for JSON.
+    """
     level = event.get("log_level")
-    plain: dict[str, Any] = {
+    data: dict[str, str | int | float | None] = {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
         "level": level.name if level else "info",
         "namespace": event.get("log_namespace", ""),
         "message": _message(event),
     }
-    if str(plain["namespace"]).startswith("dotproxy"):
-        plain |= {
+    if str(data["namespace"]).startswith("dotproxy"):
+        data |= {
             key: printable(value) if isinstance(value, str) else value
             for key, value in event.items()
             if not key.startswith("log_") and key not in _OURS and isinstance(value, str | int | float | bool)
         }
-    return plain
+    return data
 
 
 def _with_priority(event: LogEvent) -> str:

@@ -1,9 +1,9 @@
 """
-A bound on the lines of a log that say the same over and over.
+A rate limit for repeated log events.
 
-Decides how many events of one kind are written a minute, and that the rest are counted.  A kind is a namespace and a
-format, so a place in the code: what a client or an upstream sends can make no new one.  The query log, which is meant
-to be long, is limited by the second; a share of all (``query_log_sample``) is the better limit for a busy server.
+Decides how many events of one kind are logged a minute; the rest are counted.  A kind is a namespace and a format
+string, that is a place in the code, so that no client and no upstream can make new kinds.  The query log has a limit a
+second instead; on a busy server ``query_log_sample`` is the better limit.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Callable
 
 from twisted.logger import LogEvent, LogLevel
 
-#: Seconds.
+#: Seconds for which events are counted.
 WINDOW = 60.0
 
-#: Of one kind so many lines are written in a window, and so many with a traceback.
+#: Events of one kind logged in a window, and those of them with a traceback.
 LINES = 100
 TRACEBACKS = 5
 
-#: Of the query log so many lines are written a second.
+#: Lines of the query log a second.
 QUERY_LINES = 5000
 
-#: So many kinds are told apart; further ones share a limit.
+#: Kinds with a limit of their own; further kinds share one.
 _KINDS = 500
 
 _QUERIES = "dotproxy.queries"
@@ -30,9 +30,9 @@ _QUERIES = "dotproxy.queries"
 
 class LogLimit:
     """
-    An observer before another one.
+    A log observer that passes events on to another one, up to a limit.
 
-    Owns: how many events of each kind there were in this window, by the time that events bear.
+    Owns: the number of events of each kind in this window, by the events' own time.
     """
 
     def __init__(self, observer: Callable[[LogEvent], None]) -> None:
@@ -45,14 +45,14 @@ class LogLimit:
 
     def __call__(self, event: LogEvent) -> None:
         """
-        Called for each event.
+        Pass an event on, or count it.
         """
         namespace = str(event.get("log_namespace", ""))
         now = float(event.get("log_time", 0.0))
         if namespace == _QUERIES:
             self._log_query(event, now)
             return
-        if not self._ends - WINDOW <= now < self._ends:  # it is over, or the clock was set back
+        if not self._ends - WINDOW <= now < self._ends:  # the window is over, or the clock was set back
             self._begin(now)
         kind = namespace, str(event.get("log_format"))
         if kind not in self._counts and len(self._counts) >= _KINDS:
@@ -80,7 +80,7 @@ class LogLimit:
 
     def _begin(self, now: float) -> None:
         """
-        Begin a window, and tell what was left out in the last one.
+        Begin a window, and log how many events were left out in the last one.
         """
         left_out = self._left_out
         self._ends = now + WINDOW

@@ -1,8 +1,8 @@
 """
-The log: one line for each change of state.
+The log of upstreams: one line for each change of state.
 
-Decides what is worth a line, and at which level.  No query name and no client address passes through
-here at all, so none can be logged.
+Decides which events are logged, and at which level.  Events have no query name and no client address, so neither can
+be logged here.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dotproxy.telemetry.words import pluralized
 
 log = Logger("dotproxy")
 
-#: So many lines about an upstream that goes down are told in so many seconds; what is more is counted.
-_ENOUGH = 3
+#: An upstream that goes down is logged up to 3 times in 60 s; further times are counted, and logged as one line.
+_MAX_LINES = 3
 _WINDOW = 60
 
 
 class LoggedEvents(Events):
     """
-    Events as lines for a person.
+    Logs events of upstreams.
 
-    Without ``debug`` what is only of interest then is not logged at all: twistd shows every level.
+    Debug events are logged only if ``debug`` is set, since twistd writes every level.
     """
 
     def __init__(self, *, debug: bool = False, clock: IReactorTime | None = None) -> None:
@@ -38,13 +38,13 @@ class LoggedEvents(Events):
         self, upstream: str, peer: str, tls: str, verified: str, *, resumed: bool, seconds: float
     ) -> None:
         """
-        The first connection to an upstream is news; that there is another after an idle while is not.
+        Log the first connection to an upstream at level info, further ones at level debug.
         """
-        is_news = upstream not in self._seen
-        if not (is_news or self.debug):
+        is_first = upstream not in self._seen
+        if not (is_first or self.debug):
             return
         self._seen.add(upstream)
-        (log.info if is_news else log.debug)(
+        (log.info if is_first else log.debug)(
             "{upstream}: connected to {peer} in {milliseconds} ms ({tls}{again}, verified as {verified})",
             upstream=upstream,
             peer=peer,
@@ -56,7 +56,7 @@ class LoggedEvents(Events):
 
     def upstream_went_down(self, upstream: str, error: UpstreamError) -> None:
         """
-        Once for each time it goes down, however many attempts follow; one that does so again and again is summed up.
+        Log that an upstream is down, once for each outage; sum up outages that follow each other quickly.
         """
         if self._is_summed_up(upstream):
             return
@@ -64,9 +64,9 @@ class LoggedEvents(Events):
 
     def upstream_came_up(self, upstream: str, seconds: float, failures: int) -> None:
         """
-        Once for each time it comes back.
+        Log that an upstream works again.
         """
-        if self._changes.get(upstream, 0) > _ENOUGH:
+        if self._changes.get(upstream, 0) > _MAX_LINES:
             return
         log.info(
             "{upstream}: up again after {seconds} s ({attempts})",
@@ -78,7 +78,7 @@ class LoggedEvents(Events):
 
     def _is_summed_up(self, upstream: str) -> bool:
         """
-        Whether it has gone down so often in a minute that the rest of them is one line at its end.
+        Count an outage; return whether it is one of too many in ``_WINDOW``, which become one line at its end.
         """
         if self._clock is None:
             return False
@@ -86,21 +86,21 @@ class LoggedEvents(Events):
         self._changes[upstream] = times
         if times == 1:
             self._clock.callLater(_WINDOW, self._sum_up, upstream)
-        return times > _ENOUGH
+        return times > _MAX_LINES
 
     def _sum_up(self, upstream: str) -> None:
         times = self._changes.pop(upstream, 0)
-        if times > _ENOUGH:
+        if times > _MAX_LINES:
             log.warn("{upstream}: down {times} times in {window} s", upstream=upstream, times=times, window=_WINDOW)
 
     def connection_closed(self, upstream: str, reason: str, outstanding: int) -> None:
         """
-        Connections come and go; that is no change of state.
+        Log the end of a connection at level debug: it is no change of the upstream's state.
         """
         if not self.debug:
             return
         log.debug(
-            "{upstream}: connection ended with {outstanding} questions outstanding: {reason}",
+            "{upstream}: connection ended with {outstanding} queries outstanding: {reason}",
             upstream=upstream,
             outstanding=outstanding,
             reason=reason,

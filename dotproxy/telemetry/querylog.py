@@ -1,16 +1,16 @@
 """
-The query log, for operators who want one: a line for each response, or for some of them.
+The query log: a line for each response, or for a sample of them.  It is off by default.
 
-Decides what a line holds: transport, client, name, type, rcode, size, time taken, origin, the upstream's label, and the
-code of an Extended DNS Error.  Names and clients are hashed under a key that is forgotten with the process, so that
-lines can be told to belong together and nobody can say whose they are, unless they are asked for in clear.
+Decides what a line has: transport, client, name, type, rcode, size, duration, origin, the upstream's label, and the
+code of an Extended DNS Error.  Names and clients are hashed with a key of this process, so that lines of one client can
+be related and the client cannot be identified; with ``clear`` they are not hashed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2s
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from twisted.logger import Logger
 
@@ -26,29 +26,32 @@ log = Logger("dotproxy.queries")
 
 MODES = ("off", "hashed", "clear")
 
-#: The columns of a line; those that begin with log_ are for text alone, where what is missing is a dash.
+#: The columns of a line; those that begin with log_ are for text only, where a missing value is a dash.
 _LINE = "{transport} {client} {name} {type} {rcode} {octets} {duration_ms} {source} {log_upstream} {log_ede}"
 
 
 class _Note(NamedTuple):
     """
-    What is known of a response that is about to be sent; ``seconds`` is None for one that did not have to wait.
+    A note on a response that is about to be sent; ``seconds`` is None for one that its client did not wait for.
 
-    It holds the response itself, so that the identity it is found by is nobody else's meanwhile.
+    ``octets`` keeps the response alive: notes are found by its ``id()``, which no other object can have meanwhile.
+    ``response`` is what the octets were built from.
     """
 
     octets: bytes
     origin: Origin
-    response: Any
+    response: object
     upstream: str = ""
     seconds: float | None = None
 
 
 class QueryLog:
     """
-    ``key`` is secret; of all answers the share ``sample`` is logged, as ``chance`` has it.
+    Logs responses.  ``key`` is the secret of the hash; ``sample`` is the fraction of responses logged, drawn with
+    ``chance``, which returns 0.0 to 1.0.
 
-    Owns: what was noted of responses until they are sent, and who joined a query that is in flight.
+    Owns: notes on responses until they are sent, and the clients that joined a query in flight.
+    Told by: the forwarder's ``Delivery``.
     """
 
     def __init__(self, *, is_clear: bool, sample: float, key: bytes, chance: Callable[[], float]) -> None:
@@ -61,7 +64,7 @@ class QueryLog:
 
     def announce(self) -> None:
         """
-        Say that there is one: nobody should be surprised by it.
+        Log that queries are logged, so that no operator overlooks it.
         """
         log.warn(
             "queries are logged: {share} of them, names and clients {how}",
@@ -69,34 +72,34 @@ class QueryLog:
             how="in clear" if self._is_clear else "hashed",
         )
 
-    def note(self, octets: bytes, origin: Origin, response: Any = None) -> None:
+    def note(self, octets: bytes, origin: Origin, response: object = None) -> None:
         """
-        Called for a response that did not have to wait, and is not from the cache.
+        Note the origin of a response that its client did not wait for; without a note it is a cache hit.
         """
         self._notes[id(octets)] = _Note(octets, origin, response)
 
     def note_joined(self, query: bytes, seconds: float) -> None:
         """
-        Called for a client that waits with a query that has been in flight for so long.
+        Note a client that joined a query which had been in flight for ``seconds``.
         """
-        # Octets keep their identity where a tuple does not: compiled code takes tuples apart.
+        # The identity of octets is stable; compiled code unpacks tuples and makes new ones.
         self._joined[id(query)] = seconds
 
     def note_waited(
-        self, query: bytes, octets: bytes, origin: Origin, response: Any, upstream: str, seconds: float
+        self, query: bytes, octets: bytes, origin: Origin, response: object, upstream: str, seconds: float
     ) -> None:
         """
-        Called for a response to a client that waited.
+        Note a response to a client that waited, ``seconds`` after the query was first sent.
         """
-        before = self._joined.pop(id(query), None)
-        if before is not None:
-            seconds -= before
+        joined_after = self._joined.pop(id(query), None)
+        if joined_after is not None:
+            seconds -= joined_after
             origin = Origin.JOINED if origin is Origin.UPSTREAM else origin
         self._notes[id(octets)] = _Note(octets, origin, response, upstream, seconds)
 
     def log_sent(self, kind: int, answers: Sequence[ClientMessage], seconds: float) -> None:
         """
-        Log these; those of which nothing was noted are from the cache.
+        Log responses of a listener; those without a note are cache hits and took ``seconds``.
         """
         for octets, client in answers:
             note = self._notes.pop(id(octets), None) or _Note(octets, Origin.CACHE, None)

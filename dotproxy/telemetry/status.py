@@ -1,8 +1,8 @@
 """
-What is known of one upstream, for whoever asks: whether it works, and if not, why and since when.
+The status of an upstream: whether it works, and if not, why and since when.
 
 Decides what counts as working: a verified handshake, and no failure since.  An upstream that was not tried is neither
-up nor down.  Where that is shown is not its concern.
+up nor down.  Refuses to know where the status is presented.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dotproxy.policy.health import Health, Tier
 
 class State(IntEnum):
     """
-    Those that are better come first.
+    The states of an upstream, the best one first.
     """
 
     UP = 0
     SLOW = 1
-    UNVERIFIED = 2  #: no handshake was tried yet, or none with the present CAs
+    UNVERIFIED = 2  #: no handshake yet, or none with the current CAs
     DOWN = 3
-    UNSERVED = 4  #: the process that would know has ended
+    UNSERVED = 4  #: the worker that used it has ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,10 @@ class UpstreamStatus:
 
 class StatusRecord:
     """
-    What an upstream of this process has shown, beside its health: whether a handshake was verified, with the present
-    CAs; since when it has been failing, if it is; when its certificate expires.
+    What the status of an upstream of this process is made from, beside its ``Health``.
+
+    ``is_verified``: a handshake was verified with the current CAs.  ``failing_since`` is the time of the first failure
+    since it last worked, in seconds of ``now``.  ``tier`` returns a ``policy.health.Tier``.
     """
 
     __slots__ = ("_health", "_not_after", "_now", "_tier", "failing_since", "is_verified")
@@ -69,7 +71,7 @@ class StatusRecord:
 
     def note_verified(self, not_after: datetime | None) -> None:
         """
-        Note a verified handshake, with a certificate that is valid until then.
+        Note a verified handshake, and when the certificate expires.
         """
         self.is_verified = True
         self._not_after = None if not_after is None else not_after.timestamp()
@@ -77,7 +79,7 @@ class StatusRecord:
     @property
     def status(self) -> UpstreamStatus:
         """
-        Whether the upstream works, and if not, why and since when.
+        The status now.
         """
         tier, error = self._tier(), self._health.error
         if tier == Tier.DOWN:
@@ -94,10 +96,10 @@ class StatusRecord:
 
 def best_of(statuses: Sequence[UpstreamStatus]) -> UpstreamStatus:
     """
-    Return the status of an upstream that several workers use: that of the worker for which it works best.
+    Return the status of an upstream that several workers use: the best one of theirs.
 
-    If it works for none, the longest outage counts, and the most failed attempts: workers tell each other of theirs.
-    Of the certificates that were seen the one counts that expires first.
+    If it is down for all, the longest outage and the highest number of failed attempts count, since workers share
+    their failures.  ``not_after`` is that of the certificate that expires first.
     """
     best = min(statuses, key=lambda status: status.state)
     expiries = [status.not_after for status in statuses if status.not_after is not None]

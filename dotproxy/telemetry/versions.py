@@ -1,8 +1,8 @@
 """
-What dotproxy stands on: the versions of Python, Twisted, OpenSSL and pyOpenSSL.
+The versions of Python, Twisted, OpenSSL and pyOpenSSL.
 
-Decides how a version is found.  OpenSSL is the library that every upstream connection uses, which comes with
-cryptography's wheels; the one that Python's own ssl module was built with can be another.
+Decides how a version is found.  OpenSSL is the library of cryptography's wheels, which every upstream connection uses;
+Python's own ssl module can be built with another one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import platform
 
 def versions() -> dict[str, str]:
     """
-    Return versions by the names of what they are of.
+    Return the version of each dependency, by its name.
     """
     from OpenSSL import SSL
     from OpenSSL.version import __version__ as pyopenssl
@@ -29,7 +29,8 @@ def versions() -> dict[str, str]:
 
 def openssl_version(text: str) -> str:
     """
-    Return the version in what OpenSSL says of itself, as "OpenSSL 3.5.4 30 Sep 2025"; of another library all it says.
+    Return "3.5.4" for "OpenSSL 3.5.4 30 Sep 2025"; return the text of any other library unchanged.
     """
-    words = text.split()
-    return words[1] if len(words) > 1 and words[0] == "OpenSSL" else text
+    name, _, rest = text.partition(" ")
+    version, _, _ = rest.partition(" ")
+    return version if name == "OpenSSL" and version else text

@@ -1,5 +1,5 @@
 """
-Numbers in sentences.
+Numbers in texts.
 
 Decides the plural.
 """
@@ -7,8 +7,8 @@ Decides the plural.
 from __future__ import annotations
 
 
-def pluralized(number: int, what: str, several: str = "") -> str:
+def pluralized(number: int, noun: str, plural: str = "") -> str:
     """
-    Return a number of things: ``1 answer``, ``2 answers``; ``several`` is the plural if it is no mere s.
+    Return a number with its noun: ``1 answer``, ``2 answers``; ``plural`` is the plural if it is not regular.
     """
-    return f"{number} {what}" if number == 1 else f"{number} {several or what + 's'}"
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

@@ -53,7 +53,7 @@ class LogTests(SynchronousTestCase):
         """
         self.tell(LoggedEvents(debug=True))
         self.assertEqual(6, len(self.lines))
-        closed = "u: connection ended with 0 questions outstanding: the upstream closed the connection"
+        closed = "u: connection ended with 0 queries outstanding: the upstream closed the connection"
         self.assertEqual((LogLevel.debug, closed), self.lines[1])
         self.assertIn("TLSv1.3 resumed", self.lines[2][1])
 
