@@ -1,7 +1,7 @@
 """
-For any Twisted application: a resolver that asks over authenticated TLS.
+``DoTResolver``: DNS over authenticated TLS for any Twisted application.
 
-Decides nothing new: it is the proxy's own upstreams and forwarder, without listeners.
+Decides nothing by itself: it has a proxy's upstreams and forwarder, without listeners.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from dotproxy.upstream.verification import Credentials
 
 class DoTResolver(ForwarderResolver):
     """
-    An ``IResolver``, to be used where ``twisted.names.client.Resolver`` would be.
+    An ``IResolver`` in place of ``twisted.names.client.Resolver``.
 
-    ``upstreams`` are SPECs as the ``--upstream`` option takes them; ``settings`` are any other settings
-    by their configuration keys, as strings, for instance ``ca_file="ca.pem"``.  The environment is not
-    looked at.  Files are read once.  Connections are made when something is asked.
+    ``upstreams`` are SPECs as the ``--upstream`` option takes them; ``settings`` are other settings by their
+    configuration keys, as strings, for instance ``ca_file="ca.pem"``.  The environment is not read.  Files are read
+    once.  Connections are made when a query needs one.
 
-    :raises ConfigError: with every problem there is with them.
+    :raises ConfigError: with every problem.
     """
 
     def __init__(self, upstreams: Sequence[str] = (), *, reactor: Any = None, **settings: str) -> None:
@@ -59,7 +59,7 @@ class DoTResolver(ForwarderResolver):
         """
         Close every connection; return a Deferred that fires when that is done.
 
-        What has no answer yet fails.
+        Outstanding queries fail.
         """
         self._forwarder.stop()
         return DeferredList([maybeDeferred(service.stopService) for service in self._services])

@@ -1,11 +1,11 @@
 """
 The twistd plugin: ``twistd dotproxy``.
 
-Decides how options are spelled on the command lines of twistd and of ``dotproxy run``, and how a start that cannot
-succeed is reported there.  The only place that knows the global reactor.
+Decides the options of ``twistd dotproxy`` and ``dotproxy run``, and how a configuration that is not usable is reported.
+Imports the global reactor, only when twistd calls.
 
-Exit codes: ``EX_CONFIG`` (78) if the configuration cannot be used, which no other try will change; 1 if an address
-cannot be listened on.
+Exit codes: ``EX_CONFIG`` (78) if the configuration is not usable, which a restart does not change; 1 if an address
+cannot be bound.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     from dotproxy.service.reload import ConfigSource
     from dotproxy.service.workers.supervisor import Supervisor
 
-#: What twistd calls its pid file unless it is told otherwise.
+#: The default name of twistd's pid file.
 _PIDFILE = "twistd.pid"
 
 
 class Options(usage.Options):
     """
-    The options of ``twistd dotproxy``; one for each setting of the schema, and ``--config``.
+    The options of ``twistd dotproxy``: one for each setting of the schema, and ``--config``.
     """
 
     synopsis = "[options]"
     longdesc = (
         "Forwards plain DNS to upstreams over verified TLS.  Without options it listens on 127.0.0.1:5300"
-        " and asks Cloudflare and Quad9.  Every option can also be set by an environment variable"
+        " and forwards to Cloudflare and Quad9.  Every option can also be set by an environment variable"
         " (--tcp-idle-timeout: DOTPROXY_TCP_IDLE_TIMEOUT) or in a TOML file; options win over the"
         " environment, the environment over the file.  Try: dig @127.0.0.1 -p 5300 example.org"
     )
@@ -73,7 +73,7 @@ class Options(usage.Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Parse the command line.  As a part of twistd's it ends the program if it cannot be used.
+        Parse the command line; as part of twistd's, end the program with 78 if the configuration is not usable.
         """
         try:
             super().parseOptions(options)
@@ -84,7 +84,7 @@ class Options(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:
         """
-        Return what there is, in the order of the schema.
+        Return the help text, with options in the order of the schema.
         """
         width = width or int(os.environ.get("COLUMNS", "80"))
         chunks = ["Options:", *_option("", "config", "FILE", self.opt_config.__doc__, width)]
@@ -115,8 +115,8 @@ class Options(usage.Options):
         twistd = self.parent
         if twistd is not None:
             choose_user(self.loaded.config.user, twistd)
-        # Whoever it becomes may not delete what root has made; in the foreground nobody needs it.
-        if twistd is None or not twistd.get("nodaemon"):  # as `twist`, which knows neither
+        # Another user may not delete root's pid file, and in the foreground none is needed.
+        if twistd is None or not twistd.get("nodaemon"):  # `twist` has neither option
             return
         if twistd["uid"] is not None and twistd["pidfile"] == _PIDFILE:
             twistd["pidfile"] = ""
@@ -124,8 +124,8 @@ class Options(usage.Options):
 
 def refuse(program: str, error: usage.UsageError) -> int:
     """
-    Say why ``program`` cannot start: the problems and nothing else, to the terminal or the journal, and to systemd for
-    ``systemctl status``.  Return the exit code.
+    Print why ``program`` cannot start, to the terminal or the journal, and tell systemd for ``systemctl status``;
+    return the exit code.
     """
     what, *problems = str(error).splitlines()
     prefix = "<3>" if suitable_format(sys.stderr, os.environ) == "journal" else ""
@@ -136,7 +136,7 @@ def refuse(program: str, error: usage.UsageError) -> int:
 
 def _option(short: str, long: str, metavar: str, doc: str | None, width: int) -> Iterator[str]:
     """
-    Yield the lines about one option.
+    Yield the help lines of one option.
     """
     yield f"  {f'-{short}, ' if short else '    '}--{long}{f'={metavar}' if metavar else ''}"
     indent = " " * 10

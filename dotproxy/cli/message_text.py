@@ -1,7 +1,7 @@
 """
 A DNS message as text, in dig's form.
 
-Decides the layout, and how EDNS is shown.  Rdata is written by ``rdata``.
+Decides the layout, and how EDNS is shown.  Rdata is formatted by ``rdata_text``.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _EDE = (
 
 def message_text(message: bytes) -> str:
     """
-    Return a message as dig shows one.
+    Return a message as dig prints it.
 
-    :raises WireError: if it is none.
+    :raises WireError: if it is malformed.
     """
     ident, flags, *counts = HEADER.unpack_from(message)
     at = HEADER_SIZE
@@ -68,14 +68,14 @@ def message_text(message: bytes) -> str:
 
 def rcode_name(rcode: int) -> str:
     """
-    Return the name of a whole rcode.
+    Return the name of a 12-bit rcode.
     """
     return RCODES[rcode] if rcode < len(RCODES) else _MORE_RCODES.get(rcode, f"RCODE{rcode}")
 
 
 def extended_error_text(value: bytes) -> str:
     """
-    Return an Extended DNS Error, from its option's value.
+    Return an Extended DNS Error (RFC 8914) as text; ``value`` is the option's value, in wire form.
     """
     code = int.from_bytes(value[:2], "big")
     name = f" ({_EDE[code]})" if code < len(_EDE) else ""

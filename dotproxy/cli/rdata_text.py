@@ -1,8 +1,8 @@
 r"""
-Rdata in presentation form (RFC 1035 §5.1, RFC 3597 §5), as zone files and dig have it.
+Rdata in presentation form (RFC 1035 §5.1, RFC 3597 §5), as in zone files and in dig's output.
 
-Decides how each type's fields are written.  A type that is not known here, and rdata that is not what its type says,
-are written as RFC 3597 has it: ``\# 4 c0000201``.
+Decides how the fields of each type are written.  Rdata of an unknown type, and malformed rdata, is written in the
+generic form of RFC 3597: ``\# 4 c0000201``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dotproxy.wire.rrtypes import NAMES, name_of
 
 class _Reader:
     """
-    The octets of one rdata, read from the front.  Names may be compressed, so the whole message is at hand.
+    Reads one rdata from its start; it has the whole message, since names may be compressed.
     """
 
     def __init__(self, message: bytes, at: int, end: int) -> None:
@@ -31,7 +31,7 @@ class _Reader:
         """
         Return the next octets.
 
-        :raises WireError: if there are not so many.
+        :raises WireError: if there are fewer.
         """
         if self.at + count > self.end:
             raise WireError("rdata is too short for its type")
@@ -40,19 +40,19 @@ class _Reader:
 
     def number(self, octets: int) -> int:
         """
-        Return the next number.
+        Return the next ``octets`` as a number, big endian.
         """
         return int.from_bytes(self.take(octets), "big")
 
     def counted(self) -> bytes:
         """
-        Return the octets that the next one counts.
+        Return a character string: its length in one octet, then its octets.
         """
         return self.take(self.number(1))
 
     def rest(self) -> bytes:
         """
-        Return all that is left.
+        Return the octets up to the end.
         """
         return self.take(self.end - self.at)
 
@@ -83,7 +83,7 @@ def rdata_text(message: bytes, rtype: int, at: int, end: int) -> str:
 
 def quoted(octets: bytes) -> str:
     """
-    Return a character string in quotes; what is no printable ASCII is escaped (RFC 1035 §5.1).
+    Return a character string in quotes; octets that are not printable ASCII are escaped (RFC 1035 §5.1).
     """
     return f'"{_escaped(octets)}"'
 
@@ -115,19 +115,19 @@ def _time(reader: _Reader) -> str:
 
 def _types(reader: _Reader) -> str:
     """
-    A bitmap of types (RFC 4034 §4.1.2).
+    Return the types of a type bitmap (RFC 4034 §4.1.2).
     """
     types: list[int] = []
     while reader.at < reader.end:
         window = reader.number(1)
-        for place, octet in enumerate(reader.counted()):
-            types += [window << 8 | place << 3 | bit for bit in range(8) if octet & 0x80 >> bit]
+        for index, octet in enumerate(reader.counted()):
+            types += [window << 8 | index << 3 | bit for bit in range(8) if octet & 0x80 >> bit]
     return " ".join(map(name_of, types))
 
 
-def _gateway(reader: _Reader) -> str:
+def _svc_params(reader: _Reader) -> str:
     """
-    The parameters of SVCB and HTTPS (RFC 9460 §2.1).
+    Return the parameters of SVCB and HTTPS (RFC 9460 §2.1).
     """
     parameters: list[str] = []
     while reader.at < reader.end:
@@ -146,7 +146,7 @@ def _escaped_value(reader: _Reader) -> str:
 
 def _each(one: Field, *, quote: bool = False) -> Field:
     """
-    A list, at commas.
+    Return a field that is a list, separated by commas.
     """
 
     def show(reader: _Reader) -> str:
@@ -193,7 +193,7 @@ _PARAMETERS: dict[int, tuple[str, Field]] = {
     8: ("ohttp", _escaped_value),
 }
 
-#: What a letter of the formats below stands for.
+#: The fields of the formats below, by their letters.
 _LETTERS: dict[str, Field] = {
     "1": _decimal(1),
     "2": _decimal(2),
@@ -212,7 +212,7 @@ _LETTERS: dict[str, Field] = {
     "B": _types,
     "Z": lambda reader: reader.counted().hex() or "-",
     "H": lambda reader: b32hexencode(reader.counted()).decode().rstrip("=").lower(),
-    "P": _gateway,
+    "P": _svc_params,
 }
 
 _FORMATS = {

@@ -134,18 +134,7 @@ class Proxy(MultiService):
         self._source = source
         self._share = share
         self._reloader = Reloader(parts, source, notifier, lambda: readiness.text if readiness is not None else "")
-        self.factory = ListenerFactory(
-            forwarder,
-            ForwarderResolver(forwarder, reactor),
-            clock=reactor,
-            now=time.monotonic,
-            idle_timeout=settings.tcp_idle_timeout,
-            max_connections=settings.tcp_max_connections,
-            max_outstanding=settings.tcp_max_outstanding,
-            share_of=self._share_of,
-            ended_counts=forwarder.counters.connections_ended,
-            tells_idle_timeout=settings.tells_idle_timeout,
-        )
+        self.factory = self._build_factory(settings)
 
     def add_services(self, services: Iterable[IService]) -> None:
         """
@@ -248,6 +237,20 @@ class Proxy(MultiService):
         """
         for port in self._spare_ports.get(name, ()):
             port.stopReading()
+
+    def _build_factory(self, settings: ProxySettings) -> ListenerFactory:
+        return ListenerFactory(
+            self.forwarder,
+            ForwarderResolver(self.forwarder, self._reactor),
+            clock=self._reactor,
+            now=time.monotonic,
+            idle_timeout=settings.tcp_idle_timeout,
+            max_connections=settings.tcp_max_connections,
+            max_outstanding=settings.tcp_max_outstanding,
+            share_of=self._share_of,
+            ended_counts=self.forwarder.counters.connections_ended,
+            tells_idle_timeout=settings.tells_idle_timeout,
+        )
 
     def _listen(self) -> None:
         self.datagram_ports = [self._open(bound) for bound in self._sockets.datagrams]

@@ -312,7 +312,7 @@ async def test_another_configuration(running, servers):
     changes = running.reload()
     assert [change for change in changes if "is new" in change]
     assert "cache_max_ttl is 5s, was 1d" in changes
-    running.forwarder.flushed()
+    running.forwarder.cache_flushed()
     host, port = running.addresses[0]
     await ask_udp(reactor, host, port, make_query("other.test.", A))
     assert (len(second.queries), first.accepted) == (1, 1)

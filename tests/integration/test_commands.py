@@ -187,7 +187,7 @@ async def test_probe_fails_on_error_responses(rcode, name, is_good, authority, c
         code, text = await probed_here(ca_file, number)
         assert code == (0 if is_good else 1)
         assert f"answers       {name}" in text
-        assert (f"problem       answers {name} to lab.example. SOA" in text) == (not is_good)
+        assert (f"problem       responds with {name} to lab.example. SOA" in text) == (not is_good)
         code, text = await probed_here(ca_file, number, as_json=True)
         assert (code, f'"is_good": {str(is_good).lower()}' in text) == (0 if is_good else 1, True)
         assert f"status: {name}" in await asked_here(ca_file, number, "www.lab.example", "A")
@@ -211,7 +211,7 @@ async def test_probe_reports_a_trusted_intermediate(tmp_path: Path):
         try:
             code, text = await probed_here(ca_file, port.getHost().port)
             assert (code, "verified as dot.test" in text) == (0, True)
-            note = "trusted because ca_file names CN=the intermediate, which is no root: nothing above it counts"
+            note = "trusted because ca_file holds CN=the intermediate, which is not a root: its issuers are not checked"
             assert (note in text) == is_told
         finally:
             server.close_connections()

@@ -163,7 +163,7 @@ async def test_each_upstream_is_judged(running, upstream, ca_file):
         (f"tls://127.0.0.1:{upstream}#other.test", Level.PROBLEM, "verify"),
         (f"tls://127.0.0.1:{free_port()}#dot.test", Level.PROBLEM, "connect: connection refused"),
         (f"tls://dot.example:{upstream}", Level.OK, "verified as dot.example at 127.0.0.1"),
-        (f"tls://gone.example:{upstream}", Level.PROBLEM, "cannot look up gone.example"),
+        (f"tls://gone.example:{upstream}", Level.PROBLEM, "cannot resolve gone.example"),
     ):
         options = {"upstream": [spec], "ca_file": [str(ca_file)], "bootstrap": ["tls://127.0.0.1#dot.test"]}
         config = replace(load(options, {}).config, listen=running.config.listen)
@@ -187,7 +187,7 @@ async def test_upstream_answering_servfail_is_a_problem(authority, ca_file):
         options = {"upstream": [f"tls://127.0.0.1:{port.getHost().port}#dot.test"], "ca_file": [str(ca_file)]}
         config = load(options, {}).config
         (check,) = await examine_upstreams(config, Running(config, None), reactor)
-        assert (check.level, "answers with rcode 2" in check.found) == (Level.PROBLEM, True)
+        assert (check.level, "responds with rcode 2" in check.found) == (Level.PROBLEM, True)
     finally:
         server.abort_connections()
         await port.stopListening()

@@ -1,7 +1,7 @@
 """
-What ``dotproxy doctor`` says: checks, how bad each is, and how they are shown.
+The checks of ``dotproxy doctor``: their severity, and how they are printed.
 
-Decides the form, and the exit code: 1 if any check is a problem.  What is found is ``diagnosis``'s.
+Decides the form, and the exit code: 1 if any check is a problem.  Findings are made by ``diagnosis``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dotproxy.wire.printable import printable
 
 class Level(StrEnum):
     """
-    How bad a finding is.  Only a ``PROBLEM`` changes the exit code.
+    The severity of a finding.  Only a ``PROBLEM`` changes the exit code.
     """
 
     OK = "ok"
@@ -27,7 +27,7 @@ class Level(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Check:
     """
-    One finding: what was looked at, what was found, and what to do about it ("" if nothing).
+    One finding: what was checked, what was found, and what to do about it ("" if nothing).
     """
 
     name: str
@@ -45,7 +45,7 @@ def ok(name: str, found: str) -> Check:
 
 def warning(name: str, found: str, advice: str = "") -> Check:
     """
-    Return a check that could not be made, or that found what the operator chose.
+    Return a check that could not be done, or that found something configured on purpose.
     """
     return Check(name, Level.WARNING, found, advice)
 
@@ -66,7 +66,7 @@ def exit_code(checks: Sequence[Check]) -> int:
 
 def as_text(checks: Sequence[Check]) -> str:
     """
-    Return one line a check, and below it what to do.
+    Return a line for each check, and its advice below it.
     """
     lines: list[str] = []
     for check in checks:
@@ -78,7 +78,7 @@ def as_text(checks: Sequence[Check]) -> str:
 
 def as_json(checks: Sequence[Check]) -> str:
     """
-    Return the same for programs.
+    Return the checks as a JSON object.
     """
     found = {"healthy": exit_code(checks) == 0, "checks": [asdict(check) for check in checks]}
     return json.dumps(found, indent=2)

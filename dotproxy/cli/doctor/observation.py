@@ -1,8 +1,8 @@
 """
-What happens on this machine while test names are looked up: who is asked on port 53, and what arrives at dotproxy.
+A packet capture while test names are looked up: which servers get queries on port 53, and what arrives at dotproxy.
 
-Decides which names are looked up, for how long is watched, and what is read from a packet: where it goes, and whether
-it has a test name.  Other names are never kept or shown.  Linux and root only, but for the lookups.
+Decides which names are looked up, how long the capture lasts, and what is read from a packet: its destination, and
+whether it has a test name.  Other names are neither kept nor shown.  The capture needs Linux and root.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from contextlib import suppress
 from dotproxy.cli.doctor.diagnosis import Evidence, Listening
 from dotproxy.cli.doctor.system import Server
 
-#: Test names: below a zone that no resolver may have (RFC 6761 §6.2), so that no real name is ever sent.
+#: The zone of test names; it does not exist (RFC 6761 §6.2), so that no real name is sent.
 ZONE = "test"
 
-#: How many are looked up.
+#: Number of test names.
 NAMES = 4
 
-#: How long all lookups may take, in seconds: four names, at 5 s a try.
+#: Seconds that all lookups may take; the C library allows 5 s a try.
 LOOKUP_TIMEOUT = 12.0
 
-#: How long is watched after the last lookup, for queries that are sent late, in seconds.
+#: Seconds that the capture goes on after the last lookup, for late queries.
 LINGER = 0.5
 
-#: So many packets are kept at most, and so much of each: the question is in front.
+#: Packets kept at most, and octets kept of each: the question is at the front.
 _KEPT_PACKETS, _KEPT_OCTETS = 10_000, 1500
 
 _ETH_P_ALL = 3
@@ -49,16 +49,16 @@ _AND, _JUMP_IF_EQUAL, _RETURN = 0x54, 0x15, 0x06
 
 def make_names() -> tuple[str, ...]:
     """
-    Return names that nobody has ever asked for.
+    Return test names that were never used before.
     """
     return tuple(f"{secrets.token_hex(8)}.{ZONE}" for _ in range(NAMES))
 
 
 def look_up(names: Sequence[str]) -> bool:
     """
-    Look names up as any program of this machine does, by getaddrinfo(3); return whether that was done in time.
+    Look names up with getaddrinfo(3), as programs do; return whether all lookups ended in time.
 
-    None of them exists; what is found is of no interest.
+    None of the names exists; results are ignored.
     """
 
     def resolve() -> None:
@@ -74,7 +74,7 @@ def look_up(names: Sequence[str]) -> bool:
 
 class Watch:
     """
-    A packet socket on every interface, and the queries that were seen.
+    A packet capture on every interface.
 
     Owns: the socket and a thread that reads it.  Ends with ``stop``.
 
@@ -95,7 +95,7 @@ class Watch:
 
     def stop(self) -> list[tuple[Server, bool, bytes]]:
         """
-        End it; return where each query went, whether it left the machine, and its octets.
+        End the capture; return each query's destination, whether it left the machine, and its octets.
         """
         time.sleep(LINGER)
         self._is_over.set()
@@ -115,7 +115,7 @@ class Watch:
 
 def destination(protocol: int, packet: bytes) -> Server | None:
     """
-    Return where a packet of an Ethernet ``protocol`` goes, None unless it is UDP or TCP and has data.
+    Return the destination of a packet; ``protocol`` is its EtherType.  None unless it is UDP or TCP with data.
     """
     if protocol == _IPV4 and len(packet) > 20:
         kind, start, host = packet[9], (packet[0] & 15) * 4, socket.inet_ntop(socket.AF_INET, packet[16:20])
@@ -134,7 +134,7 @@ def destination(protocol: int, packet: bytes) -> Server | None:
 
 def judge(names: Sequence[str], queries: Sequence[tuple[Server, bool, bytes]], listening: Listening) -> Evidence:
     """
-    Return what the queries that were seen say of the names that were looked up meanwhile.
+    Return where the queries for ``names`` went, and how many other queries there were.
     """
     arrived: set[bytes] = set()
     left: set[Server] = set()
@@ -158,7 +158,7 @@ def filter_for(ports: Sequence[int]) -> bytes:
     Return the kernel's filter for packets to ``ports``, as an array of ``struct sock_filter``.  It sees the IP header.
     """
     count = len(ports)
-    to_accept = [_INSTRUCTION.pack(_JUMP_IF_EQUAL, count - place, 0, port) for place, port in enumerate(ports)]
+    to_accept = [_INSTRUCTION.pack(_JUMP_IF_EQUAL, count - index, 0, port) for index, port in enumerate(ports)]
     checked = b"".join(to_accept) + _INSTRUCTION.pack(_RETURN, 0, 0, 0) + _INSTRUCTION.pack(_RETURN, 0, 0, _LONGEST)
     return (
         _INSTRUCTION.pack(_LD_B, 0, 0, 0)

@@ -1,8 +1,8 @@
 """
-How this machine's programs resolve names, as its files and ``resolvectl`` tell it.
+How programs of this machine resolve names, according to its files and ``resolvectl``.
 
 Decides what is read and what it means: resolv.conf(5), nsswitch.conf(5), the servers and domains of systemd-resolved.
-Whether that is good is ``diagnosis``'s.  Nothing is sent to any server.
+Whether that is a problem is ``diagnosis``'s.  Nothing is sent to any server.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Server(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Scope:
     """
-    What systemd-resolved knows of one link, or globally (``link`` is ""): routing domains begin with ``~``.
+    The configuration of one link in systemd-resolved, or the global one (``link`` is ""); routing domains begin with
+    ``~``.
     """
 
     link: str
@@ -60,10 +61,10 @@ class Scope:
 @dataclass(frozen=True, slots=True)
 class SystemResolver:
     """
-    What decides where a lookup on this machine goes.
+    The configuration that decides where a lookup on this machine goes.
 
     ``nameservers`` are of resolv.conf, with the loopback address that is the default if there are none; ``services``
-    those for hosts in nsswitch.conf; ``scopes`` is empty if systemd-resolved does not run or does not tell.
+    those for hosts in nsswitch.conf; ``scopes`` is empty if systemd-resolved does not run or does not respond.
     """
 
     nameservers: tuple[Server, ...]
@@ -81,7 +82,7 @@ class SystemResolver:
 
 def read_system(root: Path, run: Callable[[Sequence[str]], str | None]) -> SystemResolver:
     """
-    Return what is known of the system whose files are below ``root``.
+    Return the configuration of the system whose files are below ``root``.
 
     ``run`` runs a command and returns its output, None if it failed.
     """
@@ -101,7 +102,7 @@ def read_system(root: Path, run: Callable[[Sequence[str]], str | None]) -> Syste
 
 def run_command(command: Sequence[str]) -> str | None:
     """
-    Run a command of this machine; return what it prints, None if it is not there or fails.
+    Run a command; return its output, None if it does not exist or fails.
     """
     program = shutil.which(command[0])
     if program is None:
@@ -123,7 +124,7 @@ def run_command(command: Sequence[str]) -> str | None:
 
 def nameservers_in(text: str) -> tuple[Server, ...]:
     """
-    Return the servers of a resolv.conf that the C library asks: the first three.
+    Return the servers of a resolv.conf that the C library uses: the first three.
     """
     found = re.findall(r"^nameserver[ \t]+(\S+)", text, re.MULTILINE)
     return tuple(Server(address.partition("%")[0]) for address in found[:3]) or (Server("127.0.0.1"),)
@@ -158,15 +159,15 @@ def scopes_in(servers: str, domains: str) -> tuple[Scope, ...]:
     """
     Return what ``resolvectl dns`` and ``resolvectl domain`` print, the global scope first.
     """
-    asked, routed = dict(_scoped(servers)), dict(_scoped(domains))
+    listed, routed = dict(_scoped(servers)), dict(_scoped(domains))
     return tuple(
-        Scope(link, tuple(map(_server, asked.get(link, ()))), routed.get(link, ())) for link in {**asked, **routed}
+        Scope(link, tuple(map(_server, listed.get(link, ()))), routed.get(link, ())) for link in {**listed, **routed}
     )
 
 
 def _scoped(text: str) -> list[tuple[str, tuple[str, ...]]]:
     """
-    Split lines like ``Link 2 (eth0): 192.0.2.1 192.0.2.2``; a line that is indented goes on with the one before.
+    Return (link, words) for lines like ``Link 2 (eth0): 192.0.2.1 192.0.2.2``; an indented line continues the last.
     """
     found: list[tuple[str, tuple[str, ...]]] = []
     for line in text.splitlines():
@@ -174,7 +175,8 @@ def _scoped(text: str) -> list[tuple[str, tuple[str, ...]]]:
         if head:
             found.append((head[1] or "", tuple(line[head.end() :].split())))
         elif found:
-            found[-1] = (found[-1][0], (*found[-1][1], *line.split()))
+            link, words = found.pop()
+            found.append((link, (*words, *line.split())))
     return found
 
 

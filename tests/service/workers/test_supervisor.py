@@ -101,7 +101,7 @@ class SupervisorTests(SynchronousTestCase):
         """
         return [message for message in process.said() if message[2] == name][-1]
 
-    def test_each_has_its_own_and_those_of_the_others(self) -> None:
+    def test_workers_get_every_socket_and_their_part_of_totals(self) -> None:
         """
         Of every address one socket for each, on one port; a listening one is everybody's.  Each keeps a file of its own.
         """
@@ -122,7 +122,7 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual((1, 4), (len(ports), len(supervisor.sockets.owned())))
         self.assertEqual([("127.0.0.1", *ports)], supervisor.addresses)
 
-    def test_sockets_for_tls(self) -> None:
+    def test_workers_share_sockets_for_tls_and_a_reload_takes_new_certificates(self) -> None:
         """
         They are everybody's; each reads the certificate by itself, and a reload with another one is told.
         """
@@ -140,7 +140,7 @@ class SupervisorTests(SynchronousTestCase):
         (where / "dot.pem").write_bytes(b"")
         self.assertRaises(ConfigError, supervisor.reload)
 
-    def test_nobody_else_shares(self) -> None:
+    def test_an_address_in_use_is_refused(self) -> None:
         """
         What is bound by another program is an error, as it is for one process.
         """
@@ -153,7 +153,7 @@ class SupervisorTests(SynchronousTestCase):
             supervisor.privilegedStartService()
         self.assertEqual([], supervisor.sockets.owned())
 
-    def test_ready_when_all_are(self) -> None:
+    def test_ready_when_all_workers_serve_and_upstreams_were_tried(self) -> None:
         """
         And each upstream was tried by one of them; systemd is told so once.
         """
@@ -177,7 +177,7 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual(1, self.manager.lines.count("READY=1"))
         self.assertEqual("worker 2 (102) serves", formatEvent(self.logged[-1]))
 
-    def test_ready_though_nobody_reports(self) -> None:
+    def test_ready_after_the_start_timeout_without_reports(self) -> None:
         """
         systemd does not wait for ever.
         """
@@ -187,7 +187,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.pump([START_INTERVAL] * (int(START_TIMEOUT / START_INTERVAL) + 2))
         self.assertEqual(["READY=1"], self.manager.lines)
 
-    def test_somebody_stands_in(self) -> None:
+    def test_sockets_of_an_ended_worker_are_taken_over_and_released(self) -> None:
         """
         For one that cannot serve another reads, until it can again; for two, two, if there are two.
         """
@@ -211,7 +211,7 @@ class SupervisorTests(SynchronousTestCase):
         three.end(9)
         self.assertEqual([("take_over", "3")], self.told(five, "take_over") + self.told(four, "take_over"))
 
-    def test_nobody_left(self) -> None:
+    def test_the_first_worker_to_return_takes_over_every_socket(self) -> None:
         """
         Whoever comes first stands in for all.
         """
@@ -224,7 +224,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[3].serve()
         self.assertEqual([("take_over", "1")], self.told(self.processes.all[3], "take_over"))
 
-    def test_sockets_that_somebody_else_has_opened(self) -> None:
+    def test_passed_sockets_are_read_by_all_workers(self) -> None:
         """
         Are everybody's, and nobody has to stand in.
         """
@@ -236,7 +236,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[0].end(9)
         self.assertEqual([], self.told(self.processes.all[1], "take_over", "release"))
 
-    def test_numbers(self) -> None:
+    def test_report_is_the_sum_of_all_workers(self) -> None:
         """
         Those of all, once all have said; or what is known, if one does not.
         """
@@ -258,7 +258,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[0].end(9)
         self.assertEqual((40, 1), (supervisor._total_report().entries, supervisor._total_report().restarts))
 
-    def test_a_look_each_second(self) -> None:
+    def test_reports_are_requested_each_second(self) -> None:
         """
         So that not more than a second of counting is lost with a process.
         """
@@ -271,7 +271,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[0].end(9)
         self.assertEqual(7, supervisor._total_report().evicted)
 
-    def test_another_configuration(self) -> None:
+    def test_a_reload_reaches_every_worker(self) -> None:
         """
         All get it, and those that come later; what takes a restart stays; what cannot be used changes nothing.
         """
@@ -303,7 +303,7 @@ class SupervisorTests(SynchronousTestCase):
         self.loaded = lambda: load_config(query_timeout="2")
         self.assertEqual({"changes": ["query_timeout is 2s, was 3s"]}, without_listen(reload_command(supervisor)))
 
-    def test_another_configuration_while_one_starts(self) -> None:
+    def test_a_starting_worker_gets_a_reload_after_its_first_configuration(self) -> None:
         """
         It has begun with the old one, and gets the new one after that.
         """
@@ -317,7 +317,7 @@ class SupervisorTests(SynchronousTestCase):
         ]
         self.assertEqual([("begin", 4.0), ("apply_config", 3.0)], said)
 
-    def test_commands(self) -> None:
+    def test_flush_runs_in_every_worker(self) -> None:
         """
         Everybody does them; what one cannot is not done.
         """
@@ -334,7 +334,7 @@ class SupervisorTests(SynchronousTestCase):
         self.processes.all[1].answer(self.asked(self.processes.all[1], "flush"), "there is no cache", "refuse")
         self.assertEqual("there is no cache", str(self.failureResultOf(flushed, Refused).value))
 
-    def test_another_log_level(self) -> None:
+    def test_log_level_reaches_present_and_later_workers(self) -> None:
         """
         Also for those that come later.
         """
@@ -355,7 +355,7 @@ class SupervisorTests(SynchronousTestCase):
         config = load_text(self.asked(self.processes.all[2], "apply_config")[3]["config"]).config
         self.assertEqual("info", config.log_level)
 
-    def test_the_end(self) -> None:
+    def test_stop_drains_workers_and_kills_the_slow_ones(self) -> None:
         """
         No more questions; what is outstanding is answered; who does not end is ended.
         """
@@ -377,7 +377,7 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual((2, "STOPPING=1"), (len(self.processes.all), self.manager.lines[-1]))
         self.assertEqual([], self.processes.getDelayedCalls())
 
-    def test_stopping(self) -> None:
+    def test_drain_command_stops_the_reactor(self) -> None:
         """
         By command.
         """
