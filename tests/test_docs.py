@@ -197,12 +197,13 @@ class CodeNamesTests(SynchronousTestCase):
 
     def test_files_and_what_is_in_them(self) -> None:
         """
-        ``room/module.py`` and ``room/module.py:Class.method`` are below ``dotproxy``, or from the top.
+        ``room/module.py`` and ``room/module.py:Class.method`` are below ``dotproxy``, in any room, or from the top.
         """
         missing = []
         for page, word in self.words:
             if found := re.fullmatch(r"([\w/]+\.py)(?::([\w.]+))?", word):
-                path = next((path for path in (PACKAGE / found[1], TOP / found[1]) if path.exists()), None)
+                places = [PACKAGE / found[1], TOP / found[1], *PACKAGE.rglob(found[1])]
+                path = next((path for path in places if path.exists()), None)
                 if path is None or (found[2] and found[2] not in names_in(path)):
                     missing.append(f"{page}: {word}")
         self.assertEqual([], missing)
