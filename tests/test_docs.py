@@ -157,6 +157,16 @@ class DocumentationTests(SynchronousTestCase):
         self.assertGreater(len(cells), 50)
         self.assertEqual(set(), {word for cell in cells for word in re.findall(r"`(\w+)`", cell)} - keys)
 
+    def test_texts_before_commands_that_are_tested(self) -> None:
+        """
+        The tests under a booted systemd, which run seldom, find the commands of docs/deploy.md by the text before them.
+        """
+        page = (TOP / "docs" / "deploy.md").read_text("utf-8")
+        source = (TOP / "tests" / "integration" / "test_systemd_boot.py").read_text("utf-8")
+        texts = re.findall(r"""documented\(["']([^"']+)["']\)""", source)
+        self.assertGreater(len(texts), 3)
+        self.assertEqual([], [text for text in texts if text not in page])
+
     def test_help_tells_of_every_setting(self) -> None:
         """
         `twistd dotproxy --help` has each setting's option and what it is for.
