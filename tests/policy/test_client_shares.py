@@ -508,6 +508,18 @@ class CreditTests(SynchronousTestCase):
             self.assertEqual((credit, left), (share.credit, share.tokens), tokens)
 
 
+class NumberTests(SynchronousTestCase):
+    """
+    Bounds that docs/security.md tells.
+    """
+
+    def test_octets_in_flight(self) -> None:
+        """
+        Queries in flight have 16 MiB in all.
+        """
+        self.assertEqual(16 * 1024 * 1024, MAX_OCTETS)
+
+
 class FullTests(SynchronousTestCase):
     """
     Whether it is for want of room that a query has no place, or for its client's share.

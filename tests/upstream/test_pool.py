@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import ConnectionEnd, Timeout
 from dotproxy.policy.health import Tier
+from dotproxy.upstream import pool
 from dotproxy.upstream.connection import DRAIN_TIMEOUT
 from dotproxy.upstream.pool import MAX_AGE, MAX_STANDING, PROBE_GRACE
 from dotproxy.upstream.settings import Runtime, UpstreamSettings
@@ -77,6 +78,18 @@ class SlowTests(SynchronousTestCase):
         self.assertEqual(Tier.SLOW, scene.upstream.tier)
         scene.network.accept(scene.server)
         self.assertEqual(Tier.GOOD, scene.upstream.tier)
+
+
+class NumberTests(SynchronousTestCase):
+    """
+    Bounds in seconds, and in connections.
+    """
+
+    def test_numbers(self) -> None:
+        """
+        A connection is replaced after ten minutes; one upstream has 128 at most.
+        """
+        self.assertEqual((600.0, 128), (MAX_AGE, pool.MAX_STANDING))
 
 
 class AgeTests(SynchronousTestCase):

@@ -186,6 +186,16 @@ class OutgoingTests(SynchronousTestCase):
         self.assertTrue(parse_query(wire).is_signed)
         self.assertEqual(wire, EdnsRewriter().rewrite_query(wire, parse_query(wire)))
 
+    def test_messages_of_a_signed_transfer(self) -> None:
+        """
+        They go to the client as they came, but for the ID: their signatures are for it (RFC 8945 §5.3.1).
+        """
+        query = dns.message.make_query("www.test.", "AXFR")
+        query.use_tsig(dns.tsig.Key("key.", b"secret"))
+        wire = query.to_wire()
+        reply = b"\x12\x34\x85\x80" + bytes(8) + b"whatever"
+        self.assertEqual(wire[:2] + reply[2:], EdnsRewriter().rewrite_transfer_message(wire, parse_query(wire), reply))
+
     def test_questions_signed_with_sig0(self) -> None:
         """
         So does one whose last record is a SIG(0), a SIG of the root in class ANY (RFC 2931 §3).
