@@ -167,7 +167,7 @@ def test_socket_commands_work_for_the_owner(operated):
     assert told(operated, "cache", "stats").startswith("0 cache: 0 answers")
     assert told(operated, "log", "debug") == "0 "
     assert told(operated, "reload") == "0 nothing has changed\n"
-    assert told(operated, "drain") == "0 it is stopping\n"
+    assert told(operated, "drain") == "0 stopping\n"
     assert operated.process.wait(10) in (0, -signal.SIGTERM)
     assert not operated.admin_path.exists()
     assert "is dotproxy running" in told(operated, "status") or "No such file" in told(operated, "status")
