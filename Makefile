@@ -8,7 +8,7 @@ SEED ?= 1
 BIN = $(VENV)/bin
 CPUS := $(shell nproc 2>/dev/null || echo 2)
 # Integration tests wait for half of their time, for servers that start and timers that run out.
-JOBS ?= $(shell echo $$(($(CPUS) * 5 / 2)))
+JOBS ?= $(shell echo $$(($(CPUS) * 2)))
 
 # How much the unit tests try of what is repeated or random (tests/__init__.py): quick, usual or soak.
 EFFORT ?= quick
