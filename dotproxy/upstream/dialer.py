@@ -7,10 +7,10 @@ Decides when a dial is slow, so that another upstream is preferred.  How many th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
@@ -46,7 +46,7 @@ class Dialer:
         self._on_connected = connected
         self._on_failed = failed
         self._on_slow = slow
-        self._under_way: dict[Deferred[Any], IDelayedCall] = {}
+        self._under_way: dict[Deferred[IProtocol], IDelayedCall] = {}
         self.is_slow = False
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Dialer:
         for _ in range(wanted - len(self._under_way)):
             factory = Factory.forProtocol(self._build)
             factory.noisy = False
-            dialling: Deferred[Any] = self._endpoint.connect(factory)
+            dialling: Deferred[IProtocol] = self._endpoint.connect(factory)
             self._under_way[dialling] = self._clock.callLater(SLOW_DIAL, self._note_slow)
             given = (dialling, self._now())
             dialling.addCallbacks(self._connected, self._failed, callbackArgs=given, errbackArgs=(dialling,))
@@ -72,12 +72,13 @@ class Dialer:
             self._ended(dialling)
             dialling.cancel()
 
-    def _connected(self, connection: DotConnection, dialling: Deferred[Any], began: float) -> None:
+    def _connected(self, protocol: IProtocol, dialling: Deferred[IProtocol], began: float) -> None:
         self._ended(dialling)
+        connection = cast(DotConnection, protocol)  # ``build`` has made it
         if connection.is_open:  # it may have ended at once
             self._on_connected(connection, self._now() - began)
 
-    def _failed(self, failure: Failure, dialling: Deferred[Any]) -> None:
+    def _failed(self, failure: Failure, dialling: Deferred[IProtocol]) -> None:
         self._ended(dialling)
         if failure.check(CancelledError):
             return
@@ -86,7 +87,7 @@ class Dialer:
             error = Unreachable("connect", failure.getErrorMessage())
         self._on_failed(error)
 
-    def _ended(self, dialling: Deferred[Any]) -> None:
+    def _ended(self, dialling: Deferred[IProtocol]) -> None:
         cancel(self._under_way.pop(dialling, None))
         self.is_slow = False
 

@@ -6,9 +6,10 @@ Decides nothing.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from dotproxy.errors import UpstreamError
+from dotproxy.forwarding.interfaces import Upstream
 from dotproxy.policy.retry import Isolation
 from dotproxy.upstream.connection import DotConnection, OutgoingQuery, Reply, Token
 
@@ -117,12 +118,12 @@ class UpstreamObserver(Protocol):
     What an upstream reports to: the dispatcher.
     """
 
-    def replies_received(self, upstream: Any, answers: list[Reply]) -> None:
+    def replies_received(self, upstream: Upstream, answers: list[Reply]) -> None:
         """
         Replies came that match their queries.
         """
 
-    def failed(self, upstream: Any, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
+    def failed(self, upstream: Upstream, tokens: list[Token], error: UpstreamError, *, is_final: bool) -> None:
         """
         These queries failed; ``is_final``: they must not be sent to this upstream again.
         """

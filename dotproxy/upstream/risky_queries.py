@@ -12,6 +12,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from dotproxy.errors import ConnectionGone, Unreachable, UpstreamError
+from dotproxy.forwarding.interfaces import Upstream
 from dotproxy.policy.connection_limits import PerConnectionLimit
 from dotproxy.policy.quarantine import Quarantine, question_key
 from dotproxy.policy.retry import Isolation
@@ -31,7 +32,7 @@ CHECKED_EVERY = 1.0
 _ALIVE = 1.0
 
 
-class RiskyQueriesObserver(Protocol):
+class RiskyQueriesObserver(Upstream, Protocol):
     """
     What it needs of the upstream whose queries they are.
     """

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_address
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from dotproxy.policy.pins import parse_pin, show_pin
@@ -168,7 +168,7 @@ def _with_word(spec: str, where: _Where, word: str) -> _Where:
 
 
 def from_table(
-    address: str, port: int | None = None, name: str | None = None, pins: tuple[str, ...] = (), weight: Any = None
+    address: str, port: int | None = None, name: str | None = None, pins: tuple[str, ...] = (), weight: object = None
 ) -> UpstreamAddress:
     """
     Return the upstream that a table's values stand for; ``address`` may hold a port, or be a preset's name.
@@ -188,7 +188,11 @@ def from_table(
 
 
 def from_parts(
-    address: str, port: str | int | None = None, name: str | None = None, pins: tuple[str, ...] = (), weight: Any = None
+    address: str,
+    port: str | int | None = None,
+    name: str | None = None,
+    pins: tuple[str, ...] = (),
+    weight: object = None,
 ) -> UpstreamAddress:
     """
     Return the upstream at ``address``.
@@ -207,7 +211,7 @@ def from_parts(
     )
 
 
-def preset(name: str, pins: tuple[str, ...] = (), weight: Any = None) -> UpstreamAddress:
+def preset(name: str, pins: tuple[str, ...] = (), weight: object = None) -> UpstreamAddress:
     """
     Return the upstream a preset stands for; each pin is one that any of its servers may have.
     """
@@ -270,7 +274,7 @@ def _name(text: str) -> str:
     return name.lower()
 
 
-def _weight(value: Any) -> int:
+def _weight(value: object) -> int:
     if value is None:
         return 1
     digits = str(value)
