@@ -590,7 +590,7 @@ class UnreadTests(StreamScene):
             listener.send_answers([(b"%d" % number * 40_000, None)])
         self.assertEqual(1, len(buffers.transport.writes))
         self.assertEqual(4 * 40_002, self.factory.unread_responses.total)
-        self.assertEqual(4 * 40_002, self.shares.of("127.0.0.9", 0).unread)
+        self.assertEqual(4 * 40_002, self.shares.share_of("127.0.0.9", 0).unread)
         buffers.read()
         self.assertEqual((2, "paused"), (len(buffers.transport.writes), buffers.transport.producerState))
         buffers.room = 1 << 20
@@ -598,7 +598,7 @@ class UnreadTests(StreamScene):
         self.assertEqual("producing", buffers.transport.producerState)
         sent = Deframer().feed(b"".join(buffers.transport.writes))
         self.assertEqual([b"%d" % number * 40_000 for number in range(4)], sent)
-        self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.of("127.0.0.9", 0).unread))
+        self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.share_of("127.0.0.9", 0).unread))
 
     def test_too_much_is_unread(self) -> None:
         """
@@ -636,7 +636,7 @@ class UnreadTests(StreamScene):
         self.assertFalse(other_buffers.transport.disconnected)
         for listener, _ in (*hostile, (other, other_buffers)):
             listener.connectionLost()
-        self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.of("127.0.0.9", 0).unread))
+        self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.share_of("127.0.0.9", 0).unread))
 
     def test_a_buffer_that_is_full_for_a_moment(self) -> None:
         """
