@@ -52,7 +52,7 @@ class VerdictTests(SynchronousTestCase):
             self.assertEqual((name, False), (report.rcode, report.is_good))
             text = report_text(report)
             self.assertIn("  verdict       verified as dot.test, but not usable\n", text)
-            self.assertIn(f"  problem       answers {name} to . SOA\n", text)
+            self.assertIn(f"  problem       responds with {name} to . SOA\n", text)
         report = self.judged(reply(2, ede_option(ExtendedError(22, "no route"))))
         self.assertEqual(
             "responds with SERVFAIL to . SOA; EDE: 22 (No Reachable Authority): (no route)", report.problem
