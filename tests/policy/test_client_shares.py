@@ -517,7 +517,7 @@ class NumberTests(SynchronousTestCase):
         """
         Queries in flight have 16 MiB in all.
         """
-        self.assertEqual(16 * 1024 * 1024, MAX_OCTETS)
+        self.assertEqual(16 * 1024 * 1024, MAX_IN_FLIGHT_OCTETS)
 
 
 class FullTests(SynchronousTestCase):
