@@ -172,7 +172,6 @@ TESTED_AS_A_WHOLE = {
     "service/proxy.py": "service/test_reload.py",
     "service/twistd_service.py": "test_tap.py",
     "service/upstream_builders.py": "service/test_reload.py",
-    "service/workers/socket_assignment.py": "service/workers/test_supervisor.py",
     "testing/certificates.py": "upstream/test_verification.py",
     "testing/client.py": "integration/test_in_process.py",
     "testing/fakes.py": "forwarding/test_forwarder.py",
