@@ -66,6 +66,16 @@ class ConnectingTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual((["a", "b", "c"], 1), (self.told.answered_tokens, self.scene.dials))
 
+    def test_dials_that_fail_are_counted(self) -> None:
+        """
+        By the phase in which they fail.
+        """
+        self.scene.ask("a")
+        self.network.refuse(REFUSED)
+        self.network.advance(0.2)
+        self.network.refuse(REFUSED)
+        self.assertEqual({"connect": 2}, dict(self.scene.upstream.counters.connect_failures))
+
     def test_handshakes_are_counted(self) -> None:
         """
         A full one first; the next resumes its session.

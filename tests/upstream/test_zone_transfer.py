@@ -207,6 +207,15 @@ class BrokenTests(SynchronousTestCase):
             (1, [], []), (len(scene.listener.answers), scene.server.connections, scene.clock.getDelayedCalls())
         )
 
+    def test_changed(self) -> None:
+        """
+        A reload may allow none at all.
+        """
+        scene = Scene()
+        scene.transfers.apply_settings(TransferSettings(scene.upstreams, EdnsRewriter(), 0))
+        scene.begin()
+        self.assertEqual((dns.rcode.REFUSED, 0), (scene.answer().rcode(), len(scene.network.dialled)))
+
     def test_stopped(self) -> None:
         """
         A transfer that is under way ends with SERVFAIL.
