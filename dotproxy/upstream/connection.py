@@ -126,6 +126,7 @@ class DotConnection(TwistedProtocol):
         self._error: UpstreamError | None = None
         self._idle_timer: IDelayedCall | None = None
         self._close_timer: IDelayedCall | None = None
+        self._ticket_timer: IDelayedCall | None = None
         self._socket: socket.socket | None = None
         self._write_now: Callable[[], object] | None = None
         self.last_heard = self.last_used = now()
@@ -254,7 +255,7 @@ class DotConnection(TwistedProtocol):
         if self._socket is not None:
             limit_unacknowledged(self._socket)
             # The server may hold the first reply back until its session tickets are acknowledged.
-            self._clock.callLater(TICKET_DELAY, self._acknowledge_now)
+            self._ticket_timer = self._clock.callLater(TICKET_DELAY, self._acknowledge_now)
         self._idle_timer = self._clock.callLater(self._idle_timeout, self._judge_idleness)
 
     def dataReceived(self, data: bytes) -> None:
@@ -282,8 +283,8 @@ class DotConnection(TwistedProtocol):
         was_retired = self.state is RETIRED
         self.enter(CLOSED)
         self._write_now = None
-        cancel(self._idle_timer)
-        cancel(self._close_timer)
+        for timer in (self._idle_timer, self._close_timer, self._ticket_timer):
+            cancel(timer)
         self._socket = None
         tokens = self._conversation.abandon()
         error = self._error or self._end_error(reason)

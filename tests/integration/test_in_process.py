@@ -179,7 +179,7 @@ async def test_certificate_expired_between_connections_is_refused(running, serve
     await deferLater(reactor, 0.05)
     for upstream in running.forwarder.dispatcher.upstream_table.active_upstreams:
         for endpoint in upstream._endpoint._endpoints:
-            endpoint._trust._now = lambda: datetime.now(UTC) + timedelta(days=60)
+            endpoint._verifier._now = lambda: datetime.now(UTC) + timedelta(days=60)
     asked = len(server.queries)
     reply = await ask_udp(reactor, host, port, make_query("www.test.", A))
     assert reply[3] & 15 == 2
@@ -254,7 +254,7 @@ async def test_demo_shows_each_promise_or_fails(monkeypatch):
     """
     said: list[str] = []
     await demo.demonstrate(reactor, said.append, once=True, port=0)
-    assert "and the server received not one octet of a question" in said[-1]
+    assert "and the server received no octet of a query" in said[-1]
     monkeypatch.setattr(demo, "_GREETING", "something else")
     with pytest.raises(demo.DemoFailed, match="over TCP is wrong"):
         await demo.demonstrate(reactor, said.append, once=True)

@@ -336,7 +336,7 @@ def test_demo_succeeds_or_says_why_not():
         "SERVFAIL: EDE 22",
     ):
         assert part in done.stdout
-    assert "not one octet of a question" in done.stdout
+    assert "no octet of a query" in done.stdout
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -474,13 +474,6 @@ class SocketTests(ConnectionTests):
         )
         self.connection.makeConnection(self.transport)
 
-    def test_end(self) -> None:
-        """
-        The same, once the moment after the handshake is over.
-        """
-        self.clock.advance(0.01)
-        super().test_end()
-
     def test_options_of_the_socket(self) -> None:
         """
         Its peer is given up after 10 s without acknowledgement (TCP_USER_TIMEOUT, RFC 5482); what comes is acknowledged
@@ -508,10 +501,11 @@ class SocketTests(ConnectionTests):
         self.connection.send([make_question("d")])
         self.assertEqual(2, self.lower.writes)
 
-    def test_the_socket_is_let_go(self) -> None:
+    def test_socket_and_timers_end_with_the_connection(self) -> None:
         """
-        With the connection; the moment after the handshake may be later than its end.
+        A connection that ends right after its handshake leaves no timer for the acknowledgement, nor sets the option.
         """
         self.connection.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual([], self.clock.getDelayedCalls())
         self.clock.advance(1)
         self.assertEqual(1, len(self.lower.socket.set))

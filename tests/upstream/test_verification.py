@@ -34,7 +34,7 @@ BAD_SANS = {
 
 class RefusalTests(SynchronousTestCase):
     """
-    What is refused, and that the server then has not one octet of a question.
+    What is refused, and that the server then has no octet of a query.
     """
 
     def refused(self, certificate: Issued, **changes: object) -> str:
