@@ -253,7 +253,10 @@ class Dispatcher:
                     else:
                         hopeless.append(query)
                     continue
-            self._note_sent(query, chosen, now)
+            if query.queue is None:
+                self._inflight.add(query, chosen)
+            else:
+                self._note_sent_again(query, chosen, now)
             for index in chosen:
                 if not is_simple and (isolation := self.upstream_table.isolation_of(query, index, now)):
                     isolated.append((index, isolation, query))
@@ -268,16 +271,13 @@ class Dispatcher:
         if hopeless:
             self._fail(hopeless, now)
 
-    def _note_sent(self, query: Query, chosen: tuple[int, ...], now: float) -> None:
+    def _note_sent_again(self, query: Query, chosen: tuple[int, ...], now: float) -> None:
         """
-        Note in a query that it is sent to these upstreams, and when it is to be looked at.
+        Note in a query that it is sent to these upstreams too, and when it is overdue there.
         """
-        if query.queue is None:
-            self._inflight.add(query, chosen[0])
-        elif query.queue is self._inflight.rescheduled:
+        if query.queue is self._inflight.rescheduled:
             wait = self._upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
             self._inflight.reschedule(query, now + wait)
-        query.is_simple = False
         query.attempts += chosen
         query.awaiting += chosen
 

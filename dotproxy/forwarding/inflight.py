@@ -177,12 +177,14 @@ class InflightQueries:
         """
         self.first_attempt += [{} for _ in range(upstreams - len(self.first_attempt))]
 
-    def add(self, query: Query, upstream: int) -> None:
+    def add(self, query: Query, upstreams: tuple[int, ...]) -> None:
         """
-        A query is about to be asked of an upstream for the first time.
+        Take in a query that is about to be sent for the first time, to the upstreams in these slots.
         """
-        query.queue = self.first_attempt[upstream]
-        query.queue[query] = None
+        query.queue = queue = self.first_attempt[upstreams[0]]
+        queue[query] = None
+        query.is_simple = False
+        query.attempts = query.awaiting = upstreams
 
     def reschedule(self, query: Query, due: float) -> None:
         """

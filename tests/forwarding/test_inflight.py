@@ -34,7 +34,7 @@ class InflightTests(SynchronousTestCase):
 
     def add(self, upstream: int = 0, asked_at: float = 0.0, deadline: float = 4.0) -> Query:
         query = make(asked_at, deadline)
-        self.inflight.add(query, upstream)
+        self.inflight.add(query, (upstream,))
         return query
 
     def test_nothing(self) -> None:
