@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "downstream": {"errors", "wire", "policy", "forwarding.interfaces", "telemetry.counters"},
     "testing": {"errors", "wire", "policy", "telemetry.counters"},
-    "config": {"errors", "wire.rewrite", "policy", "telemetry.words", "upstream.spec"},
+    "config": {"errors", "wire.rewrite", "policy", "telemetry.plural", "upstream.spec"},
     "service.admin": {"errors", "wire", "config", "telemetry", "downstream.sockets", "service.reactor"},
     "service": {
         "errors",

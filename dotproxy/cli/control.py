@@ -22,7 +22,7 @@ from dotproxy.config.load import load
 from dotproxy.config.values import ListenAddress
 from dotproxy.downstream.sockets import has_address
 from dotproxy.errors import ConfigError
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 from dotproxy.wire.message import HEADER, IN
 from dotproxy.wire.printable import printable
 from dotproxy.wire.rrtypes import AXFR

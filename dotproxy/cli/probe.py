@@ -23,7 +23,7 @@ from dotproxy.cli.tls_inspect import TlsDetails, inspect
 from dotproxy.config.model import Config
 from dotproxy.errors import ConnectionGone, DotproxyError
 from dotproxy.service.reactor import IServiceReactor
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 from dotproxy.upstream.spec import UpstreamAddress, endpoint_text
 from dotproxy.wire.edns import DO, ECS, EDE_OPTION, KEEPALIVE, PADDING, opt_record, option, options_of
 from dotproxy.wire.message import AD, HEADER, RD, TC, question_of, records_of

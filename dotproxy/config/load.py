@@ -14,13 +14,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dotproxy.config.exposure import exposures
+from dotproxy.config.cross_checks import disagreements
+from dotproxy.config.exposure_warnings import exposures
+from dotproxy.config.kubernetes_variables import is_service_link
+from dotproxy.config.listener_certificate import warnings_of_tls
 from dotproxy.config.model import Config
 from dotproxy.config.schema import BY_KEY, SETTINGS
-from dotproxy.config.served_tls import warnings_of_tls
-from dotproxy.config.service_links import is_service_link
 from dotproxy.config.setting import Setting
-from dotproxy.config.together import disagreements
 from dotproxy.config.values import parse_listen
 from dotproxy.errors import ConfigError
 from dotproxy.upstream.spec import endpoint_text

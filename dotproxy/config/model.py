@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dotproxy.config.accounts import Account
 from dotproxy.config.choices import LogFormat, LogLevel, QueryLogMode, TlsVersion, UdpTruncation
+from dotproxy.config.system_users import Account
 from dotproxy.config.values import BootstrapServer, ListenAddress
 from dotproxy.policy.access import LimitAction, Network
 from dotproxy.policy.selection import Policy

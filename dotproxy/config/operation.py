@@ -6,9 +6,9 @@ Decides their names, defaults and help texts; ``schema`` has the other settings,
 
 from __future__ import annotations
 
-from dotproxy.config.accounts import parse_account
 from dotproxy.config.choices import LogFormat, LogLevel, QueryLogMode
 from dotproxy.config.setting import Setting
+from dotproxy.config.system_users import parse_account
 from dotproxy.config.values import number, one_of, parse_admin_host, parse_listen, parse_log_level, parse_new_file
 
 OPERATION: tuple[Setting, ...] = (

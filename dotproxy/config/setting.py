@@ -22,7 +22,7 @@ class Setting:
     ``parse`` takes one value as TOML or a string has it and raises ``ValueError`` that says what would be
     right.  ``is_list``: it takes any number of values; as a string they are split at commas and spaces.
     ``is_guarded``: it decides who is asked, believed or served; a reload in which a value that was given would be
-    replaced by the default is refused (``fallback``).
+    replaced by the default is refused (``reload_refusals``).
     """
 
     key: str

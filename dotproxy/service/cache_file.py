@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from dotproxy.cache.responses import CacheEntry, ResponseCache
 from dotproxy.service.cache_file_format import Damaged, Outdated, Records, load_file, save_file
 from dotproxy.service.private_files import NotPrivate
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 
 #: Seconds between two writes while dotproxy runs.
 INTERVAL = 900.0

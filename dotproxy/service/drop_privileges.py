@@ -17,9 +17,9 @@ from pathlib import Path
 from twisted.logger import Logger
 
 import dotproxy
-from dotproxy.config.accounts import Account, parse_account
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
+from dotproxy.config.system_users import Account, parse_account
 from dotproxy.errors import ConfigError
 from dotproxy.service.privileges import FILES, forbid_gains, give_up, unusable
 

@@ -22,8 +22,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from dotproxy.config.listener_certificate import expiry_warning
 from dotproxy.config.model import Config
-from dotproxy.config.served_tls import expiry_warning
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.errors import ConfigError
 from dotproxy.service.tls_files import TlsFileWatch, problem_with_certificates

@@ -16,7 +16,7 @@ from twisted.logger import Logger, LogLevel
 from dotproxy.config.model import Config
 from dotproxy.downstream.sockets import Endpoint, bind_all, endpoint_of, has_address
 from dotproxy.service.systemd import inherited, inherited_for_tls
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 
 log = Logger("dotproxy")
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dotproxy.config.accounts import Account
+from dotproxy.config.system_users import Account
 
 #: In <linux/capability.h>: the capabilities by which root uses files of other users.
 DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2

@@ -2,7 +2,7 @@
 Reloading the configuration of a running service (SIGHUP, ``dotproxy reload``).
 
 Decides the steps, which are the same for one process and for a supervisor of workers: systemd is told, the
-configuration is loaded, one that only lacks an earlier restriction is refused (``config.fallback``), the rest is
+configuration is loaded, one that only lacks an earlier restriction is refused (``config.reload_refusals``), the rest is
 applied, and the outcome is logged.  What applying changes is decided by the service (``apply_config``).
 """
 
@@ -14,9 +14,9 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
+from dotproxy.config.reload_refusals import without_fallbacks
 from dotproxy.errors import ConfigError
 from dotproxy.service.systemd import ServiceNotifier
 

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 
 from dotproxy.errors import UpstreamError
 from dotproxy.telemetry.events import Events
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 
 log = Logger("dotproxy")
 

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cli import control
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 from tests.config.test_schema import folder
 
 _CACHE = {

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.config.kubernetes_variables import is_service_link
 from dotproxy.config.load import load
 from dotproxy.config.schema import SETTINGS
-from dotproxy.config.service_links import is_service_link
 from dotproxy.errors import ConfigError
 
 #: What a Service may be called whose name begins with dotproxy (RFC 1123 label, as Kubernetes writes it).

@@ -17,7 +17,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 from tests.integration.programs import Proxy, free_port, wait_until, which
 from tests.integration.servers import ZONE, Backend, Nsd
 from tests.misbehaving.matrix import Misbehaving

@@ -17,8 +17,8 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy import tap
-from dotproxy.config.accounts import Account, parse_account
 from dotproxy.config.load import load
+from dotproxy.config.system_users import Account, parse_account
 from dotproxy.errors import ConfigError
 from dotproxy.service import drop_privileges, privileges
 from dotproxy.service.assembly import build

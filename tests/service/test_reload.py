@@ -1,7 +1,7 @@
 """
 Half-written configuration files: what a reload, and a start, make of a file that was cut off at any octet.
 
-What must hold is said here once more and independently of the rule in ``config.fallback``: whoever is asked, believed
+What must hold is said here once more and independently of the rule in ``config.reload_refusals``: whoever is asked, believed
 or served after it was asked, believed or served before.
 """
 

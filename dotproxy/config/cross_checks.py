@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from dotproxy.config.listener_certificate import disagreements_of_tls
 from dotproxy.config.model import Config
-from dotproxy.config.served_tls import disagreements_of_tls
 from dotproxy.config.units import show_seconds
 from dotproxy.config.values import ListenAddress
 

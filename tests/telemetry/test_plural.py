@@ -4,7 +4,7 @@ Numbers in sentences.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 
 
 class PluralTests(SynchronousTestCase):

@@ -15,7 +15,7 @@ from dotproxy.config.load import Loaded
 from dotproxy.config.model import Config
 from dotproxy.config.schema import SETTINGS
 from dotproxy.errors import ConfigError
-from dotproxy.telemetry.words import pluralized
+from dotproxy.telemetry.plural import pluralized
 from dotproxy.upstream.spec import UpstreamAddress
 
 

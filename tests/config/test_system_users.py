@@ -6,7 +6,7 @@ import pwd
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.config.accounts import Account, parse_account
+from dotproxy.config.system_users import Account, parse_account
 
 
 class AccountTests(SynchronousTestCase):

@@ -4,7 +4,7 @@ Variables that Kubernetes makes for Services, and settings that look like them.
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from dotproxy.config.service_links import is_service_link
+from dotproxy.config.kubernetes_variables import is_service_link
 
 
 class ServiceLinkTests(SynchronousTestCase):

@@ -5,8 +5,8 @@ What a reload may not take back.
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.config.describe import default_as_toml
-from dotproxy.config.fallback import without_fallbacks
 from dotproxy.config.load import Loaded, load
+from dotproxy.config.reload_refusals import without_fallbacks
 from dotproxy.config.schema import BY_KEY, SETTINGS
 from dotproxy.errors import ConfigError
 from dotproxy.testing.certificates import Authority
