@@ -275,7 +275,7 @@ class _MessageHeaders:
     """
     The message headers of one direction, and views of their fields over all slots.
 
-    ``plural`` are the headers in words of 8 octets.  ``vectors`` are the iovecs of the buffers, ``bases`` and
+    ``words`` are the headers in words of 8 octets.  ``vectors`` are the iovecs of the buffers, ``bases`` and
     ``lengths`` their two fields; ``sizes`` are the received octets, ``control_sizes`` those of control data.
     ``names`` and ``controls`` are the memory of socket addresses and control data.
     """
