@@ -1,8 +1,9 @@
 """
-dotproxy beside Unbound, dnsdist, Knot Resolver and stubby, all in front of the same upstream: ``make bench``.
+Compare dotproxy with Unbound, dnsdist, Knot Resolver and stubby, all in front of the same upstream: ``make bench``.
 
-Decides the order: each round measures everything once, one forwarder after the other, and every round begins with
-another one, so that what else this machine does hits all of them alike.  Everything is on 127.0.0.1 and ends by itself.
+Decides the order: each round measures everything once, one forwarder after the other.  Every round starts with another
+forwarder, so that other load on the machine affects all of them equally.  Everything is on 127.0.0.1 and stops by
+itself.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _NEEDED = ("dnsperf", "unbound", "unbound-control", "dnsdist", "taskset")
 
 def main() -> None:
     """
-    Measure, print, and write the page if there is to be one.
+    Run the measurements and print the tables; with ``--write``, write them to the page, too.
     """
     given = _options()
     if missing := [program for program in _NEEDED if find(program) is None]:
         raise SystemExit(f"not installed: {', '.join(missing)}")
-    notes = [f"{kind.name} is not installed, and left out" for kind in PEERS if kind.executable() is None]
+    notes = [f"{kind.name} is not installed and was not measured" for kind in PEERS if kind.executable() is None]
     for note in notes:
         print(note)
     peers = [kind for kind in PEERS if kind.executable() is not None]
@@ -44,7 +45,7 @@ def main() -> None:
                     _round(lab, number, scenarios, peers, results)
                     _print(results, scenarios, peers)
             except KeyboardInterrupt:
-                print("\ninterrupted: this is what there is")
+                print("\ninterrupted; results so far:")
                 _print(results, scenarios, peers)
                 raise SystemExit(130) from None
     rounds = "one round" if given.rounds == 1 else f"{given.rounds} rounds (median, and the range over the rounds)"
@@ -57,14 +58,16 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=(__doc__ or "").split("\n\n")[0].strip())
-    parser.add_argument("--rounds", type=int, metavar="N", help="3 unless given; 1 if --quick")
+    parser.add_argument("--rounds", type=int, metavar="N", help="number of rounds (default: 3; with --quick 1)")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="of load for each figure: 5 unless given; 1.5 if --quick"
+        "--seconds", type=float, metavar="S", help="seconds of load for each figure (default: 5; with --quick 1.5)"
     )
-    parser.add_argument("--quick", action="store_true", help="a few minutes, and figures to match")
+    parser.add_argument("--quick", action="store_true", help="a few minutes, with less precise figures")
     keys = [scenario.key for scenario in SCENARIOS]
-    parser.add_argument("--only", nargs="+", choices=keys, metavar="WHAT", help=f"of {', '.join(keys)}")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the markers of this page")
+    parser.add_argument(
+        "--only", nargs="+", choices=keys, metavar="WHAT", help=f"run only these measurements: {', '.join(keys)}"
+    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables between the markers of this page")
     given = parser.parse_args()
     given.rounds = given.rounds or (1 if given.quick else 3)
     given.seconds = given.seconds or (1.5 if given.quick else 5.0)
@@ -90,7 +93,7 @@ def _round(lab: Laboratory, number: int, scenarios: list[Scenario], peers: list[
 def _measured(lab: Laboratory, scenario: Scenario, kind: type[Peer]) -> Figures:
     try:
         return scenario.measure(lab, kind)
-    except AssertionError as error:  # it does not start, or not in time: the others are measured all the same
+    except AssertionError as error:  # it did not start in time; the others are still measured
         print(f"    {kind.name}: {error}", flush=True)
         return {}
 
@@ -107,7 +110,7 @@ def _print(results: Results, scenarios: list[Scenario], peers: list[type[Peer]])
     for scenario in scenarios:
         print(f"\n{scenario.title}\n")
         print("\n".join(table(results, scenario, [kind.name for kind in peers])))
-    print("\ndotproxy beside the best of Unbound, dnsdist and Knot Resolver\n")
+    print("\ndotproxy compared with the best of Unbound, dnsdist and Knot Resolver\n")
     print("\n".join(comparison(results, scenarios)), flush=True)
 
 

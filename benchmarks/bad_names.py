@@ -145,7 +145,8 @@ def _summary(experiments: Sequence[Experiment], summary: dict[str, dict[str, str
     keys = [each.key for each in experiments if any(each.key in cells for cells in summary.values())]
     rows = [[name, *(cells.get(key, "") for key in keys)] for name, cells in summary.items()]
     about = (
-        "Ordinary names answered, and p99; of g, dials for four digs, and dials a second; of h, sends by UDP / by TCP."
+        "Ordinary queries answered, and p99; g: connections for four queries in sequence, and connections per second;"
+        " h: sends over UDP / over TCP."
     )
     return [about, "", *markdown([["", *keys], *rows])]
 

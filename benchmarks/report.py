@@ -1,8 +1,8 @@
 """
-Tables of what was measured, for a terminal and for a page.
+Tables of the measurements, for a terminal and for a page.
 
-Decides how rounds become one figure, the median and how far it ranged; and what dotproxy is compared with: whoever of
-Unbound, dnsdist and Knot Resolver was best at the same thing in the same run.
+Decides how several rounds become one figure (median and range), and what dotproxy is compared with: the best of
+Unbound, dnsdist and Knot Resolver in the same measurement of the same run.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from tests.integration.programs import run
 
 BEGIN, END = "<!-- measured by make bench -->", "<!-- end -->"
 
-#: By scenario and forwarder, what each round gave.
+#: The figures of each round, by scenario and forwarder.
 Results = dict[tuple[str, str], list[Figures]]
 
-#: What dotproxy is compared by, by scenario and column; and whether more is better.
+#: The compared columns of each scenario, and whether more is better.
 _COMPARED: dict[str, tuple[tuple[str, bool], ...]] = {
     **dict.fromkeys(("cached", "forwarded", "crowd", "mix", "tcp-cached", "tcp-forwarded"), (("CPU µs/query", False),)),
     "latency": tuple((column, False) for column in LATENCY),
     "capacity": (("cached, queries/s", True), ("forwarded, queries/s", True)),
-    "memory": (("MB after start", False), ("octets/answer", False)),
+    "memory": (("MB after start", False), ("octets/response", False)),
     "start": (("ms", False),),
 }
 
 
 def values(results: Results, scenario: Scenario, name: str, column: str) -> list[float]:
     """
-    What each round gave that gave anything.
+    Return one column of a forwarder: the value of each round that has one.
     """
     found = (figures.get(column) for figures in results.get((scenario.key, name), []))
     return [value for value in found if value is not None]
@@ -44,7 +44,7 @@ def values(results: Results, scenario: Scenario, name: str, column: str) -> list
 
 def cell(measured: Sequence[float], digits: int) -> str:
     """
-    The median, and from where to where it ranged.
+    Return the median and the range as text.
     """
     if not measured:
         return "–"
@@ -59,7 +59,7 @@ def cell(measured: Sequence[float], digits: int) -> str:
 
 def table(results: Results, scenario: Scenario, names: Sequence[str]) -> list[str]:
     """
-    One scenario: a line for each forwarder.
+    Return the table of one scenario: a row for each forwarder.
     """
     rows = [["", *scenario.columns]]
     for name in (*names, DIRECTLY):
@@ -73,9 +73,9 @@ def table(results: Results, scenario: Scenario, names: Sequence[str]) -> list[st
 
 def _beyond(results: Results, scenario: Scenario, names: Iterable[str]) -> list[str]:
     """
-    What each forwarder adds to asking without one.
+    Return the table of the latency that each forwarder adds to the upstream's own.
     """
-    rows = [["more than directly", *scenario.columns]]
+    rows = [["added to upstream", *scenario.columns]]
     for name in names:
         row = [name]
         for column, digits in scenario.columns.items():
@@ -88,7 +88,7 @@ def _beyond(results: Results, scenario: Scenario, names: Iterable[str]) -> list[
 
 def comparison(results: Results, scenarios: Iterable[Scenario]) -> list[str]:
     """
-    dotproxy's figure over the best of the others', for each thing.
+    Return the table of ratios: dotproxy's figure over the best of the others'.
     """
     rows = [["", "dotproxy", "best of the others", "", "ratio"]]
     for scenario in scenarios:
@@ -111,7 +111,7 @@ def comparison(results: Results, scenarios: Iterable[Scenario]) -> list[str]:
 
 def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
     """
-    A table whose first row is its head; all columns but the first are figures.
+    Return a Markdown table; the first row is its head, and all columns but the first are right-aligned.
     """
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
 
@@ -128,7 +128,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def surroundings(peers: Iterable[type[Peer]], how: str) -> list[str]:
     """
-    On what it was measured, and with which versions.
+    Return the date, the machine and the versions of the programs.
     """
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     machine = f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}"
@@ -140,7 +140,8 @@ def surroundings(peers: Iterable[type[Peer]], how: str) -> list[str]:
         "",
         f"- Machine: {machine}",
         f"- Programs: {programs}; dnsperf {dnsperf[1] if dnsperf else ''}",
-        f"- Below dotproxy: Python {platform.python_version()}, Twisted {_twisted()}, {tls[0] if tls else 'OpenSSL'}",
+        f"- Runtime of dotproxy: Python {platform.python_version()}, Twisted {_twisted()},"
+        f" {tls[0] if tls else 'OpenSSL'}",
     ]
 
 
@@ -160,11 +161,12 @@ def page(
     results: Results, scenarios: Sequence[Scenario], peers: Sequence[type[Peer]], how: str, notes: Iterable[str]
 ) -> str:
     """
-    All of it.
+    Return all tables as the text between the markers of the page.
     """
     names = [peer.name for peer in peers]
     lines = [*surroundings(peers, how), *(f"- {note}" for note in notes), ""]
-    lines += ["### Beside the best of Unbound, dnsdist and Knot Resolver", "", *comparison(results, scenarios), ""]
+    lines += ["### Compared with the best of Unbound, dnsdist and Knot Resolver", ""]
+    lines += [*comparison(results, scenarios), ""]
     for scenario in scenarios:
         lines += [f"### {scenario.title}", "", scenario.about, "", *table(results, scenario, names), ""]
     return "\n".join(lines)
@@ -172,7 +174,7 @@ def page(
 
 def write(path: Path, text: str) -> None:
     """
-    Put a text between the markers of a page, in place of what was there.
+    Replace the text between the markers of a page.
     """
     before, begin, rest = path.read_text("utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -1,8 +1,8 @@
 """
-What is measured of a forwarder, each with a process of its own.
+The measurements of a forwarder, each with a new process.
 
-Decides what is asked and how, and which figures come of it.  A figure is missing (None) where a forwarder gave wrong
-answers, or where it has nothing that could be measured.
+Decides which queries are sent and how, and which figures are computed.  A figure is missing (None) if the forwarder
+sent wrong responses, or has nothing to measure.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from benchmarks.peers import Peer
 
 Figures = dict[str, float | None]
 
-#: In place of a forwarder: nobody.
-DIRECTLY = "asked directly"
+#: The row for queries that are sent to the upstream without a forwarder.
+DIRECTLY = "upstream alone"
 
-#: Questions a second, when the latency is measured.
+#: Queries per second when latency is measured.
 _RATE = 500
 
-#: A thread of dnsperf that keeps to a rate rests after each question, and asks no more than 20,000 a second.
+#: With a rate limit, a thread of dnsperf sleeps after each query and sends at most 20,000 a second.
 _THREADS = 16
 
 
 @dataclass(frozen=True)
 class Scenario:
     """
-    ``columns`` are the figures, with a unit and how many digits after the point; ``most_rounds`` how often it is worth
-    measuring.  ``directly`` measures the same without a forwarder.
+    One measurement.
+
+    ``columns``: the figures with their units, and the number of decimals of each.  ``most_rounds``: in how many rounds
+    it is measured at most.  ``directly``: the same measurement without a forwarder.
     """
 
     key: str
@@ -48,14 +50,15 @@ class Scenario:
     most_rounds: int = 1000
 
 
-LOADED = {"CPU µs/query": 1, "queries/s": 0, "lost": 0, "wrong": 0, "asked upstream %": 1}
+LOADED = {"CPU µs/query": 1, "queries/s": 0, "lost": 0, "wrong": 0, "forwarded %": 1}
 
 
 def loaded(
     clients: int, outstanding: int, names: str, mode: str = "udp"
 ) -> Callable[[Laboratory, type[Peer]], Figures]:
     """
-    Keep a forwarder busy: with names it was asked before, with names that come once, or with a mix from its start on.
+    Return a measurement under full load: with cached names, with names that are queried once, or with the Zipf mix and
+    an empty cache.
     """
 
     def measure(lab: Laboratory, kind: type[Peer]) -> Figures:
@@ -63,7 +66,7 @@ def loaded(
             questions = {"few": lab.few, "unique": lab.unique, "mix": lab.mix}[names]
             given = Drive(questions, lab.pace.seconds, clients, outstanding, mode, is_once=names != "few")
             if names == "mix":
-                given.seconds *= 4  # all of it is to be asked
+                given.seconds *= 4  # long enough for the whole mix
             else:
                 lab.warm_up(peer.port, mode, clients)
             asked, spent = lab.nagle_on.asked(), measures.cpu_seconds(peer.pid)
@@ -80,7 +83,7 @@ def _figures(driven: Driven, spent: float, asked: int) -> Figures:
     if driven.is_right:
         figures["CPU µs/query"] = spent / driven.completed * 1e6
         figures["queries/s"] = driven.rate
-        figures["asked upstream %"] = asked / driven.completed * 100
+        figures["forwarded %"] = asked / driven.completed * 100
     else:
         print(f"    no good: {driven.rcodes}, {driven.lost} of {driven.sent} lost", flush=True)
     return figures
@@ -91,7 +94,7 @@ LATENCY = {f"{what} ms, Nagle {nagle}": 3 for nagle in ("on", "off") for what in
 
 def latency(lab: Laboratory, kind: type[Peer]) -> Figures:
     """
-    What an answer takes when little is asked.
+    Measure the latency of forwarded queries at a low rate.
     """
     figures: Figures = {}
     for nagle, upstream in (("on", lab.nagle_on), ("off", lab.nagle_off)):
@@ -102,7 +105,7 @@ def latency(lab: Laboratory, kind: type[Peer]) -> Figures:
 
 def latency_directly(lab: Laboratory) -> Figures:
     """
-    What it takes over TLS to the upstream itself.
+    Measure the latency of the upstream itself, over TLS.
     """
     return _latency(lab, Tls(lab.nagle_on.port, lab.ca_file), "on") | _latency(
         lab, Tls(lab.nagle_off.port, lab.ca_file), "off"
@@ -123,7 +126,7 @@ CAPACITY = {"cached, queries/s": 0, "forwarded, queries/s": 0}
 
 def capacity(lab: Laboratory, kind: type[Peer]) -> Figures:
     """
-    The highest rate with less than one question in a thousand lost, on a core that nobody else uses.
+    Measure the highest rate with less than 0.1 % of the queries lost, with one core for the forwarder alone.
     """
     figures: Figures = dict.fromkeys(CAPACITY)
     if (os.cpu_count() or 1) < 2:
@@ -156,12 +159,12 @@ def _capacity(lab: Laboratory, peer: Peer, names: str) -> int:
     return highest(keeps_up, busy.rate, lab.pace.steps)
 
 
-MEMORY = {"MB after start": 1, "MB with 100,000 answers": 1, "held %": 1, "octets/answer": 0}
+MEMORY = {"MB after start": 1, "MB with 100,000 responses": 1, "cached %": 1, "octets/response": 0}
 
 
 def memory(lab: Laboratory, kind: type[Peer]) -> Figures:
     """
-    What a forwarder takes at first, and how much more with 100,000 answers; what of those it kept is asked for anew.
+    Measure the memory after the start and with 100,000 cached responses; a sample of them is queried again.
     """
     figures: Figures = dict.fromkeys(MEMORY)
     with lab.running(kind) as peer:
@@ -170,15 +173,15 @@ def memory(lab: Laboratory, kind: type[Peer]) -> Figures:
         figures["MB after start"] = idle / 1e6
         if not kind.has_cache:
             return figures
-        for _ in range(2):  # what was lost is asked again
+        for _ in range(2):  # the second time, queries that were lost
             drive(peer.port, Drive(lab.many, 60.0, is_once=True))
         full = measures.resident(peer.pid)
         asked = lab.nagle_on.asked()
         driven = drive(peer.port, Drive(lab.sample, 60.0, is_once=True))
         held = 1 - (lab.nagle_on.asked() - asked) / max(1, driven.completed)
-    figures["MB with 100,000 answers"] = full / 1e6
-    figures["held %"] = held * 100
-    figures["octets/answer"] = (full - idle) / (100_000 * held) if held else None
+    figures["MB with 100,000 responses"] = full / 1e6
+    figures["cached %"] = held * 100
+    figures["octets/response"] = (full - idle) / (100_000 * held) if held else None
     return figures
 
 
@@ -187,7 +190,7 @@ START = {"ms": 0}
 
 def start(lab: Laboratory, kind: type[Peer]) -> Figures:
     """
-    From its execution to its first answer.
+    Measure the time from the start of the process to its first response.
     """
     took = []
     for _ in range(lab.pace.starts):
@@ -202,52 +205,52 @@ def start(lab: Laboratory, kind: type[Peer]) -> Figures:
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "cached",
-        "Cached answers over UDP",
-        "1,000 names, asked before; 4 clients, 100 questions outstanding.  stubby keeps nothing, so it forwards.",
+        "Cached responses over UDP",
+        "1,000 names that are in the cache; 4 clients, 100 queries in flight.  stubby has no cache, so it forwards.",
         LOADED,
         loaded(4, 100, "few"),
     ),
     Scenario(
         "forwarded",
-        "Forwarded questions over UDP",
-        "Every name is asked once; 4 clients, 100 questions outstanding.",
+        "Forwarded queries over UDP",
+        "Every name is queried once; 4 clients, 100 queries in flight.",
         LOADED,
         loaded(4, 100, "unique"),
     ),
     Scenario(
         "crowd",
-        "Forwarded questions over UDP, of a crowd",
-        "Every name is asked once; 50 clients, 500 questions outstanding.",
+        "Forwarded queries over UDP, 50 clients",
+        "Every name is queried once; 50 clients, 500 queries in flight.",
         LOADED,
         loaded(50, 500, "unique"),
     ),
     Scenario(
         "mix",
-        "A mix by Zipf's law",
-        "100,000 names, the n-th most popular 1/n as often as the first; the same questions for everybody, from the "
-        "start on, with nothing kept yet; 4 clients, 100 questions outstanding.",
+        "Zipf mix",
+        "100,000 names; the n-th most popular is queried 1/n as often as the first.  The same queries for each "
+        "forwarder, which starts with an empty cache; 4 clients, 100 queries in flight.",
         LOADED,
         loaded(4, 100, "mix"),
     ),
     Scenario(
         "tcp-cached",
-        "Cached answers over TCP",
-        "1,000 names, asked before; 20 connections, 200 questions outstanding.",
+        "Cached responses over TCP",
+        "1,000 names that are in the cache; 20 connections, 200 queries in flight.",
         LOADED,
         loaded(20, 200, "few", "tcp"),
     ),
     Scenario(
         "tcp-forwarded",
-        "Forwarded questions over TCP",
-        "Every name is asked once; 20 connections, 200 questions outstanding.",
+        "Forwarded queries over TCP",
+        "Every name is queried once; 20 connections, 200 queries in flight.",
         LOADED,
         loaded(20, 200, "unique", "tcp"),
     ),
     Scenario(
         "latency",
-        f"Latency of forwarding at {_RATE} questions a second",
-        "Every name is asked once, by one client over UDP, at moments that chance chooses; beside that the upstream, "
-        "asked directly over one TLS connection by a client that acknowledges every answer at once.  With Nagle's "
+        f"Latency of forwarded queries at {_RATE} queries/s",
+        "Every name is queried once, by one client over UDP, at random times.  `upstream alone`: the upstream without "
+        "a forwarder, over one TLS connection of a client that acknowledges every response at once.  With Nagle's "
         "algorithm on at the upstream (Unbound, which does not set TCP_NODELAY) and off (dnsdist, which does).",
         LATENCY,
         latency,
@@ -256,8 +259,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "capacity",
         "Highest rate with less than 0.1 % lost",
-        "The forwarder has one core for itself, dnsperf and the upstream share another, and together are what limits "
-        "whoever is faster than they are.",
+        "The forwarder has one core for itself; dnsperf and the upstream share the other, and limit the rates of the "
+        "fastest forwarders.",
         CAPACITY,
         capacity,
         most_rounds=1,
@@ -265,16 +268,16 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "memory",
         "Memory",
-        "Resident set, with the pages of mapped files (Knot Resolver's cache is one); what share of 100,000 answers "
-        "was kept, by asking for 5,000 of them again.",
+        "Resident set, including pages of mapped files (such as Knot Resolver's cache).  `cached %`: how many of "
+        "100,000 responses were cached, from a sample of 5,000 repeated queries.",
         MEMORY,
         memory,
         most_rounds=1,
     ),
     Scenario(
         "start",
-        "From execution to the first answer",
-        "Asked over UDP every 5 ms, until an answer came from the upstream.",
+        "Time from start to first response",
+        "A query over UDP every 5 ms, until there is a response from the upstream.",
         START,
         start,
     ),

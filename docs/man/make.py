@@ -1,7 +1,7 @@
 """
-Write the manual pages: dotproxy(1) and dotproxy.toml(5), from the settings and the commands.
+Write the manual pages, dotproxy(1) and dotproxy.toml(5), from the settings and the commands.
 
-Decides their layout; what they say of settings and commands is the code's.
+Decides their layout.  The texts of settings and commands come from the schema and the usage text of the command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dotproxy.config.setting import Setting
 
 HERE = Path(__file__).parent
 
-#: Of the pages' text that is here.
+#: The date of the text in this file.
 DATE = "2026-11-21"
 
 _COMMAND = r"""
@@ -34,42 +34,45 @@ dotproxy \- forward DNS over authenticated TLS
 .RI [ options ]
 .SH DESCRIPTION
 .B dotproxy
-takes DNS queries over UDP and TCP and asks every one of them over authenticated
-TLS (RFC 7858, strict profile of RFC 8310).
+accepts DNS queries over UDP, TCP and TLS and forwards them to upstreams over
+authenticated TLS (RFC 7858, strict profile of RFC 8310).
 There is no opportunistic mode and no fallback to plain DNS.
-Without options it listens on 127.0.0.1:5300 and asks Cloudflare and Quad9.
+By default it listens on 127.0.0.1:5300 and forwards to Cloudflare and Quad9.
 .SH COMMANDS
 @COMMANDS@.PP
-The options of
+The next section lists the options of
 .B run
 and
-.B check
-are below;
+.BR check .
 .B dotproxy
 .I COMMAND
 .B \-\-help
-has those of the others.
+lists the options of the other commands.
 .SH OPTIONS
-Each is also a key of the configuration file and an environment variable, see
+Each option is also a key of the configuration file and an environment variable,
+see
 .BR dotproxy.toml (5).
-Options win over the environment, the environment over the file.
+Options override environment variables, which override the file.
 .TP
 .BI \-\-config " FILE"
 A TOML file with any of these settings.
 @OPTIONS@.SH ENVIRONMENT
 .TP
 .B DOTPROXY_CONFIG
-The configuration file, if
+Path of the configuration file, unless
 .B \-\-config
-does not name one.
+is given.
 .TP
 .BI DOTPROXY_ SETTING
-Any setting, by its key in upper case.
+The setting with this key, in upper case.
 .SH SIGNALS
-SIGHUP has the configuration read again; SIGTERM and SIGINT end dotproxy when
-what is outstanding is answered, a second one at once.
+SIGHUP reloads the configuration.
+SIGTERM and SIGINT stop dotproxy after the queries in flight have responses; a
+second one stops it at once.
 .SH EXIT STATUS
-0 if the command did what it was asked to, else another number.
+0 on success, otherwise another number; 78 if
+.B run
+cannot use the configuration.
 .SH EXAMPLES
 .EX
 dotproxy run \-\-upstream quad9 \-\-upstream tls://1.1.1.1#cloudflare\-dns.com
@@ -85,7 +88,7 @@ _FILE = r"""
 .SH NAME
 dotproxy.toml \- configuration file of dotproxy
 .SH DESCRIPTION
-A file in TOML, named by
+A TOML file, given by
 .B \-\-config
 or
 .BR DOTPROXY_CONFIG ;
@@ -94,14 +97,15 @@ the systemd unit reads
 Every key is optional.
 Each is also an option of
 .BR dotproxy (1)
-and an environment variable; options win over the environment, the environment
-over the file.
-Lists are TOML arrays, or strings that split at commas and spaces.
-Times are in seconds, sizes in octets.
+and an environment variable; options override environment variables, which
+override the file.
+Lists are TOML arrays, or strings separated by commas or spaces.
+Times are in seconds, sizes in octets; both may be strings with units, such as
+"500ms" or "128MiB".
 .B dotproxy example
 prints a file with every key and its default,
 .B dotproxy check
-the configuration in effect and where each value came from.
+prints the configuration in effect and the source of each value.
 .SH SETTINGS
 @SETTINGS@.SH EXAMPLES
 .EX
@@ -116,7 +120,7 @@ policy = "failover"
 
 def pages() -> dict[str, str]:
     """
-    Return each page's text, by the name of its file.
+    Return the text of each page, by file name.
     """
     command = _COMMAND.replace("@COMMANDS@", _commands()).replace("@OPTIONS@", "".join(map(_option, SETTINGS)))
     file = _FILE.replace("@SETTINGS@", "".join(map(_setting, SETTINGS)))
@@ -156,8 +160,8 @@ def _default(setting: Setting) -> str:
 
 def _text(text: str) -> str:
     r"""
-    Return a text as groff and mandoc want it: short lines of ASCII, hyphens that can be copied, no line that looks like
-    a request.
+    Return a text for groff and mandoc: short lines of ASCII, hyphens that can be copied, no line that begins like a
+    request.
     """
     lines = textwrap.wrap(text.replace("…", "..."), 72, break_long_words=False, break_on_hyphens=False)
     escaped = [line.replace("\\", "\\e").replace("-", "\\-") for line in lines]

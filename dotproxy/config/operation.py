@@ -17,24 +17,24 @@ OPERATION: tuple[Setting, ...] = (
         None,
         parse_new_file,
         "FILE",
-        "Where what is kept is written when dotproxy stops, and now and then before, and read from when it starts."
-        " FILE.key beside it authenticates it.",
+        "File for the cache: written periodically and at the stop, read at the start. FILE.key beside it authenticates"
+        " it.",
     ),
     Setting(
         "admin_listen",
         None,
         parse_listen,
         "ADDR:PORT",
-        "Where to serve /metrics, /healthz, /readyz and /status over HTTP; nowhere by default.",
+        "Address of the HTTP listener for /metrics, /healthz, /readyz and /status; none by default.",
     ),
     Setting(
         "admin_hosts",
         (),
         parse_admin_host,
         "NAME",
-        "Names by which admin_listen may be asked (HTTP Host), beside addresses and names that no stranger can own:"
-        " localhost and, unless it listens on loopback, single labels and names below local, internal, home.arpa, test"
-        " and svc; * for any. May be repeated.",
+        "Host names that admin_listen accepts in the HTTP Host header. Always accepted: IP addresses and localhost,"
+        " and, unless it listens on loopback, single labels and names below local, internal, home.arpa, test and svc."
+        " * accepts any. May be repeated.",
         is_list=True,
     ),
     Setting(
@@ -42,43 +42,44 @@ OPERATION: tuple[Setting, ...] = (
         None,
         parse_new_file,
         "PATH",
-        "A socket for `dotproxy status`, `cache`, `reload`, `drain` and `log`, for its owner alone.",
+        "Unix socket for `dotproxy status`, `cache`, `reload`, `drain` and `log`, accessible to its owner only.",
     ),
     Setting(
         "user",
         None,
         parse_account,
         "USER[:GROUP]",
-        "Which user to serve as when started as root, once everything is bound; twistd's --uid wins. Without it root"
-        " stays, with no capability, and a warning.",
+        "User to run as when started as root, after all sockets are bound; twistd's --uid has precedence. Without it,"
+        " dotproxy keeps running as root, without capabilities, and logs a warning.",
     ),
     Setting(
         "query_log",
         QueryLogMode.OFF,
         one_of(*QueryLogMode),
         "HOW",
-        "Log a line for each answer: off, hashed (names and clients under a key of this run), or clear.",
+        "Log a line for each response: off, hashed (names and client addresses hashed with a key that changes at each"
+        " start), or clear.",
     ),
     Setting(
         "query_log_sample",
         1.0,
         number(0, 1, ""),
         "SHARE",
-        "Of all answers, which share is logged, if any.",
+        "Fraction of the responses that query_log logs.",
     ),
     Setting(
         "log_format",
         LogFormat.AUTO,
         one_of(*LogFormat),
         "FORM",
-        "Lines as text, json, or journal (text with priorities); auto: text on a terminal, journal for journald, else"
-        " json. For `dotproxy run`; twistd has --logger.",
+        "Format of log lines: text, json, journal (text with priorities), or auto (text on a terminal, journal for"
+        " journald, otherwise json). Applies to `dotproxy run`; twistd has --logger.",
     ),
     Setting(
         "log_level",
         LogLevel.INFO,
         parse_log_level,
         "LEVEL",
-        "info: a line for each change of state; debug: one for each connection, too.",
+        "info: a line for each change of state; debug: also a line for each connection.",
     ),
 )

@@ -1,8 +1,8 @@
 """
-What can be configured: every setting, as data.
+The schema: every setting, as data.
 
-Decides names, defaults, units, ranges and help texts; options, environment variables, TOML keys, the
-documentation and the example file all come from here.  Imports no Twisted.
+Decides names, defaults, units, ranges and help texts.  Command-line options, environment variables, TOML keys, the
+tables of the documentation and the example file are generated from it.  Imports no Twisted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from dotproxy.policy.selection import Policy
 from dotproxy.policy.special_names import FAMILIES, PRIVATE_TLDS
 from dotproxy.wire.rewrite import ClientSubnet
 
-#: Loopback and private networks: nobody else can be meant by a laptop or a cluster.
+#: The default of ``allow_from``: loopback, private, link-local and shared (RFC 6598) networks.
 PRIVATE_NETWORKS = (
     "127.0.0.0/8",
     "10.0.0.0/8",
@@ -55,7 +55,7 @@ SETTINGS: tuple[Setting, ...] = (
         (f"127.0.0.1:{DEFAULT_LISTEN_PORT}",),
         parse_listen,
         "ADDR:PORT",
-        "Where to take plain DNS, over UDP and TCP; IPv6 as [ADDR]:PORT. May be repeated.",
+        "Addresses of the listeners for plain DNS, over UDP and TCP; IPv6 as [ADDR]:PORT. May be repeated.",
         short="l",
         is_list=True,
     ),
@@ -65,8 +65,8 @@ SETTINGS: tuple[Setting, ...] = (
         ("cloudflare", "quad9"),
         parse_upstream_value,
         "SPEC",
-        "Who to ask, over TLS: tls://ADDR[:PORT][#NAME][?pin-sha256=BASE64], or a preset such as cloudflare."
-        " The certificate must be for NAME, without one for ADDR. May be repeated.",
+        "DNS-over-TLS server to forward queries to: tls://ADDR[:PORT][#NAME][?pin-sha256=BASE64], or a preset such as"
+        " cloudflare. Its certificate must be valid for NAME, or for ADDR if there is no NAME. May be repeated.",
         short="u",
         is_list=True,
         is_guarded=True,
@@ -76,8 +76,9 @@ SETTINGS: tuple[Setting, ...] = (
         (),
         parse_bootstrap,
         "SERVER",
-        "Who looks up the names of upstreams given by name: tls://ADDR#NAME or a preset, or udp://ADDR, which asks in"
-        " the clear, for these names and nothing else. By default the upstreams given by address. May be repeated.",
+        "Server that resolves the names of upstreams configured by name: tls://ADDR#NAME, a preset, or udp://ADDR."
+        " udp://ADDR is queried in cleartext, for these names only. Default: the upstreams configured by address. May"
+        " be repeated.",
         is_list=True,
         is_guarded=True,
     ),
@@ -86,7 +87,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         parse_certificates,
         "PEM",
-        "CAs to trust instead of the system's: roots, or intermediate CAs without theirs.",
+        "CA certificates to trust instead of the system's: root CAs, or intermediate CAs without their roots.",
         short="c",
         is_guarded=True,
     ),
@@ -95,16 +96,16 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         parse_certificates,
         "PEM",
-        "A certificate, or chain, to show to upstreams that ask for one; needs client_key.",
+        "Certificate, or chain, for upstreams that request a client certificate; needs client_key.",
         is_guarded=True,
     ),
-    Setting("client_key", None, parse_key, "PEM", "The key of client_certificate, without a passphrase."),
+    Setting("client_key", None, parse_key, "PEM", "Private key of client_certificate, without a passphrase."),
     Setting(
         "tls_minimum",
         TlsVersion.TLS_1_2,
         parse_tls_version,
         "VERSION",
-        "The oldest version of TLS spoken: 1.2 or 1.3.",
+        "Minimum TLS version, for upstreams and for the TLS listeners: 1.2 or 1.3.",
         is_guarded=True,
     ),
     Setting(
@@ -112,7 +113,7 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         parse_ciphers,
         "LIST",
-        "Ciphers for TLS 1.2, as OpenSSL spells a list. Default: ECDHE+AESGCM:ECDHE+CHACHA20.",
+        "Cipher suites for TLS 1.2, as an OpenSSL cipher list. Default: ECDHE+AESGCM:ECDHE+CHACHA20.",
         is_guarded=True,
     ),
     Setting(
@@ -120,15 +121,17 @@ SETTINGS: tuple[Setting, ...] = (
         Policy.FAILOVER,
         parse_policy,
         "NAME",
-        "Which upstream is asked first: failover (as given), round_robin, random, fastest, least_outstanding, hash"
-        " (each domain always of the same, so that none sees all), or race (all at once).",
+        "Order in which upstreams are preferred: failover (as configured), round_robin, random, fastest,"
+        " least_outstanding, hash (each domain has its own upstream, so that no upstream sees all queries), or race"
+        " (all at once).",
     ),
     Setting(
         "allow_from",
         PRIVATE_NETWORKS,
         parse_network,
         "NETWORK",
-        "Clients to serve; others are refused. May be repeated. Default: loopback and private networks.",
+        "Networks of the clients that are served; other clients are rejected. May be repeated. Default: loopback and"
+        " private networks.",
         is_list=True,
         is_guarded=True,
     ),
@@ -137,37 +140,38 @@ SETTINGS: tuple[Setting, ...] = (
         LimitAction.REFUSE,
         one_of(LimitAction.REFUSE, LimitAction.DROP),
         "HOW",
-        "What other clients get: refuse (REFUSED) or drop (no response).",
+        "Response to clients outside allow_from: refuse (REFUSED) or drop (no response).",
     ),
     Setting(
         "client_rate",
         1000.0,
         number(0, 10_000_000, "queries a second"),
         "QPS",
-        "While there is more to do than can be done, a client is held to this many queries a second over UDP, if there"
-        " are others; 0 for no limit. With workers, each has its part.",
+        "Under overload, the maximum number of UDP queries per second from one client, if other clients are active; 0"
+        " for no limit. Divided among the workers.",
     ),
     Setting(
         "client_prefix_v4",
         32,
         number(1, 32, "bits", whole=True),
         "BITS",
-        "How many bits of an IPv4 address are one client.",
+        "Prefix length of an IPv4 client: addresses with the same prefix count as one client.",
     ),
     Setting(
         "client_prefix_v6",
         56,
         number(1, 128, "bits", whole=True),
         "BITS",
-        "How many bits of an IPv6 address are one client; link-local addresses are one each.",
+        "Prefix length of an IPv6 client: addresses with the same prefix count as one client; each link-local address"
+        " is a client of its own.",
     ),
     Setting(
         "client_exempt",
         (),
         parse_network,
         "NETWORK",
-        "Clients without limits of their own, such as a resolver or a balancer with many clients behind it. May be"
-        " repeated.",
+        "Networks of clients that have no limits per client, such as a resolver or a load balancer with many clients"
+        " behind it. May be repeated.",
         is_list=True,
     ),
     Setting(
@@ -175,7 +179,7 @@ SETTINGS: tuple[Setting, ...] = (
         LimitAction.TRUNCATE,
         one_of(*LimitAction),
         "HOW",
-        "What a client gets over UDP that is over its share: truncate (TC=1, so that it asks again over TCP), refuse"
+        "Response over UDP to a client above its limits: truncate (TC=1, so that it retries over TCP), refuse"
         " (REFUSED) or drop (no response).",
     ),
     Setting(
@@ -183,99 +187,100 @@ SETTINGS: tuple[Setting, ...] = (
         20,
         number(0, 1_000_000, "responses a second", whole=True),
         "RPS",
-        "How many identical responses, or errors, a client network (/24 or /56) gets in a second over UDP, if its"
-        " addresses are public: they may be forged; 0 for no limit.",
+        "Maximum number of identical responses, or of errors, per second over UDP to one client network (/24 or /56)"
+        " with public addresses, which may be forged; 0 for no limit.",
     ),
     Setting(
         "response_rate_slip",
         2,
         number(0, 10, "", whole=True),
         "N",
-        "Of responses over response_rate_limit one in N is sent truncated and empty, the others are dropped; 0: all are"
-        " dropped.",
+        "One in N responses above response_rate_limit is sent truncated and empty, the others are dropped; 0 drops"
+        " all.",
     ),
     Setting(
         "query_timeout",
         4.0,
         number(0.1, 60, "seconds"),
         "SECONDS",
-        "When a client gets SERVFAIL at the latest. Stub resolvers wait 5 s.",
+        "A client gets SERVFAIL if there is no response within this time. Stub resolvers wait 5 s.",
     ),
     Setting(
         "attempt_timeout",
         1.5,
         number(0.05, 60, "seconds"),
         "SECONDS",
-        "The longest a question waits for an answer before it is asked again, or of another upstream. Once it is known"
-        " what an upstream's answers take, it is twice that, and at least 0.25 s.",
+        "Longest wait for an upstream's response before the query is retried, at the same upstream or another. Once"
+        " response times are known, the wait is twice the upstream's 95th percentile, and at least 0.25 s.",
     ),
     Setting(
         "hedge_percent",
         3.0,
         number(0, 50, "percent"),
         "PERCENT",
-        "Of all questions, how many at most are asked of a second upstream as soon as they are slower than nearly all"
-        " others; 0 for none. With the policy hash there are none.",
+        "Maximum percentage of queries that are also sent to a second upstream when they take longer than 95 % of the"
+        " first upstream's responses; 0 for none. Not used with policy hash.",
     ),
     Setting(
         "connect_timeout",
         2.0,
         number(0.1, 60, "seconds"),
         "SECONDS",
-        "How long connecting to an upstream may take, TLS handshake included.",
+        "Timeout for connecting to an upstream, TLS handshake included.",
     ),
     Setting(
         "upstream_idle_timeout",
         30.0,
         number(0.1, 3600, "seconds"),
         "SECONDS",
-        "When an unused connection to an upstream is closed. Many upstreams close theirs after about 10 s,"
-        " which is no failure.",
+        "An idle connection to an upstream is closed after this time. Many upstreams close idle connections after"
+        " about 10 s; that does not count as a failure.",
     ),
     Setting(
         "tcp_idle_timeout",
         10.0,
         number(0.1, 3600, "seconds"),
         "SECONDS",
-        "When an unused connection from a client is closed.",
+        "An idle connection from a client is closed after this time.",
     ),
     Setting(
         "tcp_max_connections",
         256,
         number(1, 65535, "", whole=True),
         "N",
-        "How many clients may be connected over TCP and TLS. When there are so many, the client prefix with most"
-        " connections makes room for others, with the one longest idle first.",
+        "Maximum number of client connections over TCP and TLS. At the limit, a new connection replaces one of the"
+        " client prefix with most connections, the longest idle first.",
     ),
     Setting(
         "tcp_max_outstanding",
         128,
         number(1, 65535, "", whole=True),
         "N",
-        "How many unanswered questions a TCP client may have before it is read no further.",
+        "Maximum number of queries in flight of one TCP connection; no more are read from it until one of them has a"
+        " response.",
     ),
     Setting(
         "udp_max_size",
         1232,
         number(512, 65507, "octets", whole=True),
         "OCTETS",
-        "The longest answer sent over UDP, whatever the client says it takes.",
+        "Maximum size of a response over UDP, even if the client accepts larger ones.",
     ),
     Setting(
         "udp_truncation",
         UdpTruncation.PARTIAL,
         one_of(*UdpTruncation),
         "HOW",
-        "What a client gets over UDP that asks for more than fits: partial, as many records as fit, for stubs that do"
-        " not ask again over TCP; or empty, no records: then nobody gets more octets by a truncated answer than it"
-        " sent, but for a cookie.",
+        "Content of a response that is truncated over UDP: partial (as many records as fit, for stubs that do not"
+        " retry over TCP), or empty (no records: a truncated response is never larger than its query, except for a"
+        " cookie).",
     ),
     Setting(
         "workers",
         1,
         parse_workers,
         "N",
-        "How many processes serve, or auto: as many as there are processors for them. They share cache_size,"
+        "Number of worker processes, or auto for the number of available processors. They share cache_size,"
         " cache_memory, max_outstanding and tcp_max_connections.",
     ),
     Setting(
@@ -283,16 +288,16 @@ SETTINGS: tuple[Setting, ...] = (
         True,
         parse_yes_or_no,
         "BOOL",
-        "Read and write many datagrams with one system call, where the system can (Linux); else one by one.",
+        "Read and write up to 64 datagrams with one system call (Linux); otherwise each with its own.",
     ),
     Setting(
         "forward_special",
         ("doh_canary",),
         parse_special_family,
         "NAME",
-        "Special names to ask upstreams about all the same; the others are answered here. Of "
+        "Special names to forward to upstreams; the others are answered locally. Any of "
         + ", ".join(FAMILIES)
-        + f"; or none. private_tlds are {', '.join(PRIVATE_TLDS)}, each of which may be named alone.",
+        + f"; or none. private_tlds are {', '.join(PRIVATE_TLDS)}; each may be given alone.",
         is_list=True,
     ),
     Setting(
@@ -300,50 +305,54 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         parse_yes_or_no,
         "BOOL",
-        "Pass EDNS on as it comes, both ways: no privacy for client subnet, all options but padding, which is added to "
-        "queries that have an OPT and taken from responses.",
+        "Forward EDNS options unchanged in both directions, client subnet included. Only padding is changed: it is"
+        " added to queries that have an OPT record, and removed from responses.",
     ),
     Setting(
         "udp_cookies",
         False,
         parse_yes_or_no,
         "BOOL",
-        "Give clients that send DNS cookies over UDP one of ours, so that they can tell our answers from forged ones.",
+        "Send server cookies (RFC 7873) to UDP clients that send a client cookie, so that they can detect forged"
+        " responses.",
     ),
     Setting(
         "minimal_any",
         True,
         parse_yes_or_no,
         "BOOL",
-        "Answer ANY over UDP with one record that says it is not answered (RFC 8482), instead of asking.",
+        "Answer ANY queries over UDP with a single HINFO record (RFC 8482) instead of forwarding them.",
     ),
     Setting(
         "max_transfers",
         4,
         number(0, 1000, "", whole=True),
         "N",
-        "How many zone transfers (AXFR, IXFR over TCP) may be under way, each over a connection of its own; 0: none.",
+        "Maximum number of concurrent zone transfers (AXFR, IXFR over TCP), each on its own upstream connection; 0 for"
+        " none.",
     ),
     Setting(
         "padding",
         128,
         number(0, 4096, "octets", whole=True),
         "OCTETS",
-        "Pad every question to a multiple of this, so that its length does not tell its name; 0 for no padding.",
+        "Pad every query to a multiple of this size (RFC 8467), so that its length does not reveal the name; 0 for no"
+        " padding.",
     ),
     Setting(
         "client_subnet",
         ClientSubnet.PRIVATE,
         parse_client_subnet,
         "HOW",
-        "EDNS client subnet: private (ask upstreams to use none), off (say nothing), or pass (what clients send).",
+        "EDNS client subnet (RFC 7871): private (ask upstreams to use none), off (send no option), or pass (forward"
+        " the client's option).",
     ),
     Setting(
         "max_outstanding",
         16384,
         number(1, 1000000, "", whole=True),
         "N",
-        "How many questions may be unanswered in all; beyond that clients get SERVFAIL at once.",
+        "Maximum number of queries in flight, of all clients together; further queries get SERVFAIL at once.",
     ),
     *CACHING,
     *OPERATION,

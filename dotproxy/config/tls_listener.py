@@ -13,8 +13,8 @@ TLS_LISTENER: tuple[Setting, ...] = (
         (),
         parse_listen_tls,
         "ADDR:PORT",
-        "Where to take DNS over TLS (RFC 7858), port 853 unless given; nowhere by default. Needs tls_certificate and"
-        " tls_key. May be repeated.",
+        "Addresses of the listeners for DNS over TLS (RFC 7858); the default port is 853. None by default. Needs"
+        " tls_certificate and tls_key. May be repeated.",
         is_list=True,
     ),
     Setting(
@@ -22,21 +22,22 @@ TLS_LISTENER: tuple[Setting, ...] = (
         None,
         parse_certificates,
         "PEM",
-        "The certificate shown to clients over TLS, followed by its chain. Read again when the file changes.",
+        "Certificate that the TLS listeners present to clients, followed by its chain. Reloaded when the file changes.",
     ),
     Setting(
         "tls_key",
         None,
         parse_key,
         "PEM",
-        "The key of tls_certificate, without a passphrase. Read again when the file changes.",
+        "Private key of tls_certificate, without a passphrase. Reloaded when the file changes.",
     ),
     Setting(
         "tls_client_ca",
         None,
         parse_certificates,
         "PEM",
-        "Serve only those clients over TLS that show a certificate of one of these CAs (mutual TLS).",
+        "CAs of client certificates (mutual TLS): the TLS listeners serve only clients with a certificate from one of"
+        " them.",
         is_guarded=True,
     ),
     Setting(
@@ -44,8 +45,8 @@ TLS_LISTENER: tuple[Setting, ...] = (
         (),
         parse_network,
         "NETWORK",
-        "Balancers (dnsdist, haproxy, nginx, Kubernetes) that tell the client's address by the PROXY protocol, version"
-        " 2: each datagram and connection from there must begin with a header. May be repeated.",
+        "Load balancers (dnsdist, haproxy, nginx, Kubernetes) that send the client's address in PROXY protocol version"
+        " 2: each datagram and connection from them must begin with such a header. May be repeated.",
         is_list=True,
         is_guarded=True,
     ),

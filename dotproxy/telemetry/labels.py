@@ -1,9 +1,9 @@
 """
-The values of the metrics' labels, with a description of each.
+The values of metric labels, with a description of each.
 
-Decides the descriptions, of which docs/metrics.md has a table; the values themselves come from the code that counts.  A
-label has a fixed set of values, or values from the configuration; no query name, no client address and no text from an
-upstream becomes one.
+Decides the descriptions; the table in docs/metrics.md is generated from them.  The values come from the code that
+counts.  A label has a fixed set of values, or values from the configuration; query names, client addresses and texts
+from an upstream are never label values.
 """
 
 from __future__ import annotations
@@ -12,45 +12,49 @@ from dotproxy.errors import ClientEnd, ConnectionEnd, ShedReason
 from dotproxy.telemetry.counters import RCODES, TRANSPORTS, TYPE_GROUPS
 
 _ENDS = {
-    ConnectionEnd.PEER_CLOSED: "the upstream closed it properly",
-    ConnectionEnd.CONNECTION_LOST: "it broke: reset, timed out by TCP, or ended without close_notify",
-    ConnectionEnd.TLS_ERROR: "TLS failed on it",
-    ConnectionEnd.IDLE: "nothing was asked for `upstream_idle_timeout`, or for what the upstream grants (RFC 7828)",
-    ConnectionEnd.AGE: "it was ten minutes old, and idle",
-    ConnectionEnd.REPLACED: "another took its place, and it had answered everything",
-    ConnectionEnd.SILENCE: "what it was asked was not answered in time",
-    ConnectionEnd.INVALID_MESSAGE: "the upstream sent what cannot be DNS",
-    ConnectionEnd.ASKED_TO_CLOSE: "the upstream granted an idle time of 0 (RFC 7828), and had answered everything",
-    ConnectionEnd.ABORTED: "the upstream granted an idle time of 0, and did not answer what was outstanding",
-    ConnectionEnd.NETWORK: "the machine woke up, or has another network",
+    ConnectionEnd.PEER_CLOSED: "the upstream closed it with close_notify",
+    ConnectionEnd.CONNECTION_LOST: "reset, TCP timeout, or end without close_notify",
+    ConnectionEnd.TLS_ERROR: "TLS error",
+    ConnectionEnd.IDLE: "no query for `upstream_idle_timeout`, or for the upstream's own idle timeout (RFC 7828)",
+    ConnectionEnd.AGE: "older than ten minutes, and idle",
+    ConnectionEnd.REPLACED: "replaced by another connection, after the last response",
+    ConnectionEnd.SILENCE: "no response in time",
+    ConnectionEnd.INVALID_MESSAGE: "the upstream sent octets that are not a DNS message",
+    ConnectionEnd.ASKED_TO_CLOSE: "the upstream sent an idle timeout of 0 (RFC 7828); no query was in flight",
+    ConnectionEnd.ABORTED: "the upstream sent an idle timeout of 0, and did not respond to the queries in flight",
+    ConnectionEnd.NETWORK: "the machine resumed from sleep, or changed networks",
     ConnectionEnd.CREDENTIALS: "the CAs or the client certificate were replaced",
-    ConnectionEnd.STOPPED: "dotproxy, or this upstream of it, was stopped",
+    ConnectionEnd.STOPPED: "dotproxy was stopped, or a reload removed the upstream",
     ConnectionEnd.OTHER: "anything else",
 }
 
 _SHED = {
-    ShedReason.TOO_OLD: "it waited in the receive buffer of the UDP socket for longer than clients wait for a response",
-    ShedReason.RATE: "its client is over client_rate, and there is more to do than can be done",
-    ShedReason.IN_FLIGHT: "its client has had its share of the queries in flight, or of their octets",
-    ShedReason.SOURCE_PORT: "it came from a UDP port that is never answered",
-    ShedReason.NOT_ALLOWED: "its client is not served, and is not told so",
-    ShedReason.RESPONSE_RATE: "its response was over response_rate_limit: dropped, or sent truncated",
+    ShedReason.TOO_OLD: "it was in the receive buffer of the UDP socket for longer than clients wait for a response",
+    ShedReason.RATE: "its client exceeded `client_rate` under overload",
+    ShedReason.IN_FLIGHT: "its client has its share of the queries in flight, or of their octets",
+    ShedReason.SOURCE_PORT: "it came from a UDP source port that gets no responses",
+    ShedReason.NOT_ALLOWED: "its client is outside `allow_from`, and it got no response",
+    ShedReason.RESPONSE_RATE: "its response exceeded `response_rate_limit`: dropped, or sent truncated",
 }
 
 _CLIENT_ENDS = {
-    ClientEnd.EVICTED: "it made room for another client's; its own client had more connections than others, or it was"
-    " idle",
-    ClientEnd.IDLE: "no query came for `tcp_idle_timeout`",
-    ClientEnd.NOT_READ: "the client read nothing for `tcp_idle_timeout` though there were responses",
-    ClientEnd.REFUSED: "it was refused: there were `tcp_max_connections`, and none to be ended for it",
-    ClientEnd.UNREAD: "2 MiB of responses on it was not read",
-    ClientEnd.UNREAD_IN_ALL: "32 MiB of responses to all clients was not read, and its client had most of that",
+    ClientEnd.EVICTED: "closed at `tcp_max_connections` for a new connection: its client had more connections than"
+    " others, or it was idle",
+    ClientEnd.IDLE: "no query for `tcp_idle_timeout`",
+    ClientEnd.NOT_READ: "the client did not read its responses for `tcp_idle_timeout`",
+    ClientEnd.REFUSED: "refused at `tcp_max_connections`: no other connection could be closed for it",
+    ClientEnd.UNREAD: "it had 2 MiB of unread responses",
+    ClientEnd.UNREAD_IN_ALL: "all clients together had 32 MiB of unread responses, its client the most",
 }
 
 #: Labels with a fixed set of values, with the description of each value.
 FIXED: dict[str, dict[str, str]] = {
     "transport": dict(
-        zip(TRANSPORTS, ("over UDP", "over TCP", "asked by the program itself, as a library", "over TLS"), strict=True)
+        zip(
+            TRANSPORTS,
+            ("over UDP", "over TCP", "queries of the same process, through the library", "over TLS"),
+            strict=True,
+        )
     ),
     "type": {
         name: {"DNSSEC": "DS, RRSIG, DNSKEY, …", "other": "all others"}.get(name, "QTYPE") for name in TYPE_GROUPS
@@ -58,32 +62,32 @@ FIXED: dict[str, dict[str, str]] = {
     "rcode": dict.fromkeys(RCODES, "the response code without its extension by EDNS"),
     "end": {str(end): text for end, text in _CLIENT_ENDS.items()},
     "cause": {str(reason): text for reason, text in _SHED.items()},
-    "where": {"here": "answered without asking an upstream", "asked": "after an upstream was asked"},
+    "where": {"here": "no upstream was queried", "asked": "an upstream was queried"},
     "result": {
-        "memo": "the same octets were answered within this second",
+        "memo": "packet cache hit: the same query within one second",
         "fresh": "cache hit",
-        "stale": "expired, and no fresh response was to be had (RFC 8767)",
-        "failed_before": "it failed a moment ago (RFC 9520)",
-        "joined": "waited with the same query in flight",
+        "stale": "expired response, because no upstream responded (RFC 8767)",
+        "failed_before": "failure cache hit: it failed a short time ago (RFC 9520)",
+        "joined": "an identical query was in flight",
         "missed": "cache miss",
     },
-    "by": {"us": "closed here", "peer": "ended by the upstream or the network"},
+    "by": {"us": "closed by dotproxy", "peer": "closed by the upstream, or broken by the network"},
     "reason": {str(end): text for end, text in _ENDS.items()},
     "phase": {
-        "resolve": "the upstream's name could not be looked up",
-        "connect": "no TCP connection: refused, no route, timed out",
-        "tls": "the handshake failed",
-        "verify": "the certificate is not what it must be",
-        "read": "no response; counted for no connection",
+        "resolve": "the upstream's name did not resolve",
+        "connect": "no TCP connection: refused, no route, or timeout",
+        "tls": "the TLS handshake failed",
+        "verify": "the certificate was not accepted",
+        "read": "no response (not used for connections)",
     },
     "purpose": {
-        "upstream": "of clients, to an upstream: a defect",
-        "bootstrap": "for upstreams' names, to a `bootstrap` server given as `udp://ADDRESS`",
+        "upstream": "clients' queries to an upstream: a defect",
+        "bootstrap": "lookups of upstreams' names at a `bootstrap` server given as `udp://ADDRESS`",
     },
-    "over": {"udp": "datagrams", "tcp": "connections", "tls": "connections for TLS"},
+    "over": {"udp": "datagrams", "tcp": "connections", "tls": "connections to a TLS listener"},
     "outcome": {
-        "completed": "the client can ask",
-        "failed": "the client and dotproxy did not agree, or it left",
+        "completed": "the handshake succeeded",
+        "failed": "no agreement on TLS parameters, or the client disconnected",
         "timed_out": "it took longer than 5 s",
     },
     "resumed": {"yes": "a TLS session was resumed", "no": "a full handshake"},
@@ -91,7 +95,7 @@ FIXED: dict[str, dict[str, str]] = {
 
 #: Labels with values from the configuration or the installation.
 OPEN = {
-    "upstream": "one of those configured, by its label",
+    "upstream": "the label of a configured upstream",
     "worker": "the number of a worker",
     "version": "dotproxy's version",
     "python": "Python's",

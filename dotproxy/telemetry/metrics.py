@@ -42,100 +42,125 @@ class MetricDefinition(NamedTuple):
 METRICS = {
     metric.name: metric
     for metric in (
-        MetricDefinition("answers", "counter", ("transport", "type", "rcode"), "Answers given to clients."),
-        MetricDefinition("unanswered_queries", "counter", (), "Messages that got no answer: no queries, or too short."),
-        MetricDefinition("overload_refusals", "counter", (), "Queries refused because too many were outstanding."),
+        MetricDefinition("answers", "counter", ("transport", "type", "rcode"), "Responses sent to clients."),
+        MetricDefinition(
+            "unanswered_queries", "counter", (), "Messages that got no response: not a query, or shorter than a header."
+        ),
+        MetricDefinition(
+            "overload_refusals",
+            "counter",
+            (),
+            "Queries answered with SERVFAIL because too many were in flight (max_outstanding, or 16 MiB).",
+        ),
         MetricDefinition(
             "shed_queries",
             "counter",
             ("cause",),
-            "Queries that were not processed, so that others are answered in time.",
+            "Queries dropped or limited, by overload protection or because of their client.",
         ),
         MetricDefinition(
             "answer_seconds",
             "histogram",
             ("where",),
-            "Time to an answer: here (without asking), or asked.",
+            "Time from a query to its response: here (no upstream was queried), or asked.",
         ),
-        MetricDefinition("outstanding_queries", "gauge", (), "Queries of clients that have no answer yet."),
+        MetricDefinition("outstanding_queries", "gauge", (), "Clients' queries without a response yet."),
         MetricDefinition(
             "cache_lookups",
             "counter",
             ("result",),
-            "What became of queries: memo and fresh (kept), stale, failed_before, joined (to one outstanding), missed.",
+            "Cache lookups: memo (packet cache hit), fresh (cache hit), stale, failed_before (failure cache hit),"
+            " joined (an identical query was in flight), missed.",
         ),
-        MetricDefinition("cache_prefetches", "counter", (), "Popular answers asked for anew before they ended."),
-        MetricDefinition("cache_evictions", "counter", (), "Answers thrown out for want of room."),
-        MetricDefinition("cache_entries", "gauge", (), "Answers kept."),
-        MetricDefinition("cache_bytes", "gauge", (), "About how much memory they take."),
+        MetricDefinition("cache_prefetches", "counter", (), "Popular responses refreshed before they expired."),
+        MetricDefinition("cache_evictions", "counter", (), "Responses evicted because the cache was full."),
+        MetricDefinition("cache_entries", "gauge", (), "Responses in the cache."),
+        MetricDefinition("cache_bytes", "gauge", (), "Approximate memory of the cache."),
         MetricDefinition(
             "upstream_up",
             "gauge",
             ("upstream",),
-            "Whether an upstream is verified and works: 1, 0.5 if it is slow, 0 if it is down or was not tried yet.",
+            "State of the upstream: 1 if it is verified and works, 0.5 if it is slow, 0 if it is down or was not tried"
+            " yet.",
         ),
         MetricDefinition(
             "upstream_verified",
             "gauge",
             ("upstream",),
-            "Whether a handshake with it was verified and nothing has failed since: 1 or 0.",
+            "Whether a handshake was verified and nothing has failed since: 1 or 0.",
         ),
         MetricDefinition(
             "upstream_failed_attempts",
             "gauge",
             ("upstream",),
-            "Failed attempts since it last worked; 0 with upstream_up 0: it was not tried yet.",
+            "Failed attempts since the upstream last worked; 0 while upstream_up is 0 means it was not tried yet.",
         ),
         MetricDefinition(
             "upstream_certificate_expiry_timestamp_seconds",
             "gauge",
             ("upstream",),
-            "When the certificate that was verified last expires, in seconds since 1970.",
-        ),
-        MetricDefinition("upstream_outstanding_queries", "gauge", ("upstream",), "Questions it has not answered yet."),
-        MetricDefinition("upstream_answers", "counter", ("upstream", "rcode"), "Its answers."),
-        MetricDefinition("upstream_answer_seconds", "histogram", ("upstream",), "Time from a question to its answer."),
-        MetricDefinition(
-            "upstream_wait_seconds", "histogram", ("upstream",), "Time questions waited for a connection to it."
+            "Expiry of the upstream's certificate that was verified last, in seconds since 1970.",
         ),
         MetricDefinition(
-            "upstream_retries", "counter", ("upstream",), "Questions of its that were overdue, and asked again."
+            "upstream_outstanding_queries", "gauge", ("upstream",), "Queries to the upstream without a response yet."
+        ),
+        MetricDefinition("upstream_answers", "counter", ("upstream", "rcode"), "Responses from the upstream."),
+        MetricDefinition(
+            "upstream_answer_seconds", "histogram", ("upstream",), "Time from a query to the upstream's response."
         ),
         MetricDefinition(
-            "upstream_hedges", "counter", ("upstream",), "Questions of its that were slow, and asked elsewhere."
+            "upstream_wait_seconds",
+            "histogram",
+            ("upstream",),
+            "Time that queries waited for a connection to the upstream.",
         ),
-        MetricDefinition("upstream_stalls", "counter", ("upstream",), "Connections to it that were found silent."),
-        MetricDefinition("upstream_connections_opened", "counter", ("upstream",), "Verified connections."),
+        MetricDefinition(
+            "upstream_retries", "counter", ("upstream",), "Queries to the upstream that were overdue and sent again."
+        ),
+        MetricDefinition(
+            "upstream_hedges",
+            "counter",
+            ("upstream",),
+            "Queries to the upstream that were slow and also sent to another upstream.",
+        ),
+        MetricDefinition(
+            "upstream_stalls", "counter", ("upstream",), "Connections to the upstream that stopped responding."
+        ),
+        MetricDefinition(
+            "upstream_connections_opened", "counter", ("upstream",), "Verified connections to the upstream."
+        ),
         MetricDefinition(
             "upstream_connections_closed",
             "counter",
             ("upstream", "by", "reason"),
-            "Connections that ended.",
+            "Connections to the upstream that ended.",
         ),
-        MetricDefinition("upstream_connect_failures", "counter", ("upstream", "phase"), "Connections that failed."),
+        MetricDefinition(
+            "upstream_connect_failures", "counter", ("upstream", "phase"), "Failed attempts to connect to the upstream."
+        ),
         MetricDefinition(
             "upstream_handshake_seconds",
             "histogram",
             ("upstream", "resumed"),
-            "Time to connect, TCP included.",
+            "Time to connect to the upstream: TCP and TLS handshakes.",
         ),
         MetricDefinition(
             "plaintext_queries",
             "counter",
             ("purpose",),
-            "Queries that left without TLS: upstream (must be 0), or bootstrap (0 unless bootstrap has udp://).",
+            "Queries sent without TLS: upstream (must be 0), or bootstrap (0 unless bootstrap has udp://).",
         ),
         MetricDefinition("tcp_clients", "gauge", (), "Clients connected over TCP."),
         MetricDefinition(
-            "tcp_connections_ended", "counter", ("end",), "Connections of clients that dotproxy ended or refused."
+            "tcp_connections_ended", "counter", ("end",), "Client connections that dotproxy closed or refused."
         ),
-        MetricDefinition("tls_clients", "gauge", (), "Clients connected over TLS, handshakes under way included."),
-        MetricDefinition("tls_handshakes", "counter", ("outcome",), "TLS handshakes of clients."),
+        MetricDefinition("tls_clients", "gauge", (), "Clients connected over TLS, including handshakes in progress."),
+        MetricDefinition("tls_handshakes", "counter", ("outcome",), "TLS handshakes with clients."),
         MetricDefinition(
             "tls_certificate_expiry_timestamp_seconds",
             "gauge",
             (),
-            "When the certificate that clients are shown expires, in seconds since 1970.",
+            "Expiry of the certificate presented to clients, in seconds since 1970.",
         ),
         MetricDefinition(
             "proxy_protocol_errors",
@@ -143,15 +168,20 @@ METRICS = {
             ("over",),
             "Datagrams and connections from proxy_protocol_from without a valid PROXY header; they are dropped.",
         ),
-        MetricDefinition("udp_errors", "counter", (), "Datagrams that the kernel did not take or give."),
-        MetricDefinition("udp_drops", "counter", (), "Datagrams for which the kernel had no room (Linux)."),
-        MetricDefinition("workers", "gauge", (), "Processes that serve."),
-        MetricDefinition("worker_restarts", "counter", (), "Workers that ended and were started again."),
-        MetricDefinition("worker_cpu_seconds", "counter", ("worker",), "CPU time of one, since it was started."),
-        MetricDefinition("worker_resident_bytes", "gauge", ("worker",), "Memory of one."),
-        MetricDefinition("ready", "gauge", (), "Whether clients can expect answers."),
+        MetricDefinition("udp_errors", "counter", (), "Errors of the kernel when reading or sending datagrams."),
         MetricDefinition(
-            "build_info", "gauge", ("version", "python", "twisted", "openssl", "pyopenssl"), "What runs; always 1."
+            "udp_drops", "counter", (), "Datagrams dropped by the kernel because the receive buffer was full (Linux)."
+        ),
+        MetricDefinition("workers", "gauge", (), "Worker processes."),
+        MetricDefinition("worker_restarts", "counter", (), "Workers that ended and were started again."),
+        MetricDefinition("worker_cpu_seconds", "counter", ("worker",), "CPU time of the worker since its start."),
+        MetricDefinition("worker_resident_bytes", "gauge", ("worker",), "Resident memory of the worker."),
+        MetricDefinition("ready", "gauge", (), "Whether clients can expect responses: 1 or 0."),
+        MetricDefinition(
+            "build_info",
+            "gauge",
+            ("version", "python", "twisted", "openssl", "pyopenssl"),
+            "Versions of dotproxy and its dependencies; always 1.",
         ),
     )
 }
@@ -256,7 +286,7 @@ def _answer_samples(counters: Counters) -> Iterator[Sample]:
                     yield [transport, rtype, name], count
 
 
-#: Metrics with one number an upstream; None is left out.
+#: Metrics with one number for each upstream; None is omitted.
 _UPSTREAM_NUMBERS: dict[str, Callable[[UpstreamReport], float | None]] = {
     "upstream_up": lambda one: _UP.get(one.status.state, 0),
     "upstream_verified": lambda one: one.status.is_working,
@@ -269,7 +299,7 @@ _UPSTREAM_NUMBERS: dict[str, Callable[[UpstreamReport], float | None]] = {
     "upstream_connections_opened": lambda one: one.counters.connections_opened,
 }
 
-#: Metrics with several numbers an upstream, by further labels.
+#: Metrics with several numbers for each upstream, by further labels.
 _UPSTREAM_COUNTERS: dict[str, Callable[[UpstreamCounters], Iterable[Sample]]] = {
     "upstream_answers": lambda counters: (([RCODES[rcode]], n) for rcode, n in enumerate(counters.answers) if n),
     "upstream_connections_closed": lambda counters: (
@@ -323,7 +353,7 @@ def metrics_table() -> str:
     """
     Return the table of all metrics, in Markdown.
     """
-    lines = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
+    lines = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
     for name, kind, labels, text in METRICS.values():
         shown = ", ".join(f"`{label}`" for label in labels) or "–"
         lines.append(f"| `dotproxy_{name}{'_total' if kind == 'counter' else ''}` | {kind} | {shown} | {text} |")
@@ -350,7 +380,7 @@ def _histograms(name: str, samples: Iterable[HistogramSample]) -> Metric:
     """
     Return a metric with one histogram for each list of label values.
 
-    Prometheus' buckets are cumulative: each counts what is below its upper bound.
+    Buckets are cumulative, as Prometheus requires: each counts all durations up to its upper bound.
     """
     metric = METRICS[name]
     family = HistogramMetricFamily(f"dotproxy_{name}", metric.help, labels=metric.labels)

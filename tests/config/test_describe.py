@@ -139,11 +139,11 @@ class DescribeTests(SynchronousTestCase):
         self.assertEqual([f"`{setting.key}`" for setting in SETTINGS], [line.split(" | ")[0][2:] for line in lines[2:]])
         rows = {line.split(" | ")[0][2:]: line for line in lines[2:]}
         for start in (
-            '| `listen` | `-l`, `--listen ADDR:PORT` | `DOTPROXY_LISTEN` | `["127.0.0.1:5300"]` | Where to ',
-            "| `ca_file` | `-c`, `--ca-file PEM` | `DOTPROXY_CA_FILE` | – | CAs to ",
+            '| `listen` | `-l`, `--listen ADDR:PORT` | `DOTPROXY_LISTEN` | `["127.0.0.1:5300"]` | Addresses of ',
+            "| `ca_file` | `-c`, `--ca-file PEM` | `DOTPROXY_CA_FILE` | – | CA certificates to ",
             "| `allow_from` | `--allow-from NETWORK` | `DOTPROXY_ALLOW_FROM` | loopback and private networks | ",
-            "| `query_timeout` | `--query-timeout SECONDS` | `DOTPROXY_QUERY_TIMEOUT` | `4` | When ",
-            '| `policy` | `--policy NAME` | `DOTPROXY_POLICY` | `"failover"` | Which ',
+            "| `query_timeout` | `--query-timeout SECONDS` | `DOTPROXY_QUERY_TIMEOUT` | `4` | A client gets ",
+            '| `policy` | `--policy NAME` | `DOTPROXY_POLICY` | `"failover"` | Order in which ',
         ):
             self.assertEqual(start, rows[start.split(" | ")[0][2:]][: len(start)])
         self.assertEqual({6}, {line.count("|") for line in lines})
