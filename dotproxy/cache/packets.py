@@ -43,6 +43,11 @@ class PacketCache:
         self.counts = counts
         self.hits = 0
 
+    def __repr__(self) -> str:
+        entries = [entry for of_kind in self._entries for entry in of_kind.values()]
+        hits = self.hits + sum(entry.hits for entry in entries)
+        return f"<{type(self).__name__}: {len(entries)} entries, {hits} hits>"
+
     def entries_for(self, now: float, kind: int) -> dict[bytes, PacketEntry]:
         """
         Return the entries that are valid now for listeners of a kind, by query without its ID.

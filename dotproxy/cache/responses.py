@@ -73,6 +73,9 @@ class ResponseCache:
         self._limits, self._stale_for = limits, stale_for
         self._refreshes = Budget(_REFRESHED if prefetches else 0.0)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} entries, {self.octets} octets, {self.evicted} evicted>"
+
     def __len__(self) -> int:
         return len(self._store)
 

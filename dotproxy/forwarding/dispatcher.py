@@ -40,7 +40,7 @@ class Dispatcher:
     Told by: its owner (``ask``), upstreams (``replies_received``, ``failed``).
     """
 
-    observer: DispatchObserver
+    _observer: DispatchObserver
 
     def __init__(
         self,
@@ -64,6 +64,15 @@ class Dispatcher:
         for upstream in self._upstreams:
             upstream.bind(self)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._inflight.summary}>"
+
+    def bind(self, observer: DispatchObserver) -> None:
+        """
+        Report the outcome of queries to ``observer``.  To be called once, before the first query.
+        """
+        self._observer = observer
+
     def apply_settings(self, upstreams: Sequence[Upstream], settings: DispatcherSettings) -> None:
         """
         Use these upstreams and settings from now on; queries in flight go on.
@@ -84,15 +93,9 @@ class Dispatcher:
         return self._settings.query_timeout
 
     def __len__(self) -> int:
-        """
-        How many questions are live.
-        """
         return len(self._inflight)
 
     def __iter__(self) -> Iterator[Query]:
-        """
-        Each of them.
-        """
         return iter(self._inflight)
 
     def dispatch(self, queries: list[Query], now: float) -> None:
@@ -145,7 +148,7 @@ class Dispatcher:
         if reduced:
             self._send_reduced(index, reduced, now)
         if resolved:
-            self.observer.resolved(resolved, upstream.label, now)
+            self._observer.resolved(resolved, upstream.label, now)
         for reason, queries in unusable.items():
             useless = BadReply("read", f"an answer of no use: {reason}", upstream.label)
             self.failed(upstream, queries, useless, is_final=False)
@@ -320,7 +323,7 @@ class Dispatcher:
             last = query.attempts[-1] if query.attempts else first
             if last not in responsive:
                 responsive[last] = self._upstreams[last].check_liveness(query.started_at)
-            if self.observer.may_retry(query) if responsive[last] else query.is_untried:
+            if self._observer.may_retry(query) if responsive[last] else query.is_untried:
                 again.append(query)
         for index, count in late.items():
             self._upstreams[index].record_late(count)
@@ -386,10 +389,9 @@ class Dispatcher:
             if query.fallback is not None:
                 spared.setdefault(query.fallback.upstream, []).append((query, query.fallback.response))
             else:
-                refused.append(
-                    (query, ExtendedError(EDE_OTHER, why) if why else explain(query, self.upstream_table.labels))
-                )
+                error = ExtendedError(EDE_OTHER, why) if why else explain(query, self.upstream_table.labels)
+                refused.append((query, error))
         for label, answers in spared.items():
-            self.observer.resolved(answers, label, now)
+            self._observer.resolved(answers, label, now)
         if refused:
-            self.observer.failed(refused, now)
+            self._observer.failed(refused, now)

@@ -82,7 +82,10 @@ class Forwarder:
         self._queued: list[Query] = []
         self._stale_timer = StaleTimer(clock, monotonic, self._serve_stale)
         self._drained: Deferred[None] | None = None
-        dispatcher.observer = self
+        dispatcher.bind(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.outstanding} clients waiting, {self.dispatcher!r}>"
 
     @property
     def outstanding(self) -> int:
@@ -205,12 +208,12 @@ class Forwarder:
         Send SERVFAIL with the reason, or a stale response, to all clients that wait for these queries.
         """
         boottime = self._boottime()
+        # With an upstream up it is the question that fails, and no other one would.
+        is_cached = self._cache is not None and self.dispatcher.upstream_table.is_anyone_up
         for query, error in queries:
             if query.key:
                 self._joined.pop(query.key, None)
-                if (
-                    self._cache is not None and self.dispatcher.upstream_table.is_anyone_up
-                ):  # so it is this question that fails
+                if is_cached:
                     self.failures.add(query.key, error, boottime)
             self._give_failure(query, error, boottime, now, Origin.FAILED)
         self._send_given(boottime)

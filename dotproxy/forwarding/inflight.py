@@ -20,6 +20,7 @@ from dotproxy.policy.selection import Order
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY, ExtendedError
 from dotproxy.wire.message import QueryInfo
 from dotproxy.wire.rewrite import with_minimal_opt
+from dotproxy.wire.rrtypes import name_of as type_name
 
 
 class ClientRequest(NamedTuple):
@@ -112,6 +113,12 @@ class Query:
         self.fallback: FallbackResponse | None = None
         self.errors: tuple[UpstreamError, ...] = ()
 
+    def __repr__(self) -> str:
+        # Without the query name: a traceback in the log has the repr of what a KeyError is about.
+        sent, awaiting = ("+".join(map(str, slots)) or "none" for slots in (self.attempts, self.awaiting))
+        qtype, clients = type_name(self.info.qtype), len(self.waiting)
+        return f"<{type(self).__name__} {qtype}: sent to {sent}, awaiting {awaiting}, {clients} clients>"
+
     @property
     def is_untried(self) -> bool:
         """
@@ -162,6 +169,16 @@ class InflightQueries:
     def __init__(self, upstreams: int) -> None:
         self.first_attempt: list[dict[Query, None]] = [{} for _ in range(upstreams)]
         self.rescheduled: dict[Query, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary}>"
+
+    @property
+    def summary(self) -> str:
+        """
+        The number of queries in flight, and of those rescheduled, as text.
+        """
+        return f"{len(self)} in flight ({len(self.rescheduled)} rescheduled)"
 
     def __len__(self) -> int:
         return sum(map(len, self.first_attempt)) + len(self.rescheduled)

@@ -50,6 +50,13 @@ class UpstreamTable:
         self._left: dict[int, float] = {}
         self._samples = [_Sample() for _ in upstreams]
 
+    def __repr__(self) -> str:
+        slots = ", ".join(
+            f"{slot} {upstream.label}: {Tier(upstream.tier).name.lower() if slot in self.active else 'removed'}"
+            for slot, upstream in enumerate(self.slots)
+        )
+        return f"<{type(self).__name__} {slots}>"
+
     @property
     def active_upstreams(self) -> list[Upstream]:
         """

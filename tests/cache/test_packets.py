@@ -89,6 +89,19 @@ class PacketCacheTests(SynchronousTestCase):
         self.packets.entries_for(2.0, UDP)
         self.assertEqual((1, 1), (self.counts[3], self.packets.hits))
 
+    def test_repr_counts_entries_and_hits(self) -> None:
+        """
+        Hits that are not flushed yet are counted too, and stay as they are.
+        """
+        self.assertEqual("<PacketCache: 0 entries, 0 hits>", repr(self.packets))
+        self.add()
+        self.add(kind=TCP)
+        self.packets.response(1.0, UDP, QUERY)
+        self.packets.flush_counts()
+        self.packets.response(1.0, TCP, QUERY)
+        self.assertEqual("<PacketCache: 2 entries, 2 hits>", repr(self.packets))
+        self.assertEqual(1, self.packets.hits)
+
     def test_longest(self) -> None:
         """
         Query and response together have 1,500 octets at most; whoever adds them sees to it.

@@ -402,6 +402,15 @@ class MoreTests(SynchronousTestCase):
         self.cache.change(limits=Limits(), stale_for=0.0, prefetches=True)
         self.assertEqual([False, True], self.refreshes(self.add("third.test."), 1.0, 95.0))
 
+    def test_repr_counts_entries(self) -> None:
+        """
+        Entries, the octets of memory they take, and how many were evicted.
+        """
+        self.assertEqual("<ResponseCache: 0 entries, 0 octets, 0 evicted>", repr(self.cache))
+        for number in range(11):
+            self.add(f"{number}.test.")
+        self.assertEqual(f"<ResponseCache: 10 entries, {self.cache.octets} octets, 1 evicted>", repr(self.cache))
+
     def test_clocks_that_differ_a_little(self) -> None:
         """
         An entry may be a second from the future.

@@ -134,6 +134,22 @@ class ForwardingTests(SynchronousTestCase):
         self.assertEqual([(b"\xab\xcd" + reply[2:], CLIENT)], scene.listener.answers)
         self.assertEqual(0, scene.forwarder.outstanding)
 
+    def test_repr_counts_clients_and_queries(self) -> None:
+        """
+        Clients that wait, queries in flight, and those of them that were rescheduled.
+        """
+        scene = Scene()
+        scene.ask(make_query("www.test.", A), make_query("www.test.", TXT))
+        self.assertEqual("<Dispatcher: 2 in flight (0 rescheduled)>", repr(scene.dispatcher))
+        scene.clock.advance(1.5)
+        self.assertEqual(
+            "<Forwarder: 2 clients waiting, <Dispatcher: 2 in flight (2 rescheduled)>>", repr(scene.forwarder)
+        )
+        scene.forwarder.stop()
+        self.assertEqual(
+            "<Forwarder: 0 clients waiting, <Dispatcher: 0 in flight (0 rescheduled)>>", repr(scene.forwarder)
+        )
+
     def test_the_order_goes_by_the_query(self) -> None:
         """
         Whoever orders the upstreams is given the query and what was parsed of it.

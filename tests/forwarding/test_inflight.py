@@ -5,8 +5,11 @@ Queries in flight: when each is looked at, and which have been finished.
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.errors import BadReply, ConnectionGone, Unreachable
-from dotproxy.forwarding.inflight import InflightQueries, Query, explain
+from dotproxy.forwarding.inflight import ClientRequest, InflightQueries, Query, explain
+from dotproxy.policy.client import Client
+from dotproxy.policy.client_shares import ClientShare
 from dotproxy.testing.client import make_query
+from dotproxy.testing.fakes import RecordingListener
 from dotproxy.testing.zone import A
 from dotproxy.wire.edns import EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY
 from dotproxy.wire.message import parse_query
@@ -24,6 +27,14 @@ def make(
     return Query(octets, parse_query(octets), octets, order, asked_at, deadline)
 
 
+def request_of(octets: bytes) -> ClientRequest:
+    """
+    Return a client's request that has these octets.
+    """
+    account = ClientShare("127.0.0.1", 0.0, 0.0)
+    return ClientRequest(RecordingListener(), Client("127.0.0.1", 4000), octets, parse_query(octets), account)
+
+
 class InflightTests(SynchronousTestCase):
     """
     What is due, and when the next one is.
@@ -36,6 +47,29 @@ class InflightTests(SynchronousTestCase):
         query = make(asked_at, deadline)
         self.inflight.add(query, (upstream,))
         return query
+
+    def test_repr_counts_queries(self) -> None:
+        """
+        All queries in flight, and those of them that are rescheduled.
+        """
+        self.assertEqual("<InflightQueries: 0 in flight (0 rescheduled)>", repr(self.inflight))
+        self.add(0)
+        self.add(1)
+        self.inflight.reschedule(self.add(0), 2.0)
+        self.assertEqual("<InflightQueries: 3 in flight (1 rescheduled)>", repr(self.inflight))
+
+    def test_repr_of_a_query(self) -> None:
+        """
+        Its type, the slots it was sent to, those that may still respond, and how many clients wait.  Never its name:
+        the traceback of a KeyError has the repr of its key, and tracebacks are logged.
+        """
+        query = make()
+        self.assertEqual("<Query A: sent to none, awaiting none, 0 clients>", repr(query))
+        self.inflight.add(query, (1, 0))
+        query.awaiting = (0,)
+        query.waiting += [request_of(OCTETS)] * 2
+        self.assertEqual("<Query A: sent to 1+0, awaiting 0, 2 clients>", repr(query))
+        self.assertEqual("<Query TYPE65300: sent to none", repr(make(octets=make_query("www.test.", 65300)))[:30])
 
     def test_nothing(self) -> None:
         """

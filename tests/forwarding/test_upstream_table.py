@@ -29,6 +29,16 @@ class RosterTests(SynchronousTestCase):
         upstream_table.replace([b, e], 130.0)
         self.assertEqual(((1, 0), ["e", "b", "c", "d"]), (upstream_table.active, upstream_table.labels))
 
+    def test_repr_has_the_upstream_of_each_slot(self) -> None:
+        """
+        Its label and tier; "removed" if it is not sent queries any more.
+        """
+        a, b, c = (ScriptedUpstream(label, tier=tier) for tier, label in enumerate("abc"))
+        table = UpstreamTable([a, b])
+        self.assertEqual("<UpstreamTable 0 a: good, 1 b: slow>", repr(table))
+        table.replace([b, c], 0.0)
+        self.assertEqual("<UpstreamTable 0 a: removed, 1 b: slow, 2 c: down>", repr(table))
+
     def test_a_place_is_kept_for_two_minutes(self) -> None:
         """
         Counted from when its upstream left, not from when others did: replies may still come for it.
