@@ -135,13 +135,13 @@ def surroundings(peers: Iterable[type[Peer]], how: str) -> list[str]:
     programs = ", ".join(f"{peer.name} {peer.version()}" for peer in peers)
     tls = re.search(r"OpenSSL [0-9.]+\w*", _openssl())
     dnsperf = re.search(r"Version ([0-9.]+)", run("dnsperf", "-h"))
+    runtime = f"Python {platform.python_version()}", f"Twisted {_twisted()}", tls[0] if tls else "OpenSSL"
     return [
         f"Measured on {datetime.now(UTC):%d %B %Y}, {how}.",
         "",
         f"- Machine: {machine}",
         f"- Programs: {programs}; dnsperf {dnsperf[1] if dnsperf else ''}",
-        f"- Runtime of dotproxy: Python {platform.python_version()}, Twisted {_twisted()},"
-        f" {tls[0] if tls else 'OpenSSL'}",
+        f"- Runtime of dotproxy: {', '.join(runtime)}",
     ]
 
 
