@@ -1,7 +1,7 @@
 """
-Settings of the cache of responses.
+Settings of the response cache.
 
-Decides their names, defaults and help texts; ``schema`` has the other settings, and all of them in one tuple.
+Decides their names, defaults and help texts.  ``schema`` joins them with all other settings.
 """
 
 from __future__ import annotations

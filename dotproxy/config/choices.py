@@ -1,7 +1,7 @@
 """
-The values of settings that take one of a few words and that no other room defines.
+Enums for settings with a fixed set of values, unless another package defines the enum.
 
-Decides their spellings, which are those of files, environment and command line.
+Decides the spelling of the values in files, environment variables and options.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 class LogFormat(StrEnum):
     """
-    The form of log lines; ``AUTO`` chooses by where the log goes.
+    The format of log lines; ``AUTO`` depends on where the log is written.
     """
 
     AUTO = "auto"
@@ -22,7 +22,7 @@ class LogFormat(StrEnum):
 
 class LogLevel(StrEnum):
     """
-    The least important lines that are logged.
+    The minimum level of logged lines.
     """
 
     INFO = "info"

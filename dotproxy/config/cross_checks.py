@@ -1,8 +1,8 @@
 """
-Settings that have to agree with each other.
+Checks of settings that depend on each other.
 
-Decides which combinations cannot be used, and what is said of each: the key and its source, then the other's.  Whether
-one value by itself is right was decided before (``values``).
+Decides which combinations are invalid, and the text of each error: the key and its source, then those of the other.
+The validity of a single value is decided in ``values``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from dotproxy.config.model import Config
 from dotproxy.config.units import show_seconds
 from dotproxy.config.values import ListenAddress
 
-#: Takes a configuration and, for each key, where its value came from; yields a line for each problem.
+#: From a configuration and the source of each value, by key, to a line for each problem.
 Check = Callable[[Config, Mapping[str, str]], Iterator[str]]
 
 
 def disagreements(config: Config, sources: Mapping[str, str], unusable: Collection[str]) -> list[str]:
     """
-    Return a line for each combination that cannot be used.
+    Return a line for each invalid combination.
 
-    Settings in ``unusable`` have problems of their own; what they would have to agree with is not judged.
+    Settings in ``unusable`` are invalid by themselves; checks that involve them are skipped.
     """
     return [line for keys, check in _CHECKS if not set(keys) & set(unusable) for line in check(config, sources)]
 
@@ -53,8 +53,9 @@ def _names_of_upstreams(config: Config, sources: Mapping[str, str]) -> Iterator[
     named = [upstream for upstream in config.upstream if upstream.host]
     if named and not config.bootstrap and len(named) == len(config.upstream):
         yield (
-            f"upstream ({sources['upstream']}): {named[0].label} has to be looked up, and there is nobody to ask: give"
-            ' an upstream by address as well, or a bootstrap server, as bootstrap = "tls://9.9.9.9#dns.quad9.net"'
+            f"upstream ({sources['upstream']}): {named[0].label} is a name, and no server is configured to resolve it:"
+            " give an upstream by address as well, or a bootstrap server, such as"
+            ' bootstrap = "tls://9.9.9.9#dns.quad9.net"'
         )
 
 
@@ -102,7 +103,8 @@ def _tls_port(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
 
 def _overlap(admin: ListenAddress, dns: ListenAddress) -> bool:
     """
-    Whether both cannot be bound over TCP.  DNS on ``::`` is IPv6 only; HTTP there takes IPv4, too.
+    Return whether the two addresses cannot both be bound over TCP.  A DNS listener on ``::`` accepts IPv6 only; the
+    HTTP listener there accepts IPv4, too.
     """
     if admin.port != dns.port or not admin.port:
         return False
@@ -112,7 +114,7 @@ def _overlap(admin: ListenAddress, dns: ListenAddress) -> bool:
     return is_same_family and not {"0.0.0.0", "::"}.isdisjoint({admin.host, dns.host})
 
 
-#: Each with the settings that it judges.
+#: Each check with the settings that it depends on.
 _CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("client_certificate", "client_key"), _client_certificate),
     (("listen", "bootstrap"), _bootstrap),

@@ -1,7 +1,7 @@
 """
-The schema and a configuration, written out for people.
+Text forms of the schema and of a configuration.
 
-Decides layout only.
+Decides their layout, which settings need a restart, and how changes of a configuration are described.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dotproxy.config.units import plain, show_octets, show_seconds
 
 def effective(loaded: Loaded) -> str:
     """
-    Return a configuration as TOML, with where each value came from; read back it means the same.
+    Return a configuration as TOML, with the source of each value in a comment; ``load_text`` reads it back.
     """
     lines: list[str] = []
     width = max(len(setting.key) for setting in SETTINGS)
@@ -44,7 +44,7 @@ _EXAMPLE_HEAD = """\
 
 def origin(loaded: Loaded, file: str | None) -> str:
     """
-    Return where a configuration came from, in a phrase: the ``file`` that was read, then variables and options.
+    Return the sources of a configuration as a phrase: the ``file`` that was read, then variables and options.
     """
     given = [source for source in loaded.sources.values() if source not in ("default", file)]
     return ", ".join(dict.fromkeys([*([file] if file else []), *sorted(given)])) or "defaults"
@@ -52,7 +52,7 @@ def origin(loaded: Loaded, file: str | None) -> str:
 
 def example_file() -> str:
     """
-    Return a configuration file in which every setting stands with its default: commented, but for ``upstream``, since
+    Return a configuration file with every setting and its default.  All are commented out except ``upstream``, because
     a file that sets nothing is refused.
     """
     parts = [_EXAMPLE_HEAD]
@@ -79,7 +79,7 @@ def options_table() -> str:
 
 def default_as_toml(setting: Setting) -> str:
     """
-    Return a setting's default as TOML has it: ``""`` if there is none.
+    Return a setting's default in TOML syntax; ``""`` if there is none.
     """
     if setting.default is None:
         return '""'
@@ -94,7 +94,7 @@ def _toml(value: object) -> str:
     return json.dumps(str(value), ensure_ascii=False)
 
 
-#: What takes a restart to change.
+#: Settings whose change needs a restart.
 AT_START = frozenset(
     (
         "listen",
@@ -116,13 +116,13 @@ AT_START = frozenset(
 )
 
 
-#: Of no use without ``listen_tls``, and needed with it.
+#: Settings that are valid only together with ``listen_tls``.
 _OF_LISTEN_TLS = ("tls_certificate", "tls_key", "tls_client_ca")
 
 
 def as_started(before: Config, fresh: Config) -> Config:
     """
-    Return ``fresh`` as far as it can hold without a restart: what takes one is as ``before``.
+    Return ``fresh`` as far as a reload can apply it: settings that need a restart have their values from ``before``.
     """
     kept = {key: getattr(before, key) for key in AT_START}
     if bool(before.listen_tls) != bool(fresh.listen_tls):
@@ -132,7 +132,7 @@ def as_started(before: Config, fresh: Config) -> Config:
 
 def describe_changes(before: Config, after: Config) -> list[str]:
     """
-    Return what differs, a phrase each; what takes a restart says so.
+    Return a phrase for each difference; settings that need a restart are marked as such.
     """
     changes: list[str] = []
     for setting in SETTINGS:
@@ -153,7 +153,7 @@ def describe_changes(before: Config, after: Config) -> list[str]:
 
 def value_in_words(setting: Setting, value: object) -> str:
     """
-    Return a value as log lines have it: a list's members with spaces between them, times and sizes with units.
+    Return a value as text for log lines: members of a list separated by spaces, times and sizes with units.
     """
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"
@@ -164,13 +164,13 @@ def value_in_words(setting: Setting, value: object) -> str:
     return "none" if value is None else str(value)
 
 
-#: How numbers are shown, by what a setting's value is called, and from where on digits alone are hard to read.
+#: By metavar of a setting: how a number is shown, and from which value on ``effective`` adds it with a unit.
 _SHOW: dict[str, tuple[Callable[[float], str], int]] = {"SECONDS": (show_seconds, 60), "OCTETS": (show_octets, 1024)}
 
 
 def _with_unit(setting: Setting, value: object) -> str:
     """
-    Return a large time or size in larger units, in brackets; "" for any other value.
+    Return a large time or size in larger units, in parentheses; "" for any other value.
     """
     show, large = _SHOW.get(setting.metavar, (plain, 0))
     if not large or not isinstance(value, int | float) or value < large or show(value) == plain(value):

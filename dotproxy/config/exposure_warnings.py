@@ -1,8 +1,8 @@
 """
-Settings that can be used, but open something their writer may not have meant to open.
+Warnings about valid settings that expose the service, its files or its queries.
 
-Decides which those are and what is said of each: the key and its source, what is open to whom, and what closes it.
-They are warnings, never problems: there are networks in which each of them is right.
+Decides which settings do, and the text of each warning: the key and its source, what is exposed to whom, and how to fix
+it.  They are warnings and not errors, because each setting is right in some networks.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from dotproxy.config.values import ListenAddress
 from dotproxy.policy.access import Network
 from dotproxy.policy.special_names import PRIVATE_TLDS
 
-#: Takes a configuration and, for each key, where its value came from; yields a line for each thing that is open.
+#: From a configuration and the source of each value, by key, to a line for each warning.
 Check = Callable[[Config, Mapping[str, str]], Iterator[str]]
 
-#: A network with a shorter prefix is no group of clients, but for the private ones: fc00::/7, fe80::/10.
+#: A network with a shorter prefix is too large to be one operator's clients, except private ones: fc00::/7, fe80::/10.
 _LARGEST_IPV4, _LARGEST_IPV6 = 8, 16
 
-#: Names that mean something else in each network.  The two that are forwarded for other reasons are not among them.
+#: Special names with a different meaning in each network; other special names may be forwarded without a warning.
 _OF_THIS_NETWORK = {"local", "home.arpa", "private_reverse", "private_tlds", *PRIVATE_TLDS}
 
 
 def exposures(config: Config, sources: Mapping[str, str], file: Path | None = None) -> list[str]:
     """
-    Return a line for each thing that ``config`` opens; ``file`` is the configuration file, if there is one.
+    Return a warning for each exposure of ``config``; ``file`` is the configuration file, None without one.
 
-    ``sources`` has an entry ``config`` for that file, too.
+    ``sources`` has the source of each value by key, and that of the file as ``config``.
     """
     lines = [line for check in _CHECKS for line in check(config, sources)]
     lines += _writable("config", file, sources)
@@ -45,9 +45,8 @@ def _open_resolver(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     reached = [str(one) for one in config.listen if not _is_loopback(one)]
     if wide and reached:
         yield (
-            f"allow_from ({sources['allow_from']}): {' '.join(wide)} has everybody served who reaches"
-            f" {' '.join(reached)}: an open resolver, which is used in attacks on others; name the networks of the"
-            " clients"
+            f"allow_from ({sources['allow_from']}): {' '.join(wide)} with a listener on {' '.join(reached)} is an open"
+            " resolver, which can be abused for attacks on others; restrict it to the networks of the clients"
         )
 
 
@@ -64,14 +63,14 @@ def _public_admin(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     admin = config.admin_listen
     if admin is not None and ip_address(admin.host).is_global:
         yield (
-            f"admin_listen ({sources['admin_listen']}): {admin} is a public address, and whoever reaches it sees"
-            " /metrics and /status; listen on a private or loopback address"
+            f"admin_listen ({sources['admin_listen']}): {admin} is a public address: /metrics and /status can be"
+            " read by everyone who reaches it; listen on a private or loopback address"
         )
 
 
 def _private_names(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     """
-    A public service can only answer that it does not know them, and learns what this network is like.
+    Warn of local names sent to a public service: it cannot resolve them, and learns the names of this network.
     """
     names = [name for name in config.forward_special if name in _OF_THIS_NETWORK]
     public = [upstream.preset for upstream in config.upstream if upstream.preset]
@@ -115,7 +114,7 @@ def _writable(key: str, path: Path | None, sources: Mapping[str, str]) -> Iterat
 def _mode(path: Path) -> int:
     try:
         return path.stat().st_mode
-    except OSError:  # what cannot be looked at is judged where it is used
+    except OSError:  # a file that cannot be examined is reported where it is used
         return 0
 
 

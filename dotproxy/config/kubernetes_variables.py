@@ -1,8 +1,8 @@
 """
-Variables that Kubernetes puts into the environment of every container of a namespace, for each Service in it.
+Environment variables that Kubernetes sets in every container of a namespace, for each Service of the namespace.
 
-Decides which of the variables that begin with ``DOTPROXY_`` were made for a Service whose name begins with
-``dotproxy``, from their names and values.  Knows no setting.
+Decides by name and value which variables that begin with ``DOTPROXY_`` were set for a Service whose name begins with
+``dotproxy``.  Refuses to know any setting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _URL = re.compile(r"(?:tcp|udp|sctp)://(?:[0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]+")
 
 def is_service_link(variable: str, value: str) -> bool:
     """
-    Return whether a variable of the environment was made by Kubernetes for a Service.
+    Return whether Kubernetes set this environment variable for a Service.
     """
     if _BY_NAME.fullmatch(variable):
         return True

@@ -1,7 +1,7 @@
 """
-The settings of the listeners for DNS over TLS, and whether they agree with each other and with the rest.
+Checks of the settings of the listeners for DNS over TLS.
 
-Decides which combinations cannot be used, and which can but deserve a warning.
+Decides which combinations are invalid, and which are valid but get a warning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dotproxy.config.model import Config
 
-#: A certificate that is good for less than this deserves a warning.
+#: A certificate that expires within this time gets a warning.
 EXPIRES_SOON = timedelta(days=7)
 
 _FILES = ("tls_certificate", "tls_key", "tls_client_ca")
@@ -25,7 +25,7 @@ _FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 
 def disagreements_of_tls(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     """
-    Yield a line for each combination that cannot be used.
+    Yield a line for each invalid combination.
     """
     if not config.listen_tls:
         for key in _FILES:
@@ -42,7 +42,7 @@ def disagreements_of_tls(config: Config, sources: Mapping[str, str]) -> Iterator
 
 def warnings_of_tls(config: Config, sources: Mapping[str, str]) -> Iterator[str]:
     """
-    Yield a line for each thing that can be used and should not be so.
+    Yield a line for each setting that is valid but insecure or about to expire.
     """
     if config.tls_key is not None and _is_public(config.tls_key):
         yield f"tls_key ({sources['tls_key']}): '{config.tls_key}' can be read by every user; chmod o-r protects it"
@@ -53,7 +53,7 @@ def warnings_of_tls(config: Config, sources: Mapping[str, str]) -> Iterator[str]
 
 
 def _is_pair(certificate: Path, key: Path) -> bool:
-    # A file that was changed a moment ago is told of where it is read to be used.
+    # A file that has changed since it was parsed is reported where the listener loads it.
     with suppress(OSError, TypeError, ValueError):
         shown = x509.load_pem_x509_certificates(certificate.read_bytes())[0].public_key()
         return load_pem_private_key(key.read_bytes(), None).public_key() == shown
@@ -75,7 +75,7 @@ def _expiry_problem(certificate: Path) -> str:
 
 def expiry_warning(not_after: datetime, now: datetime) -> str:
     """
-    Return what is to be said of when a certificate expires, "" if that is far off.
+    Return a warning if a certificate has expired or expires within ``EXPIRES_SOON``, otherwise "".
     """
     left = not_after - now
     if left <= timedelta():

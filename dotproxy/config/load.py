@@ -1,7 +1,7 @@
 """
-Where values come from: defaults < TOML file < environment < command line.
+Load a configuration: defaults < TOML file < environment < command line.
 
-Decides precedence, and collects everything that is wrong before it says anything.
+Decides precedence, and reports all problems at once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from dotproxy.upstream.spec import endpoint_text
 
 CONFIG_VARIABLE = "DOTPROXY_CONFIG"
 
-#: Set by containers of this kind; each stands for part of a setting, and yields to the setting's own
-#: variable.
+#: Variables known from other containers with a DNS-over-TLS forwarder.  Each sets part of a setting; the setting's own
+#: variable has precedence.
 _ALIASES = ("DOTPROXY_UPSTREAM_HOST", "DOTPROXY_UPSTREAM_PORT", "DOTPROXY_LISTEN_PORT")
 
 _SEPARATORS = re.compile(r"[,\s]+")
@@ -37,10 +37,10 @@ _SEPARATORS = re.compile(r"[,\s]+")
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """
-    A configuration, and for each key of it where its value came from.
+    A configuration, and the source of each value by key.
 
-    ``warnings`` are lines for people about what was passed over, and about what it opens; ``notes`` about what it
-    leaves to a default that matters.
+    ``warnings``: a line for each ignored variable and each exposure.  ``notes``: a line for each important setting that
+    has its default.
     """
 
     config: Config
@@ -52,7 +52,7 @@ class Loaded:
 @dataclass(frozen=True, slots=True)
 class _Given:
     """
-    Raw values for one setting.  ``source`` says where they stand, for people.
+    Unparsed values of one setting; ``source`` names their origin in messages.
     """
 
     values: Sequence[object]
@@ -69,13 +69,13 @@ def load(
     """
     Return the configuration.
 
-    ``options`` holds, for each key given on the command line, its values in order.  ``config_file`` is
-    the TOML file named there; without one ``DOTPROXY_CONFIG`` may name it.
+    ``options``: the values from the command line by key, in order.  ``config_file``: the TOML file from the command
+    line; without it, ``DOTPROXY_CONFIG`` may name one.
 
-    ``needed``, if given, are the only keys that matter: all others have their defaults, and what is wrong with them
-    is no problem.  So a command needs no access to the files that only the running proxy uses.
+    ``needed``: if not empty, only these keys are loaded; all others have their defaults, and their problems are
+    ignored.  So a command needs no access to files that only the running proxy uses.
 
-    :raises ConfigError: with every problem there is.
+    :raises ConfigError: with all problems.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -96,7 +96,7 @@ def load(
 
 def _notes(loaded: Loaded, path: str | None) -> tuple[str, ...]:
     """
-    Whom a file leaves it to the default to ask: it may be half of a file that named somebody else.
+    Return a note if the file sets no upstream: it may be the rest of a damaged file that set one.
     """
     if path is None or loaded.sources["upstream"] != "default":
         return ()
@@ -111,9 +111,9 @@ def _exposed(loaded: Loaded, path: str | None) -> list[str]:
 
 def load_text(text: str) -> Loaded:
     """
-    Return the configuration that ``describe.effective`` has written out.
+    Return the configuration from the text of ``describe.effective``.
 
-    :raises ConfigError: with every problem there is.
+    :raises ConfigError: with all problems.
     """
     problems: list[str] = []
     return _checked(_from_table(tomllib.loads(text), "text", problems), problems)
@@ -165,7 +165,7 @@ def _from_options(options: Mapping[str, Sequence[str]]) -> dict[str, _Given]:
         setting = BY_KEY[key]
         values: list[object] = [value for text in texts for value in split(text)] if setting.is_list else list(texts)
         if setting.default is None:
-            values = [value or None for value in values]  # none, and said so
+            values = [value or None for value in values]  # explicitly none
         given[key] = _Given(values, f"--{setting.option}")
     return given
 
@@ -185,10 +185,10 @@ def _from_environment(
         if variable in others:
             continue
         if variable not in known:
-            # Not a problem: whoever owns the environment may not be whoever runs dotproxy.
+            # Not an error: the environment may be set by another party than the operator.
             meant = _did_you_mean(variable, (*known, *others), "DOTPROXY_")
             warnings.append(f"{variable} (environment): no such setting, ignored; {meant}")
-        elif text:  # a variable set to nothing is what container templates make of one that is not set
+        elif text:  # container templates set variables without a value to ""
             setting = known[variable]
             given[setting.key] = _Given(split(text) if setting.is_list else [text], variable)
     return given
@@ -216,28 +216,28 @@ def _from_aliases(environ: Mapping[str, str], below: Mapping[str, _Given], probl
 
 def _listen_on(port: str, below: _Given | None) -> _Given:
     """
-    The addresses of the source below, or the default's, with their port replaced.
+    Return the listen addresses of the source with the next lower precedence, with this port.
     """
     addresses: list[object] = []
     for value in below.values if below else BY_KEY["listen"].defaults:
         try:
             addresses.append(endpoint_text(parse_listen(value).host, 0).removesuffix("0") + port)
         except ValueError:
-            addresses.append(value)  # it is reported as what it is
+            addresses.append(value)  # reported as invalid later
     return _Given(addresses, _ALIASES[2])
 
 
 def _from_toml(path: str, path_source: str, problems: list[str]) -> dict[str, _Given]:
     try:
         table = tomllib.loads(Path(path).expanduser().read_text("utf-8"))
-    except (OSError, RuntimeError) as error:  # RuntimeError: a home that is not there
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         reason = getattr(error, "strerror", None) or str(error)
         problems.append(f"config ({path_source}): {path!r} cannot be read: {reason.lower()}")
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"config ({path_source}): {path!r} is not TOML: {error}")
         return {}
-    if not table:  # cut off before the first setting, or an editor's or a template's accident
+    if not table:  # cut off before the first setting, or emptied by an editor or a template
         problems.append(
             f"config ({path_source}): {path!r} sets nothing; write at least upstream = {_default_upstreams()},"
             " or start without a file"
@@ -251,7 +251,7 @@ def _from_table(table: Mapping[str, object], path: str, problems: list[str]) -> 
         if key not in BY_KEY:
             problems.append(f"{key} ({path}): no such setting; {_did_you_mean(key, BY_KEY)}")
         elif value == "" and BY_KEY[key].default is None:
-            given[key] = _Given([None], path)  # none, and said so: the example file shows it so
+            given[key] = _Given([None], path)  # explicitly none, as in the example file
         elif not BY_KEY[key].is_list:
             given[key] = _Given([value], path)
         elif isinstance(value, str):

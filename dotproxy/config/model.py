@@ -1,7 +1,7 @@
 """
-A whole configuration, as the rest of dotproxy gets it.
+A complete configuration, as the rest of dotproxy uses it.
 
-Decides nothing: ``schema`` says what each value means.
+Decides the types of the values only; ``schema`` defines their meaning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dotproxy.wire.rewrite import ClientSubnet
 @dataclass(frozen=True, slots=True)
 class Config:
     """
-    A whole configuration, checked.  Times are in seconds, sizes in octets.
+    A complete, validated configuration.  Times are in seconds, sizes in octets.
     """
 
     listen: tuple[ListenAddress, ...]

@@ -1,7 +1,7 @@
 """
-Settings of the running service: its files, its user, what its operator sees, and its log.
+Settings of the running service: cache file, administration, user and log.
 
-Decides their names, defaults and help texts; ``schema`` has the other settings, and all of them in one tuple.
+Decides their names, defaults and help texts.  ``schema`` joins them with all other settings.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-What a reload may not take back: values about who is asked, believed and served.
+Refusal of reloads that would reset a security-relevant setting to its default.
 
-Decides when a value that was given would be replaced by a default because nothing sets it any more, most likely since
-the file was read half-written or its writer had no room.  A value that is written out always counts, also one that
-equals the default, and a start takes whatever it is given.
+Decides when a reload would replace a configured value of a guarded setting by the default because nothing sets it any
+more.  The most likely reason is a file that is half-written or was cut off by a full disk.  A value that is set
+explicitly is always accepted, even if it equals the default; so is every value at the start.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _defaults(before: Config, fresh: Loaded) -> Iterator[str]:
     for setting in SETTINGS:
         if not setting.is_guarded or setting.key in AT_START or fresh.sources[setting.key] != "default":
             continue
-        # What differs from the default was given; what equals it changes nothing.
+        # A value that differs from the default was configured; one that equals it would not change.
         old, new = getattr(before, setting.key), getattr(fresh.config, setting.key)
         if old != new:
             yield (
@@ -48,10 +48,11 @@ def _defaults(before: Config, fresh: Loaded) -> Iterator[str]:
 
 def _upstreams(before: Config, fresh: Loaded) -> Iterator[str]:
     """
-    A table cut off after its address has no pins, and no name to verify.
+    Yield a line for each upstream that would lose its pins or its name, as from a table that is cut off after the
+    address.
     """
     source = fresh.sources["upstream"]
-    if source == "default":  # all of them are new, and that was judged
+    if source == "default":  # _defaults has checked this case
         return
     gone = [old for old in before.upstream if old not in fresh.config.upstream]
     for new in fresh.config.upstream:
@@ -70,6 +71,6 @@ def _upstreams(before: Config, fresh: Loaded) -> Iterator[str]:
 
 def _hosts(upstream: UpstreamAddress) -> set[str]:
     """
-    Where an upstream is, whatever its port: a number can be cut off, too.
+    Return the host of an upstream, without the port: a port can be cut off, too.
     """
     return {host for host, _ in upstream.addresses} | ({upstream.host[0]} if upstream.host else set())

@@ -1,8 +1,8 @@
 """
-One setting, as data.
+The definition of one setting, as data.
 
-Decides what there is to know of a setting, and how its names are derived from its key.  Knows no setting in
-particular: ``schema`` and ``operation`` have them.
+Decides the attributes of a setting, and how the names of its option and its environment variable follow from its key.
+Refuses to know any particular setting: those are in ``schema`` and the modules that it joins.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-#: A default as the schema has it: one value, or a tuple of them for a list.
+#: A default in the schema: one value, or a tuple of values for a list.
 Default = str | float | tuple[str, ...] | None
 
 
@@ -19,10 +19,10 @@ class Setting:
     """
     One setting.
 
-    ``parse`` takes one value as TOML or a string has it and raises ``ValueError`` that says what would be
-    right.  ``is_list``: it takes any number of values; as a string they are split at commas and spaces.
-    ``is_guarded``: it decides who is asked, believed or served; a reload in which a value that was given would be
-    replaced by the default is refused (``reload_refusals``).
+    ``parse`` converts one value, from TOML or from a string, and raises ``ValueError`` with a text that describes valid
+    values.  ``is_list``: the setting has any number of values; a string is split at commas and spaces.  ``is_guarded``:
+    the setting decides which upstreams are queried and trusted, or which clients are served.  A reload that would
+    replace a configured value of it by the default is refused (``reload_refusals``).
     """
 
     key: str
@@ -37,20 +37,20 @@ class Setting:
     @property
     def defaults(self) -> Sequence[object]:
         """
-        The default as a sequence of values, one of them unless the setting is a list.
+        The default as a sequence of values; a sequence of one unless the setting is a list.
         """
         return self.default if isinstance(self.default, tuple) else (self.default,)
 
     @property
     def option(self) -> str:
         """
-        The long command-line option, without dashes.
+        The long command-line option, without the leading dashes.
         """
         return self.key.replace("_", "-")
 
     @property
     def variable(self) -> str:
         """
-        The environment variable.
+        The name of the environment variable.
         """
         return "DOTPROXY_" + self.key.upper()

@@ -1,7 +1,7 @@
 """
 The user and group that a service runs as.
 
-Decides how they are written, and that they exist: ``USER``, ``USER:GROUP``, by name or by number.
+Decides the syntax (``USER`` or ``USER:GROUP``, by name or by number) and whether both exist.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 try:
     import grp
     import pwd
-except ImportError:  # not a POSIX system, which has no users of this kind
+except ImportError:  # not a POSIX system: there is no user database
     grp = pwd = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
     """
-    A user of this machine, and the group that is used with it.
+    A user of this machine with its user ID, and the group ID to run with.
     """
 
     name: str
@@ -32,9 +32,11 @@ class Account:
 
 def parse_account(value: object) -> Account:
     """
-    Return the user ``USER`` with its own group, or ``USER:GROUP``; a number may stand for either.
+    Return the account for ``USER``, with the user's own group, or for ``USER:GROUP``; both may be numbers.
 
-    The user has to be in the user database, since its supplementary groups are taken from there.
+    The user must be in the user database, because its supplementary groups are read from there.
+
+    :raises ValueError: if the user or the group does not exist, or is root.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is not the name of a user")

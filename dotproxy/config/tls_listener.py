@@ -1,5 +1,7 @@
 """
-The settings of listeners for DNS over TLS and behind balancers, as data; see ``schema``.
+Settings of the listeners for DNS over TLS, and of listeners behind load balancers.
+
+Decides their names, defaults and help texts.  ``schema`` joins them with all other settings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
-Times and sizes with units, as people write them: ``500ms``, ``1h30m``, ``1d``; ``64k``, ``128M``, ``1GiB``.
+Times and sizes with units: ``500ms``, ``1h30m``, ``1d``; ``64k``, ``128M``, ``1GiB``.
 
-Decides which units there are and what each is worth.  Knows no setting and no limit.
+Decides which units are accepted and their values.  Refuses to know any setting or limit.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-#: From large to small, which is the order they stand in; each at most once.
+#: The units of times, in the order in which they must be written; each at most once.
 _SECONDS: tuple[tuple[str, int | Fraction], ...] = (
     ("w", 604800),
     ("d", 86400),
@@ -21,17 +21,17 @@ _SECONDS: tuple[tuple[str, int | Fraction], ...] = (
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 _TIME = re.compile("".join(rf"(?:{_NUMBER} *{unit} *)?" for unit, _ in _SECONDS), re.IGNORECASE)
 
-#: Powers of 1024, with and without "iB", as Unbound, BIND and systemd have them.  MB is not among them: some mean
-#: 1,000,000 octets by it and some 1,048,576.
+#: Powers of 1024, with and without "iB", as in Unbound, BIND and systemd.  MB is not accepted, because it is ambiguous:
+#: 1,000,000 or 1,048,576 octets.
 _PREFIXES = "kMGT"
 _SIZE = re.compile(rf"{_NUMBER} *([{_PREFIXES}])(?:iB?)?", re.IGNORECASE)
 
 
 def seconds_of(text: str) -> Fraction:
     """
-    Return how many seconds a time with units is.
+    Return a time with units in seconds.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if the text is not a time with units.
     """
     text = text.strip()
     found = _TIME.fullmatch(text)
@@ -42,9 +42,9 @@ def seconds_of(text: str) -> Fraction:
 
 def octets_of(text: str) -> Fraction:
     """
-    Return how many octets a size with a unit is.
+    Return a size with a unit in octets.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if the text is not a size with a unit.
     """
     found = _SIZE.fullmatch(text.strip())
     if not found:
@@ -54,7 +54,7 @@ def octets_of(text: str) -> Fraction:
 
 def show_seconds(seconds: float) -> str:
     """
-    Return a time as ``seconds_of`` reads it: ``1h30m``, ``1d``, ``2.5s``, ``500ms``.
+    Return a time in the syntax of ``seconds_of``: ``1h30m``, ``1d``, ``2.5s``, ``500ms``.
     """
     if 0 < seconds < 1 and (seconds * 1000).is_integer():
         return f"{int(seconds * 1000)}ms"
@@ -69,7 +69,7 @@ def show_seconds(seconds: float) -> str:
 
 def show_octets(octets: float) -> str:
     """
-    Return a size as ``octets_of`` reads it: ``128MiB``, ``1232``.
+    Return a size in the syntax of ``octets_of``: ``128MiB``, ``1232``.
     """
     shown, prefix = int(octets), ""
     for larger in _PREFIXES:

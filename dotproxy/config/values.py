@@ -1,8 +1,8 @@
 """
-How one value of a setting is read.
+Parsers for single values of settings.
 
-Decides what is a value, and what somebody who wrote something else is told: every function here takes a value as
-TOML, the environment or an option has it, and raises ``ValueError`` that says what would be right.
+Decides which values are valid, and the text of the error for others.  Each function takes a value from TOML, the
+environment or an option, and raises ``ValueError`` with a text that describes valid values.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
     """
-    Where to listen.
+    The address and port of a listener.
     """
 
     host: str
@@ -49,7 +49,7 @@ class ListenAddress:
 
 def parse_listen(value: object, default_port: int = DEFAULT_LISTEN_PORT) -> ListenAddress:
     """
-    Return where to listen: ``ADDRESS``, ``ADDRESS:PORT``, ``[IPv6]:PORT`` or ``:PORT``.
+    Return the address of a listener: ``ADDRESS``, ``ADDRESS:PORT``, ``[IPv6]:PORT`` or ``:PORT``.
     """
     text = string(value)
     host, port = text, str(default_port)
@@ -76,14 +76,14 @@ def parse_listen(value: object, default_port: int = DEFAULT_LISTEN_PORT) -> List
 
 def parse_listen_tls(value: object) -> ListenAddress:
     """
-    Return where to listen for DNS over TLS; as ``parse_listen``, but that the port is 853 unless it is given.
+    Return the address of a listener for DNS over TLS; like ``parse_listen``, with default port 853.
     """
     return parse_listen(value, 853)
 
 
 def _refuse_ambiguous(text: str, default_port: int) -> None:
     """
-    Refuse IPv6 without brackets whose last group may have been meant as a port (RFC 5952 §6).
+    Refuse an IPv6 address without brackets whose last group could be a port (RFC 5952 §6).
     """
     host, _, port = text.rpartition(":")
     if not (is_ip(host) and port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
@@ -98,7 +98,7 @@ def _refuse_ambiguous(text: str, default_port: int) -> None:
 
 def parse_upstream_value(value: object) -> UpstreamAddress:
     """
-    Return an upstream given as a SPEC or as a table with ``address``, ``port``, ``name``, ``pin_sha256``, ``weight``.
+    Return an upstream from a SPEC, or from a table with ``address``, ``port``, ``name``, ``pin_sha256``, ``weight``.
     """
     if not isinstance(value, dict):
         return parse_upstream(string(value))
@@ -123,7 +123,7 @@ def parse_upstream_value(value: object) -> UpstreamAddress:
 @dataclass(frozen=True, slots=True)
 class BootstrapServer:
     """
-    Who looks up the names of upstreams: an upstream, over TLS, or a server that is asked in the clear.
+    A server for lookups of upstreams' names: an upstream, over TLS, or a server that is queried in cleartext.
     """
 
     upstream: UpstreamAddress | None
@@ -135,7 +135,7 @@ class BootstrapServer:
 
 def parse_bootstrap(value: object) -> BootstrapServer:
     """
-    Return who looks up names: ``tls://ADDRESS#NAME`` or a preset, or ``udp://ADDRESS[:PORT]`` for plain DNS.
+    Return a bootstrap server: ``tls://ADDRESS#NAME`` or a preset, or ``udp://ADDRESS[:PORT]`` for plain DNS.
     """
     text = string(value)
     if text.lower().startswith("udp://"):
@@ -149,7 +149,7 @@ def parse_bootstrap(value: object) -> BootstrapServer:
 
 def string(value: object) -> str:
     """
-    Return a string, without the space around it.
+    Return a string without surrounding whitespace.
     """
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a string")
@@ -158,12 +158,12 @@ def string(value: object) -> str:
 
 def parse_new_file(value: object) -> Path:
     """
-    Return the path of a file that can be written, whether or not it is there.
+    Return the absolute path of a file that may not exist yet; its directory must exist.
     """
     path = Path(string(value)).expanduser().absolute()
     try:
         is_directory, has_directory = path.is_dir(), path.parent.is_dir()
-    except OSError as error:  # a directory above it that this user may not enter
+    except OSError as error:  # no permission for a directory above it
         raise ValueError(f"{str(path)!r} cannot be looked at: {(error.strerror or str(error)).lower()}") from None
     if is_directory:
         raise ValueError(f"{str(path)!r} is a directory; a file is wanted")
@@ -174,27 +174,27 @@ def parse_new_file(value: object) -> Path:
 
 def parse_certificates(value: object) -> Path:
     """
-    Return the path of a file of PEM certificates that can be read.
+    Return the path of a readable file of PEM certificates.
     """
     path = Path(string(value))
     try:
         path = path.expanduser()
         pem = path.read_bytes()
-    except (OSError, RuntimeError) as error:  # RuntimeError: a home that is not there
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{str(path)!r} cannot be read: {reason.lower()}") from None
     try:
         found = len(x509.load_pem_x509_certificates(pem))
     except ValueError:
         raise ValueError(f"{str(path)!r} holds no PEM certificate that can be read") from None
-    if found < (begun := pem.count(b"-----BEGIN CERTIFICATE-----")):  # the reader passes over one that is cut off
+    if found < (begun := pem.count(b"-----BEGIN CERTIFICATE-----")):  # the parser skips a truncated certificate
         raise ValueError(f"{str(path)!r} is cut off: {begun} certificates begin in it, {found} can be read")
     return path
 
 
 def parse_key(value: object) -> Path:
     """
-    Return the path of a file with a private key, in PEM and without a passphrase, that can be read.
+    Return the path of a readable file with a private key in PEM, without a passphrase.
     """
     path = Path(string(value))
     try:
@@ -218,7 +218,7 @@ def parse_tls_version(value: object) -> TlsVersion:
 
 def parse_ciphers(value: object) -> str:
     """
-    Return a list of ciphers that OpenSSL understands.
+    Return an OpenSSL cipher list in which every cipher suite encrypts.
     """
     text = string(value)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -243,7 +243,7 @@ def parse_policy(value: object) -> Policy:
 
 def parse_yes_or_no(value: object) -> bool:
     """
-    Return what a yes or no means.
+    Return a boolean from yes, true, on, 1, no, false, off or 0.
     """
     known = {"yes": True, "true": True, "on": True, "1": True, "no": False, "false": False, "off": False, "0": False}
     if (answer := known.get(str(value).strip().lower())) is None:
@@ -263,7 +263,7 @@ def parse_special_family(value: object) -> str:
 
 def parse_client_subnet(value: object) -> ClientSubnet:
     """
-    Return how client subnets are treated.
+    Return a mode of EDNS client subnet.
     """
     problem = f"{value!r} is not a way to treat client subnets; there are {', '.join(ClientSubnet)}"
     return _choice(ClientSubnet, string(value).lower(), problem)
@@ -279,7 +279,7 @@ def parse_log_level(value: object) -> LogLevel:
 
 def parse_network(value: object) -> Network:
     """
-    Return a network, IPv4 or IPv6; an address is a network of one.
+    Return an IPv4 or IPv6 network; a single address is a network, too.
     """
     text = string(value)
     try:
@@ -291,7 +291,7 @@ def parse_network(value: object) -> Network:
 @dataclass(frozen=True, slots=True)
 class _Unit:
     """
-    A unit that a number may be written with: how such text is read and shown, and examples.
+    The parser and formatter for numbers with units, and examples of them.
     """
 
     read: Callable[[str], Fraction]
@@ -307,7 +307,7 @@ _UNITS = {
 
 def number(low: float, high: float, unit: str, *, whole: bool = False) -> Callable[[object], float]:
     """
-    Return a function that reads numbers from ``low`` to ``high``; of seconds and octets also as text with a unit.
+    Return a parser for numbers from ``low`` to ``high``; seconds and octets may be strings with units.
     """
     kind = "a whole number" if whole else "a number"
     suffix = f" of {unit}" if unit else ""
@@ -343,7 +343,7 @@ def _read_number(value: object, spelling: _Unit | None, *, whole: bool) -> float
 
 def _limit(limit: float, unit: str) -> str:
     """
-    A limit in digits, and with a unit where that is easier to read.
+    Return a limit in digits, followed by a form with a larger unit if it is a multiple of one.
     """
     step = {"seconds": 60, "octets": 1024}.get(unit, 0)
     if not step or limit <= step or limit % step:
@@ -353,7 +353,7 @@ def _limit(limit: float, unit: str) -> str:
 
 def parse_workers(value: object) -> int | Literal["auto"]:
     """
-    Return how many processes, or "auto".
+    Return the number of worker processes, or "auto".
     """
     if isinstance(value, str) and value.strip().lower() == "auto":
         return "auto"
@@ -365,7 +365,7 @@ def parse_workers(value: object) -> int | Literal["auto"]:
 
 def one_of(*choices: _Choice) -> Callable[[object], _Choice]:
     """
-    Return a function that reads one of these members of an enum by its value.
+    Return a parser for these members of an enum, by their values.
     """
     by_word = {choice.value: choice for choice in choices}
 

@@ -1,18 +1,18 @@
 """
-What one client may take of what all clients share: queries a second, queries in flight, octets of those.
+Limits for one client: queries per second, queries in flight, and octets of queries in flight.
 
-Decides by the client's address alone.  A client is a prefix: an IPv4 address, or an IPv6 network that one customer is
-given.  Two rules:
+Decides by the client's address alone.  A client is a prefix: by default an IPv4 address, or an IPv6 /56.  Two rules:
 
-* Of a table that all share, a client may hold as many places as are free.  One alone can take half of it, two a third
-  each, and there is always room for somebody who holds little (dynamic thresholds: Choudhury and Hahne, 1998).
-* While there is more to do than can be done, a client is held to a rate of queries: a token bucket.  At other times
-  nobody is, nor is one who is the only client.
+* A client may have as many queries in flight as there are free places in the table (dynamic thresholds, Choudhury and
+  Hahne, 1998).  So one client can use half of the table, two clients a third each, and a client with few queries in
+  flight always finds a place.
+* Under overload, a token bucket limits the rate of each client.  There is no limit at other times, or if only one
+  client is active.
 
-Refuses to know what a query asks, and what is told to a client that has had its share.
+Refuses to know the question of a query, and the response to a client above its limit.
 
-Addresses over UDP can be forged, so nothing here grows with the number of addresses seen, and prefixes that were first
-seen a moment ago share one account until they have been seen for a while, or over TCP.
+UDP addresses can be forged.  Therefore memory does not grow with the number of addresses, and new prefixes share one
+account, ``unknown_clients``, until they have been active for ``_KNOWN_AFTER_SECONDS`` or completed a TCP handshake.
 """
 
 from __future__ import annotations
@@ -24,41 +24,43 @@ from dotproxy.policy.access import Network
 from dotproxy.policy.client_prefix import BITS_V4, address_of, prefix_of
 from dotproxy.policy.rate_limit import RateLimit
 
-#: So many queries are let through before the bucket is looked at again.
+#: Number of queries that a client may send before its bucket is checked again.
 CREDIT_SIZE: Final = 64
 
-#: Credit of those that are not limited.
+#: Credit of exempt clients.
 _UNLIMITED: Final = 1 << 60
 
-#: A prefix is known when it has been seen for so long, in seconds.
+#: Seconds after its first query when a prefix gets its own account.
 _KNOWN_AFTER_SECONDS: Final = 1.0
 
-#: Addresses and prefixes remembered.
+#: Maximum numbers of addresses and of prefixes in the tables.
 MAX_HOSTS: Final = 8192
 MAX_PREFIXES: Final = 8192
 
-#: Prefixes looked at when some have to be forgotten, and how many go if all of them are in use.
+#: Prefixes checked in one eviction, and the number evicted if all of them were active.
 _SCAN_SIZE: Final = 2048
 _MIN_EVICTED: Final = 64
 
-#: Addresses of one prefix that are kept when many have to be forgotten.
+#: Addresses of one prefix that an eviction keeps.
 _MAX_HOSTS_PER_PREFIX: Final = 16
 
-#: Octets of queries in flight, of all clients.
+#: Maximum octets of queries in flight, of all clients together.
 MAX_IN_FLIGHT_OCTETS: Final = 16 << 20
 
-#: Datagrams that are read at once, at most.
+#: Maximum number of datagrams in one read.
 FULL_BATCH: Final = 64
 
-#: A queue that does not empty for so long, in seconds, is more than a burst; there is too much to do for so long then.
+#: Seconds of full reads after which a receive queue means overload and not a burst, how long the overload state lasts
+#: then, and how long after it a client above its rate can prolong it.
 _STANDING_QUEUE_SECONDS: Final = 0.02
 _OVERLOAD_SECONDS: Final = 2.0
 _STANDING_QUEUE_MEMORY: Final = 10.0
 
-#: Clients over their rate that are told so, a second.
+#: Maximum number of responses per second to clients above their rate.
 _SHED_RESPONSES_PER_SECOND: Final = 2000.0
 
-#: How often it is found out who is active while there is too much to do, and how long that is believed.
+#: Seconds between counts of active clients under overload, between them once several were active, and how long that
+#: result is used.
 _SCAN_INTERVAL: Final = 0.1
 _SCAN_INTERVAL_CONTENDED: Final = 2.0
 _CONTENDED_SECONDS: Final = 60.0
@@ -66,8 +68,10 @@ _CONTENDED_SECONDS: Final = 60.0
 
 class ShareLimits(NamedTuple):
     """
-    ``rate``: queries a second that a client may send while there is too much to do, 0 for any number; ``prefix_v4`` and
-    ``prefix_v6``: how many bits of an address are one client; ``exempt``: networks whose members are not limited.
+    Limits per client.
+
+    ``rate``: queries per second of one client under overload, 0 for no limit.  ``prefix_v4`` and ``prefix_v6``: the
+    length in bits of the prefix that is one client.  ``exempt``: networks of clients without limits.
     """
 
     rate: float = 1000.0
@@ -78,11 +82,11 @@ class ShareLimits(NamedTuple):
 
 class ClientShare:
     """
-    What a client holds and may still do.
+    The state of one client: its queries in flight, its connections and its token bucket.
 
-    ``credit``: how many queries it may send before the bucket is looked at.  ``account``: whom its queries in flight
-    are charged to, itself or an account that it shares.  ``connections``, ``unread`` (octets) and
-    ``does_not_read_until`` are kept by who accepts connections.
+    ``credit``: number of queries that it may send before the bucket is checked.  ``account``: the share that its
+    queries in flight are charged to, its own or ``unknown_clients``.  ``connections``, ``unread`` (octets) and
+    ``does_not_read_until`` are updated by the TCP listeners.
     """
 
     __slots__ = (
@@ -121,17 +125,17 @@ class ClientShare:
     @property
     def is_empty(self) -> bool:
         """
-        Whether it holds nothing.
+        Whether it has no query in flight, no connection and no unread octets.
         """
         return not (self.in_flight or self.connections or self.unread)
 
 
 class ClientShares:
     """
-    Owns: a share for each client of late, and what all hold together.
+    Owns: the share of each recent client, and the totals of all clients.
 
-    ``in_flight`` and ``octets`` are of all clients; ``by_host`` is for who cannot wait for a call: an address that is
-    missing there is asked for with ``of``.
+    ``in_flight`` and ``octets`` are totals.  ``by_host`` has the shares by IP address; the hot path reads it directly,
+    and calls ``share_of`` only for an address that is missing there.
     """
 
     def __init__(
@@ -141,7 +145,7 @@ class ClientShares:
         self.in_flight = self.octets = 0
         self.overloaded_until = 0.0
         self._by_prefix: dict[str, ClientShare] = {}
-        #: By listener, since when as much as possible has been read of it each time.
+        #: By listener: the time since which each read has returned ``FULL_BATCH`` datagrams.
         self.full_since: dict[object, float] = {}
         self._stood_at = 0.0
         self._scanned_at = -1.0
@@ -150,16 +154,16 @@ class ClientShares:
         self._is_allowed = is_allowed
         self.max_in_flight = max_in_flight
         self._limits = limits or ShareLimits()
-        #: Of all whose address is not served, and of all that were first seen a moment ago.
+        #: Shared by all addresses that are not served, and by all new prefixes.
         self.refused = ClientShare("refused", 0.0, 0.0)
         self.refused.is_served = False
-        self.unknown_clients = ClientShare("strangers", 0.0, self._limits.rate)
+        self.unknown_clients = ClientShare("unknown", 0.0, self._limits.rate)
 
     def configure(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
         """
-        Do as these say from now on.  Clients keep what they hold, unless it changes who is one client.
+        Set new limits.  Clients keep their shares, unless prefix lengths or exempt networks have changed.
         """
-        if limits._replace(rate=0) != self._limits._replace(rate=0):  # who is one client
+        if limits._replace(rate=0) != self._limits._replace(rate=0):  # prefixes or exemptions have changed
             self._by_prefix.clear()
         self._is_allowed = is_allowed
         self.max_in_flight = max_in_flight
@@ -171,7 +175,7 @@ class ClientShares:
 
     def share_of(self, host: str, now: float) -> ClientShare:
         """
-        Return the share of a client by its IP address, as sockets spell it; ``""`` is this process itself.
+        Return the share of a client by its IP address, in the form that sockets use; ``""`` is this process itself.
         """
         share = self.by_host.get(host)
         if share is None:
@@ -182,15 +186,15 @@ class ClientShares:
 
     def verify(self, share: ClientShare) -> None:
         """
-        Take note that a client's address is not forged: it has completed a handshake.
+        Mark a client's address as genuine, because it has completed a TCP handshake.
         """
         if share.account is self.unknown_clients:
             self._mark_known(share)
 
     def note_batch(self, listener: object, count: int, now: float) -> None:
         """
-        So many datagrams of a listener were read at once.  If those are as many as can be, there are probably more: a
-        queue that does not empty for ``_STANDING`` means that there is too much to do.
+        Note that one read of a listener returned ``count`` datagrams.  After a full read there are probably more in the
+        queue; full reads for ``_STANDING_QUEUE_SECONDS`` mean overload.
         """
         if count < FULL_BATCH:
             self.full_since.pop(listener, None)
@@ -202,8 +206,8 @@ class ClientShares:
 
     def may_send(self, share: ClientShare, now: float) -> bool:
         """
-        Whether a client without credit is within its rate, or need not be; it then has credit again.  To be called for
-        a query, which is counted.
+        Return whether a client without credit may send: it is within its rate, or is not limited now.  Count its query,
+        and give it new credit.
         """
         rate = self._limits.rate
         self._refill(share, now)
@@ -223,8 +227,8 @@ class ClientShares:
 
     def may_admit_unknown(self, host: str, now: float) -> bool:
         """
-        Whether an address that is not in ``by_host`` may send a query: while there is too much to do, all that were not
-        seen before are held to the rate of one together.
+        Return whether an address that is not in ``by_host`` may send a query.  Under overload all new prefixes together
+        are limited to the rate of one client.
         """
         rate = self._limits.rate
         if not rate or now >= self.overloaded_until or self._has_prefix(host) or not self._is_contended(now):
@@ -237,7 +241,7 @@ class ClientShares:
 
     def may_respond_to_shed(self, now: float) -> bool:
         """
-        Whether a client that is over its rate may be told so: so often a second and not more, since that costs as well.
+        Return whether a query above the rate gets a response; those are limited to ``_SHED_RESPONSES_PER_SECOND``.
         """
         if self._shed_answers is None:
             self._shed_answers = RateLimit(_SHED_RESPONSES_PER_SECOND, now)
@@ -248,7 +252,7 @@ class ClientShares:
 
     def try_charge(self, account: ClientShare, size: int) -> bool:
         """
-        Charge a query of ``size`` octets that is to be in flight; return False if there is no place for it, and do not.
+        Charge a query of ``size`` octets to an account; return False, without charging, if that exceeds its share.
         """
         free, room = self.max_in_flight - self.in_flight, MAX_IN_FLIGHT_OCTETS - self.octets - size
         is_over = account.in_flight >= free or account.octets > room
@@ -262,13 +266,13 @@ class ClientShares:
 
     def is_table_full(self, account: ClientShare, size: int) -> bool:
         """
-        Whether there is no place for a query of ``size`` octets, whoever sends it; of one that is exempt, at all.
+        Return whether there is no place for a query of ``size`` octets from any client; always True for an exempt one.
         """
         return account.is_exempt or self.in_flight >= self.max_in_flight or self.octets + size > MAX_IN_FLIGHT_OCTETS
 
     def release(self, account: ClientShare, size: int) -> None:
         """
-        It is in flight no more.
+        Release a charged query of ``size`` octets, which is no longer in flight.
         """
         self.in_flight -= 1
         self.octets -= size
@@ -291,13 +295,13 @@ class ClientShares:
                 share.credit = share.granted = _UNLIMITED
             else:
                 share.account = self.unknown_clients
-                share.used = 1  # one query does not show that it is there to stay
+                share.used = 1  # its first query does not count as activity
         return share
 
     def _evict_prefixes(self) -> None:
         """
-        Forget some of the oldest prefixes: those that hold nothing and have sent nothing since they were last looked
-        at; the others are the youngest now.
+        Evict some of the oldest prefixes: those that hold nothing and have sent nothing since the last check.  The
+        others become the youngest.
         """
         before = len(self._by_prefix)
         oldest = list(self._by_prefix)[:_SCAN_SIZE]
@@ -316,7 +320,7 @@ class ClientShares:
 
     def _evict_hosts(self) -> None:
         """
-        Forget addresses: all but those of clients that are known and are to be found by their prefix.
+        Evict addresses, except those of clients with their own account whose prefix is still in the table.
         """
         kept: dict[str, ClientShare] = {}
         of_prefix: dict[str, int] = {}
@@ -336,7 +340,7 @@ class ClientShares:
 
     def _refill(self, share: ClientShare, now: float) -> None:
         """
-        Add what has come into a bucket since it was looked at last; whoever has been seen for a while is known.
+        Add the tokens since the last call to a bucket; give a client that is no longer new its own account.
         """
         rate = self._limits.rate
         share.tokens = min(rate, share.tokens + (now - share.filled_at) * rate)
@@ -350,7 +354,7 @@ class ClientShares:
 
     def _mark_known(self, share: ClientShare) -> None:
         """
-        Give a client an account of its own; what it has sent is not what strangers sent, then.
+        Give a client its own account, and no longer count its queries as those of unknown clients.
         """
         share.account = share
         self.unknown_clients.granted -= share.granted
@@ -365,14 +369,15 @@ class ClientShares:
 
     def _stay_busy(self, now: float) -> None:
         """
-        Somebody is over its rate.  Whether that would still be too much is found out now and then by letting it in.
+        Prolong the overload state, because a client exceeds its rate.  From ``_STANDING_QUEUE_MEMORY`` after the last
+        standing queue on it may end, so that the client's queries show whether there is still an overload.
         """
         if now < self._stood_at + _STANDING_QUEUE_MEMORY:
             self.overloaded_until = now + _OVERLOAD_SECONDS
 
     def _is_contended(self, now: float) -> bool:
         """
-        Whether more than one client is active.
+        Return whether more than one client was active lately.
         """
         interval = _SCAN_INTERVAL if now >= self._contended_until else _SCAN_INTERVAL_CONTENDED
         if now >= self._scanned_at + interval or self._scanned_at < 0:
@@ -384,11 +389,11 @@ class ClientShares:
 
     def _count_active(self) -> int:
         """
-        Return how many clients have sent something since this was called last.
+        Return the number of clients that have sent queries since the last call.
         """
         active = 0
         for share in (self.unknown_clients, *self._by_prefix.values()):
             used = share.granted - share.credit
-            active += used > share.used and share.account is share  # strangers are counted together
+            active += used > share.used and share.account is share  # unknown clients count as one
             share.used = used
         return active

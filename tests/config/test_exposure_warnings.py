@@ -36,8 +36,8 @@ class ExposureTests(SynchronousTestCase):
         """
         (warning,) = self.warnings(listen="127.0.0.1:53,0.0.0.0:53", allow_from="10.0.0.0/8,0.0.0.0/0")
         self.assertEqual(
-            "allow_from (--allow-from): 0.0.0.0/0 has everybody served who reaches 0.0.0.0:53: an open resolver, which"
-            " is used in attacks on others; name the networks of the clients",
+            "allow_from (--allow-from): 0.0.0.0/0 with a listener on 0.0.0.0:53 is an open resolver, which can be abused"
+            " for attacks on others; restrict it to the networks of the clients",
             warning,
         )
         for network in ("::/0", "2000::/3", "0.0.0.0/1", "128.0.0.0/1", "64.0.0.0/7"):

@@ -400,7 +400,9 @@ class BootstrapTests(SynchronousTestCase):
         for server in ("udp://9.9.9.9", "udp://[2620:fe::fe]:9953", "tls://9.9.9.9#dns.quad9.net", "quad9"):
             self.assertEqual([], self.problems(["dns.quad9.net"], server))
         (problem,) = self.problems(["dns.quad9.net"])
-        self.assertIn("upstream (--upstream): dns.quad9.net has to be looked up, and there is nobody to ask", problem)
+        self.assertIn(
+            "upstream (--upstream): dns.quad9.net is a name, and no server is configured to resolve it", problem
+        )
         (problem,) = self.problems(["dns.quad9.net"], "udp://127.0.0.1:5300")
         self.assertEqual("bootstrap (--bootstrap): udp://127.0.0.1:5300 is dotproxy itself", problem)
         problems = self.problems(["dns.quad9.net", "quad9"], "dns.quad9.net")

@@ -229,6 +229,6 @@ class WarningTests(SynchronousTestCase):
         path.write_text('listen = ["0.0.0.0:0"]\nallow_from = ["0.0.0.0/0"]\n')
         proxy.reload()
         (warning,) = filter(None, lines)
-        self.assertIn(f"allow_from ({path}): 0.0.0.0/0 has everybody served who reaches 0.0.0.0:0", warning)
+        self.assertIn(f"allow_from ({path}): 0.0.0.0/0 with a listener on 0.0.0.0:0 is an open resolver", warning)
         proxy.reload()
         self.assertEqual([warning], list(filter(None, lines)))
