@@ -51,8 +51,8 @@ CACHING: tuple[Setting, ...] = (
         "1d",
         number(0, 604800, "seconds"),
         "SECONDS",
-        "How long past its expiry a cached response may be served, with a TTL of 30 s, if no upstream responds (RFC"
-        " 8767); 0 for never.",
+        "How long past its expiry a cached response may be served, with a TTL of 30 s, if there is no fresh response"
+        " in time (RFC 8767); 0 for never.",
     ),
     Setting(
         "prefetch",

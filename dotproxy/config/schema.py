@@ -122,8 +122,8 @@ SETTINGS: tuple[Setting, ...] = (
         parse_policy,
         "NAME",
         "Order in which upstreams are preferred: failover (as configured), round_robin, random, fastest,"
-        " least_outstanding, hash (each domain has its own upstream, so that no upstream sees all queries), or race"
-        " (all at once).",
+        " least_outstanding, hash (queries for one domain always go to the same upstream, so that no upstream sees all"
+        " queries), or race (all at once).",
     ),
     Setting(
         "allow_from",
@@ -288,7 +288,8 @@ SETTINGS: tuple[Setting, ...] = (
         True,
         parse_yes_or_no,
         "BOOL",
-        "Read and write up to 64 datagrams with one system call (Linux); otherwise each with its own.",
+        "Read and send up to 64 datagrams with one system call, where the system supports it (Linux); otherwise one by"
+        " one.",
     ),
     Setting(
         "forward_special",

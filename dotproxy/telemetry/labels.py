@@ -66,7 +66,7 @@ FIXED: dict[str, dict[str, str]] = {
     "result": {
         "memo": "packet cache hit: the same query within one second",
         "fresh": "cache hit",
-        "stale": "expired response, because no upstream responded (RFC 8767)",
+        "stale": "expired response, because there was no fresh one in time (RFC 8767)",
         "failed_before": "failure cache hit: it failed a short time ago (RFC 9520)",
         "joined": "an identical query was in flight",
         "missed": "cache miss",
