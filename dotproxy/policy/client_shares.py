@@ -17,12 +17,11 @@ seen a moment ago share one account until they have been seen for a while, or ov
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
-from dotproxy.policy.access import Network
 from dotproxy.policy.client_prefix import BITS_V4, address_of, prefix_of
 from dotproxy.policy.rate_limit import RateLimit
+from dotproxy.policy.share_settings import ShareSettings
 
 #: So many queries are let through before the bucket is looked at again.
 CREDIT_SIZE: Final = 64
@@ -62,18 +61,6 @@ _SHED_RESPONSES_PER_SECOND: Final = 2000.0
 _SCAN_INTERVAL: Final = 0.1
 _SCAN_INTERVAL_CONTENDED: Final = 2.0
 _CONTENDED_SECONDS: Final = 60.0
-
-
-class ShareLimits(NamedTuple):
-    """
-    ``rate``: queries a second that a client may send while there is too much to do, 0 for any number; ``prefix_v4`` and
-    ``prefix_v6``: how many bits of an address are one client; ``exempt``: networks whose members are not limited.
-    """
-
-    rate: float = 1000.0
-    prefix_v4: int = 32
-    prefix_v6: int = 56
-    exempt: tuple[Network, ...] = ()
 
 
 class ClientShare:
@@ -134,9 +121,7 @@ class ClientShares:
     missing there is asked for with ``of``.
     """
 
-    def __init__(
-        self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits | None = None
-    ) -> None:
+    def __init__(self, settings: ShareSettings) -> None:
         self.by_host: dict[str, ClientShare] = {}
         self.in_flight = self.octets = 0
         self.overloaded_until = 0.0
@@ -147,23 +132,20 @@ class ClientShares:
         self._scanned_at = -1.0
         self._contended_until = -1.0
         self._shed_answers: RateLimit | None = None
-        self._is_allowed = is_allowed
-        self.max_in_flight = max_in_flight
-        self._limits = limits or ShareLimits()
+        self._is_allowed, self.max_in_flight, self._limits = settings
         #: Of all whose address is not served, and of all that were first seen a moment ago.
         self.refused = ClientShare("refused", 0.0, 0.0)
         self.refused.is_served = False
         self.unknown_clients = ClientShare("strangers", 0.0, self._limits.rate)
 
-    def configure(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
+    def apply_settings(self, settings: ShareSettings) -> None:
         """
-        Do as these say from now on.  Clients keep what they hold, unless it changes who is one client.
+        Use these settings from now on.  Clients keep their queries in flight and their credit, unless prefix lengths or
+        exempt networks change, which decide what is one client.
         """
-        if limits._replace(rate=0) != self._limits._replace(rate=0):  # who is one client
+        if settings.limits._replace(rate=0) != self._limits._replace(rate=0):
             self._by_prefix.clear()
-        self._is_allowed = is_allowed
-        self.max_in_flight = max_in_flight
-        self._limits = limits
+        self._is_allowed, self.max_in_flight, self._limits = settings
         self.by_host.clear()
 
     def __len__(self) -> int:
