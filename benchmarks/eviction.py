@@ -24,8 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from dotproxy.cache.key import key_of
-from dotproxy.cache.responses import ResponseCache
-from dotproxy.cache.ttl import Limits
+from dotproxy.cache.responses import CacheSettings, ResponseCache
 from dotproxy.testing.client import make_query
 from dotproxy.wire.message import parse_query, question_of
 from dotproxy.wire.parsed_response import ParsedResponse
@@ -95,7 +94,7 @@ class Ours:
     """
 
     def __init__(self, entries: int) -> None:
-        self.cache = ResponseCache(entries=entries, octets=1 << 40, limits=Limits(), stale_for=0.0, prefetches=False)
+        self.cache = ResponseCache(CacheSettings(prefetches=False), entries=entries, octets=1 << 40)
 
     def ask(self, number: int) -> bool:
         """

@@ -18,8 +18,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.task import Clock
 
-from dotproxy.cache.responses import ResponseCache
-from dotproxy.cache.ttl import Limits
+from dotproxy.cache.responses import CacheSettings, ResponseCache
 from dotproxy.downstream.sockets import bind_both
 from dotproxy.downstream.udp import UdpListener
 from dotproxy.downstream.udp_port import BATCH, UdpPort
@@ -32,6 +31,7 @@ from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client import Client, ClientMessage
 from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.share_settings import ShareSettings
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.telemetry.counters import UDP, UpstreamCounters
 from dotproxy.testing.certificates import Authority
@@ -114,7 +114,7 @@ class Forwarding:
             clock=clock,
             monotonic=time.monotonic,
         )
-        shares = ClientShares(AccessList([ip_network("127.0.0.0/8")]).allows, max_in_flight=1_000_000)
+        shares = ClientShares(ShareSettings(AccessList([ip_network("127.0.0.0/8")]).allows, max_in_flight=1_000_000))
         shares.verify(shares.share_of(CLIENT.host, 0.0))
         self.forwarder = Forwarder(
             self.dispatcher,
@@ -125,7 +125,7 @@ class Forwarding:
                 response_builder=ResponseBuilder(rewriter, 1232),
             ),
             transfers=None,  # type: ignore[arg-type]  # none are asked for
-            cache=ResponseCache(entries=100_000, octets=1 << 27, limits=Limits(), stale_for=86_400.0),
+            cache=ResponseCache(CacheSettings(stale_for=86_400.0), entries=100_000, octets=1 << 27),
             clock=clock,
             monotonic=time.monotonic,
             boottime=lambda: 1.0,

@@ -32,8 +32,7 @@ from twisted.names import dns as twisted_dns
 import dotproxy.wire.message as compiled_or_not
 from dotproxy.cache.failures import MAX_ENTRIES as MOST_FAILURES
 from dotproxy.cache.packets import MAX_ENTRIES as MOST_REMEMBERED
-from dotproxy.cache.responses import ResponseCache
-from dotproxy.cache.ttl import Limits
+from dotproxy.cache.responses import CacheSettings, ResponseCache
 from dotproxy.downstream.in_process import ForwarderResolver
 from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.policy.client_shares import MAX_HOSTS, MAX_IN_FLIGHT_OCTETS, MAX_PREFIXES
@@ -86,7 +85,7 @@ class World:
         self.transfers = Transfers(
             TransferSettings(self.upstreams, EdnsRewriter(), 4), clock=clock, random_octets=chance.randbytes
         )
-        self.cache = ResponseCache(entries=CACHED, octets=CACHED_OCTETS, limits=Limits(), stale_for=600.0)
+        self.cache = ResponseCache(CacheSettings(stale_for=600.0), entries=CACHED, octets=CACHED_OCTETS)
         self.forwarder = build_forwarder(
             self.upstreams,
             clock,

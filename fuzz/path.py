@@ -14,8 +14,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
-from dotproxy.cache.responses import ResponseCache
-from dotproxy.cache.ttl import Limits
+from dotproxy.cache.responses import CacheSettings, ResponseCache
 from dotproxy.errors import ConnectionGone
 from dotproxy.forwarding.dispatcher import Dispatcher
 from dotproxy.forwarding.forwarder import Forwarder
@@ -26,9 +25,10 @@ from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
 from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client import Client
-from dotproxy.policy.client_shares import ClientShares, ShareLimits
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.selection import Ordering
 from dotproxy.policy.server_cookies import ServerCookies
+from dotproxy.policy.share_settings import ShareLimits, ShareSettings
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
@@ -100,7 +100,9 @@ def build_forwarder(
         boottime=now,
         wall_time=lambda: 0.0,
         # Without a rate: over it a client may get silence, and which queries must be answered could not be told.
-        shares=ClientShares(AccessList(networks).allows, max_in_flight=max_outstanding, limits=ShareLimits(rate=0.0)),
+        shares=ClientShares(
+            ShareSettings(AccessList(networks).allows, max_in_flight=max_outstanding, limits=ShareLimits(rate=0.0))
+        ),
     )
 
 
@@ -117,7 +119,7 @@ class Path:
             self.clock,
             ordering=lambda query, info: (0,),
             transfers=NoTransfers(),
-            cache=ResponseCache(entries=10, octets=1 << 20, limits=Limits(), stale_for=10.0),
+            cache=ResponseCache(CacheSettings(stale_for=10.0), entries=10, octets=1 << 20),
             networks=[ip_network("127.0.0.0/8")],
             max_outstanding=100,
         )

@@ -143,6 +143,7 @@ DATA_ONLY = {
     "forwarding/interfaces.py": "protocols",
     "forwarding/settings.py": "records",
     "policy/client.py": "a record",
+    "policy/share_settings.py": "records",
     "service/reactor.py": "protocols",
     "telemetry/events.py": "the events there are, each of which does nothing",
     "upstream/interfaces.py": "protocols",

@@ -55,23 +55,35 @@ class CacheEntry(NamedTuple):
     response: ParsedResponse
 
 
+class CacheSettings(NamedTuple):
+    """
+    The settings that a reload can change.
+
+    ``limits``: bounds of TTLs; ``stale_for``: how long a stale response may be served after it expired, in seconds, 0
+    for never; ``prefetches``: whether entries in demand are refreshed before they expire.
+    """
+
+    limits: Limits = Limits()
+    stale_for: float = 0.0
+    prefetches: bool = True
+
+
 class ResponseCache:
     """
-    At most ``entries`` answers and about ``octets`` of memory; stale ones for ``stale_for`` seconds, 0 for none.
+    At most ``entries`` responses and about ``octets`` of memory.
     """
 
-    def __init__(self, *, entries: int, octets: int, limits: Limits, stale_for: float, prefetches: bool = True) -> None:
-        self._limits = limits
-        self._stale_for = stale_for
+    def __init__(self, settings: CacheSettings, *, entries: int, octets: int) -> None:
+        self._limits, self._stale_for, _ = settings
         self._store: Store[CacheEntry] = Store(entries, octets, _size_of, NOTE_SIZE)
-        self._refreshes = Budget(_REFRESHED if prefetches else 0.0)
+        self._refreshes = _prefetch_budget(settings)
 
-    def change(self, *, limits: Limits, stale_for: float, prefetches: bool) -> None:
+    def apply_settings(self, settings: CacheSettings) -> None:
         """
-        Do as these say from now on; what is kept stays as it is.
+        Use these settings from now on; entries stay as they are.
         """
-        self._limits, self._stale_for = limits, stale_for
-        self._refreshes = Budget(_REFRESHED if prefetches else 0.0)
+        self._limits, self._stale_for, _ = settings
+        self._refreshes = _prefetch_budget(settings)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self)} entries, {self.octets} octets, {self.evicted} evicted>"
@@ -181,6 +193,10 @@ class ResponseCache:
         for key, entry in entries:
             if entry.stored_at <= now + 1 and key not in self._store and now < entry.expires_at + self._stale_for:
                 self._store.put(key, entry)
+
+
+def _prefetch_budget(settings: CacheSettings) -> Budget:
+    return Budget(_REFRESHED if settings.prefetches else 0.0)
 
 
 def _is_in(name: bytes, zone: bytes) -> bool:

@@ -17,12 +17,11 @@ account, ``unknown_clients``, until they have been active for ``_KNOWN_AFTER_SEC
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
-from dotproxy.policy.access import Network
 from dotproxy.policy.client_prefix import BITS_V4, address_of, prefix_of
 from dotproxy.policy.rate_limit import RateLimit
+from dotproxy.policy.share_settings import ShareSettings
 
 #: Number of queries that a client may send before its bucket is checked again.
 CREDIT_SIZE: Final = 64
@@ -64,20 +63,6 @@ _SHED_RESPONSES_PER_SECOND: Final = 2000.0
 _SCAN_INTERVAL: Final = 0.1
 _SCAN_INTERVAL_CONTENDED: Final = 2.0
 _CONTENDED_SECONDS: Final = 60.0
-
-
-class ShareLimits(NamedTuple):
-    """
-    Limits per client.
-
-    ``rate``: queries per second of one client under overload, 0 for no limit.  ``prefix_v4`` and ``prefix_v6``: the
-    length in bits of the prefix that is one client.  ``exempt``: networks of clients without limits.
-    """
-
-    rate: float = 1000.0
-    prefix_v4: int = 32
-    prefix_v6: int = 56
-    exempt: tuple[Network, ...] = ()
 
 
 class ClientShare:
@@ -138,9 +123,7 @@ class ClientShares:
     and calls ``share_of`` only for an address that is missing there.
     """
 
-    def __init__(
-        self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits | None = None
-    ) -> None:
+    def __init__(self, settings: ShareSettings) -> None:
         self.by_host: dict[str, ClientShare] = {}
         self.in_flight = self.octets = 0
         self.overloaded_until = 0.0
@@ -151,23 +134,20 @@ class ClientShares:
         self._scanned_at = -1.0
         self._contended_until = -1.0
         self._shed_answers: RateLimit | None = None
-        self._is_allowed = is_allowed
-        self.max_in_flight = max_in_flight
-        self._limits = limits or ShareLimits()
+        self._is_allowed, self.max_in_flight, self._limits = settings
         #: Shared by all addresses that are not served, and by all new prefixes.
         self.refused = ClientShare("refused", 0.0, 0.0)
         self.refused.is_served = False
         self.unknown_clients = ClientShare("unknown", 0.0, self._limits.rate)
 
-    def configure(self, is_allowed: Callable[[str], bool], *, max_in_flight: int, limits: ShareLimits) -> None:
+    def apply_settings(self, settings: ShareSettings) -> None:
         """
-        Set new limits.  Clients keep their shares, unless prefix lengths or exempt networks have changed.
+        Use these settings from now on.  Clients keep their queries in flight and their credit, unless prefix lengths or
+        exempt networks change, which decide what is one client.
         """
-        if limits._replace(rate=0) != self._limits._replace(rate=0):  # prefixes or exemptions have changed
+        if settings.limits._replace(rate=0) != self._limits._replace(rate=0):
             self._by_prefix.clear()
-        self._is_allowed = is_allowed
-        self.max_in_flight = max_in_flight
-        self._limits = limits
+        self._is_allowed, self.max_in_flight, self._limits = settings
         self.by_host.clear()
 
     def __len__(self) -> int:

@@ -19,20 +19,19 @@ from twisted.internet.defer import succeed
 from dotproxy.cache.failures import FailureCache
 from dotproxy.config.describe import as_started, describe_changes
 from dotproxy.config.model import Config
-from dotproxy.policy.access import AccessList
 from dotproxy.service.admin_commands import Commands, build_admin, report_of
 from dotproxy.service.builders import (
     build_cache,
     build_cache_file,
+    build_cache_settings,
     build_dispatcher_settings,
     build_forwarder,
     build_forwarder_settings,
-    build_limits,
     build_proxy_settings,
     build_query_log,
+    build_share_settings,
     build_transfer_settings,
     build_transfers,
-    ttl_limits,
 )
 from dotproxy.service.listener_certificate import ListenerCertificate, read_listener_tls
 from dotproxy.service.listening import inherited_sockets
@@ -200,14 +199,12 @@ class Assembly:
         slots = cast(list[Upstream], list(table.slots))
         self._transfers.apply_settings(build_transfer_settings(config, slots))
         forwarder.apply_settings(build_forwarder_settings(config, self.upstreams, table.active))
-        forwarder.shares.configure(
-            AccessList(config.allow_from).allows, max_in_flight=config.max_outstanding, limits=build_limits(config)
-        )
+        forwarder.shares.apply_settings(build_share_settings(config))
         forwarder.delivery.query_log = build_query_log(config, self._secret)
         if isinstance(self._events, LoggedEvents) and before.log_level != config.log_level:
             self._events.debug = config.is_debug
         if self.cache is not None:
-            self.cache.change(limits=ttl_limits(config), stale_for=config.serve_stale, prefetches=config.prefetch)
+            self.cache.apply_settings(build_cache_settings(config))
         self.proxy.apply_settings(build_proxy_settings(config, forwarder.counters, self._secret))
         self._network_monitor.disownServiceParent()
         self._network_monitor = self._build_network_monitor()

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThread
 
 from dotproxy.cache.failures import FailureCache
-from dotproxy.cache.responses import ResponseCache
+from dotproxy.cache.responses import CacheSettings, ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.config.choices import QueryLogMode, UdpTruncation
 from dotproxy.config.model import Config
@@ -35,10 +35,11 @@ from dotproxy.forwarding.response_builder import ResponseBuilder
 from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
 from dotproxy.policy.access import AccessList, Network
 from dotproxy.policy.budget import Budget
-from dotproxy.policy.client_shares import ClientShares, ShareLimits
+from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.response_rate import ResponseRateLimit
 from dotproxy.policy.selection import ORDERINGS, Ordering, OrderingInputs, Policy
 from dotproxy.policy.server_cookies import ServerCookies
+from dotproxy.policy.share_settings import ShareLimits, ShareSettings
 from dotproxy.policy.special_names import SpecialNames
 from dotproxy.service.cache_file import CacheFile
 from dotproxy.service.cache_file_format import MAX_RECORD
@@ -73,13 +74,15 @@ def build_cache(config: Config) -> ResponseCache | None:
     """
     if not config.cache_size or config.transparent:
         return None
-    return ResponseCache(
-        entries=config.cache_size,
-        octets=config.cache_memory,
-        limits=ttl_limits(config),
-        stale_for=config.serve_stale,
-        prefetches=config.prefetch,
-    )
+    return ResponseCache(build_cache_settings(config), entries=config.cache_size, octets=config.cache_memory)
+
+
+def build_cache_settings(config: Config) -> CacheSettings:
+    """
+    Return the settings of the cache, at construction and after a reload.
+    """
+    limits = Limits(config.cache_min_ttl, config.cache_max_ttl, config.cache_max_negative_ttl)
+    return CacheSettings(limits, config.serve_stale, config.prefetch)
 
 
 def build_cache_file(cache: ResponseCache, path: Path, config: Config, reactor: IReactorTime) -> CacheFile:
@@ -121,9 +124,7 @@ def build_forwarder(
         monotonic=time.monotonic,
         boottime=boottime,
         wall_time=time.time,
-        shares=ClientShares(
-            AccessList(config.allow_from).allows, max_in_flight=config.max_outstanding, limits=build_limits(config)
-        ),
+        shares=ClientShares(build_share_settings(config)),
         failures=failures,
     )
 
@@ -190,13 +191,14 @@ def build_query_filter(config: Config, rewriter: MessageRewriter) -> QueryFilter
     return QueryFilter(special, rewriter, with_minimal_any=config.minimal_any)
 
 
-def build_limits(config: Config) -> ShareLimits:
+def build_share_settings(config: Config) -> ShareSettings:
     """
-    Return the limits of one client's share.
+    Return the settings of client shares, at construction and after a reload.
     """
-    return ShareLimits(
+    limits = ShareLimits(
         config.client_rate, config.client_prefix_v4, config.client_prefix_v6, tuple(config.client_exempt)
     )
+    return ShareSettings(AccessList(config.allow_from).allows, config.max_outstanding, limits)
 
 
 def build_actions(config: Config) -> LimitActions:
@@ -246,13 +248,6 @@ def build_query_log(config: Config, secret: bytes) -> QueryLog | None:
     queries = QueryLog(is_clear=is_clear, sample=config.query_log_sample, key=key, chance=random.random)
     queries.announce()
     return queries
-
-
-def ttl_limits(config: Config) -> Limits:
-    """
-    Return the bounds of TTLs in the cache, in seconds.
-    """
-    return Limits(config.cache_min_ttl, config.cache_max_ttl, config.cache_max_negative_ttl)
 
 
 def _hash_key() -> bytes:

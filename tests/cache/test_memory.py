@@ -18,7 +18,7 @@ TOP = Path(__file__).parent.parent.parent
 #: process has grown.
 _FILL = """
 import ctypes, gc, json, os, sys
-from dotproxy.cache.responses import ResponseCache
+from dotproxy.cache.responses import CacheSettings, ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.testing.client import make_query
 from dotproxy.wire.rewrite import EdnsRewriter
@@ -33,7 +33,7 @@ def resident():
 
 def fill(pattern, count, records, size, is_used):
     rewriter = EdnsRewriter()
-    cache = ResponseCache(entries=10**6, octets=10**12, limits=Limits(), stale_for=0)
+    cache = ResponseCache(CacheSettings(), entries=10**6, octets=10**12)
 
     def add(number):
         query = make_query(pattern % number, 1)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.key import key_of
-from dotproxy.cache.responses import STALE_TTL, CacheEntry, ResponseCache
+from dotproxy.cache.responses import STALE_TTL, CacheEntry, CacheSettings, ResponseCache
 from dotproxy.cache.ttl import Limits
 from dotproxy.wire.message import parse_query
 from dotproxy.wire.names import from_text
@@ -211,7 +211,7 @@ class CacheTests(SynchronousTestCase):
         """
         Whatever is stored, looked up, waited for and flushed, in whatever order (RFC 2181 §8, RFC 2308 §5, RFC 8767).
         """
-        cache = ResponseCache(entries=1000, octets=10**7, limits=limits, stale_for=STALE_FOR)
+        cache = ResponseCache(CacheSettings(limits=limits, stale_for=STALE_FOR), entries=1000, octets=10**7)
         model = Model(limits)
         now = 1000.0
         for step, what, how in taken:
@@ -275,7 +275,7 @@ class MoreTests(SynchronousTestCase):
         """
         A cache.
         """
-        self.cache = ResponseCache(entries=10, octets=10**6, limits=Limits(), stale_for=60.0)
+        self.cache = ResponseCache(CacheSettings(stale_for=60.0), entries=10, octets=10**6)
 
     def add(
         self, name: str = "www.test.", ttl: int = 100, now: float = 0.0, rcode: int = 0, options: bytes = b""
@@ -330,7 +330,7 @@ class MoreTests(SynchronousTestCase):
         """
         They can be switched off.
         """
-        self.cache = ResponseCache(entries=10, octets=10**6, limits=Limits(), stale_for=0.0)
+        self.cache = ResponseCache(CacheSettings(), entries=10, octets=10**6)
         self.assertIsNone(self.cache.stale(self.add(), 100.0))
 
     def refreshes(self, key: bytes, *times: float) -> list[bool]:
@@ -373,7 +373,7 @@ class MoreTests(SynchronousTestCase):
         """
         Then never.
         """
-        self.cache = ResponseCache(entries=10, octets=10**6, limits=Limits(), stale_for=0.0, prefetches=False)
+        self.cache = ResponseCache(CacheSettings(prefetches=False), entries=10, octets=10**6)
         self.assertEqual([False, False], self.refreshes(self.add(), 1.0, 95.0))
 
     def test_the_bounds_of_what_is_refreshed(self) -> None:
@@ -391,7 +391,7 @@ class MoreTests(SynchronousTestCase):
         """
         key = self.add()
         self.refreshes(key, 1.0)
-        self.cache.change(limits=Limits(most=50), stale_for=10.0, prefetches=False)
+        self.cache.apply_settings(CacheSettings(limits=Limits(most=50), stale_for=10.0, prefetches=False))
         self.assertEqual([False], self.refreshes(key, 95.0))
         self.assertIsNotNone(self.cache.stale(key, 109.9))
         self.assertIsNone(self.cache.stale(key, 110.0))
@@ -399,7 +399,7 @@ class MoreTests(SynchronousTestCase):
         entry = self.cache.peek(other)
         assert entry is not None
         self.assertEqual(50.0, entry[1] - entry[0])
-        self.cache.change(limits=Limits(), stale_for=0.0, prefetches=True)
+        self.cache.apply_settings(CacheSettings())
         self.assertEqual([False, True], self.refreshes(self.add("third.test."), 1.0, 95.0))
 
     def test_repr_counts_entries(self) -> None:

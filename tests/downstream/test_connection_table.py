@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.connection_table import MAX_NOT_SERVED, ConnectionTable
 from dotproxy.errors import ClientEnd
-from dotproxy.policy.client_shares import ClientShare, ClientShares, ShareLimits
+from dotproxy.policy.client_shares import ClientShare, ClientShares
+from dotproxy.policy.share_settings import ShareLimits, ShareSettings
 
 FULL = 12
 
@@ -50,9 +51,11 @@ class ConnectionTableTests(SynchronousTestCase):
         """
         self.table = ConnectionTable()
         self.shares = ClientShares(
-            lambda host: not host.startswith("198."),
-            max_in_flight=10,
-            limits=ShareLimits(exempt=(ip_network("203.0.113.0/24"),)),
+            ShareSettings(
+                lambda host: not host.startswith("198."),
+                max_in_flight=10,
+                limits=ShareLimits(exempt=(ip_network("203.0.113.0/24"),)),
+            )
         )
         self.time = 0.0
 

@@ -29,6 +29,7 @@ from dotproxy.policy.access import AccessList
 from dotproxy.policy.client import Client
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.server_cookies import ServerCookies
+from dotproxy.policy.share_settings import ShareSettings
 from dotproxy.telemetry.counters import TCP, TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.wire.framing import Deframer, frame
@@ -107,7 +108,7 @@ class ProxiedCase(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=2,
             max_outstanding=16,
-            share_of=lambda host: ClientShares(lambda host: True, max_in_flight=100).share_of(host, 0.0),
+            share_of=lambda host: ClientShares(ShareSettings(lambda host: True, max_in_flight=100)).share_of(host, 0.0),
         )
 
 

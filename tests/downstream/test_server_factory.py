@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.share_settings import ShareSettings
 
 
 class FactoryTests(SynchronousTestCase):
@@ -23,7 +24,7 @@ class FactoryTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         clock = Clock()
-        self.shares = ClientShares(lambda host: True, max_in_flight=10)
+        self.shares = ClientShares(ShareSettings(lambda host: True, max_in_flight=10))
         self.receiver = SimpleNamespace(handle_batch=lambda listener, batch: 0, counters=object())
         self.asked: list[str] = []
         self.ended: Counter[str] = Counter()

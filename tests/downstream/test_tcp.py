@@ -18,6 +18,7 @@ from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tcp import TcpConnection
 from dotproxy.errors import ClientEnd
 from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.share_settings import ShareSettings
 from dotproxy.policy.stream_limits import INITIAL_WINDOW, MAX_UNREAD_PER_CONNECTION, MAX_UNREAD_TOTAL
 from dotproxy.wire.framing import MAX_QUERY, Deframer, frame
 from dotproxy.wire.message import parse_query
@@ -108,7 +109,7 @@ class StreamScene(SynchronousTestCase):
         """
         self.clock = Clock()
         self.receiver = QueryReceiver()
-        self.shares = ClientShares(lambda host: not host.startswith("198."), max_in_flight=100)
+        self.shares = ClientShares(ShareSettings(lambda host: not host.startswith("198."), max_in_flight=100))
         self.factory = ListenerFactory(
             self.receiver,
             Resolver(servers=[("127.0.0.1", 1)], reactor=self.clock),

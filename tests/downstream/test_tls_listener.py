@@ -19,6 +19,7 @@ from dotproxy.downstream.server_factory import ListenerFactory
 from dotproxy.downstream.tls_context import CurrentContext, ServerTls
 from dotproxy.downstream.tls_listener import HANDSHAKE_TIMEOUT, TlsConnectionFactory, TlsListenerFactory
 from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.share_settings import ShareSettings
 from dotproxy.telemetry.counters import TLS, ListenerCounters
 from dotproxy.testing.certificates import Authority
 from dotproxy.upstream.tls_reads import new_connection
@@ -81,7 +82,7 @@ class TlsListenerCase(SynchronousTestCase):
             idle_timeout=10.0,
             max_connections=2,
             max_outstanding=16,
-            share_of=lambda host: ClientShares(lambda host: True, max_in_flight=100).share_of(host, 0.0),
+            share_of=lambda host: ClientShares(ShareSettings(lambda host: True, max_in_flight=100)).share_of(host, 0.0),
         )
         self.serve(ServerTls(ISSUED.certificate_pem, ISSUED.key_pem))
 

@@ -15,7 +15,8 @@ from dotproxy.errors import ShedReason
 from dotproxy.forwarding.client_filter import NEVER_ANSWERED, LimitActions
 from dotproxy.policy.access import LimitAction
 from dotproxy.policy.client import Client
-from dotproxy.policy.client_shares import FULL_BATCH, ShareLimits
+from dotproxy.policy.client_shares import FULL_BATCH
+from dotproxy.policy.share_settings import ShareLimits
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.wire.rewrite import EdnsRewriter

@@ -22,7 +22,8 @@ from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
 from dotproxy.policy.access import AccessList
 from dotproxy.policy.budget import Budget
 from dotproxy.policy.client import Client
-from dotproxy.policy.client_shares import ClientShares, ShareLimits
+from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.share_settings import ShareLimits, ShareSettings
 from dotproxy.policy.special_names import FAMILIES, SpecialNames
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener, ScriptedUpstream
@@ -58,7 +59,7 @@ class Scene:
         networks = [ip_network("127.0.0.0/8")]
         limits = given.pop("limits", ShareLimits(exempt=tuple(networks)))
         given["shares"] = ClientShares(
-            AccessList(networks).allows, max_in_flight=given.pop("max_outstanding", 100), limits=limits
+            ShareSettings(AccessList(networks).allows, max_in_flight=given.pop("max_outstanding", 100), limits=limits)
         )
         asked: dict[str, Any] = {"hedging": Budget(0), "query_timeout": 4.0, "attempt_timeout": 1.5, "at_once": 1}
         asked = {key: given.pop(key, default) for key, default in asked.items()}

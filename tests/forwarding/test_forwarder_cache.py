@@ -11,8 +11,7 @@ import dns.rcode
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.failures import FIRST
-from dotproxy.cache.responses import CacheEntry, ResponseCache
-from dotproxy.cache.ttl import Limits
+from dotproxy.cache.responses import CacheEntry, CacheSettings, ResponseCache
 from dotproxy.errors import ConnectionGone, Unreachable
 from dotproxy.forwarding.forwarder import STALE_AFTER
 from dotproxy.policy.client import Client
@@ -54,7 +53,7 @@ class CachedScene(Scene):
     """
 
     def __init__(self, upstreams: int = 1, *, stale_for: float = 86400.0, **settings: Any) -> None:
-        self.cache = ResponseCache(entries=100, octets=10**6, limits=Limits(), stale_for=stale_for)
+        self.cache = ResponseCache(CacheSettings(stale_for=stale_for), entries=100, octets=10**6)
         settings.setdefault("rewriter", EdnsRewriter())
         super().__init__(upstreams, cache=self.cache, **settings)
 

@@ -19,6 +19,7 @@ from dotproxy.forwarding.settings import DispatcherSettings, ForwarderSettings
 from dotproxy.policy.client_shares import ClientShares
 from dotproxy.policy.quarantine import question_key
 from dotproxy.policy.retry import Isolation
+from dotproxy.policy.share_settings import ShareSettings
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import ScriptedUpstream
 from dotproxy.testing.server import HANG_UP, DotServer
@@ -183,7 +184,7 @@ class HangingUp:
             monotonic=now,
         )
         given: dict[str, Any] = {"transfers": None, "cache": None}
-        given["shares"] = ClientShares(lambda host: True, max_in_flight=20000)
+        given["shares"] = ClientShares(ShareSettings(lambda host: True, max_in_flight=20000))
         self.forwarder = Forwarder(
             self.dispatcher,
             ForwarderSettings(

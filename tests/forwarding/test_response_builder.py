@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.forwarding.inflight import ClientRequest
 from dotproxy.forwarding.response_builder import ResponseBuilder, as_cached
-from dotproxy.policy.client_shares import ClientShares, ShareLimits
+from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.share_settings import ShareSettings
 from dotproxy.testing.client import make_query
 from dotproxy.testing.fakes import RecordingListener
 from dotproxy.testing.zone import TXT, A, Zone, address_rdata, txt_rdata
@@ -27,7 +28,7 @@ def request(octets: bytes, *, is_stream: bool = False) -> ClientRequest:
     """
     Return a query of a client.
     """
-    shares = ClientShares(lambda client: True, max_in_flight=10, limits=ShareLimits())
+    shares = ClientShares(ShareSettings(lambda client: True, max_in_flight=10))
     return ClientRequest(
         RecordingListener(is_stream=is_stream),
         ("192.0.2.9", 1),

@@ -17,9 +17,11 @@ from dotproxy.policy.client_shares import (
     MAX_PREFIXES,
     ClientShare,
     ClientShares,
-    ShareLimits,
 )
+from dotproxy.policy.share_settings import ShareLimits, ShareSettings
 from tests import rounds
+
+LIMITS = ShareLimits()
 
 
 class Scene:
@@ -27,10 +29,10 @@ class Scene:
     Shares at a time that goes on by hand.
     """
 
-    def __init__(self, *, max_in_flight: int = 1000, limits: ShareLimits | None = None) -> None:
+    def __init__(self, *, max_in_flight: int = 1000, limits: ShareLimits = LIMITS) -> None:
         self.now = 1000.0
         self.shares = ClientShares(
-            lambda host: not host.startswith("203.0.113."), max_in_flight=max_in_flight, limits=limits
+            ShareSettings(lambda host: not host.startswith("203.0.113."), max_in_flight=max_in_flight, limits=limits)
         )
 
     def of(self, host: str) -> ClientShare:
@@ -405,7 +407,7 @@ class BoundTests(SynchronousTestCase):
         scene.meet("192.0.2.1")
         account = scene.of("192.0.2.1").account
         scene.shares.try_charge(account, 40)
-        scene.shares.configure(lambda host: False, max_in_flight=10, limits=ShareLimits())
+        scene.shares.apply_settings(ShareSettings(lambda host: False, max_in_flight=10))
         self.assertFalse(scene.of("192.0.2.1").is_served)
         scene.shares.release(account, 40)
         self.assertEqual((0, 0, 0), (scene.shares.in_flight, scene.shares.octets, account.in_flight))
@@ -448,6 +450,18 @@ class LastingTests(SynchronousTestCase):
             scene.now += 0.01
         self.assertGreater(scene.shares.overloaded_until, scene.now)
 
+    def test_new_bound_of_queries_in_flight(self) -> None:
+        """
+        A reload may lower it below what is in flight: queries in flight stay, and no other has a place.
+        """
+        scene = Scene()
+        account = scene.of("192.0.2.1").account
+        self.assertTrue(scene.shares.try_charge(account, 40))
+        scene.shares.apply_settings(ShareSettings(lambda host: True, max_in_flight=1))
+        self.assertTrue(scene.shares.is_table_full(account, 40))
+        self.assertFalse(scene.shares.try_charge(account, 40))
+        self.assertEqual((1, 1), (scene.shares.in_flight, account.in_flight))
+
     def test_a_reload_changes_nobody(self) -> None:
         """
         Clients are known as before, and what they hold is theirs.
@@ -456,10 +470,12 @@ class LastingTests(SynchronousTestCase):
         scene.meet("192.0.2.1")
         share = scene.of("192.0.2.1")
         scene.shares.try_charge(share.account, 40)
-        scene.shares.configure(lambda host: True, max_in_flight=1000, limits=ShareLimits(rate=5))
+        scene.shares.apply_settings(ShareSettings(lambda host: True, max_in_flight=1000, limits=ShareLimits(rate=5)))
         self.assertIs(share, scene.of("192.0.2.1"))
         self.assertEqual((share, 1), (share.account, share.in_flight))
-        scene.shares.configure(lambda host: True, max_in_flight=1000, limits=ShareLimits(prefix_v4=24))
+        scene.shares.apply_settings(
+            ShareSettings(lambda host: True, max_in_flight=1000, limits=ShareLimits(prefix_v4=24))
+        )
         self.assertIsNot(share, scene.of("192.0.2.1"))
 
     def test_a_known_network_is_known_by_any_address(self) -> None:
@@ -500,7 +516,7 @@ class CreditTests(SynchronousTestCase):
         The last token is one query, not a whole slice; without a whole token, and no limit in force, it is a slice.
         """
         for tokens, credit, left in ((1.0, 0, 0.0), (1.5, 0, 0.5), (2.0, 1, 0.0), (0.9, CREDIT_SIZE - 1, 0.0)):
-            shares = ClientShares(lambda host: True, max_in_flight=3, limits=ShareLimits(rate=10.0))
+            shares = ClientShares(ShareSettings(lambda host: True, max_in_flight=3, limits=ShareLimits(rate=10.0)))
             share = shares.share_of("192.0.2.1", 0.0)
             shares.verify(share)
             share.tokens, share.filled_at = tokens, 0.0
@@ -529,7 +545,7 @@ class FullTests(SynchronousTestCase):
         """
         Either limit is enough; the last place and the last octet are places.
         """
-        shares = ClientShares(lambda host: True, max_in_flight=3)
+        shares = ClientShares(ShareSettings(lambda host: True, max_in_flight=3))
         account = shares.share_of("192.0.2.1", 0.0)
         for in_flight, octets, is_full in (
             *((0, 0, False), (2, 0, False), (3, 0, True), (4, 0, True)),
@@ -556,7 +572,7 @@ class FullTests(SynchronousTestCase):
                 ("192.0.2.1", MAX_IN_FLIGHT_OCTETS // 2 - 49, 0, False),
             ),
         ):
-            shares = ClientShares(lambda host: True, max_in_flight=3, limits=limits)
+            shares = ClientShares(ShareSettings(lambda host: True, max_in_flight=3, limits=limits))
             account = shares.share_of(host, 0.0)
             shares.in_flight = account.in_flight = in_flight
             shares.octets = account.octets = octets
@@ -570,7 +586,7 @@ class FullTests(SynchronousTestCase):
         A client without a share has no place only if there is none.
         """
         shares = ClientShares(
-            lambda host: True, max_in_flight=3, limits=ShareLimits(exempt=(ip_network("10.0.0.0/8"),))
+            ShareSettings(lambda host: True, max_in_flight=3, limits=ShareLimits(exempt=(ip_network("10.0.0.0/8"),)))
         )
         self.assertTrue(shares.is_table_full(shares.share_of("10.0.0.1", 0.0), 100))
         self.assertFalse(shares.is_table_full(shares.share_of("192.0.2.1", 0.0), 100))

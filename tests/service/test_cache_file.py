@@ -15,8 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.key import key_of
-from dotproxy.cache.responses import ResponseCache
-from dotproxy.cache.ttl import Limits
+from dotproxy.cache.responses import CacheSettings, ResponseCache
 from dotproxy.service.cache_file import INTERVAL, CacheFile
 from dotproxy.service.cache_file_format import encode, key_path, load_file, save_file
 from dotproxy.wire.message import parse_query
@@ -31,7 +30,7 @@ def make_cache() -> ResponseCache:
     """
     An empty cache.
     """
-    return ResponseCache(entries=2000, octets=10**7, limits=Limits(), stale_for=100.0)
+    return ResponseCache(CacheSettings(stale_for=100.0), entries=2000, octets=10**7)
 
 
 def add(cache: ResponseCache, name: str, now: float, ttl: int = 60) -> bytes:
