@@ -319,6 +319,17 @@ class LostTests(IsolationCase):
             self.network.advance(0.1)
         self.assertEqual(["warm", "a"], self.told.answered_tokens)
 
+    def test_probe_and_waiting_query_have_a_connection_each(self) -> None:
+        """
+        A check sends a probe although nothing waits for it, once, and the query that waited before it goes alone.
+        """
+        self.scene.ask_apart("a", accepted=False)
+        for _ in range(3):
+            self.scene.upstream._isolated.check()
+        self.network.accept_all(self.server)
+        self.assertEqual([False, True], sorted(is_probe(query) for query in self.server.queries))
+        self.assertEqual((["a"], 2), (self.told.answered_tokens, self.scene.dials))
+
     def test_every_query_is_counted_until_its_reply(self) -> None:
         """
         Queries that wait for a dial, for a probe, or for a reply are outstanding.
