@@ -463,3 +463,28 @@ class MoreTests(SynchronousTestCase):
             self.add(f"n{number}.test.")
         self.assertEqual((10, 5), (len(self.cache), self.cache.evicted))
         self.assertGreater(self.cache.octets, 10 * 400)
+
+    def test_octets_of_an_entry(self) -> None:
+        """
+        445 octets besides those of the key and of the body, and 8 for a TTL; 32 more for each hit's note and number.
+        """
+        for name, ttl in (("short.test.", 256), ("large.test.", 257)):
+            before = self.cache.octets
+            key = self.add(name, ttl=ttl)
+            entry = self.cache.peek(key)
+            assert entry is not None
+            ((ttl_at),) = entry.response.ttl_offsets
+            of_ttl = 8 if ttl_at <= 256 else 40
+            self.assertEqual(445 + len(key) + len(entry.response.body) + of_ttl, self.cache.octets - before)
+
+    def test_octets_of_a_hit(self) -> None:
+        """
+        That an entry was asked for takes 90 octets, once.
+        """
+        key = self.add()
+        entry = self.cache.peek(key)
+        assert entry is not None
+        before = self.cache.octets
+        for _ in range(3):
+            self.cache.note_hit(key, entry, 1.0)
+            self.assertEqual(90, self.cache.octets - before)

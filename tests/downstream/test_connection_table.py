@@ -166,7 +166,7 @@ class ConnectionTableTests(SynchronousTestCase):
             share = self.shares.share_of(f"198.51.100.{number}", self.time)
             self.assertTrue(table.make_room(share, 1000))
             table.add(Connection(table, share, number))
-        self.assertEqual(MAX_NOT_SERVED, len(table))
+        self.assertEqual((16, 16), (MAX_NOT_SERVED, len(table)))
         self.assertEqual([50.0 - MAX_NOT_SERVED + n for n in range(MAX_NOT_SERVED)], [one.last_used for one in table])
         served = self.shares.share_of("192.0.2.1", self.time)
         for _ in range(MAX_NOT_SERVED):

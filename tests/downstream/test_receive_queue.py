@@ -51,6 +51,18 @@ class ReceiveQueueTests(SynchronousTestCase):
         self.assertAlmostEqual(MAX_WAIT - 0.01, self.queue.delay, 5)
         self.assertTrue(self.is_stale_after(MAX_WAIT + 0.01))
 
+    def test_bounds(self) -> None:
+        """
+        2 s are not too long, nor is 0.25 s from the first second without an empty buffer on; more is.
+        """
+        self.assertFalse(self.is_stale_after(2.0))
+        self.now += 0.75
+        self.assertFalse(self.is_stale_after(0.5))
+        self.now += 0.25
+        self.assertTrue(self.is_stale_after(0.5))
+        self.assertFalse(self.is_stale_after(0.25))
+        self.assertTrue(self.is_stale_after(0.2501))
+
     def test_sustained(self) -> None:
         """
         When the buffer has not been empty for a second, 0.25 s are too long; once it was, it is 2 s again.

@@ -9,6 +9,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.downstream.recvmmsg import SLOT_SIZE, SLOTS, DatagramSlots, NotSupported
+from dotproxy.policy.client import Client
 
 
 class SlotTests(SynchronousTestCase):
@@ -97,6 +98,44 @@ class SlotTests(SynchronousTestCase):
         client.send(b"b" * (SLOT_SIZE + 1))
         client.send(b"c")
         self.assertEqual([b"a" * 4096, b"b" * 4096, b"c"], [octets for octets, _ in slots.receive()])
+
+    def test_the_rest_of_a_batch_is_sent_after_an_error(self) -> None:
+        """
+        Each system call is given the datagrams that are left, and no more.
+        """
+        slots = self.bind()
+        client = self.client()
+        client.send(b"q")
+        ((_, who),) = slots.receive()
+        calls: list[int] = []
+        sendmmsg: Any = slots._sendmmsg
+
+        def counted(descriptor: int, headers: Any, count: int, flags: int) -> int:
+            calls.append(count)
+            return int(sendmmsg(descriptor, headers, count, flags))
+
+        slots._sendmmsg = counted
+        batch = [(b"%d" % number, who) for number in range(20)]
+        batch[5] = (bytes(70_000), who)
+        self.assertEqual(1, slots.send(batch))
+        self.assertEqual([20, 15, 14], calls)
+
+    def test_control_data_of_one_client_is_not_used_for_another(self) -> None:
+        """
+        A response without control data beside one with it: each leaves from the address its query came to.
+        """
+        slots = self.bind(wildcard=True)
+        clients = [self.client() for _ in range(14)]
+        for client in clients:
+            client.send(b"q")
+        received = slots.receive()
+        size = slots._name_size
+        replies: list[Any] = [
+            (b"%d" % number, client if number % 2 else Client(client.host, client.port, client.route[:size]))
+            for number, (_, client) in enumerate(received)
+        ]
+        self.assertEqual(0, slots.send(replies))
+        self.assertEqual([b"%d" % number for number in range(14)], [client.recv(100) for client in clients])
 
     def test_what_cannot_be_sent_is_lost_alone(self) -> None:
         """

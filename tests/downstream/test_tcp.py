@@ -440,7 +440,7 @@ class FullBuffers:
         self.written = 0
         self.producer: Any = None
         transport.registerProducer = self.register  # type: ignore[method-assign]
-        transport.unregisterProducer = lambda: None  # type: ignore[method-assign]
+        transport.unregisterProducer = self.unregister  # type: ignore[method-assign]
         transport.write = self.write  # type: ignore[method-assign]
 
     def register(self, producer: Any, streaming: bool) -> None:
@@ -449,13 +449,19 @@ class FullBuffers:
         """
         self.producer = producer
 
+    def unregister(self) -> None:
+        """
+        Called by the listener; nothing is paused from now on.
+        """
+        self.producer = None
+
     def write(self, data: bytes) -> None:
         """
         Called by the listener; says that it is full, as often as it is.
         """
         self.transport.writes.append(data)
         self.written += len(data)
-        if self.written > self.room:
+        if self.written > self.room and self.producer is not None:
             self.producer.pauseProducing()
 
     def read(self) -> None:
@@ -667,6 +673,20 @@ class UnreadTests(StreamScene):
             listener.send_answers([(octet * 100, None)])
         listener.close()
         self.assertTrue(buffers.transport.disconnecting)
+        sent = Deframer().feed(b"".join(buffers.transport.writes))
+        self.assertEqual([b"1" * 100, b"2" * 100, b"3" * 100], sent)
+
+    def test_response_after_a_close_while_the_client_does_not_read(self) -> None:
+        """
+        It is written after those that were kept, not kept for a client that is never waited for again.
+        """
+        listener, buffers = self.connect_full(room=10)
+        listener.dataReceived(frame(b"asked") * 3)
+        for octet in (b"1", b"2"):
+            listener.send_answers([(octet * 100, None)])
+        listener.close()
+        self.patch(buffers.transport, "resumeProducing", lambda: None)  # as sockets do after loseConnection
+        listener.send_answers([(b"3" * 100, None)])
         sent = Deframer().feed(b"".join(buffers.transport.writes))
         self.assertEqual([b"1" * 100, b"2" * 100, b"3" * 100], sent)
 

@@ -181,6 +181,17 @@ class BatchPortTests(SynchronousTestCase):
             port.doRead()
             self.assertEqual(b"HELLO", client.recv(100), host)
 
+    def test_large_query_on_a_wildcard_address(self) -> None:
+        """
+        It is received whole, as on any other address.
+        """
+        for host in ("127.0.0.1", "0.0.0.0"):
+            port, _ = self.listen(host)
+            client = self.client("127.0.0.1")
+            client.send(b"q" * 4000)
+            port.doRead()
+            self.assertEqual(b"Q" * 4000, client.recv(65535), host)
+
     def test_ipv6_is_ipv6_only(self) -> None:
         """
         Both wildcard addresses can be listened on at once, on one port.

@@ -58,6 +58,41 @@ class LatencyTests(SynchronousTestCase):
             latency.note(11.0)
         self.assertEqual(11.0, latency.p50)
 
+    def test_percentiles_are_computed_with_the_first_response_and_every_sixteen(self) -> None:
+        """
+        Between these they stay as they are.
+        """
+        latency = Latency()
+        latency.note(0.1)
+        self.assertEqual((0.1, 0.1), (latency.p50, latency.p95))
+        for turn in (0.5, 0.9):
+            before = (latency.p50, latency.p95)
+            for _ in range(15):
+                latency.note(turn)
+                self.assertEqual(before, (latency.p50, latency.p95))
+            latency.note(turn)
+            self.assertEqual(turn, latency.p95)
+        self.assertEqual(0.5, latency.p50)
+
+    def test_percentiles_are_those_of_the_last_128_responses(self) -> None:
+        """
+        Each response beyond these replaces the oldest one.
+        """
+        latency = Latency()
+        seconds = [((number * 7919) % 1009) / 1000 for number in range(128 * 3 + 1)]
+        for count, one in enumerate(seconds, 1):
+            latency.note(one)
+            if count % 16 == 1:
+                latest = sorted(seconds[max(0, count - 128) : count])
+                expected = (latest[len(latest) // 2], latest[len(latest) * 95 // 100])
+                self.assertEqual(expected, (latency.p50, latency.p95), count)
+
+    def test_floors(self) -> None:
+        """
+        No query is overdue before 0.25 s, or hedged before 0.05 s.
+        """
+        self.assertEqual((0.25, 0.05), (MIN_OVERDUE, MIN_HEDGE))
+
 
 class HedgeTests(SynchronousTestCase):
     """

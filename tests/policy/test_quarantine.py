@@ -112,6 +112,26 @@ class QuarantineTests(SynchronousTestCase):
         self.quarantine.remove(key("1.ads.test."))
         self.assertFalse(self.holds("1.ads.test."))
 
+    def test_an_answer_ends_the_count_of_its_zone(self) -> None:
+        """
+        Three questions make a zone only if none under it was answered in between.
+        """
+        for name in ("a.ads.test.", "b.ads.test."):
+            self.quarantine.add(key(name), 0.0)
+        self.quarantine.remove(key("good.ads.test."))
+        for name, is_zone in (("c.ads.test.", False), ("d.ads.test.", False), ("e.ads.test.", True)):
+            self.quarantine.add(key(name), 0.0)
+            self.assertEqual(is_zone, self.holds("other.ads.test."), name)
+
+    def test_an_answered_question_is_not_isolated(self) -> None:
+        """
+        Others are, until they are answered.
+        """
+        for name in ("a.one.test.", "a.two.example."):
+            self.quarantine.add(key(name), 0.0)
+        self.quarantine.remove(key("a.one.test."))
+        self.assertEqual((False, True), (self.holds("a.one.test."), self.holds("a.two.example.")))
+
     def test_a_zone_with_answers_between(self) -> None:
         """
         A name such as a top-level domain, under which others are answered meanwhile, becomes no zone.

@@ -98,6 +98,12 @@ class NamedTests(SynchronousTestCase):
                 self.successResultOf(connected)
                 self.assertEqual(lookups, len(self.asked), ttl)
 
+    def test_numbers(self) -> None:
+        """
+        Addresses are used for a minute to a day; 16 of them; 32 datagrams that do not match end a lookup.
+        """
+        self.assertEqual(((60.0, 86400.0), 16, 1.5, 32), (FRESH, MOST_ADDRESSES, LOOKUP_TIMEOUT, MAX_MISMATCHES))
+
     def test_what_was_found_before_counts(self) -> None:
         """
         If a later lookup fails, the addresses are those of before.
@@ -159,17 +165,20 @@ class Resolver:
 
     def __init__(self, four: Any, six: Any) -> None:
         self.four, self.six = four, six
+        self.lookups: list[tuple[str, str, Any]] = []
 
     def lookupAddress(self, name: str, timeout: Any) -> Deferred[Any]:
         """
         IPv4.
         """
+        self.lookups.append(("A", name, timeout))
         return fail(self.four) if isinstance(self.four, Exception) else succeed((self.four, [], []))
 
     def lookupIPV6Address(self, name: str, timeout: Any) -> Deferred[Any]:
         """
         IPv6.
         """
+        self.lookups.append(("AAAA", name, timeout))
         return fail(self.six) if isinstance(self.six, Exception) else succeed((self.six, [], []))
 
 
@@ -205,6 +214,7 @@ class AddressesTests(SynchronousTestCase):
         alias = names.RRHeader("dot.test", names.CNAME, names.IN, 5, names.Record_CNAME("x.test", 5))
         resolver = Resolver([alias, four("192.0.2.1", 60), four("192.0.2.2", 90)], [six("2001:db8::1", 70)])
         self.assertEqual((["192.0.2.1", "2001:db8::1", "192.0.2.2"], 60.0), self.successResultOf(self.found(resolver)))
+        self.assertEqual([("A", "dot.test", [1.5]), ("AAAA", "dot.test", [1.5])], resolver.lookups)
 
     def test_more_addresses_than_an_upstream_has(self) -> None:
         """

@@ -344,6 +344,18 @@ class FailureTests(SynchronousTestCase):
             scene.network.accept(scene.server)
             self.assertEqual((["a"], Tier.GOOD), (scene.told.answered_tokens, scene.upstream.tier))
 
+    def test_another_worker_found_it_down_and_nobody_asks(self) -> None:
+        """
+        It is dialled all the same when that is due, so that queries find it up when it works again.
+        """
+        scene = Scene()
+        scene.upstream.learn_down(Unreachable("connect", "connection refused"))
+        self.assertEqual(0, scene.dials)
+        scene.network.advance(60.0)
+        self.assertEqual(1, scene.dials)
+        scene.network.accept(scene.server)
+        self.assertEqual(Tier.GOOD, scene.upstream.tier)
+
     def test_what_another_worker_found_matters_only_to_one_that_is_down(self) -> None:
         """
         One that nobody asked is not dialled for it; nor is one that is stopped.

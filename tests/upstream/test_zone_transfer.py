@@ -229,6 +229,39 @@ class BrokenTests(SynchronousTestCase):
         self.assertEqual(dns.rcode.SERVFAIL, answer.rcode())
         self.assertIn("read: shutting down", answer.options[0].text)
 
+    def test_a_transfer_that_has_ended_makes_room_for_another(self) -> None:
+        """
+        The limit is on those under way.
+        """
+        scene = Scene(limit=1)
+        for _ in range(3):
+            scene.begin()
+            scene.accept()
+            scene.send(*messages_of(scene.query, whole(7, range(3)), {2}))
+        self.assertEqual(
+            [dns.rcode.NOERROR] * 3, [dns.message.from_wire(octets).rcode() for octets, _ in scene.listener.answers]
+        )
+        scene.begin()
+        scene.begin()
+        last = dns.message.from_wire(scene.listener.answers[-1][0])
+        self.assertEqual((4, dns.rcode.SERVFAIL), (len(scene.listener.answers), last.rcode()))
+        self.assertEqual("too many zone transfers under way", last.options[0].text)
+
+    def test_silence(self) -> None:
+        """
+        After 15 s without a message the client is told SERVFAIL, with the phase and the reason.
+        """
+        scene = Scene()
+        messages = messages_of(scene.query, whole(7, range(9)), {3, 6}, question=False)
+        scene.begin()
+        scene.accept()
+        scene.network.advance(14.9)
+        scene.send(messages[0])
+        scene.network.advance(14.9)
+        self.assertEqual([], scene.listener.answers)
+        scene.network.advance(0.2)
+        self.assertEqual("u0: read: nothing for 15 s of a zone transfer", scene.answer().options[0].text)
+
     def test_over_once(self) -> None:
         """
         What comes after the end is not sent, and a client that goes away then changes nothing.

@@ -1,0 +1,34 @@
+"""
+How many addresses and prefixes are remembered, in numbers.
+"""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from dotproxy.policy import client_shares
+from dotproxy.policy.client_shares import ClientShares
+
+
+class BoundTests(SynchronousTestCase):
+    """
+    The tables, at their bounds.
+    """
+
+    def test_numbers(self) -> None:
+        """
+        8192 addresses and as many prefixes are remembered.
+        """
+        self.assertEqual((8192, 8192), (client_shares.MAX_HOSTS, client_shares.MAX_PREFIXES))
+
+    def test_prefixes_are_evicted_when_the_table_is_full(self) -> None:
+        """
+        As many as fit are kept; the next one evicts some of the oldest, and is kept.
+        """
+        shares = ClientShares(lambda host: True, max_in_flight=100)
+        for number in range(8192):
+            shares.share_of(f"10.{number >> 8}.{number & 255}.1", 1000.0)
+        self.assertEqual(8192, len(shares))
+        youngest = shares.share_of("10.31.255.1", 1000.0)
+        last = shares.share_of("192.0.2.1", 1000.0)
+        self.assertLess(len(shares), 8192)
+        self.assertIs(youngest, shares.share_of("10.31.255.1", 1000.0))
+        self.assertIs(last, shares.share_of("192.0.2.1", 1000.0))
