@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.policy import client_shares
 from dotproxy.policy.client_shares import ClientShares
+from dotproxy.policy.share_settings import ShareSettings
 
 
 class BoundTests(SynchronousTestCase):
@@ -23,7 +24,7 @@ class BoundTests(SynchronousTestCase):
         """
         As many as fit are kept; the next one evicts some of the oldest, and is kept.
         """
-        shares = ClientShares(lambda host: True, max_in_flight=100)
+        shares = ClientShares(ShareSettings(lambda host: True, max_in_flight=100))
         for number in range(8192):
             shares.share_of(f"10.{number >> 8}.{number & 255}.1", 1000.0)
         self.assertEqual(8192, len(shares))
