@@ -1,3 +1,3 @@
 """
-What is kept of responses: the cache, the packet cache and the failure cache; pure, without clock and I/O.
+The cache, the packet cache and the failure cache: pure, without a clock and I/O.
 """

@@ -1,7 +1,7 @@
 """
-Questions that could not be answered a moment ago (RFC 9520 §3.2).
+The failure cache: questions that failed a short time ago (RFC 9520 §3.2).
 
-Decides for how long a failure is not tried again: 5 s, and twice as long each time it fails again, within bounds.
+Decides for how long a failure is cached: 5 s, twice as long each time the question fails again, 40 s at most.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from typing import NamedTuple, Protocol
 from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.parsed_response import ParsedResponse
 
+#: How long a first failure is cached, in seconds.
 FIRST = 5.0
 
-#: RFC 9520 allows five minutes; nobody who mends something should wait for that.
+#: The longest time that a failure is cached, in seconds.  RFC 9520 §3.2 allows 300, too long after a repair.
 LONGEST = 40.0
 
-#: So many are remembered.
+#: The most failures in the cache; the oldest is removed.
 MAX_ENTRIES = 10000
 
-#: EDNS options of a failure are kept if they are no longer, in octets; an Extended DNS Error has room in that.
+#: EDNS options of a failure are cached up to this size, in octets; an Extended DNS Error fits.
 MOST_OPTIONS = 512
 
 
@@ -29,7 +30,7 @@ FailureResponse = ParsedResponse | ExtendedError
 
 class Failure(NamedTuple):
     """
-    ``until`` when it is not tried again; ``what`` is what is answered meanwhile; ``times`` how often it has failed.
+    ``until``: when the failure expires; ``times``: failures in sequence; ``what``: the response until then.
     """
 
     until: float
@@ -39,23 +40,23 @@ class Failure(NamedTuple):
 
 class FailureObserver(Protocol):
     """
-    Who is told what failed and what no longer does.
+    Is informed of failures, and of their end.
     """
 
     def question_failed(self, key: bytes, failure: FailureResponse) -> None:
         """
-        It failed; ``failure`` is what is answered to it for now.
+        Note that a question failed; ``failure`` is the response until the failure expires.
         """
 
     def question_recovered(self, key: bytes) -> None:
         """
-        It had failed, and was answered.
+        Note that a question that had failed got a response.
         """
 
 
 class FailureCache:
     """
-    By key; times are in seconds on the caller's clock.
+    Failures by cache key.  Times are in seconds on the caller's clock.
     """
 
     __slots__ = ("_known", "_observer")
@@ -69,13 +70,13 @@ class FailureCache:
 
     def get(self, key: bytes) -> Failure | None:
         """
-        Return the last failure, if nothing went well since.
+        Return the last failure of a question, expired or not; None if it succeeded since.
         """
         return self._known.get(key)
 
     def add(self, key: bytes, what: FailureResponse, now: float) -> None:
         """
-        It failed.
+        Add a failure, and inform the observer.
         """
         self.learn(key, what, now)
         if self._observer is not None:
@@ -83,7 +84,7 @@ class FailureCache:
 
     def learn(self, key: bytes, what: FailureResponse, now: float) -> None:
         """
-        It failed elsewhere: the observer need not be told.
+        Add a failure that another process reported; the observer is not informed.
         """
         if isinstance(what, ParsedResponse) and len(what.options) > MOST_OPTIONS:
             what = what._replace(options=b"")
@@ -95,19 +96,19 @@ class FailureCache:
 
     def remove(self, key: bytes) -> None:
         """
-        It went well.
+        Remove the failure of a question that got a response, and inform the observer.
         """
         if self._known.pop(key, None) is not None and self._observer is not None:
             self._observer.question_recovered(key)
 
     def unlearn(self, key: bytes) -> None:
         """
-        It went well elsewhere: the observer need not be told.
+        Remove a failure whose end another process reported; the observer is not informed.
         """
         self._known.pop(key, None)
 
     def clear(self) -> None:
         """
-        What failed may well go well now.
+        Remove all failures; the observer is not informed.
         """
         self._known.clear()

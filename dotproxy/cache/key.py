@@ -1,8 +1,8 @@
 """
-What makes two queries the same question.
+The cache key: which queries get the same response.
 
-Decides what an answer depends on: name, type, class, DO, CD, and the client subnet where that is passed on.  A query
-with anything else that may matter to who answers is a question of its own.
+Decides what a response depends on: QNAME, QTYPE, QCLASS, DO, CD, and the client subnet if it is forwarded.  A query
+with anything else that may change the response has no key: it is neither cached nor joined.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dotproxy.wire.rrtypes import META_TYPES
 
 _ECS_CODE = ECS.to_bytes(2, "big")
 
-#: Headers after the ID of queries for one question and nothing else, with and without OPT, to their CD.  TC does not
-#: count, and upstreams do not see it.
+#: From the header after the ID to CD, for queries with one question, with or without OPT.  TC is ignored, since it is
+#: not forwarded.
 _PLAIN = {
     HEADER.pack(0, RD | tc | ad | cd, 1, 0, 0, additionals)[2:]: cd
     for tc in (0, TC)
@@ -23,18 +23,19 @@ _PLAIN = {
     for additionals in (0, 1)
 }
 
-#: A client subnet option with a whole IPv6 address (RFC 7871 §6), in octets; none is longer.
+#: The longest client subnet option, with a whole IPv6 address (RFC 7871 §6), in octets.
 _LONGEST_ECS = 24
 
-#: By CD and EDNS flags.
+#: The octet of the key for CD and the EDNS flags.
 _MARKS = {(0, 0): b"\0", (CD, 0): b"\1", (0, DO): b"\2", (CD, DO): b"\3"}
 
 
 def key_of(query: bytes, info: QueryInfo) -> bytes:
     """
-    Return what is the same for all queries that ask the same question, b"" for one that is asked for itself alone.
+    Return the cache key of a query, b"" if its response is for this query only.
 
-    It begins with the name in lower case (RFC 4343), after which stand four octets of type and class, as in the query.
+    The key is the QNAME in lower case (RFC 4343) and wire form, QTYPE and QCLASS, an octet for DO and CD, and the
+    client subnet option.
     """
     cd = _PLAIN.get(query[2:HEADER_SIZE])
     if cd is None:
@@ -54,9 +55,9 @@ def key_of(query: bytes, info: QueryInfo) -> bytes:
 
 def is_unusual(query: bytes, info: QueryInfo) -> bool:
     """
-    Return whether a query is of a kind that servers may refuse by closing the connection, or limit more than others.
+    Return whether servers may close the connection on a query, or limit it more than others.
 
-    That is: of another opcode than QUERY, with RD clear, signed, for a meta type (RFC 6895 §3.1), or of another class
+    Such queries have an opcode other than QUERY, RD clear, a signature, a meta type (RFC 6895 §3.1), or a class other
     than IN.
     """
     end = info.question_end
@@ -66,7 +67,7 @@ def is_unusual(query: bytes, info: QueryInfo) -> bool:
 
 def name_in(key: bytes) -> bytes:
     """
-    Return the name a key begins with, in wire form.
+    Return the QNAME in a key, in lower case and wire form.
     """
     offset = 0
     while key[offset]:

@@ -1,16 +1,16 @@
 """
 The packet cache: responses of the current second, by the octets of the query without its ID.
 
-Decides only when entries are removed: at the end of the second, to which the ages in a response are rounded up so that
-no TTL is too high, and when there are too many.  Refuses to know what a message says.
+Decides when entries are removed: at the end of the second, and all at once when there are too many.  The caller rounds
+the age of a response up to the end of the second, so that no TTL is too high.  Refuses to know what is in a message.
 """
 
 from __future__ import annotations
 
-#: Entries of one kind of listener; there is no second in which more queries repeat.
+#: The most entries of one kind of listener.  More queries than this do not repeat within a second.
 MAX_ENTRIES = 10000
 
-#: Octets of a query and its response together: longer ones are rare, and would let a client fill the memory.
+#: The most octets of a query and its response together.  Longer ones are rare, and would let a client fill the memory.
 MAX_OCTETS = 1500
 
 
@@ -29,9 +29,9 @@ class PacketEntry:
 
 class PacketCache:
     """
-    From a query without its ID to a response, for each kind of listener.
+    Responses by query without its ID, for each kind of listener.
 
-    ``counts`` is where responses are counted, ``hits`` the number of responses from here, both as of the last
+    ``counts`` are the caller's counters of responses, ``hits`` is the number of cache hits, both as of the last
     ``flush_counts``.
     """
 
@@ -73,7 +73,7 @@ class PacketCache:
 
     def add(self, kind: int, query: bytes, response: bytes, index: int) -> None:
         """
-        Keep the response to a query that came to a listener of a kind, and its index in ``counts``.
+        Add the response to a query of a listener of this kind; ``index`` is where ``counts`` has its hits.
         """
         self._entries[kind][query[2:]] = PacketEntry(response[2:], index)
 

@@ -1,8 +1,8 @@
 """
-The cache: answers by question, while they are fresh, and for a while longer in case nobody has a fresh one.
+The cache: responses by question, until they expire, and longer to serve them stale.
 
-Decides what is kept, what is fresh, what is stale but better than nothing (RFC 8767), and what is worth asking anew
-before it ends.  Time is seconds on a clock that also counts sleep.
+Decides what is fresh, what may be served stale (RFC 8767), and which entries are refreshed before they expire.  Times
+are in seconds on a clock that counts suspend, unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from dotproxy.wire.edns import EDE_STALE_ANSWER, EDE_STALE_NXDOMAIN, ExtendedErr
 from dotproxy.wire.message import NXDOMAIN
 from dotproxy.wire.parsed_response import ParsedResponse
 
-#: The TTL stale records are given (RFC 8767 §5), in seconds.
+#: The TTL of stale records (RFC 8767 §5), in seconds.
 STALE_TTL = 30
 
-#: An entry is refreshed in the last tenth of its life, if that was not a short one.
+#: An entry is refreshed in the last tenth of its lifetime, if that is 10 s or longer.
 _LAST = 0.1
 _SHORT = 10.0
 
-#: Of what clients ask, as much again may be asked to refresh what is popular.
+#: Queries that refresh entries are at most this fraction of clients' queries.
 _REFRESHED = 0.1
 
-#: What an entry takes beside its octets: two tuples, two floats, places in a dictionary and a queue, the heads
-#: of the objects that hold octets, and what the allocator rounds up; as measured.
+#: The memory that an entry takes beside its octets, in octets, as measured: two tuples, two floats, slots in a
+#: dictionary and a queue, headers of the bytes objects, and the allocator's rounding.
 OVERHEAD = 445
 
-#: What it takes to remember that an entry was asked for: a number, and its places in a set, as measured.
+#: The memory that a noted hit takes, in octets, as measured: an int, and its slots in a set.
 NOTE_SIZE = 90
 
-#: A place in a tuple, and the number there if it is not one of those that Python has once for all.
+#: A slot in a tuple, an int of its own, both in octets, and the largest int that Python shares.
 _PLACE, _NUMBER, _LARGEST_SHARED = 8, 32, 256
 
 _EXTENDED_ERRORS = {False: ExtendedError(EDE_STALE_ANSWER, ""), True: ExtendedError(EDE_STALE_NXDOMAIN, "")}
 
 
-#: A named tuple is made by a function in Python, which takes longer.
+#: The constructor of a named tuple is written in Python, which takes longer.
 _new = tuple.__new__
 
 
@@ -97,27 +97,27 @@ class ResponseCache:
     @property
     def octets(self) -> int:
         """
-        What it holds takes about so much memory.
+        The memory that entries take, in octets, estimated.
         """
         return self._store.octets
 
     @property
     def evicted(self) -> int:
         """
-        How many had to go for others.
+        The number of entries evicted for others.
         """
         return self._store.evicted
 
     def peek(self, key: bytes) -> CacheEntry | None:
         """
-        Return the answer, if it is there, fresh or not.
+        Return the entry of a key, fresh or not; None without one.
         """
         return self._store.peek(key)
 
     def note_hit(self, key: bytes, entry: CacheEntry, now: float) -> bool:
         """
-        Take note that a fresh answer was given; return whether it should be asked for anew: it is about to expire, it
-        was asked for before, and not too much is being refreshed.
+        Note a hit of a fresh entry; return whether to refresh it: it is in the last tenth of its lifetime, it had a hit
+        before, and the budget of refreshes is not spent.
         """
         stored, expires, _ = entry
         is_due = expires - now < _LAST * (expires - stored)
@@ -127,7 +127,8 @@ class ResponseCache:
 
     def stale(self, key: bytes, now: float) -> ParsedResponse | None:
         """
-        Return an answer that is not fresh any more but may still be given, marked as what it is (RFC 8914 §4.4, §4.20).
+        Return a stale response, with the Extended DNS Error "Stale Answer" or "Stale NXDOMAIN Answer" (RFC 8914 §4.4,
+        §4.20); None without one.
         """
         if not self._stale_for:
             return None
@@ -137,16 +138,16 @@ class ResponseCache:
         stored, expires, answer = entry
         if stored < expires:
             answer = answer.with_ttl(STALE_TTL)
-            if expires <= now:  # it is never fresh again: the next client gets what is made now
+            if expires <= now:  # it is never fresh again: keep the rewritten response for the next client
                 self._store.replace(key, _new(CacheEntry, (expires, expires, answer)))
         mark = ede_option(_EXTENDED_ERRORS[answer.rcode == NXDOMAIN])
         return answer._replace(options=answer.options + mark)
 
     def add(self, key: bytes, answer: ParsedResponse, qtype: int, now: float, date: int) -> ParsedResponse:
         """
-        Keep an answer, if it may be kept; return it as clients get it.
+        Add a response, if it may be cached; return it with the TTLs that clients get.
 
-        ``date`` is in seconds since 1970: signatures end by it.
+        ``date`` is in seconds since 1970: signatures expire by it.
         """
         lifetime, answer = freshness(answer, qtype, self._limits, date)
         if lifetime > 0:
@@ -155,40 +156,40 @@ class ResponseCache:
 
     def credit_prefetch(self, questions: int) -> None:
         """
-        Take note of how much clients ask, which is what refreshing is measured by.
+        Add the refreshes that this number of clients' queries allows to the budget.
         """
         self._refreshes.credit(questions)
 
     def flush(self) -> int:
         """
-        Forget everything; return how many answers that were.
+        Remove all entries; return their number.
         """
         return self._store.clear()
 
     def flush_name(self, name: bytes) -> int:
         """
-        Forget what is known of one name, in wire form.
+        Remove the entries of one name, in wire form; return their number.
         """
         folded = name.lower()
         return self._store.remove([key for key, _ in self._store.items() if name_in(key) == folded])
 
     def flush_subtree(self, name: bytes) -> int:
         """
-        Forget what is known of a name, in wire form, and of all below it.
+        Remove the entries of a name, in wire form, and of all names below it; return their number.
         """
         folded = name.lower()
         return self._store.remove([key for key, _ in self._store.items() if _is_in(name_in(key), folded)])
 
     def entries(self) -> Iterator[tuple[bytes, CacheEntry]]:
         """
-        Yield all there is, with its keys.
+        Yield all entries with their keys.
         """
         return self._store.items()
 
     def restore(self, entries: Iterable[tuple[bytes, CacheEntry]], now: float) -> None:
         """
-        Take back what was known before, but for what is known better now, of no use any more, or from a time that has
-        not come yet, since a clock that was wrong would keep it for ever.
+        Add saved entries, except those whose key has an entry, those too old to be served stale, and those stored in
+        the future: after the correction of a wrong clock they would be kept for too long.
         """
         for key, entry in entries:
             if entry.stored_at <= now + 1 and key not in self._store and now < entry.expires_at + self._stale_for:

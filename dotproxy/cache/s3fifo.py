@@ -1,10 +1,10 @@
 """
-A bounded store that keeps what is asked for again: S3-FIFO.
+A bounded store with the eviction policy S3-FIFO.
 
-Decides what is thrown out when there is no room.  New entries wait in a small queue; those that were asked for while
-there move on to the main one, the others go, so that a scan of names that are asked for once cannot empty the store.
-What went is remembered for a while, and if it comes again it is not new (Yang et al., "FIFO queues are all you need
-for cache eviction", SOSP 2023).  ``benchmarks/eviction.py`` compares it with others.  Knows nothing of what it keeps.
+Decides which entries are evicted.  New entries go to a small queue; those that had a hit there move on to the main one,
+the others are evicted, so that a scan of many names cannot empty the store.  Hashes of evicted keys are kept for a
+while; an entry whose key is among them goes to the main queue at once (Yang et al., "FIFO queues are all you need for
+cache eviction", SOSP 2023).  ``benchmarks/eviction.py`` compares it with others.  Refuses to know what values are.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
-#: The small queue has this share of the entries.
+#: The small queue has this fraction of the entries.
 _SMALL = 0.1
 
 
 class Store(Generic[Value]):
     """
-    At most so many entries and octets, as ``size_of`` counts them, and ``note_size`` for each that was asked for.
+    At most ``max_entries`` entries and ``max_octets`` octets: ``size_of`` each, and ``note_size`` for each that had a
+    hit.
     """
 
     __slots__ = (
@@ -38,11 +39,11 @@ class Store(Generic[Value]):
         self._size_of = size_of
         self._note_size = note_size
         self._entries: dict[bytes, Value] = {}
-        # Hashes of the keys that were asked for: the keys that come with queries are other objects, of any size.
+        # Hashes of keys that had a hit: to keep the key of a query would keep another object, of any size.
         self._used: set[int] = set()
         self._small: deque[bytes] = deque()
         self._main: deque[bytes] = deque()
-        # Hashes of what was thrown out, each in the place its value says: one in a store's worth is forgotten early.
+        # Hashes of evicted keys, each at the index of its value; a newer one replaces an older one.
         self._ghosts = array("q", bytes(8 * max(1, max_entries)))
         self._octets = 0
         self.evicted = 0
@@ -53,7 +54,7 @@ class Store(Generic[Value]):
     @property
     def octets(self) -> int:
         """
-        How much memory it takes.
+        The memory that entries take, in octets, as ``size_of`` and ``note_size`` have it.
         """
         return self._octets + self._note_size * len(self._used)
 
@@ -68,7 +69,7 @@ class Store(Generic[Value]):
 
     def get(self, key: bytes) -> Value | None:
         """
-        Return what is kept under a key, and note that it was asked for.
+        Return the value of a key, and note a hit; None without one.
         """
         value = self._entries.get(key)
         if value is not None:
@@ -77,25 +78,25 @@ class Store(Generic[Value]):
 
     def use(self, key: bytes) -> None:
         """
-        Note that what is kept under a key was asked for.
+        Note a hit of a key.
         """
         self._used.add(hash(key))
 
     def peek(self, key: bytes) -> Value | None:
         """
-        Return what is kept under a key.
+        Return the value of a key, without a note; None without one.
         """
         return self._entries.get(key)
 
     def was_asked_for(self, key: bytes) -> bool:
         """
-        Whether what is kept under a key was asked for since it was put there, or was spared for it.
+        Return whether a key had a hit since it was added, or since a hit last kept it from eviction.
         """
         return hash(key) in self._used
 
     def put(self, key: bytes, value: Value) -> None:
         """
-        Keep a value, in place of what was under its key; throw out what there is no room for.
+        Add a value, or replace that of its key; evict entries if there is no room.
         """
         entries = self._entries
         self._octets += self._size_of(key, value)
@@ -106,21 +107,21 @@ class Store(Generic[Value]):
             self._octets -= self._size_of(key, old)
             self._used.discard(hash(key))
         else:
-            place = hash(key)
-            is_known = self._ghosts[place % len(self._ghosts)] == place
+            digest = hash(key)
+            is_known = self._ghosts[digest % len(self._ghosts)] == digest
             (self._main if is_known else self._small).append(key)
         if len(entries) > self._max_entries or self._octets + self._note_size * len(self._used) > self._max_octets:
             self._make_room()
 
     def replace(self, key: bytes, value: Value) -> None:
         """
-        Keep a value of the same size in the place of what is kept under a key.
+        Replace the value of a key by one of the same size.
         """
         self._entries[key] = value
 
     def remove(self, keys: Iterable[bytes]) -> int:
         """
-        Remove these; return how many there were.
+        Remove keys; return the number of entries removed.
         """
         removed = 0
         for key in keys:
@@ -136,7 +137,7 @@ class Store(Generic[Value]):
 
     def clear(self) -> int:
         """
-        Remove everything; return how many there were.
+        Remove all entries; return their number.
         """
         return self.remove(tuple(self._entries))
 
@@ -146,12 +147,12 @@ class Store(Generic[Value]):
         while entries and (len(entries) > self._max_entries or self._octets + note_size * len(used) > self._max_octets):
             is_small = len(small) > max(1, self._max_entries * _SMALL) or not main
             key = (small if is_small else main).popleft()
-            place = hash(key)
-            if place in used:
-                used.discard(place)
+            digest = hash(key)
+            if digest in used:
+                used.discard(digest)
                 main.append(key)
                 continue
             if is_small:
-                ghosts[place % len(ghosts)] = place
+                ghosts[digest % len(ghosts)] = digest
             self._octets -= self._size_of(key, entries.pop(key))
             self.evicted += 1

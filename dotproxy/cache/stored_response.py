@@ -1,8 +1,8 @@
 """
 Whether a stored response is one that ``parsed_response.parse_reply`` could have made for the question of its key.
 
-Decides what has to hold for it to be given to a client without a look at it: sizes, counts, where records and TTLs
-stand, and that the key is one of ``cache.key.key_of``.  How old it is, and who wrote it, is not its concern.
+Decides what has to hold before it is sent to clients without further checks: sizes, counts, offsets of records and
+TTLs, and a key that ``cache.key.key_of`` could have made.  Refuses to know its age, and who wrote it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _QR, _QR_OPCODE_TC = 0x80, 0xFA
 
 def check_stored(key: bytes, answer: ParsedResponse) -> None:
     """
-    Check an answer that was found under a key, with the offsets of all its TTLs in ``ttl_offsets``.
+    Check a stored response against its key; ``ttl_offsets`` has the offsets of all TTLs.
 
-    :raises WireError: if it must not be given to anybody.
+    :raises WireError: if it must not be sent to clients.
     """
     head = answer.head
     if answer.question_end != HEADER_SIZE + _question_size(key):
@@ -48,7 +48,9 @@ def check_stored(key: bytes, answer: ParsedResponse) -> None:
 
 def _question_size(key: bytes) -> int:
     """
-    Return how many octets the question of a key takes.
+    Return the size of the question in a key, in octets.
+
+    :raises WireError: if ``key_of`` cannot have made the key.
     """
     at = skip_question_name(key, 0)
     if key[:at] != key[:at].lower():
@@ -63,7 +65,7 @@ def _question_size(key: bytes) -> int:
 
 
 def _check_records(body: bytes, ttls: tuple[int, ...]) -> None:
-    # No section of it may have an OPT: to the walker all stand before the additional section.
+    # No section may have an OPT: all records are scanned as answers, where OPT is an error.
     layout = scan_records(body, 0, len(ttls), 0)
     if layout.ttl_offsets != list(ttls):
         raise WireError("a TTL stands where there is none")

@@ -1,8 +1,8 @@
 """
-How long an answer may be kept.
+How long a response may be cached.
 
-Decides a number of seconds from the answer alone: RFC 2181 for what there is, RFC 2308 for what there is not, the end
-of signatures (RFC 4035 §5.3.3), and what the operator sets.  What must not be kept gets none.
+Decides the lifetime in seconds from the response and the operator's limits: TTLs (RFC 2181 §8), the SOA of negative
+responses (RFC 2308 §5), and the expiry of signatures (RFC 4035 §5.3.3).  It is 0 for what must not be cached.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ _MAX_TTL = 0x7FFFFFFF
 
 class Limits(NamedTuple):
     """
-    In seconds: no TTL is less than ``least`` or more than ``most``, no answer that there is nothing is kept for longer
-    than ``negative``.
+    Bounds in seconds: TTLs are from ``least`` to ``most``, negative responses are cached for ``negative`` at most.
     """
 
     least: int = 0
@@ -33,7 +32,7 @@ class Limits(NamedTuple):
 
 def freshness(answer: ParsedResponse, qtype: int, limits: Limits, now: int) -> tuple[int, ParsedResponse]:
     """
-    Return for how many seconds an answer may be kept, 0 for not at all, and the answer with the TTLs that follow.
+    Return the lifetime of a response in seconds, 0 if it must not be cached, and the response with bounded TTLs.
 
     ``now`` is in seconds since 1970.
     """
@@ -62,7 +61,7 @@ def freshness(answer: ParsedResponse, qtype: int, limits: Limits, now: int) -> t
 
 def _weighed(answer: ParsedResponse, qtype: int, limits: Limits, now: int) -> tuple[int, ParsedResponse]:
     """
-    Return the same for an answer that is not as simple as most.
+    Return the same for a response that is negative, signed, or has a TTL out of bounds.
     """
     given: list[int] = []
     ttls: list[int] = []
@@ -84,7 +83,7 @@ def _weighed(answer: ParsedResponse, qtype: int, limits: Limits, now: int) -> tu
             signed_until = min(signed_until, left if left <= _MAX_TTL else 0)
     if answer.rcode == NXDOMAIN or not has_answer:
         if soa is None:
-            return 0, answer  # RFC 2308 §5: without SOA not at all
+            return 0, answer  # RFC 2308 §5: a negative response without SOA is not cached
         number, minimum = soa
         ttls[number] = min(max(limits.least, min(given[number], minimum)), limits.negative)
     lifetime = min(min(ttls, default=0), signed_until)

@@ -1,3 +1,3 @@
 """
-The life of a query: from a listener's batch to the response, by way of caches and upstreams.
+The path of a query: from a listener's batch through caches and upstreams to the response.
 """

@@ -1,8 +1,8 @@
 """
-Whether a query is looked at: is its client served, and within its share.
+Whether a query is processed: its client has to be served, and within its share.
 
-Decides what a client is told that is not, or is over its share; how large that is, ``client_shares`` says.  Refuses to
-know what a query asks.
+Decides what other clients get: a refusal, a truncated response, or nothing.  ``policy.client_shares`` decides how large
+a share is.  Refuses to know the question.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dotproxy.wire.edns import EDE_OTHER, EDE_PROHIBITED, ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL, parse_query
 from dotproxy.wire.responses import ask_over_tcp, refusal
 
-#: UDP source ports of services that answer whatever they get, with which a forged query would begin a loop: echo,
-#: daytime, chargen, time, kpasswd; and 0, which nobody can be answered at.
+#: UDP source ports of services that respond to any datagram, with which a forged query would start a loop: echo,
+#: daytime, chargen, time, kpasswd; and 0, to which no datagram can be sent.
 NEVER_ANSWERED: Final = frozenset((0, 7, 13, 19, 37, 464))
 
-# Without a text: whoever asked may not be who it seems, and should not get more than was sent.
+# Without text: the source address may be forged, and the response should be no longer than the query.
 _NOT_SERVED: Final = ExtendedError(EDE_PROHIBITED, "")
 _OVER_RATE: Final = ExtendedError(EDE_OTHER, "over the rate of queries for one client")
 _OVER_SHARE: Final = ExtendedError(EDE_OTHER, "too many queries of this client outstanding")
@@ -33,7 +33,7 @@ _OVERLOADED: Final = ExtendedError(EDE_OTHER, "too many queries outstanding")
 
 class LimitActions(NamedTuple):
     """
-    ``over_limit``: for a client that is over its share; ``not_allowed``: for one that is not served.
+    What a client gets that is over its share (``over_limit``), and one that is not served (``not_allowed``).
     """
 
     over_limit: LimitAction = LimitAction.TRUNCATE
@@ -42,7 +42,7 @@ class LimitActions(NamedTuple):
 
 class ClientFilter:
     """
-    Counts what it turns away in ``counters.shed``.
+    Counts dropped and refused queries in ``counters.shed``.
     """
 
     def __init__(self, shares: ClientShares, counters: Counters, actions: LimitActions) -> None:
@@ -52,8 +52,8 @@ class ClientFilter:
 
     def check(self, listener: Listener, octets: bytes, client: Client, now: float) -> ClientShare | bytes | None:
         """
-        Return the share of a client that may send a query, which then counts; or what it gets: octets, or None for
-        silence.  To be called if its share is not known or has no credit, or its port is one of ``NEVER_ANSWERED``.
+        Charge a query to its client's share and return the share; otherwise return a response in wire form, or None for
+        no response.  To be called if the share is unknown or has no credit, or the port is in ``NEVER_ANSWERED``.
         """
         shares = self._shares
         host = client.host
@@ -70,7 +70,7 @@ class ClientFilter:
             return self._not_served(octets, now)
         if is_stream:
             shares.verify(share)
-            share.credit -= 1  # a stream is read no faster than it is answered: it has no rate
+            share.credit -= 1  # a stream has no rate: it is read no faster than its responses are sent
         elif share.credit > 0:
             share.credit -= 1
         elif not shares.may_send(share, now):
@@ -79,7 +79,7 @@ class ClientFilter:
 
     def no_place(self, request: ClientRequest) -> bytes:
         """
-        Return what a client gets whose query cannot be in flight, b"" for nothing.
+        Return the response to a query that there is no place in flight for, b"" for none.
         """
         _, _, octets, info, account = request
         is_stream = request.listener.is_stream

@@ -1,8 +1,8 @@
 """
 Responses on their way to clients.
 
-Decides how responses that are ready together reach their listeners: written, counted, told to the query log, sent.
-Refuses to know where they come from; who has them delivered says so.
+Decides how responses that are ready together reach their listeners: built, counted, logged, sent.
+Refuses to know where they come from; the caller says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dotproxy.policy.rate_limit import RateLimit
 from dotproxy.telemetry.counters import Counters, Origin, answer_index
 from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 
-#: A defect is logged so often, in times a second: it may be met again and again.
+#: The most log lines about defects, per second: one defect may affect many queries.
 _LOGGED = 1.0
 
 _DEFECT = ExtendedError(EDE_OTHER, "internal error")
@@ -32,10 +32,10 @@ log = Logger("dotproxy")
 
 class Delivery:
     """
-    Owns: responses that are ready and not sent yet.
+    Owns: responses that are built and not sent yet.
 
-    ``query_log`` is told of each response, if there is one; ``shares`` has the places in flight that clients give back;
-    ``now`` and ``elapsed`` are the forwarder's clocks.
+    ``query_log``, if there is one, gets each response; ``shares`` are those that queries in flight are charged to;
+    ``monotonic`` and ``boottime`` are the forwarder's clocks, in seconds.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Delivery:
 
     def at_once(self, request: ClientRequest, response: Response, origin: Origin) -> bytes:
         """
-        Return what a client gets that did not have to wait.
+        Build the response to a client that does not wait for an upstream; return it in wire form.
         """
         octets = self.response_builder.build(request, response)
         if self.query_log is not None:
@@ -66,14 +66,14 @@ class Delivery:
 
     def local(self, listener: Listener, response: bytes) -> bytes:
         """
-        Count a response of our own to a query that was not looked at further, and return it.
+        Count a local response to a query that the filters did not pass, and return it.
         """
         self._counters.answers[answer_index(listener.kind, 0, response[3] & 15)] += 1
         return self.noted(response)
 
     def noted(self, response: bytes) -> bytes:
         """
-        Tell the query log of a response of our own, and return it; b"" is none.
+        Note a local response in the query log, and return it; b"" is none.
         """
         if response and self.query_log is not None:
             self.query_log.note(response, Origin.LOCAL)
@@ -81,7 +81,7 @@ class Delivery:
 
     def joined(self, request: ClientRequest, query: Query, now: float) -> None:
         """
-        Have a client wait with others for a query in flight.
+        Add a client to those that wait for a query in flight.
         """
         query.waiting.append(request)
         if self.query_log is not None:
@@ -96,23 +96,23 @@ class Delivery:
         origin: Origin = Origin.UPSTREAM,
     ) -> None:
         """
-        Build the response to each client that waits for a query, to be sent by ``send_given``.  It is an upstream's,
-        unless ``origin`` says otherwise.
+        Build the response to each client that waits for a query, to be sent by ``send_given``.  ``upstream`` is the
+        label of the upstream it is from, "" without one.
         """
-        everybody, query.waiting = query.waiting, []
-        if not everybody:
+        requests, query.waiting = query.waiting, []
+        if not requests:
             return
         counts, ready = self._counters.answers, self._ready
-        written, log, shares = self.response_builder.build, self.query_log, self._shares
+        build, log, shares = self.response_builder.build, self.query_log, self._shares
         took = now - query.started_at
-        self._counters.upstream_seconds.add(took, len(everybody))
-        for request in everybody:
+        self._counters.upstream_seconds.add(took, len(requests))
+        for request in requests:
             listener, client, asked, info, account = request
             try:
-                octets = written(request, response)
+                octets = build(request, response)
             except Exception:
                 self.log_defect(asked)
-                octets = written(request, _DEFECT)
+                octets = build(request, _DEFECT)
             shares.release(account, len(asked))
             counts[answer_index(listener.kind, info.qtype, octets[3] & 15)] += 1
             if listener in ready:
@@ -124,8 +124,7 @@ class Delivery:
 
     def log_defect(self, query: bytes) -> None:
         """
-        Log the exception that is being handled, which kept a query from being processed, by its type and place: its
-        text may have the name that was asked for.
+        Log the current exception, which a query caused, by its type and place: its text may have the query name.
         """
         error = sys.exc_info()[1]
         if error is None or not self._logged.available(self._monotonic()):
@@ -141,7 +140,7 @@ class Delivery:
 
     def send_given(self, since: float) -> None:
         """
-        Send what ``give`` has built, at ``since`` or later.
+        Send what ``give`` has built; ``since`` is a reading of ``boottime`` before that.
         """
         ready, self._ready = self._ready, {}
         for listener, answers in ready.items():
@@ -149,11 +148,11 @@ class Delivery:
 
     def send(self, listener: Listener, answers: Answers, since: float) -> None:
         """
-        Send these; those that did not have to wait took the time from ``since`` to now.
+        Send responses to a listener's clients; those that did not wait for an upstream took the time since ``since``.
         """
         if self.query_log is not None:
             self.query_log.log_sent(listener.kind, answers, self._boottime() - since)
         try:
             listener.send_answers(answers)
-        except Exception:  # other listeners, and queries still to be dispatched, must not suffer from it
+        except Exception:  # other listeners get their responses, and queries are still dispatched
             self.log_defect(answers[0][0])

@@ -1,11 +1,11 @@
 """
-A question on its way to an answer: whom it is asked of, when it is asked again, and when that is given up.
+Queries at upstreams: sends each to an upstream, retries and hedges it, and fails it at its deadline.
 
-Decides the order of things and nothing else: whom to prefer is ``selection``'s word, whom to ask next ``attempts``'s,
-when one is late the upstream's own ``latency``'s.  Refuses to know who waits for an answer, and where.
+Decides the sequence of these steps.  ``policy.selection`` decides which upstream is preferred, ``policy.retry`` which
+is next, and the upstream's ``latency`` when a query is overdue.  Refuses to know which clients wait for a response.
 
-A question is *live* until its outcome is told to the owner.  Taking it out of ``live`` is taking charge of telling,
-so it is told exactly once, whatever its upstreams do afterwards; and the deadline takes out whatever is left.
+A query is in flight until the observer has its outcome.  The code that removes it from ``InflightQueries`` reports the
+outcome, so it is reported exactly once, whatever upstreams do afterwards; the deadline removes what is left.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from dotproxy.wire.edns import EDE_OTHER, ExtendedError
 from dotproxy.wire.message import REFUSED, SERVFAIL
 from dotproxy.wire.reply_options import is_bogus
 
-#: Timers closer together than this, in seconds, are one.
+#: The least time between two runs of the timer, in seconds.
 _GRAIN = 0.02
 
 _WEAK = (SERVFAIL, REFUSED)
 _NEVER = float("inf")
 
-#: A SERVFAIL that came sooner than this may be a mood of the upstream's; one that took longer cost it an effort.
+#: A SERVFAIL within this many seconds is probably transient; a slower one followed a real resolution attempt.
 _AT_ONCE = 0.25
 
 
 class Dispatcher:
     """
-    Owns: every live question, and the one timer that watches over them.
-    Told by: its owner (``ask``), upstreams (``replies_received``, ``failed``).
+    Owns: every query in flight, and the one timer for them.
+    Told by: its owner (``dispatch``, ``forget``, ``stop``), upstreams (``replies_received``, ``failed``).
     """
 
     _observer: DispatchObserver
@@ -88,7 +88,7 @@ class Dispatcher:
     @property
     def query_timeout(self) -> float:
         """
-        How long a query may be in flight, in seconds.
+        The longest time that a query is in flight, in seconds.
         """
         return self._settings.query_timeout
 
@@ -110,7 +110,7 @@ class Dispatcher:
 
     def replies_received(self, upstream: Upstream, answers: Iterable[tuple[Query, bytes]]) -> None:
         """
-        Take the replies of an upstream; those to queries that are no longer in flight are dropped.
+        Process the replies of an upstream; drop those to queries that are no longer in flight.
         """
         index = self._upstreams.index(upstream)
         now = self._monotonic()
@@ -180,7 +180,7 @@ class Dispatcher:
         """
         index = self._upstreams.index(upstream)
         now = self._monotonic()
-        again: dict[Query, None] = {}  # one may have been sent twice over the same connection
+        again: dict[Query, None] = {}  # ``tokens`` has a query twice that was sent twice over a connection
         enough: list[Query] = []
         for query in tokens:
             if query.queue is None:
@@ -200,7 +200,7 @@ class Dispatcher:
 
     def _note_error(self, query: Query, index: int, error: UpstreamError, now: float, *, is_final: bool) -> None:
         """
-        Note in a query why an upstream did not respond to it, and whether it may be sent there again.
+        Record in a query why an upstream did not respond to it, and whether it may be sent there again.
         """
         query.is_simple = False
         query.errors = (*(e for e in query.errors if e.upstream != error.upstream), error)
@@ -209,25 +209,25 @@ class Dispatcher:
             query.lost_alone += error.was_alone
         elif error.was_not_sent:
             query.attempts = taken_back(query.attempts, index)
-        # What was not sent may wait for the upstream to be back, for half of the query timeout at most.
+        # A query that was not sent may wait for its upstream to come back up, for half of the query timeout.
         if is_final or (error.was_not_sent and now >= query.started_at + self._settings.query_timeout / 2):
             query.given_up += (index,)
 
     def is_wanted(self, token: Query) -> bool:
         """
-        Whether a query is still live.
+        Return whether a query is still in flight.
         """
         return token.queue is not None
 
     def forget(self, query: Query) -> None:
         """
-        Nobody needs to know any more.
+        Remove a query from the table; its outcome is not reported.
         """
         self._inflight.take(query)
 
     def stop(self) -> None:
         """
-        Give up whatever is still live, and watch over nothing any more.
+        Fail all queries in flight, and cancel the timer.
         """
         self._fail(list(self._inflight), self._monotonic(), "shutting down")
         self._reset_timer()
@@ -251,7 +251,7 @@ class Dispatcher:
                 is_simple = False
                 chosen = self.upstream_table.choose(query, responsive, at_once, now)
                 if not chosen:
-                    if query.awaiting:  # one of these may still respond
+                    if query.awaiting:  # an upstream may still respond
                         self._inflight.reschedule(query, query.deadline)
                     else:
                         hopeless.append(query)
@@ -276,7 +276,7 @@ class Dispatcher:
 
     def _note_sent_again(self, query: Query, chosen: tuple[int, ...], now: float) -> None:
         """
-        Note in a query that it is sent to these upstreams too, and when it is overdue there.
+        Record in a query that it is sent to these upstreams too, and when it is overdue there.
         """
         if query.queue is self._inflight.rescheduled:
             wait = self._upstreams[chosen[0]].latency.overdue_after(self._attempt_timeout)
@@ -286,7 +286,7 @@ class Dispatcher:
 
     def _should_try_another(self, query: Query, index: int, reply: bytes, now: float) -> bool:
         """
-        Count a SERVFAIL or REFUSED; return whether another upstream, or the same again, may respond better.
+        Count a SERVFAIL or REFUSED; return whether a further attempt may get a better response.
         """
         query.error_responses += 1
         if any(other != index for other in query.awaiting):
@@ -338,7 +338,7 @@ class Dispatcher:
 
     def _watch_slow(self, query: Query, first: int, overdue: float, now: float) -> bool:
         """
-        Look at a slow query again when it is overdue; return whether it is hedged: sent to another upstream, too.
+        Check a slow query again when it is overdue; return whether to hedge it: to send it to another upstream, too.
         """
         self._inflight.reschedule(query, overdue)
         query.is_hedged = True
@@ -354,7 +354,7 @@ class Dispatcher:
 
     def _learned_delays(self) -> list[float]:
         """
-        Return how long a fresh query waits before it is looked at, for each upstream it may have been asked of.
+        Return after how many seconds a first attempt is checked, for each slot.
         """
         limit = self._attempt_timeout
         if self._settings.hedging.is_off or len(self.upstream_table.active) == 1:
@@ -363,7 +363,7 @@ class Dispatcher:
 
     def _reset_timer(self) -> None:
         """
-        Set the timer for the next query that is to be looked at.
+        Set the timer for the next query that is due.
         """
         self._delays = self._learned_delays()
         self._shortest = min(self._delays)

@@ -1,10 +1,11 @@
 """
-The life of one query, from its octets to its answer.
+The path of a query, from its octets to the response.
 
-Decides the order of things and nothing else: the client's share, the packet cache, the query filter, the cache, the
-same question in flight, and only then a query to the upstreams; the response goes to every client that waits for it.
+Decides the sequence: the client's share, the packet cache, the query filter, the cache, an identical query in flight,
+and last a query to upstreams.  The response goes to every client that waits for it.  Refuses to know which upstream
+has a query, and what a response is made of.
 
-Each client's request stands in exactly one query; whoever takes the list of them out responds to all of them.
+Each client's request is in exactly one query; the code that removes a query's list of requests responds to all of them.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import IN, REFUSED, SERVFAIL, QueryInfo
 from dotproxy.wire.parsed_response import ParsedResponse
 
-#: A client that has more queries in flight than this has none of them retried for being silently ignored.
+#: Ignored queries of a client with more queries in flight than this are not retried.
 _RETRIED = 256
 
 _WEAK = (SERVFAIL, REFUSED)
 
-#: A named tuple is made by a function in Python, which takes longer.
+#: The constructor of a named tuple is written in Python, which takes longer.
 _new = tuple.__new__
 
 
@@ -48,7 +49,7 @@ class Forwarder:
     Owns: the cache keys of queries in flight, and the queries of a batch until they are dispatched.
     Told by: listeners (``handle_batch``), ``dispatcher`` (``resolved``, ``failed``).
 
-    ``elapsed`` returns seconds on a clock that counts sleep, ``date`` seconds since 1970.
+    ``boottime`` returns seconds on a clock that counts suspend, ``wall_time`` seconds since 1970.
     """
 
     def __init__(
@@ -90,17 +91,15 @@ class Forwarder:
     @property
     def outstanding(self) -> int:
         """
-        How many queries of clients have no answer yet.
+        The number of clients' queries without a response.
         """
         return self.shares.in_flight
 
     def handle_batch(self, listener: Listener, batch: Sequence[ClientMessage]) -> int:
         """
-        Process queries of a listener, which gets a response to each, now or later, but for those that get none.
-
-        Return how many get none.  The clocks are read once for all of them.
+        Process queries of a listener, which gets responses now or later; return how many get none.
         """
-        boottime, now = self._boottime(), self._monotonic()
+        boottime, now = self._boottime(), self._monotonic()  # once a batch
         by_host = self.shares.by_host
         packets = self._packets.entries_for(boottime, listener.kind)
         answers: Answers = []
@@ -118,7 +117,7 @@ class Forwarder:
                     answer = self._respond(listener, octets, client, share, boottime, now)
                 else:
                     answer = self._check(listener, octets, client, boottime, now)
-            except Exception:  # a defect costs this client its response, and nobody else
+            except Exception:  # a defect costs this client its response, and no other client
                 self.delivery.log_defect(octets)
                 answer = None
             if answer:
@@ -131,7 +130,7 @@ class Forwarder:
 
     def _finish_batch(self, listener: Listener, size: int, answers: Answers, boottime: float, now: float) -> None:
         """
-        Send the responses to a batch of so many queries, and then dispatch what upstreams have to be asked.
+        Send the responses to a batch of ``size`` queries, then dispatch the queries for upstreams.
         """
         queries = self._queued
         if queries:
@@ -149,7 +148,7 @@ class Forwarder:
 
     def _check(self, listener: Listener, octets: bytes, client: Client, boottime: float, now: float) -> bytes | None:
         """
-        As ``_respond``, for a client that is not known to be within its share.
+        Return as ``_respond`` does, for a client that is unknown or has no credit.
         """
         checked = self._client_filter.check(listener, octets, client, boottime)
         if not isinstance(checked, ClientShare):
@@ -208,7 +207,7 @@ class Forwarder:
         Send SERVFAIL with the reason, or a stale response, to all clients that wait for these queries.
         """
         boottime = self._boottime()
-        # With an upstream up it is the question that fails, and no other one would.
+        # With every upstream down the question did not fail: no other would have succeeded.
         is_cached = self._cache is not None and self.dispatcher.upstream_table.is_anyone_up
         for query, error in queries:
             if query.key:
@@ -220,7 +219,7 @@ class Forwarder:
 
     def may_retry(self, query: Query) -> bool:
         """
-        Whether a query is sent again that an upstream ignores while it answers others: not if its client has very many.
+        Return whether to retry an ignored query: not if all its clients have more than ``_RETRIED`` in flight.
         """
         accounts = [request.account for request in query.waiting]
         return not accounts or any(account.is_exempt or account.in_flight <= _RETRIED for account in accounts)
@@ -244,20 +243,20 @@ class Forwarder:
 
     def network_moved(self) -> None:
         """
-        What failed may go well now.
+        Forget failures: after a change of networks these questions may succeed.
         """
         self.failures.clear()
 
     def cache_flushed(self) -> None:
         """
-        The cache was emptied, or a part of it: nothing of it is given any more.
+        Empty the packet cache and the failure cache: the cache, or a part of it, was flushed.
         """
         self._packets.clear()
         self.failures.clear()
 
     def drain(self) -> Deferred[None]:
         """
-        Return a Deferred that fires when no client waits.
+        Return a Deferred that fires when no client waits for a response; cancel queries without a client.
         """
         for query in self.dispatcher:
             if not query.waiting:
@@ -268,7 +267,7 @@ class Forwarder:
 
     def stop(self) -> None:
         """
-        Answer whoever still waits with SERVFAIL, or with what is stale, and watch over nothing any more.
+        Send SERVFAIL or a stale response to all clients that wait, and cancel timers.
         """
         self.dispatcher.stop()
         self._stale_timer.stop()
@@ -276,17 +275,17 @@ class Forwarder:
 
     def _from_cache(self, key: bytes, entry: CacheEntry, request: ClientRequest, boottime: float, now: float) -> bytes:
         """
-        Return a cached response; queue a query to refresh it if that is due.  Its age is rounded up to the end of the
-        second for which the packet cache has it, so that no TTL is too high (RFC 1035 §3.2.1).
+        Return a cached response; queue a query to refresh it if that is due.  Its age is rounded up to the end of this
+        second, while the packet cache has it, so that no TTL is too high (RFC 1035 §3.2.1).
         """
         listener, _, octets, info, _ = request
         stored, expires, kept = entry
         second_ends = int(boottime) + 1
         answer = self.delivery.response_builder.build(request, kept, second_ends - int(stored // 1))
-        place = answer_index(listener.kind, info.qtype, answer[3] & 15)
-        self.counters.answers[place] += 1
+        index = answer_index(listener.kind, info.qtype, answer[3] & 15)
+        self.counters.answers[index] += 1
         if expires >= second_ends and not info.response_options and len(octets) + len(answer) <= MAX_OCTETS:
-            self._packets.add(listener.kind, octets, answer, place)
+            self._packets.add(listener.kind, octets, answer, index)
         self.counters.cache_hits += 1
         assert self._cache is not None
         if self._cache.note_hit(key, entry, boottime) and key not in self._joined:
@@ -296,8 +295,8 @@ class Forwarder:
 
     def _failed_before(self, key: bytes, request: ClientRequest, boottime: float, now: float) -> bytes | None:
         """
-        Return the response to a question that failed a moment ago (RFC 9520 §3.2), None if it did not; queue a query if
-        it may be tried again and there is a stale response meanwhile.
+        Return the cached failure of a question, or a stale response (RFC 9520 §3.2); None if the question is to be sent
+        to upstreams.  Queue a query if the failure has expired and the client gets a stale response.
         """
         failure = self.failures.get(key)
         if failure is None:
@@ -306,7 +305,7 @@ class Forwarder:
         if boottime >= failure.until:
             if stale is None:
                 return None
-            if key not in self._joined:  # it failed before, so nobody is kept waiting for it
+            if key not in self._joined:  # it failed before, so the client does not wait for it
                 self._queue_query(key, request, now)
         if stale is None:
             self.counters.failure_cache_hits += 1
@@ -335,7 +334,7 @@ class Forwarder:
 
     def _queue_query(self, key: bytes, request: ClientRequest, now: float) -> Query:
         """
-        Queue a query for upstreams, to be dispatched at the end of the batch; no client waits for it yet.
+        Queue a query for upstreams, to be dispatched at the end of the batch; return it, without clients.
         """
         _, _, octets, info, _ = request
         sent = self._rewriter.rewrite_query(octets, info, for_others=bool(key))
@@ -350,7 +349,7 @@ class Forwarder:
 
     def _join(self, request: ClientRequest, query: Query, boottime: float, now: float) -> bytes:
         """
-        Have a client wait for a query in flight; return b"", or a stale response if the query took too long already.
+        Add a client to a query in flight; return b"", or a stale response if the query is older than ``STALE_AFTER``.
         """
         if now - query.started_at >= STALE_AFTER and (stale := self._stale(query.key, boottime)):
             self.counters.stale_responses += 1
@@ -367,7 +366,7 @@ class Forwarder:
         self, query: Query, failure: Response, boottime: float, now: float, origin: Origin, upstream: str = ""
     ) -> None:
         """
-        Give all clients that wait for a query a stale response, or, without one, a failure.
+        Build a stale response for all clients that wait for a query, or, without one, a failure.
         """
         stale = self._stale(query.key, boottime) if query.key else None
         if stale is not None:
@@ -377,7 +376,7 @@ class Forwarder:
 
     def _serve_stale(self, queries: list[Query]) -> None:
         """
-        Send a stale response to clients that waited for ``STALE_AFTER``, if there is one; the query goes on.
+        Send a stale response, if there is one, to clients that waited for ``STALE_AFTER``; the query stays in flight.
         """
         boottime, now = self._boottime(), self._monotonic()
         for query in queries:

@@ -1,9 +1,9 @@
 """
-Every question that has no answer yet, and when each is to be looked at.
+Queries in flight, and when each is due for a check.
 
-Decides what is overdue.  A query is *fresh* until it was looked at for the first time: those asked of one upstream
-wait in order, and all for the same time, which may change as that upstream is known better; after that it is *late*,
-and has a time of its own.  Taking it out is taking charge of answering it.
+Decides what is overdue.  A query is in its *first attempt* until its first check: first attempts at one upstream are in
+the order of sending and have the same delay, which follows that upstream's latency.  After the check it is
+*rescheduled* and has a time of its own.  The code that takes a query out responds to its clients.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dotproxy.wire.rrtypes import name_of as type_name
 
 class ClientRequest(NamedTuple):
     """
-    A query of a client that has no response yet: ``octets`` as it came, ``info`` what was seen of it, ``account`` whom
-    it is charged to.
+    A query of a client that has no response yet: ``octets`` in wire form, ``info`` as parsed, ``account`` the share
+    that it is charged to.
     """
 
     listener: Listener
@@ -38,7 +38,7 @@ class ClientRequest(NamedTuple):
 
 class FallbackResponse(NamedTuple):
     """
-    An answer that is better than none, and the label of the upstream that gave it.
+    A SERVFAIL or REFUSED, used if no better response comes, and the label of the upstream that sent it.
     """
 
     response: UpstreamResponse
@@ -47,17 +47,17 @@ class FallbackResponse(NamedTuple):
 
 class Query:
     """
-    A query in flight.
+    A query in flight.  Times are in seconds on the caller's clock.
 
-    ``octets`` is the query as its first client sent it, ``info`` what was parsed of it, ``sent`` the query for
-    upstreams; ``waiting`` has the clients that get the response, none if the cache is refreshed; ``key`` is the cache
-    key.
+    ``octets`` is the first client's query in wire form, ``info`` as parsed, ``sent`` the query for upstreams;
+    ``waiting`` has the clients that get the response, none if the query refreshes the cache; ``key`` is the cache key,
+    b"" if the response is for one client only.
 
     ``attempts`` has an upstream's slot once for each time the query was sent to it, ``awaiting`` the slots that may
     still respond, ``given_up`` those that it must not be sent to again; ``lost_connections`` counts the connections
     that ended while it was in flight on them, ``lost_alone`` those on which it was alone.  ``is_unusual``: servers may
     treat it unlike others; ``is_simple``: it is not unusual, was not sent and has not failed before.  ``fallback`` is a
-    SERVFAIL or REFUSED, which is used if no upstream has a better response; ``error_responses`` counts those that came.
+    SERVFAIL or REFUSED, used if no upstream has a better response; ``error_responses`` counts those received.
     """
 
     __slots__ = (
@@ -122,14 +122,14 @@ class Query:
     @property
     def is_untried(self) -> bool:
         """
-        Whether there is an upstream that was not asked yet and may be.
+        Whether there is an upstream that the query was not sent to and may be.
         """
         return is_untried(self.order, self.attempts, self.given_up)
 
     def reduce_opt(self, upstream: int) -> bool:
         """
-        Take note that it is sent to an upstream once more, with the least OPT there can be; return False, and take
-        no note, if it was sent with that already, or to this upstream as often as may be.
+        Reduce the OPT to the minimum, and record another attempt at an upstream; return False and do nothing if the
+        OPT is minimal already, or the query was sent to this upstream ``MAX_SENDS`` times.
         """
         least = with_minimal_opt(self.sent)
         if not least or self.attempts.count(upstream) >= MAX_SENDS:
@@ -142,28 +142,28 @@ class Query:
 
 class DispatchObserver(Protocol):
     """
-    Who is told what came of questions.
+    Gets the outcome of queries.
     """
 
     def resolved(self, answers: list[tuple[Query, UpstreamResponse]], upstream: str, now: float) -> None:
         """
-        Take the parsed responses of the upstream with this label, at ``now``.
+        Process the parsed responses of the upstream with this label, at ``now``.
         """
 
     def failed(self, queries: list[tuple[Query, ExtendedError]], now: float) -> None:
         """
-        Take queries that no upstream responded to, with the reasons, at ``now``.
+        Process queries that no upstream responded to, with the reasons, at ``now``.
         """
 
     def may_retry(self, query: Query) -> bool:
         """
-        Whether a query that an upstream left without a response, although it answers others, is worth another one.
+        Return whether to retry a query that an upstream ignores while it responds to others.
         """
 
 
 class InflightQueries:
     """
-    Owns: every live query.
+    Owns: every query in flight.  ``first_attempt`` is by slot of the upstream.
     """
 
     def __init__(self, upstreams: int) -> None:
@@ -190,13 +190,13 @@ class InflightQueries:
 
     def add_upstreams(self, upstreams: int) -> None:
         """
-        Have room for queries to so many upstreams in all.
+        Extend the table to this number of upstreams.
         """
         self.first_attempt += [{} for _ in range(upstreams - len(self.first_attempt))]
 
     def add(self, query: Query, upstreams: tuple[int, ...]) -> None:
         """
-        Take in a query that is about to be sent for the first time, to the upstreams in these slots.
+        Add a query that is sent for the first time, to the upstreams in these slots.
         """
         query.queue = queue = self.first_attempt[upstreams[0]]
         queue[query] = None
@@ -205,7 +205,7 @@ class InflightQueries:
 
     def reschedule(self, query: Query, due: float) -> None:
         """
-        Look at a live query again at ``due``, or at its deadline.
+        Check a query again at ``due``, at its deadline if that is sooner.
         """
         if query.queue is not self.rescheduled:
             if query.queue is not None:
@@ -217,7 +217,7 @@ class InflightQueries:
     @staticmethod
     def take(query: Query) -> bool:
         """
-        Take a query out; return whether it was still in.
+        Remove a query; return whether it was in flight.
         """
         if query.queue is None:
             return False
@@ -227,7 +227,7 @@ class InflightQueries:
 
     def overdue(self, now: float, delays: Sequence[float]) -> list[Query]:
         """
-        Return what is to be looked at; ``delays`` says for each upstream how long a fresh query waits.
+        Return the queries that are due; ``delays`` has the delay of a first attempt at each upstream, in seconds.
         """
         found: list[Query] = []
         for fresh, delay in zip(self.first_attempt, delays, strict=True):
@@ -240,7 +240,7 @@ class InflightQueries:
 
     def next_due(self, delays: Sequence[float]) -> float | None:
         """
-        Return when the next query is to be looked at, None without any.
+        Return when the next query is due, None without any.
         """
         dues = [query.due for query in self.rescheduled]
         for fresh, delay in zip(self.first_attempt, delays, strict=True):
@@ -251,12 +251,12 @@ class InflightQueries:
 
 def explain(query: Query, labels: Sequence[str]) -> ExtendedError:
     """
-    Say which upstreams, by their labels, failed a query, and how.
+    Return an Extended DNS Error that has the error of each upstream, by label (RFC 8914 §4.23, §4.24).
     """
     errors = list(query.errors)
     told = {error.upstream for error in errors}
-    asked = dict.fromkeys(labels[index] for index in query.attempts)
-    errors += [Timeout("read", "no answer in time", label) for label in asked if label not in told]
+    sent_to = dict.fromkeys(labels[index] for index in query.attempts)
+    errors += [Timeout("read", "no answer in time", label) for label in sent_to if label not in told]
     never_reached = all(error.was_not_sent or error.phase == "connect" for error in errors)
     code = EDE_NO_REACHABLE_AUTHORITY if never_reached else EDE_NETWORK_ERROR
     return ExtendedError(code, "; ".join(map(str, errors)))

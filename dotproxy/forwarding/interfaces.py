@@ -1,7 +1,7 @@
 """
-What the forwarder needs of those around it, and calls them.
+Interfaces the forwarder depends on; listeners, upstreams, rewriters and the query log implement them.
 
-Decides nothing: these are the shapes by which listeners, upstreams and the form of messages are handed to it.
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -18,182 +18,186 @@ from dotproxy.wire.edns import ExtendedError
 from dotproxy.wire.message import MAX_MESSAGE, QueryInfo
 from dotproxy.wire.parsed_response import ParsedResponse
 
-#: What a rewriter makes of an upstream's message: its parts, or the message itself if nobody else may get it.
+#: An upstream's response, parsed; in wire form if it is for one client only.
 UpstreamResponse = ParsedResponse | bytes
 
-#: What a client's response is made from; an ``ExtendedError`` is SERVFAIL with that reason.
+#: What a client's response is built from; an ``ExtendedError`` is SERVFAIL with that reason.
 Response = UpstreamResponse | ExtendedError
 
-#: Responses, each with the client that gets it.
+#: Responses in wire form, each with the client that gets it.
 Answers = list[ClientMessage]
 
 
 class QueryLog(Protocol):
     """
-    Who is told of each response, if the operator wants that.  What is not noted before it is sent is from the cache.
+    Records each response, if the operator switches that on.  A response that was not noted before is from the cache.
     """
 
     def note(self, octets: bytes, origin: Origin, response: Response | None = None) -> None:
         """
-        This response, not sent yet, comes from there; ``response`` is what it was made from.
+        Note the origin of a response that is not sent yet; ``response`` is what it was built from.
         """
 
     def note_joined(self, query: bytes, seconds: float) -> None:
         """
-        The client that sent ``query`` waits with one that has been in flight for so long.
+        Note that the client that sent ``query`` joined an identical one that has been in flight for ``seconds``.
         """
 
     def note_waited(
         self, query: bytes, octets: bytes, origin: Origin, response: Response, upstream: str, seconds: float
     ) -> None:
         """
-        This response is for the client that sent ``query`` and waited; the one in flight took so long, and was answered
-        by an upstream.
+        Note a response to the client that sent ``query`` and waited: the query in flight took ``seconds``; ``upstream``
+        is the label of the upstream that responded, "" if none did.
         """
 
     def log_sent(self, kind: int, answers: Answers, seconds: float) -> None:
         """
-        These are sent, to clients of a listener of that kind; those that did not have to wait took so long.
+        Log responses that are sent over a listener of this kind; those that did not wait took ``seconds``.
         """
 
 
 class Listener(Protocol):
     """
-    Where queries come from and answers go.
+    Source of queries, and destination of their responses.
     """
 
     @property
     def kind(self) -> int:
         """
-        How its queries come, as ``telemetry.counters`` has it.
+        The transport of its queries: one of ``UDP``, ``TCP`` … of ``telemetry.counters``.
         """
 
     @property
     def is_stream(self) -> bool:
         """
-        Whether an answer of any size can be sent.
+        Whether responses can have any size.
         """
 
     @property
     def takes_transfers(self) -> bool:
         """
-        Whether an answer of many messages can be sent: it is then a ``StreamOfParts`` too.
+        Whether it can send a response of many messages: it is a ``StreamOfParts`` then.
         """
 
     def options_for(self, query: bytes, info: QueryInfo, client: Client) -> bytes:
         """
-        Return the listener's own EDNS options for the answer to ``query``, which has options, in wire form.
+        Return the listener's own EDNS options for the response to ``query``, which has options, in wire form.
 
         :raises WireError: if an option that the listener looks for is malformed.
         """
 
     def send_answers(self, answers: Answers) -> None:
         """
-        Send these; a client that is no longer there is no error.
+        Send responses; a client that has disconnected is no error.
         """
 
 
 class Source(Protocol):
     """
-    Where the parts of a long answer come from.
+    Producer of the messages of a zone transfer.
     """
 
     def pause(self) -> None:
         """
-        The client does not read: send it nothing more for now.
+        Stop sending: the client does not read.
         """
 
     def resume(self) -> None:
         """
-        The client reads again.
+        Continue: the client reads again.
         """
 
     def client_gone(self) -> None:
         """
-        Nobody will read any more of it.
+        End the transfer: the client has disconnected.
         """
 
 
 class StreamOfParts(Listener, Protocol):
     """
-    A listener that can send answers of many messages (RFC 5936 §2.2).
+    A listener that can send responses of many messages (RFC 5936 §2.2).
     """
 
     def send_parts(self, parts: list[bytes], source: Source) -> None:
         """
-        Send these messages of an answer of which more will come; the last goes by ``send_answers``.
+        Send messages of a response; the last one of it is sent by ``send_answers``.
         """
 
     def begin_parts(self, source: Source) -> None:
         """
-        An answer of many messages begins.
+        Begin a response of many messages.
         """
 
     def end_parts(self, source: Source) -> None:
         """
-        It is over.
+        End it.
         """
 
 
 class MessageRewriter(Protocol):
     """
-    What a message looks like on the other side.
+    Rewrites queries for upstreams, and responses for clients.
     """
 
     @property
     def is_shared(self) -> bool:
         """
-        Whether what is ``parse_response`` once may be ``build_response`` for others who ask the same.
+        Whether one parsed response may be used for other clients with the same question.
         """
 
     def forwarded_options(self, query: bytes, info: QueryInfo) -> bytes:
         """
-        Return the EDNS options of a query that upstreams are to see, in wire form.
+        Return the EDNS options of a query that are forwarded to upstreams, in wire form.
 
         :raises WireError: if an option in it is malformed.
         """
 
     def rewrite_query(self, query: bytes, info: QueryInfo, *, for_others: bool = False) -> bytes:
         """
-        Return a query as upstreams are asked it, so that the answer is good ``for_others`` who ask the same, too, if
-        that is wanted; its question stands where it stood.
+        Return a query for upstreams, in wire form, with the question at the same offset.  ``for_others``: the response
+        has to suit other clients with the same question.
         """
 
     def parse_response(self, query: bytes, info: QueryInfo, reply: bytes) -> UpstreamResponse:
         """
-        Return what an upstream's reply says, or raise ``WireError`` if nothing can be made of it.
+        Return an upstream's reply, parsed.
+
+        :raises WireError: if the reply is of no use.
         """
 
     def build_response(
         self, query: bytes, info: QueryInfo, answer: UpstreamResponse, age: int = 0, limit: int = MAX_MESSAGE
     ) -> bytes:
         """
-        Return an answer, so many seconds after it was read, as the client that sent ``query`` gets it: truncated if it
-        is longer than ``limit`` octets.
+        Return the response to the client that sent ``query``, in wire form: TTLs less ``age`` seconds, truncated if
+        longer than ``limit`` octets.
         """
 
     def rewrite_transfer_message(self, query: bytes, info: QueryInfo, reply: bytes) -> bytes:
         """
-        Return one message of a zone transfer as the client gets it, or raise ``WireError``.
+        Return one message of a zone transfer for the client, in wire form.
+
+        :raises WireError: if the message is of no use.
         """
 
 
 class Transfers(Protocol):
     """
-    Who sees to zone transfers.
+    Runs zone transfers.
     """
 
     def begin(
         self, listener: Any, client: Client, query: bytes, info: QueryInfo, sent: bytes, order: Sequence[int]
     ) -> None:
         """
-        Begin one, for a listener that ``takes_transfers``; it is answered in any case.
+        Begin a transfer for a listener that ``takes_transfers``; the client gets a response in every case.
         """
 
 
 class Upstream(Protocol):
     """
-    Who can be asked.
+    A server that queries are sent to.
     """
 
     label: str
@@ -204,7 +208,7 @@ class Upstream(Protocol):
     @property
     def tier(self) -> int:
         """
-        Those of a lower tier are preferred: 0 is good, 2 is down.
+        Its ``policy.health.Tier``: 0 good, 1 slow, 2 down; lower ones are preferred.
         """
 
     def bind(self, observer: Any) -> None:
@@ -215,32 +219,32 @@ class Upstream(Protocol):
 
     def send(self, questions: list[tuple[Any, bytes, int]]) -> None:
         """
-        Ask; ``replies_received`` or ``failed`` hears of each question.
+        Send queries; the observer gets ``replies_received`` or ``failed`` for each.
         """
 
     def send_isolated(
         self, questions: list[tuple[Any, bytes, int]], isolation: Isolation, *, is_background: bool
     ) -> None:
         """
-        As ``ask``, on connections of their own; ``is_background``: after all those that are ordinary.
+        Send queries on connections of their own; ``is_background``: after all ordinary queries.
         """
 
     def record_latency(self, seconds: float, answers: int) -> None:
         """
-        So many answers of its came together, and the first took so long.
+        Record the response time of the first of ``answers`` responses that came together.
         """
 
     def record_late(self, questions: int) -> None:
         """
-        So many questions were overdue, or answered with an error.
+        Record queries that were overdue, or got an error response.
         """
 
     def watch(self, since: float, seconds: float) -> None:
         """
-        A question asked of it at ``since`` is slow, and will be overdue in so many seconds.
+        Note that a query sent at ``since`` is slow, and will be overdue in ``seconds``.
         """
 
     def check_liveness(self, since: float) -> bool:
         """
-        A question asked of it at ``since`` is overdue; return whether asking it again is worth while.
+        Note that a query sent at ``since`` is overdue; return whether the upstream still responds to others.
         """

@@ -1,8 +1,8 @@
 """
-What becomes of a query of a client that is served: silence, an answer on the spot, or a question for an upstream.
+What happens to a query of a client that is served: it is dropped, gets a local response, or is for upstreams.
 
-Decides the order of the judgements: is it a query at all, is it for us to answer.
-Refuses to know clients, upstreams, and what becomes of a question afterwards.
+Decides the sequence of the checks: format, then local responses.
+Refuses to know clients' shares, caches and upstreams.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRANSFERS = (IXFR, AXFR)
 
 class QueryFilter:
     """
-    ``with_minimal_any``: over UDP, questions for ANY get as little as they may (RFC 8482 §4.2).
+    ``with_minimal_any``: queries for ANY over UDP get a minimal local response (RFC 8482 §4.2).
     """
 
     def __init__(self, special: SpecialNames, rewriter: MessageRewriter, *, with_minimal_any: bool = True) -> None:
@@ -35,7 +35,7 @@ class QueryFilter:
 
     def receive(self, listener: Listener, octets: bytes, client: Client) -> QueryInfo | bytes | None:
         """
-        Return what is seen of a question for upstreams, the answer the client gets at once, or None for silence.
+        Return the parsed query if it is for upstreams, a local response in wire form, or None for no response.
         """
         info = None
         try:
@@ -53,10 +53,10 @@ class QueryFilter:
 
     def _answer_here(self, listener: Listener, octets: bytes, info: QueryInfo) -> bytes | None:
         """
-        Return the answer to what is not for the DNS at large.
+        Return the local response to a query that is not forwarded, None for others.
         """
         if info.question_end == HEADER_SIZE:
-            # It asks for a cookie, and for nothing else (RFC 7873 §5.4).
+            # A query without a question, for a server cookie (RFC 7873 §5.4).
             return refusal(octets, NOERROR if info.response_options and not listener.is_stream else FORMERR, info)
         verdict = self._special.match(octets[HEADER_SIZE : info.question_end - 4], info.qtype)
         if verdict is not None:
@@ -66,8 +66,7 @@ class QueryFilter:
         if info.qtype < IXFR:
             return None
         if info.qtype in TRANSFERS and not listener.takes_transfers:
-            # A transfer does not fit a datagram: IXFR may be asked again over TCP, AXFR should have been
-            # (RFC 1995 §2, RFC 5936 §4.2).
+            # No transfers over UDP: an IXFR client retries over TCP (RFC 1995 §2), AXFR must use TCP (RFC 5936 §4.2).
             if info.qtype == IXFR and not listener.is_stream:
                 return ask_over_tcp(octets, info)
             return refusal(octets, REFUSED, info, _NO_TRANSFER)

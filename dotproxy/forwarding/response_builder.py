@@ -1,7 +1,7 @@
 """
-What a client gets: an answer or an error, as its own query asks for it.
+Builds the response to one client, in wire form.
 
-Decides the form alone: EDNS, the size a datagram may have, the mark on what is not fresh.
+Decides the form: SERVFAIL for an error, the size limit of a datagram, the mark of a cached failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _AGAIN = ede_option(ExtendedError(EDE_CACHED_ERROR, ""))
 
 class ResponseBuilder:
     """
-    ``udp_max_size`` is the longest datagram, in octets, whatever a client says it takes.
+    ``udp_max_size`` is the longest datagram, in octets, even if a client's EDNS size is larger.
     """
 
     def __init__(self, rewriter: MessageRewriter, udp_max_size: int) -> None:
@@ -27,11 +27,11 @@ class ResponseBuilder:
 
     def build(self, request: ClientRequest, response: Response, age: int = 0) -> bytes:
         """
-        Return what was said, an answer that is so many seconds old or an ``ExtendedError``, as a client gets it.
+        Return the response to a client, in wire form: TTLs are reduced by ``age`` seconds.
         """
         listener, _, query, info, _ = request
         if isinstance(response, ExtendedError):
-            return refusal(query, SERVFAIL, info, response)  # which has 512 octets at most
+            return refusal(query, SERVFAIL, info, response)  # at most 512 octets
         if listener.is_stream:
             return self._build_response(query, info, response, age)
         size, limit = info.udp_size, self._udp_max_size
@@ -40,7 +40,7 @@ class ResponseBuilder:
 
 def as_cached(failure: FailureResponse) -> FailureResponse:
     """
-    Return a failure, marked as one of a moment ago (RFC 8914 §4.14).
+    Return a failure with the Extended DNS Error "Cached Error" (RFC 8914 §4.14).
     """
     if isinstance(failure, ExtendedError):
         return ExtendedError(EDE_CACHED_ERROR, failure.text)

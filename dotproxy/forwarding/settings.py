@@ -1,5 +1,5 @@
 """
-What of the forwarder and the dispatcher a reload changes: the same records for construction and for a reload.
+The settings of the forwarder and the dispatcher: the same records for construction and for a reload.
 
 Decides nothing.
 """
@@ -20,8 +20,8 @@ from dotproxy.wire.message import QueryInfo
 
 class DispatcherSettings(NamedTuple):
     """
-    What of a dispatcher a reload changes: how a reply is parsed, how much is hedged, timeouts in seconds, and to how
-    many upstreams a query is sent at once.
+    ``parse_response``: parses a reply; ``hedging``: budget of hedged queries; timeouts in seconds; ``at_once``: the
+    number of upstreams a query is first sent to.
     """
 
     parse_response: Callable[[bytes, QueryInfo, bytes], UpstreamResponse]
@@ -33,14 +33,14 @@ class DispatcherSettings(NamedTuple):
     @property
     def longest_attempt(self) -> float:
         """
-        After how long a query is sent again: never later than it fails.
+        The longest time before a query is retried, in seconds: no longer than the query timeout.
         """
         return min(self.attempt_timeout, self.query_timeout)
 
 
 class ForwarderSettings(NamedTuple):
     """
-    What of a forwarder a reload changes.
+    ``ordering``: preference among upstreams; ``limit_actions``: responses to clients over their share or not served.
     """
 
     ordering: Ordering

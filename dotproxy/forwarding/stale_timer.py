@@ -1,7 +1,7 @@
 """
-When a client that could have a stale response has waited long enough for a fresh one (RFC 8767 §5).
+The timer after which clients get a stale response (RFC 8767 §5, client response timer).
 
-Decides the moment alone; whether there is a stale response then, and what it says, is the cache's to know.
+Decides the time.  The cache decides whether there is a stale response then.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from dotproxy.forwarding.inflight import Query
 
-#: A client that could have a stale response waits this long for a fresh one, in seconds (RFC 8767 §5).
+#: How long a client waits for a fresh response before it gets a stale one, in seconds (RFC 8767 §5).
 STALE_AFTER: Final = 1.8
 
-#: Timers closer together than this, in seconds, are one.
+#: The least time between two runs of the timer, in seconds.
 _GRAIN: Final = 0.02
 
 
 class StaleTimer:
     """
-    Owns: the queries whose clients could have a stale response, in the order they were asked, and one timer.
-    Tells: ``serve``, which queries it is time for.
+    Owns: queries that have a stale response, in the order of arrival, and one timer.
+    Tells: ``serve``, with the queries that are due.
     """
 
     def __init__(self, clock: IReactorTime, now: Callable[[], float], serve: Callable[[list[Query]], None]) -> None:
@@ -36,7 +36,7 @@ class StaleTimer:
 
     def add(self, query: Query) -> None:
         """
-        The clients of this query could have a stale response; it was asked last of all.
+        Add a query that has a stale response.  Queries have to be added in the order of arrival.
         """
         self._queries.append(query)
         if self._timer is None:
@@ -44,7 +44,7 @@ class StaleTimer:
 
     def stop(self) -> None:
         """
-        Watch over nothing any more.
+        Forget all queries, and cancel the timer.
         """
         if self._timer is not None and self._timer.active():
             self._timer.cancel()

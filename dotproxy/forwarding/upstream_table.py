@@ -1,8 +1,8 @@
 """
-The upstreams by their places, and which of them a query is sent to next.
+The upstreams by slot, and which of them a query is sent to next.
 
-Decides which place an upstream has, and when it may be another's: orders, and what queries remember of whom they
-were sent to, are places, so that one who has left keeps its own until nobody can remember it.
+Decides which slot an upstream has, and when a slot is reused: orders and queries refer to upstreams by slot, so the
+slot of a removed upstream stays reserved until no query can refer to it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dotproxy.policy.quarantine import question_key
 from dotproxy.policy.retry import Isolation, has_ended_enough, isolation_of, next_upstreams
 from dotproxy.policy.selection import Order
 
-#: How often an upstream is told its latency, in seconds.
+#: The least time between two latency samples of an upstream, in seconds.
 _SAMPLED = 0.005
 
-#: No question is remembered for so long, in seconds, by whatever settings.
+#: How long the slot of a removed upstream stays reserved, in seconds: longer than any query timeout.
 _REMEMBERED = 120.0
 
 
 class _Sample:
     """
-    When the upstream of a slot was last told its latency, and how many responses came since.
+    When the upstream of a slot last got a latency sample, and how many responses came since.
     """
 
     __slots__ = ("responses", "told_at")
@@ -37,8 +37,8 @@ class _Sample:
 
 class UpstreamTable:
     """
-    ``slots`` is by place, those who have left included, and ``labels`` their names; ``active`` of those who are
-    asked, in the operator's order.
+    ``slots`` has upstreams by slot, removed ones included, ``labels`` their labels; ``active`` has the slots of those
+    that queries are sent to, in the configured order.
     """
 
     __slots__ = ("_left", "_samples", "active", "labels", "slots")
@@ -60,29 +60,29 @@ class UpstreamTable:
     @property
     def active_upstreams(self) -> list[Upstream]:
         """
-        Those who are asked.
+        The upstreams that queries are sent to, in the configured order.
         """
-        return [self.slots[place] for place in self.active]
+        return [self.slots[slot] for slot in self.active]
 
     @property
     def is_anyone_up(self) -> bool:
         """
-        Whether one of them is not down.
+        Whether at least one active upstream is not down.
         """
         return any(upstream.tier < Tier.DOWN for upstream in self.active_upstreams)
 
-    def tier_of(self, place: int) -> int:
+    def tier_of(self, slot: int) -> int:
         """
-        Return what is to be thought of one.
+        Return the ``Tier`` of the upstream in a slot.
         """
-        return self.slots[place].tier
+        return self.slots[slot].tier
 
     def choose(self, query: Query, responsive: Collection[int], at_once: int, now: float) -> tuple[int, ...]:
         """
-        Return whom to send a query to next, ``at_once`` the first time; nobody, if all that may be asked have been.
+        Return the slots to send a query to next, ``at_once`` of them the first time; none if no attempt is left.
 
-        One that has the query already is asked again only if it is ``responsive``; one that is known to hang up at the
-        question comes after those that are not.
+        An upstream that still has the query is used again only if it is ``responsive``.  Upstreams that have the
+        question in quarantine, since they close the connection on it, come last.
         """
         order: Order = query.order
         if has_ended_enough(order, query.attempts, query.given_up, query.lost_alone):
@@ -95,7 +95,7 @@ class UpstreamTable:
 
     def is_quarantined(self, query: Query, index: int, now: float) -> bool:
         """
-        Return whether an upstream is known to hang up at the question of a query.
+        Return whether an upstream has the question of a query in quarantine.
         """
         quarantine = self.slots[index].quarantine
         return quarantine.until > now and quarantine.contains(question_key(query.sent, query.info.question_end), now)
@@ -112,7 +112,7 @@ class UpstreamTable:
 
     def send_again(self, index: int, queries: list[Query], now: float) -> None:
         """
-        Send these to an upstream once more, each on a connection of the kind it needs.
+        Send queries to an upstream once more, each on a shared or an isolated connection, as it needs.
         """
         upstream = self.slots[index]
         questions: list[tuple[Query, bytes, int]] = []
@@ -141,7 +141,7 @@ class UpstreamTable:
 
     def note_latency(self, index: int, now: float, seconds: float, responses: int) -> None:
         """
-        Tell an upstream its latency, at most once in 5 ms, and how many responses came since the last time.
+        Record a latency in seconds, and the number of responses since the last one; at most one sample in 5 ms.
         """
         sample = self._samples[index]
         sample.responses += responses
@@ -152,22 +152,22 @@ class UpstreamTable:
 
     def replace(self, upstreams: Sequence[Upstream], now: float) -> None:
         """
-        Have these asked from now on.
+        Send queries to these upstreams from now on.
         """
-        places = [self._slot_of(upstream, now) for upstream in upstreams]
-        self._left.update({place: now for place in self.active if place not in places})
-        for place in places:
-            self._left.pop(place, None)
-        self.active = tuple(places)
+        slots = [self._slot_of(upstream, now) for upstream in upstreams]
+        self._left.update({slot: now for slot in self.active if slot not in slots})
+        for slot in slots:
+            self._left.pop(slot, None)
+        self.active = tuple(slots)
 
     def _slot_of(self, upstream: Upstream, now: float) -> int:
         if upstream in self.slots:
             return self.slots.index(upstream)
-        for place, since in self._left.items():
+        for slot, since in self._left.items():
             if now - since > _REMEMBERED:
-                del self._left[place]
-                self.slots[place], self.labels[place] = upstream, upstream.label
-                return place
+                del self._left[slot]
+                self.slots[slot], self.labels[slot] = upstream, upstream.label
+                return slot
         self.slots.append(upstream)
         self.labels.append(upstream.label)
         self._samples.append(_Sample())
