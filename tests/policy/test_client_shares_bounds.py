@@ -33,3 +33,14 @@ class BoundTests(SynchronousTestCase):
         self.assertLess(len(shares), 8192)
         self.assertIs(youngest, shares.share_of("10.31.255.1", 1000.0))
         self.assertIs(last, shares.share_of("192.0.2.1", 1000.0))
+
+    def test_client_is_known_after_a_second(self) -> None:
+        """
+        From then on its queries are charged to an account of its own.
+        """
+        for seconds, is_known in ((0.9, False), (1.1, True)):
+            shares = ClientShares(lambda host: True, max_in_flight=100)
+            for now in (1000.0, 1000.0 + seconds):
+                share = shares.share_of("192.0.2.1", now)
+                shares.may_send(share, now)
+            self.assertEqual(is_known, share.account is share, seconds)
