@@ -39,7 +39,7 @@ class BoundTests(SynchronousTestCase):
         From then on its queries are charged to an account of its own.
         """
         for seconds, is_known in ((0.9, False), (1.1, True)):
-            shares = ClientShares(lambda host: True, max_in_flight=100)
+            shares = ClientShares(ShareSettings(lambda host: True, max_in_flight=100))
             for now in (1000.0, 1000.0 + seconds):
                 share = shares.share_of("192.0.2.1", now)
                 shares.may_send(share, now)
