@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.cache import responses
 from dotproxy.cache.key import key_of
 from dotproxy.cache.responses import STALE_TTL, CacheEntry, CacheSettings, ResponseCache
 from dotproxy.cache.ttl import Limits
@@ -466,16 +467,16 @@ class MoreTests(SynchronousTestCase):
 
     def test_octets_of_an_entry(self) -> None:
         """
-        445 octets besides those of the key and of the body, and 8 for a TTL; 32 more for each hit's note and number.
+        445 octets besides those of the key and of the body, and 8 for each record; 40 if their offsets go beyond 256.
         """
-        for name, ttl in (("short.test.", 256), ("large.test.", 257)):
-            before = self.cache.octets
-            key = self.add(name, ttl=ttl)
-            entry = self.cache.peek(key)
-            assert entry is not None
-            ((ttl_at),) = entry.response.ttl_offsets
-            of_ttl = 8 if ttl_at <= 256 else 40
-            self.assertEqual(445 + len(key) + len(entry.response.body) + of_ttl, self.cache.octets - before)
+        key = self.add()
+        entry = self.cache.peek(key)
+        assert entry is not None
+        self.assertEqual(445 + len(key) + len(entry.response.body) + 8, self.cache.octets)
+        for last, of_each in ((255, 8), (256, 8), (257, 40), (300, 40)):
+            response = entry.response._replace(body=bytes(400), ttl_offsets=(6, last), options=b"")
+            size = responses._size_of(key, entry._replace(response=response))
+            self.assertEqual(445 + len(key) + 400 + 2 * of_each, size, last)
 
     def test_octets_of_a_hit(self) -> None:
         """

@@ -238,3 +238,18 @@ class ConnectionTableTests(SynchronousTestCase):
         tries = [self.table.make_room(share, 300) for _ in range(10)]
         self.assertIn(True, tries)
         self.assertIs(ClientEnd.EVICTED, every[250].reason)
+
+    def test_32_connections_are_compared(self) -> None:
+        """
+        The one unused for longest of these is closed, whatever comes after them; the next time others are compared.
+        """
+        table = ConnectionTable()
+        share = self.shares.share_of("192.0.2.1", 0.0)
+        connections = [Connection(table, share, 100.0 + number) for number in range(40)]
+        for connection in connections:
+            table.add(connection)
+        connections[31].last_used, connections[32].last_used = 2.0, 1.0
+        other = self.shares.share_of("192.0.2.2", 0.0)
+        for closed in (31, 32):
+            self.assertTrue(table.make_room(other, len(table)))
+            self.assertIs(ClientEnd.EVICTED, connections[closed].reason)

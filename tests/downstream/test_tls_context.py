@@ -38,6 +38,13 @@ class ContextTests(SynchronousTestCase):
                     other.bio_write(one.bio_read(65536))
         return client
 
+    def test_lifetime_of_tickets(self) -> None:
+        """
+        A session can be resumed for two hours.
+        """
+        context = ServerTls(ISSUED.certificate_pem, ISSUED.key_pem).context()
+        self.assertEqual(7200, context.get_timeout())
+
     def test_versions(self) -> None:
         """
         TLS 1.2 at least, or 1.3.

@@ -123,6 +123,16 @@ class QuarantineTests(SynchronousTestCase):
             self.quarantine.add(key(name), 0.0)
             self.assertEqual(is_zone, self.holds("other.ads.test."), name)
 
+    def test_2000_questions_are_remembered(self) -> None:
+        """
+        The next one takes the place of the oldest.
+        """
+        for number in range(2000):
+            self.quarantine.add(key(f"a.b{number}."), 0.0)
+        self.assertTrue(self.holds("a.b0."))
+        self.quarantine.add(key("a.next."), 0.0)
+        self.assertEqual((False, True, True), (self.holds("a.b0."), self.holds("a.b1."), self.holds("a.next.")))
+
     def test_an_answered_question_is_not_isolated(self) -> None:
         """
         Others are, until they are answered.

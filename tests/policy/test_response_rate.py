@@ -64,6 +64,19 @@ class ResponseRateTests(SynchronousTestCase):
         self.assertEqual("WwW.test.", message.question[0].name.to_text())
         self.assertEqual(octets[:2], sent[0][:2])
 
+    def test_clients_of_a_network_are_limited_together(self) -> None:
+        """
+        IPv4 addresses of a /24 and IPv6 addresses of a /56; those beside it have their own rate.
+        """
+        for first, same, other in (
+            ("192.0.2.1", "192.0.2.255", "192.0.3.1"),
+            ("2001:db8:0:100::1", "2001:db8:0:1ff::1", "2001:db8:0:200::1"),
+            ("2001:db8:0:300::1", "2001:db8:0:380::1", "2001:db8:0:400::1"),
+        ):
+            self.assertEqual(10, self.send([response("www.test.")] * 10, first)["whole"])
+            self.assertEqual(0, self.send([response("www.test.")], same)["whole"], same)
+            self.assertEqual(1, self.send([response("www.test.")], other)["whole"], other)
+
     def test_case_does_not_tell_questions_apart(self) -> None:
         """
         The same name in other spelling is the same.

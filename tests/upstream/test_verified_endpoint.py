@@ -3,7 +3,7 @@ The gate: verified, or no connection.
 """
 
 from twisted.internet import error as net_error
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -144,6 +144,8 @@ class GateTests(SynchronousTestCase):
             net_error.NoRouteError(113, "No route to host"): "no route to host",
             net_error.ConnectError(101, "Network is unreachable"): "network is unreachable",
             net_error.ConnectError(string="odd"): "An error occurred while connecting: odd.",
+            net_error.ConnectionDone(): "given up",
+            CancelledError(): "given up",
         }
         for error, reason in told.items():
             dialled = self.connect()
