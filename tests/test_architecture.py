@@ -218,7 +218,7 @@ class ArchitectureTests(SynchronousTestCase):
                         {other, module} & MAY_IMPORT[room], f"{path.relative_to(PACKAGE)} in {room} imports {module}"
                     )
 
-    def test_rooms_files_and_floors(self) -> None:
+    def test_top_level_rooms_and_import_depth_are_limited(self) -> None:
         """
         The top level has the rooms and few files; rooms are few, and so are the floors of imports that they make.
         """
@@ -241,7 +241,7 @@ class ArchitectureTests(SynchronousTestCase):
 
         self.assertLessEqual(max(floor_of(room) for room in list(uses)), MOST_FLOORS)
 
-    def test_the_pure_rooms_are_pure(self) -> None:
+    def test_wire_and_policy_import_the_standard_library_only(self) -> None:
         """
         Wire and policy use the standard library alone, and of it neither time, chance nor logging.
         """
@@ -253,7 +253,7 @@ class ArchitectureTests(SynchronousTestCase):
                 self.assertTrue(top == "dotproxy" or top in sys.stdlib_module_names, f"{path} imports {name}")
                 self.assertNotIn(top, {"time", "random", "secrets", "logging", "socket", "asyncio", "os"}, str(path))
 
-    def test_configuration_knows_no_twisted(self) -> None:
+    def test_configuration_does_not_import_twisted(self) -> None:
         """
         A configuration can be checked without Twisted.
         """
@@ -262,7 +262,7 @@ class ArchitectureTests(SynchronousTestCase):
                 for name, _ in imports(path):
                     self.assertFalse(name.startswith("twisted"), f"{path} imports {name}")
 
-    def test_the_reactor_is_chosen_at_the_edge(self) -> None:
+    def test_global_reactor_is_imported_in_three_places(self) -> None:
         """
         The global reactor is imported in three places, and only when they are called.
         """
@@ -274,7 +274,7 @@ class ArchitectureTests(SynchronousTestCase):
                     found.add(room)
         self.assertEqual({"tap", "resolver", "service.workers"}, found)
 
-    def test_fakes_stay_out_of_the_proxy(self) -> None:
+    def test_only_the_demo_imports_the_fakes(self) -> None:
         """
         Nothing but the demonstration uses what is there for tests.
         """
@@ -286,7 +286,7 @@ class ArchitectureTests(SynchronousTestCase):
         }
         self.assertEqual({"testing", "cli.demo"}, users)
 
-    def test_modules_are_small_and_say_what_they_are_for(self) -> None:
+    def test_modules_have_a_docstring_and_400_lines_at_most(self) -> None:
         """
         Each module has a head that says so, and at most 400 lines; the settings are data, which is searched and not read.
         """

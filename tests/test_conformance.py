@@ -67,7 +67,7 @@ class ConformanceTests(SynchronousTestCase):
         """
         self.assertEqual(REQUIREMENTS, [row.number for row in rows()])
 
-    def test_each_is_shown_or_explained(self) -> None:
+    def test_each_requirement_has_tests_or_a_reason(self) -> None:
         """
         A requirement holds by its tests, or has a reason why it does not apply.
         """
@@ -77,7 +77,7 @@ class ConformanceTests(SynchronousTestCase):
             else:
                 self.assertRegex(row.result, r"^does not apply: .{10}", row.number)
 
-    def test_each_test_is_there_and_says_which_rfc(self) -> None:
+    def test_each_named_test_exists_and_cites_the_rfc(self) -> None:
         """
         Every test that is named exists, and one of a row's tests at least names each RFC of the row.
         """

@@ -52,7 +52,7 @@ class LockTests(SynchronousTestCase):
     deploy/docker/*.lock.
     """
 
-    def test_what_pyproject_asks_for_is_locked(self) -> None:
+    def test_requirements_of_pyproject_are_locked(self) -> None:
         """
         Each requirement of pyproject.toml is there, in a version it allows; of the build's, those of the hook, too.
         """
@@ -68,7 +68,7 @@ class LockTests(SynchronousTestCase):
                 version, _ = held[canonicalize_name(wanted.name)]
                 self.assertIn(version, wanted.specifier, f"{text} in {name}: make lock")
 
-    def test_extras_are_not_in_it(self) -> None:
+    def test_extras_are_not_locked(self) -> None:
         """
         What tests and developers need is not.
         """
@@ -76,7 +76,7 @@ class LockTests(SynchronousTestCase):
         others = {canonicalize_name(Requirement(one).name) for extra in extras.values() for one in extra}
         self.assertEqual(set(), set(locked("requirements.lock")) & others)
 
-    def test_what_these_need_is_locked(self) -> None:
+    def test_transitive_requirements_are_locked(self) -> None:
         """
         Whatever a locked package needs to run is locked, too, in a version it allows.
         """
@@ -90,7 +90,7 @@ class LockTests(SynchronousTestCase):
                 if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
                     self.assertIn(canonicalize_name(wanted.name), held, f"{name} needs it")
 
-    def test_everything_has_hashes(self) -> None:
+    def test_every_file_has_a_hash(self) -> None:
         """
         SHA-256 of each file; of what is compiled for a platform, those of many.
         """
@@ -102,7 +102,7 @@ class LockTests(SynchronousTestCase):
             for package in ("cryptography", "cffi", "zope-interface"):
                 self.assertGreater(len(locked(name)[package][1]), 20)
 
-    def test_both_agree(self) -> None:
+    def test_build_and_run_lock_files_agree(self) -> None:
         """
         The wheel is compiled with what it will run with.
         """
@@ -110,7 +110,7 @@ class LockTests(SynchronousTestCase):
         for name, entry in locked("requirements.lock").items():
             self.assertEqual(entry, built[name])
 
-    def test_no_place_is_named(self) -> None:
+    def test_lock_files_name_no_index(self) -> None:
         """
         A lock file says what, not from where.
         """
@@ -132,7 +132,7 @@ class DockerfileTests(SynchronousTestCase):
         self.commands = [part.strip() for line in lines for part in line.removeprefix("RUN ").split("&&")]
         self.last = text.rpartition("\nFROM ")[2]
 
-    def test_nothing_is_installed_but_by_its_hash(self) -> None:
+    def test_pip_installs_by_hash_only(self) -> None:
         """
         pip takes wheels with the hashes of a lock file, or reaches no index at all.
         """
@@ -146,7 +146,7 @@ class DockerfileTests(SynchronousTestCase):
             self.assertIn(f"deploy/docker/{name}", copied)
             self.assertTrue((DOCKER / name).is_file())
 
-    def test_the_last_stage_builds_nothing(self) -> None:
+    def test_last_stage_has_no_compiler(self) -> None:
         """
         Compiler, pip and the build's environment stay behind.
         """
@@ -172,21 +172,21 @@ class AuditTests(SynchronousTestCase):
         verdict: tuple[str, bool] = self.judge("some.lock", json.dumps({"dependencies": list(dependencies)}), said)
         return verdict
 
-    def test_nothing_is_known_against_them(self) -> None:
+    def test_audit_without_findings_succeeds(self) -> None:
         """
         It says so, and how many there are.
         """
         good = {"name": "attrs", "version": "1", "vulns": []}
         self.assertEqual(("some.lock: 1 packages, no known vulnerability", True), self.judged(good))
 
-    def test_a_vulnerability_fails(self) -> None:
+    def test_vulnerability_fails_the_audit(self) -> None:
         """
         Package, version, identifier, and where it is fixed.
         """
         bad = {"name": "attrs", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}
         self.assertEqual(("some.lock: attrs 1: CVE-1, fixed in 2", False), self.judged(bad))
 
-    def test_one_that_is_not_known_fails(self) -> None:
+    def test_unknown_package_fails_the_audit(self) -> None:
         """
         If others are.
         """
@@ -195,7 +195,7 @@ class AuditTests(SynchronousTestCase):
         self.assertIn("b: not known", text)
         self.assertFalse(is_right)
 
-    def test_no_database(self) -> None:
+    def test_unreachable_database_is_no_failure(self) -> None:
         """
         Where it knows nothing, or nobody is reached, nothing fails, and nothing is said to be all right.
         """
@@ -207,14 +207,14 @@ class AuditTests(SynchronousTestCase):
             self.assertNotIn("\n", text)
             self.assertTrue(is_right)
 
-    def test_a_mistake_of_ours_fails(self) -> None:
+    def test_usage_error_fails_the_audit(self) -> None:
         """
         An option that pip-audit does not know, or a lock file without packages.
         """
         self.assertFalse(self.judge("some.lock", "", "pip-audit: error: unrecognized arguments")[1])
         self.assertFalse(self.judged()[1])
 
-    def test_the_exit_code(self) -> None:
+    def test_exit_code_is_1_for_a_vulnerability(self) -> None:
         """
         1 if one lock file has a vulnerability.
         """

@@ -47,7 +47,7 @@ class DockerfileTests(SynchronousTestCase):
         lines = re.sub(r"\\\n", " ", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)).splitlines()
         self.instructions = [line.split(maxsplit=1) for line in lines if line.strip()]
 
-    def test_what_is_copied_reaches_the_build(self) -> None:
+    def test_copied_files_are_in_the_build_context(self) -> None:
         """
         Each file that is copied is there, and .dockerignore does not leave it out.
         """
@@ -58,7 +58,7 @@ class DockerfileTests(SynchronousTestCase):
             self.assertTrue((TOP / source).exists(), source)
             self.assertTrue(reaches(source), f".dockerignore leaves out {source}")
 
-    def test_one_base(self) -> None:
+    def test_both_stages_have_the_same_base(self) -> None:
         """
         Both stages are made from the same base, which can be another one.
         """
@@ -66,7 +66,7 @@ class DockerfileTests(SynchronousTestCase):
         bases = [rest.split()[0] for word, rest in self.instructions if word == "FROM"]
         self.assertEqual(["${BASE}", "${BASE}"], bases)
 
-    def test_health_in_any_format(self) -> None:
+    def test_health_check_is_the_same_in_both_formats(self) -> None:
         """
         The Dockerfile and compose have the same check, and the image serves /healthz where it says, in any format.
         """
@@ -82,7 +82,7 @@ class DockerfileTests(SynchronousTestCase):
         exposed = " ".join(rest for word, rest in self.instructions if word == "EXPOSE").split()
         self.assertEqual({"9953/tcp", "5300/udp", "5300/tcp"}, set(exposed))
 
-    def test_what_compose_sets(self) -> None:
+    def test_compose_environment_is_accepted(self) -> None:
         """
         Its environment is taken by the configuration of the image, without a warning.
         """
@@ -111,7 +111,7 @@ class MemoryTests(SynchronousTestCase):
     What the service may take, wherever it runs.
     """
 
-    def test_one_limit_that_fits_the_defaults(self) -> None:
+    def test_memory_limits_agree(self) -> None:
         """
         The unit, Compose and Kubernetes have the same, which is what docs/deploy.md says of the defaults.
         """
@@ -128,7 +128,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertEqual(1, config.workers)
         self.assertIn("`MemoryMax=512M`", (TOP / "docs" / "deploy.md").read_text("utf-8"))
 
-    def test_what_the_unit_leaves_out(self) -> None:
+    def test_unit_omits_memory_settings_that_break_the_service(self) -> None:
         """
         MemoryDenyWriteExecute would end every handshake (cffi), and MemoryHigh would stop the service where there is
         nothing to reclaim.
@@ -169,7 +169,7 @@ class KubernetesTests(SynchronousTestCase):
         self.assertEqual((0, ""), (code, complaint))
         return tomllib.loads(text)
 
-    def test_the_program_takes_it(self) -> None:
+    def test_manifest_is_a_valid_configuration(self) -> None:
         """
         `dotproxy check` accepts file, arguments and environment without a warning, and they listen where the ports are.
         """
@@ -179,7 +179,7 @@ class KubernetesTests(SynchronousTestCase):
         self.assertEqual((["0.0.0.0:5300"], "0.0.0.0:9953"), (config["listen"], config["admin_listen"]))
         self.assertEqual("json", config["log_format"])
 
-    def test_references(self) -> None:
+    def test_references_in_the_manifest_exist(self) -> None:
         """
         Probes, Service, volumes and selectors name what is there.
         """
@@ -201,7 +201,7 @@ class KubernetesTests(SynchronousTestCase):
         annotations = deployment["template"]["metadata"]["annotations"]
         self.assertEqual("9953", annotations["prometheus.io/port"])
 
-    def test_the_least_rights(self) -> None:
+    def test_pod_has_the_least_rights(self) -> None:
         """
         The user of the image, no capability, nothing writable.
         """

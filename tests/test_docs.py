@@ -93,7 +93,7 @@ class DocumentationTests(SynchronousTestCase):
         assert listed
         self.assertEqual(sorted(PRESETS), sorted(re.findall(r"`([^`]+)`", listed[1])))
 
-    def test_the_readme_spells_upstreams_that_are_understood(self) -> None:
+    def test_upstreams_in_the_readme_are_parsed(self) -> None:
         """
         Every upstream in the README's list can be parsed.
         """
@@ -116,7 +116,7 @@ class DocumentationTests(SynchronousTestCase):
         for spelling, ours in rows:
             self.assertEqual(ours, str(parse_upstream(spelling)))
 
-    def test_nothing_is_installed_from_an_index(self) -> None:
+    def test_docs_install_from_a_checkout(self) -> None:
         """
         The name dotproxy on the package index is another project's: what is installed is a checkout.
         """
@@ -205,7 +205,7 @@ class CodeNamesTests(SynchronousTestCase):
             (page.name, word) for page in pages for word in re.findall(r"`([^`\n]+)`", page.read_text("utf-8"))
         ]
 
-    def test_files_and_what_is_in_them(self) -> None:
+    def test_named_files_and_members_exist(self) -> None:
         """
         ``room/module.py`` and ``room/module.py:Class.method`` are below ``dotproxy``, in any room, or from the top.
         """
@@ -218,7 +218,7 @@ class CodeNamesTests(SynchronousTestCase):
                     missing.append(f"{page}: {word}")
         self.assertEqual([], missing)
 
-    def test_modules_by_their_dotted_names(self) -> None:
+    def test_dotted_names_exist(self) -> None:
         """
         ``room.module`` and ``room.module.NAME`` exist.
         """
@@ -231,7 +231,7 @@ class CodeNamesTests(SynchronousTestCase):
                     missing.append(f"{page}: {word}")
         self.assertEqual([], missing)
 
-    def test_methods_by_their_classes(self) -> None:
+    def test_named_class_members_exist(self) -> None:
         """
         ``Class.member`` is a member of a class of ours.
         """

@@ -43,20 +43,20 @@ class FuzzTests(SynchronousTestCase):
     """
 
     @given(st.one_of(mutated(queries()), st.binary(max_size=200)))
-    def test_from_clients(self, octets: bytes) -> None:
+    def test_fuzzed_query_gets_one_response_or_none(self, octets: bytes) -> None:
         """
         One answer or silence, no exception, nothing that hurts an upstream, and the next question is answered.
         """
         fuzz_query(octets)
 
     @given(st.one_of(mutated(replies()), st.binary(max_size=200)))
-    def test_from_upstreams(self, octets: bytes) -> None:
+    def test_fuzzed_reply_gives_the_client_one_response(self, octets: bytes) -> None:
         """
         The client gets one answer, no longer than it may be, and the next question is answered.
         """
         fuzz_reply(octets)
 
-    def test_the_corpus(self) -> None:
+    def test_corpus_passes(self) -> None:
         """
         What fuzzing found worth keeping still does no harm.
         """
@@ -66,7 +66,7 @@ class FuzzTests(SynchronousTestCase):
             for file in files:
                 target(file.read_bytes())
 
-    def test_what_was_captured(self) -> None:
+    def test_captured_messages_pass(self) -> None:
         """
         What real clients and servers say, whole.
         """
@@ -91,7 +91,7 @@ class FloodTests(SynchronousTestCase):
         gc.freeze()
         self.addCleanup(gc.unfreeze)
 
-    def test_a_small_flood(self) -> None:
+    def test_small_flood_is_clean_and_repeatable(self) -> None:
         """
         Nothing is wrong in it, and it is the same each time.
         """
@@ -101,7 +101,7 @@ class FloodTests(SynchronousTestCase):
         self.assertEqual(again, flood.run(count, 7)[-1])
         self.assertNotEqual(again, other)
 
-    def test_one_answer_each(self) -> None:
+    def test_missing_or_second_response_is_reported(self) -> None:
         """
         A second one is noticed, and one that is missing.
         """
@@ -119,7 +119,7 @@ class FloodTests(SynchronousTestCase):
             world.settle()
         world.stop()
 
-    def test_errors_that_are_logged(self) -> None:
+    def test_logged_exception_is_reported(self) -> None:
         """
         An exception that nobody sees but the log is one.
         """
@@ -128,7 +128,7 @@ class FloodTests(SynchronousTestCase):
         self.assertRaisesRegex(AssertionError, "a traceback", world.settle)
         world.stop()
 
-    def test_tables_that_grow(self) -> None:
+    def test_growing_table_or_memory_is_reported(self) -> None:
         """
         A table that is longer than its bound ends it, and so does memory that grows.
         """
@@ -146,7 +146,7 @@ class FloodTests(SynchronousTestCase):
         watch.weigh(2)
         self.assertRaisesRegex(AssertionError, "68 MiB after 3 tenths, 67 MiB are allowed", watch.weigh, 3)
 
-    def test_what_is_checked_of_an_answer(self) -> None:
+    def test_malformed_response_is_reported(self) -> None:
         """
         Its ID, that it is one, its opcode, question, length and end.
         """

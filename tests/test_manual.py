@@ -26,7 +26,7 @@ class ManualTests(SynchronousTestCase):
     docs/man, against the schema and the commands.
     """
 
-    def test_they_are_up_to_date(self) -> None:
+    def test_manual_pages_are_up_to_date(self) -> None:
         """
         Each page is the one that ``make man`` writes now.
         """
@@ -35,7 +35,7 @@ class ManualTests(SynchronousTestCase):
         for name, text in pages.items():
             self.assertEqual(text, (MANUALS / name).read_text("utf-8"), f"{name}: make man")
 
-    def test_every_setting_is_there(self) -> None:
+    def test_manual_has_every_setting(self) -> None:
         """
         dotproxy(1) has each setting's option, dotproxy.toml(5) its key and variable, both what it does.
         """
@@ -48,7 +48,7 @@ class ManualTests(SynchronousTestCase):
             for page in (command, file):
                 self.assertIn(" ".join(setting.help.split()), page, setting.key)
 
-    def test_every_command_is_there(self) -> None:
+    def test_manual_has_every_command(self) -> None:
         """
         dotproxy(1) has each command.
         """
@@ -56,7 +56,7 @@ class ManualTests(SynchronousTestCase):
         for name in _COMMANDS:
             self.assertIn(f".B dotproxy {name}", page)
 
-    def test_they_are_ascii(self) -> None:
+    def test_manual_pages_are_ascii(self) -> None:
         """
         So that every formatter shows the same.
         """

@@ -47,7 +47,7 @@ class MutationTests(SynchronousTestCase):
             changed("if size and not least: limit()"),
         )
 
-    def test_numbers_arithmetic_and_slices(self) -> None:
+    def test_numbers_operators_slices_and_returns_are_changed(self) -> None:
         """
         A number is one more or less; an operator becomes its opposite; a slice loses a bound; a value is not returned.
         """
@@ -69,7 +69,7 @@ class MutationTests(SynchronousTestCase):
         self.assertIn("return limit(least, size)", changed("return limit(size, least)"))
         self.assertEqual({"return None", "return min(size, least)"}, changed("return max(size, least)"))
 
-    def test_text_and_types_stay(self) -> None:
+    def test_text_and_types_are_not_changed(self) -> None:
         """
         Nothing is changed in a docstring, an annotation, an assertion, a text, or a protocol.
         """
@@ -84,13 +84,13 @@ class MutationTests(SynchronousTestCase):
         protocol = "class One(Protocol):\n    def limit(self, size=1): return 2\n"
         self.assertEqual([], mutations("dotproxy/wire/one.py", protocol))
 
-    def test_positions_after_characters_of_several_octets(self) -> None:
+    def test_positions_are_right_after_non_ascii_characters(self) -> None:
         """
         ast counts octets, a text has characters.
         """
         self.assertIn("return size + 'ü–' + 2", changed("return size + 'ü–' + 1"))
 
-    def test_what_means_the_same_is_no_change(self) -> None:
+    def test_equivalent_source_is_no_change(self) -> None:
         """
         Nor is what does not parse.
         """
@@ -105,7 +105,7 @@ class SampleTests(SynchronousTestCase):
     The sample.
     """
 
-    def test_seed_decides(self) -> None:
+    def test_same_seed_draws_the_same_sample(self) -> None:
         """
         The same seed draws the same mutations, another one others; 0 is all of them.
         """

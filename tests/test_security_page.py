@@ -71,7 +71,7 @@ class SecurityPageTests(SynchronousTestCase):
         """
         self.text = PAGE.read_text("utf-8")
 
-    def test_every_test_is_there(self) -> None:
+    def test_every_named_test_exists(self) -> None:
         """
         Each that is named exists, and each attacker has some.
         """
@@ -113,7 +113,7 @@ class SecurityPageTests(SynchronousTestCase):
             if word.startswith(("deploy/", "tests/")):
                 self.assertTrue((TOP / word).exists(), word)
 
-    def test_it_is_linked(self) -> None:
+    def test_page_is_linked(self) -> None:
         """
         From where readers begin.
         """

@@ -60,7 +60,7 @@ class OptionsTests(CleanEnvironment):
         options.parseOptions(list(arguments))
         return options
 
-    def test_the_plugin_is_found(self) -> None:
+    def test_twistd_finds_the_plugin(self) -> None:
         """
         twistd finds one plugin named dotproxy, which makes a service of ours.
         """
@@ -81,7 +81,7 @@ class OptionsTests(CleanEnvironment):
         self.assertEqual([1, 2, 3], [address.port for address in loaded.config.listen])
         self.assertEqual(("quad9", 4096), (str(loaded.config.upstream[0]), loaded.config.udp_max_size))
 
-    def test_a_file_and_the_environment(self) -> None:
+    def test_environment_wins_over_the_file(self) -> None:
         """
         --config names a file; the environment wins over it.
         """
@@ -102,7 +102,7 @@ class OptionsTests(CleanEnvironment):
         self.assertIn("policy (--policy): 'best' is not a policy", lines[1])
         self.assertRaises(UsageError, self.parse, "--nonsense")
 
-    def test_where_it_came_from(self) -> None:
+    def test_service_has_its_sources(self) -> None:
         """
         The service knows the file, the variables and the options.
         """
@@ -112,7 +112,7 @@ class OptionsTests(CleanEnvironment):
         service: Any = makeService(self.parse("-l", "127.0.0.1:0", "-l", "[::1]:0"))
         self.assertEqual(f"{path}, --listen, DOTPROXY_PADDING", service.proxy._source.origin)
 
-    def test_help(self) -> None:
+    def test_help_has_every_option_and_fits_the_terminal(self) -> None:
         """
         Every option with what it takes, no wider than the terminal.
         """
@@ -122,7 +122,7 @@ class OptionsTests(CleanEnvironment):
         self.assertIn("  -l, --listen=ADDR:PORT\n", text)
         self.assertLessEqual(max(map(len, text.splitlines())), 72)
 
-    def test_no_pid_file_that_cannot_be_deleted(self) -> None:
+    def test_no_pid_file_as_another_user_in_the_foreground(self) -> None:
         """
         In the foreground, as another user, there is none, unless it is asked for.
         """
@@ -138,7 +138,7 @@ class OptionsTests(CleanEnvironment):
             self.assertTrue(pid_file(*others).endswith("/twistd.pid"))
         TwistOptions().parseOptions(["dotproxy"])  # which has no such options
 
-    def test_version(self) -> None:
+    def test_version_option_prints_the_version(self) -> None:
         """
         --version prints ours and ends.
         """
@@ -169,7 +169,7 @@ class ServiceTests(CleanEnvironment):
         options.parseOptions(list(arguments))
         return options
 
-    def test_the_service_runs_a_proxy(self) -> None:
+    def test_make_service_returns_a_proxy(self) -> None:
         """
         makeService returns a service whose child is what assembly builds.
         """
@@ -178,7 +178,7 @@ class ServiceTests(CleanEnvironment):
         self.assertIsInstance(service.proxy, Proxy)
         self.assertEqual([service.proxy], list(service))
 
-    def test_a_variable_that_means_nothing(self) -> None:
+    def test_unknown_variable_is_logged_at_the_start_only(self) -> None:
         """
         The start logs it once; a reload does not repeat it.
         """
@@ -192,7 +192,7 @@ class ServiceTests(CleanEnvironment):
         warning = "DOTPROXY_POLICI (environment): no such setting, ignored; did you mean DOTPROXY_POLICY?"
         self.assertEqual([warning], lines)
 
-    def test_an_address_that_cannot_be_bound(self) -> None:
+    def test_bind_error_is_logged_and_exit_code_1(self) -> None:
         """
         Each listener that cannot be is a line in the log, and the exit code is 1; the others are not kept.
         """
@@ -223,7 +223,7 @@ class ServiceTests(CleanEnvironment):
         self.assertRaises(CannotBind, proxy.privilegedStartService)
         self.assertEqual([], proxy.addresses)
 
-    def test_settling(self) -> None:
+    def test_gc_is_frozen_after_the_start(self) -> None:
         """
         After the start the collector is told that what is there stays.
         """
@@ -252,7 +252,7 @@ class CommandTests(CleanEnvironment):
         self.patch(sys, "stderr", err)
         return cli.main(arguments), out.getvalue(), err.getvalue()
 
-    def test_usage(self) -> None:
+    def test_usage_lists_the_commands(self) -> None:
         """
         Without a command it says which there are; a wrong one is named.
         """
@@ -262,7 +262,7 @@ class CommandTests(CleanEnvironment):
         self.assertEqual(2, code)
         self.assertIn("there is no command 'dance'", complaint)
 
-    def test_version_and_example(self) -> None:
+    def test_version_and_example_print_and_succeed(self) -> None:
         """
         Both print and succeed.
         """
@@ -312,7 +312,7 @@ class CommandTests(CleanEnvironment):
             self.assertEqual("", out.getvalue(), name)
             self.assertIn("nonsense", err.getvalue(), name)
 
-    def test_nobody_reads_on(self) -> None:
+    def test_closed_pipe_ends_a_command_silently(self) -> None:
         """
         A pipe that was closed ends a command as SIGPIPE would, without a word, whether that is noticed while it
         writes or at its end.
@@ -345,7 +345,7 @@ class CommandTests(CleanEnvironment):
                 self.patch(sys, "stderr", err)
                 self.assertEqual((141, ""), (cli.main(arguments), err.getvalue()), (arguments, limit))
 
-    def test_check(self) -> None:
+    def test_check_prints_configuration_or_problems(self) -> None:
         """
         A good configuration is printed with its sources, of a bad one every problem.
         """
@@ -356,7 +356,7 @@ class CommandTests(CleanEnvironment):
         self.assertEqual((1, ""), (code, text))
         self.assertEqual(3, len(complaint.splitlines()))
 
-    def test_check_with_a_variable_that_means_nothing(self) -> None:
+    def test_check_warns_of_an_unknown_variable(self) -> None:
         """
         A mistyped variable is one line beside the configuration, which is good; Kubernetes' are none.
         """
@@ -380,7 +380,7 @@ class CommandTests(CleanEnvironment):
         logger = "--logger=dotproxy.telemetry.lines.auto"
         self.assertEqual([["twistd", "--nodaemon", "--pidfile=", logger, "dotproxy", "-u", "quad9"]], ran)
 
-    def test_mistakes_of_run(self) -> None:
+    def test_run_with_problems_exits_with_78(self) -> None:
         """
         The problems and nothing else, exit code 78; twistd does not run.  systemd and the journal are told, too.
         """
@@ -402,7 +402,7 @@ class CommandTests(CleanEnvironment):
         complaint = self.run_command("run", "--policy", "x")[2]
         self.assertTrue(all(line.startswith("<3>") for line in complaint.splitlines()))
 
-    def test_mistakes_of_twistd(self) -> None:
+    def test_twistd_with_problems_exits_with_78(self) -> None:
         """
         Likewise, by its own name.
         """
@@ -413,7 +413,7 @@ class CommandTests(CleanEnvironment):
         self.assertEqual("twistd dotproxy: the configuration cannot be used:", err.getvalue().splitlines()[0])
         self.assertEqual(2, len(err.getvalue().splitlines()))
 
-    def test_help_of_run(self) -> None:
+    def test_run_help_is_about_dotproxy_run(self) -> None:
         """
         Is about `dotproxy run`.
         """
@@ -442,21 +442,21 @@ class ReloadTests(CleanEnvironment):
             self.patch(sys, name, StringIO())
         return cli.main(["reload", "--config", str(path), *arguments]), sent
 
-    def test_without_an_admin_socket(self) -> None:
+    def test_reload_without_admin_socket_sends_sighup(self) -> None:
         """
         The process is sent SIGHUP; without --pid nobody is reached.
         """
         self.assertEqual((0, [(4711, signal.SIGHUP)]), self.reload("padding = 64", "--pid", "4711"))
         self.assertEqual((1, []), self.reload("padding = 64"))
 
-    def test_an_admin_socket_that_nobody_listens_on(self) -> None:
+    def test_reload_with_unused_admin_socket_sends_sighup(self) -> None:
         """
         As one that was put into the configuration after the start: SIGHUP does it.
         """
         text = f'admin_socket = "{folder(self) / "admin"}"'
         self.assertEqual((0, [(4711, signal.SIGHUP)]), self.reload(text, "--pid", "4711"))
 
-    def test_a_mistake(self) -> None:
+    def test_reload_with_problems_sends_no_signal(self) -> None:
         """
         Is told, and no signal is sent.
         """
@@ -468,7 +468,7 @@ class PackageTests(SynchronousTestCase):
     What `import dotproxy` gives.
     """
 
-    def test_what_there_is(self) -> None:
+    def test_package_exports_version_and_resolver_only(self) -> None:
         """
         A version, the resolver when it is asked for, and nothing else.
         """

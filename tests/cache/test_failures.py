@@ -27,9 +27,9 @@ class FailuresTests(SynchronousTestCase):
             now = failure.until + pause
         return waits
 
-    def test_numbers(self) -> None:
+    def test_failure_times_and_size_limits(self) -> None:
         """
-        5 s at first, 40 s at most; 512 octets of options are kept.
+        5 s at first, 40 s at most; up to 512 octets of options are stored.
         """
         self.assertEqual((5.0, 40.0, 10_000), (FIRST, LONGEST, MAX_ENTRIES))
         for size, kept in ((512, 512), (513, 0)):
@@ -39,21 +39,21 @@ class FailuresTests(SynchronousTestCase):
             assert failure is not None
             self.assertEqual(kept, len(failure.what.options))
 
-    def test_it_grows(self) -> None:
+    def test_failure_time_doubles_up_to_its_maximum(self) -> None:
         """
-        Five seconds, twice as long each time, and never longer than the longest (RFC 9520 §3.2).
+        Five seconds, doubled each time, and never above the maximum (RFC 9520 §3.2).
         """
         self.assertEqual([FIRST, 10.0, 20.0, LONGEST, LONGEST], self.waits(FailureCache(), 5))
 
-    def test_what_is_long_ago_does_not_count(self) -> None:
+    def test_failure_after_a_quiet_while_is_the_first_again(self) -> None:
         """
-        A failure that nobody asked about again for a while is the first again.
+        A failure that no query met for a while is the first again.
         """
         self.assertEqual([FIRST, FIRST], self.waits(FailureCache(), 2, LONGEST + 1))
 
-    def test_it_is_forgotten(self) -> None:
+    def test_success_and_clear_remove_failures(self) -> None:
         """
-        When it goes well, and when everything may go well.
+        A success removes the failure; a clear removes all.
         """
         failures = FailureCache()
         failures.add(b"a", "why", 0.0)
@@ -64,9 +64,9 @@ class FailuresTests(SynchronousTestCase):
         failures.clear()
         self.assertEqual(0, len(failures))
 
-    def test_they_are_bounded(self) -> None:
+    def test_oldest_failure_is_evicted_first(self) -> None:
         """
-        The oldest goes first.
+        The number of entries is bounded.
         """
         failures = FailureCache()
         for number in range(MAX_ENTRIES + 5):
@@ -75,9 +75,9 @@ class FailuresTests(SynchronousTestCase):
         self.assertIsNone(failures.get(b"4"))
         self.assertIsNotNone(failures.get(b"5"))
 
-    def test_long_options_are_not_kept(self) -> None:
+    def test_long_options_of_an_error_are_not_stored(self) -> None:
         """
-        What an upstream says about a failure is kept unless it is long: it is the upstream that says how long it is.
+        The size of the options is the upstream's choice; above the limit they are dropped.
         """
         failures = FailureCache()
         for number, size in enumerate((MOST_OPTIONS, MOST_OPTIONS + 1, 65000)):

@@ -46,9 +46,9 @@ class KeyTests(SynchronousTestCase):
     What matters and what does not.
     """
 
-    def test_the_same_question(self) -> None:
+    def test_spelling_id_edns_ad_tc_and_cookies_do_not_change_the_key(self) -> None:
         """
-        Spelling, ID, EDNS, its size, AD, TC, cookies: an answer is the same for all of them (RFC 4343 §3).
+        The response is the same for all of them (RFC 4343 §3).
         """
         same = [
             make(),
@@ -64,7 +64,7 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(1, len({key(wire) for wire in same}))
         self.assertTrue(key(same[0]))
 
-    def test_what_a_key_is(self) -> None:
+    def test_key_is_lower_case_name_type_class_and_flags(self) -> None:
         """
         The name in lower case, type and class, and one octet for CD and DO.
         """
@@ -78,9 +78,9 @@ class KeyTests(SynchronousTestCase):
             ],
         )
 
-    def test_other_questions(self) -> None:
+    def test_name_type_class_do_and_cd_change_the_key(self) -> None:
         """
-        Name, type, class, DO (RFC 3225 §3) and CD are all of the question; a type is not folded like a name.
+        Name, type, class, DO (RFC 3225 §3) and CD belong to the key; a type is not folded like a name.
         """
         others = [
             make(),
@@ -99,7 +99,7 @@ class KeyTests(SynchronousTestCase):
             self.assertNotEqual(key(one), key(other))
         self.assertTrue(all(map(key, others)))
 
-    def test_questions_of_their_own(self) -> None:
+    def test_queries_that_cannot_be_cached_have_no_key(self) -> None:
         """
         Without RD, with other flags, options that travel (NSID, RFC 5001 §2.1), other records, signatures, or of types that are
         no data.
@@ -118,7 +118,7 @@ class KeyTests(SynchronousTestCase):
         ]
         self.assertEqual([b""] * len(alone), [key(wire) for wire in alone])
 
-    def test_client_subnets(self) -> None:
+    def test_forwarded_client_subnet_is_part_of_the_key(self) -> None:
         """
         Where they are passed on, each has an answer of its own (RFC 7871 §7.5); with more options it is for one alone.
         """
@@ -129,7 +129,7 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(b"", key(make(use_edns=0, options=[subnets[0], NSID]), ClientSubnet.PASS))
         self.assertEqual(b"", key(make(use_edns=0, options=[NSID, subnets[0]]), ClientSubnet.PASS))
 
-    def test_a_client_subnet_that_is_none(self) -> None:
+    def test_overlong_client_subnet_has_no_key(self) -> None:
         """
         Longer than any address: for one alone, since keys are kept, and a key has no octets to spare.
         """
@@ -138,7 +138,7 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(b"", key(long, ClientSubnet.PASS))
         self.assertNotEqual(b"", key(longest, ClientSubnet.PASS))
 
-    def test_names_in_keys(self) -> None:
+    def test_key_begins_with_its_name(self) -> None:
         """
         A key begins with its name.
         """
@@ -146,9 +146,9 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(b"\0", name_in(key(make("."))))
 
     @given(st.binary(max_size=80))
-    def test_any_octets(self, wire: bytes) -> None:
+    def test_any_parsed_query_has_a_valid_key_or_none(self, wire: bytes) -> None:
         """
-        Whatever can be looked at has a key or none, and one that begins with its name in lower case.
+        Any octets that parse as a query have no key, or one that begins with its name in lower case.
         """
         try:
             info = parse_query(wire)
@@ -167,7 +167,7 @@ class UnusualTests(SynchronousTestCase):
     def is_unusual(self, wire: bytes) -> bool:
         return is_unusual(wire, parse_query(wire))
 
-    def test_ordinary(self) -> None:
+    def test_queries_for_data_types_and_any_are_ordinary(self) -> None:
         """
         QUERY with RD, class IN, of any type of data, and ANY.
         """
@@ -175,9 +175,9 @@ class UnusualTests(SynchronousTestCase):
             self.assertFalse(self.is_unusual(make(rtype=rtype)), rtype)
         self.assertFalse(self.is_unusual(make(flags=0x130, use_edns=0, ednsflags=0x8000)))
 
-    def test_unusual(self) -> None:
+    def test_queries_without_rd_of_other_classes_or_meta_types_are_unusual(self) -> None:
         """
-        RD clear, other classes, types from 128 to 254, and what is signed.
+        RD clear, other classes, types from 128 to 254, and signed queries.
         """
         for flags in (0x0000, 0x0010, 0x0020):
             self.assertTrue(self.is_unusual(make(flags=flags)), hex(flags))

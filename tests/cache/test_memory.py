@@ -86,21 +86,21 @@ class MemoryTests(SynchronousTestCase):
             counted, real = map(int, numbers.split())
             self.assertTrue(0.85 <= counted / real <= 1.15, f"{case}: counted {counted}, real {real}")
 
-    def test_small_answers(self) -> None:
+    def test_memory_of_small_responses_is_within_its_estimate(self) -> None:
         """
         One or a few addresses.
         """
         self.check(("www%d.example.org.", 30000, 1, 4), ("www%d.example.org.", 30000, 4, 4))
 
-    def test_answers_of_many_records(self) -> None:
+    def test_memory_of_responses_of_many_records_is_within_its_estimate(self) -> None:
         """
-        Very many, of next to no octets, and some.
+        Very many records of almost no octets, and some.
         """
         self.check(
             ("m%d.example.org.", 60, 5000, 0), ("m%d.example.org.", 3000, 17, 16), ("m%d.example.org.", 3000, 16, 100)
         )
 
-    def test_long_keys(self) -> None:
+    def test_memory_of_long_keys_is_within_its_estimate(self) -> None:
         """
         Names of 200 octets.
         """

@@ -27,15 +27,15 @@ class PacketCacheTests(SynchronousTestCase):
         self.packets.entries_for(now, kind)
         self.packets.add(kind, query, RESPONSE, place)
 
-    def test_found_under_any_id(self) -> None:
+    def test_response_is_found_under_any_id(self) -> None:
         """
-        A response is that of the query's octets without the ID, and carries the ID of the query it is for.
+        An entry is found by the query's octets without the ID, and carries the ID of the query it is for.
         """
         self.add()
         self.assertEqual(b"\xab\xcd" + b"a response", self.packets.response(1.0, UDP, OTHER_ID))
         self.assertIsNone(self.packets.response(1.0, UDP, OTHER_ID[:-1]))
 
-    def test_each_kind_of_listener_has_its_own(self) -> None:
+    def test_udp_and_tcp_have_separate_entries(self) -> None:
         """
         A response over UDP may be truncated; it is no response over TCP.
         """
@@ -44,9 +44,9 @@ class PacketCacheTests(SynchronousTestCase):
         self.assertIsNone(self.packets.response(1.0, TCP, QUERY))
         self.assertIsNotNone(self.packets.response(1.0, TLS, QUERY))
 
-    def test_forgotten_as_the_second_ends(self) -> None:
+    def test_entries_are_cleared_as_the_second_ends(self) -> None:
         """
-        It is true until the second ends, for all kinds of listeners, however late in the second it was added.
+        An entry is valid until the second ends, for all kinds of listeners, however late in the second it was added.
         """
         self.add(now=7.9, kind=UDP)
         self.add(now=7.9, kind=TCP)
@@ -54,16 +54,16 @@ class PacketCacheTests(SynchronousTestCase):
         self.assertIsNone(self.packets.response(8.0, UDP, QUERY))
         self.assertIsNone(self.packets.response(8.0, TCP, QUERY))
 
-    def test_the_first_second_is_one(self) -> None:
+    def test_entries_of_the_first_second_are_found(self) -> None:
         """
-        At time 0 it works as at any other.
+        Time 0 is a time like any other.
         """
         self.add(now=0.0)
         self.assertIsNotNone(self.packets.response(0.5, UDP, QUERY))
 
-    def test_hits_are_counted_when_they_are_settled(self) -> None:
+    def test_flush_counts_counts_each_hit_once(self) -> None:
         """
-        Each hit counts once, at its place and in all; settling again adds nothing.
+        Each hit counts once, for its entry and in all; a second flush of the counts adds nothing.
         """
         self.add(place=3)
         self.add(query=QUERY[:-1], place=5)
@@ -80,9 +80,9 @@ class PacketCacheTests(SynchronousTestCase):
         self.assertEqual(4, self.counts[3])
         self.assertEqual(5, self.packets.hits)
 
-    def test_nothing_is_lost_of_the_counts_when_all_is_forgotten(self) -> None:
+    def test_hits_are_counted_as_the_second_ends(self) -> None:
         """
-        What was given in a second is counted when the second ends.
+        Hits of a second are counted when its entries are cleared.
         """
         self.add()
         self.packets.response(1.0, UDP, QUERY)
@@ -102,15 +102,15 @@ class PacketCacheTests(SynchronousTestCase):
         self.assertEqual("<PacketCache: 2 entries, 2 hits>", repr(self.packets))
         self.assertEqual(1, self.packets.hits)
 
-    def test_longest(self) -> None:
+    def test_query_and_response_of_1500_octets_are_the_longest(self) -> None:
         """
-        Query and response together have 1,500 octets at most; whoever adds them sees to it.
+        Query and response together have 1,500 octets at most; the caller checks that before adding them.
         """
         self.assertEqual(1500, MAX_OCTETS)
 
-    def test_at_most_10_000_are_kept(self) -> None:
+    def test_more_than_10_000_entries_clear_the_cache(self) -> None:
         """
-        With more than 10,000 of one kind all are forgotten, and counted.
+        With more than 10,000 of one kind all are cleared, and counted.
         """
         self.assertEqual(10_000, MAX_ENTRIES)
         found = self.packets.entries_for(1.0, UDP)

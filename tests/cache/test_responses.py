@@ -208,9 +208,9 @@ class CacheTests(SynchronousTestCase):
 
     @settings(max_examples=rounds(150, quick=30), deadline=None)
     @given(steps, st.sampled_from([Limits(), Limits(10, 4000, 60)]))
-    def test_any_order(self, taken: list[Any], limits: Limits) -> None:
+    def test_any_sequence_of_operations_agrees_with_the_model(self, taken: list[Any], limits: Limits) -> None:
         """
-        Whatever is stored, looked up, waited for and flushed, in whatever order (RFC 2181 §8, RFC 2308 §5, RFC 8767).
+        Any sequence of stores, look-ups, time and flushes (RFC 2181 §8, RFC 2308 §5, RFC 8767).
         """
         cache = ResponseCache(CacheSettings(limits=limits, stale_for=STALE_FOR), entries=1000, octets=10**7)
         model = Model(limits)
@@ -298,7 +298,7 @@ class MoreTests(SynchronousTestCase):
         self.cache.add(key, answer, 1, now, DATE)  # type: ignore[arg-type]
         return key
 
-    def test_what_is_stale_says_so(self) -> None:
+    def test_stale_response_has_ede_3_or_19(self) -> None:
         """
         Extended DNS Errors 3 and 19 (RFC 8914 §4.4, §4.20).
         """
@@ -310,9 +310,9 @@ class MoreTests(SynchronousTestCase):
             self.assertEqual(b"\0\x0f\0\2\0" + bytes((code,)), stale.options)
             self.assertIsNone(self.cache.stale(key, 160.0))
 
-    def test_what_is_stale_is_made_once(self) -> None:
+    def test_stale_response_is_built_once(self) -> None:
         """
-        All clients get the same octets, which are not written again for each; what is fresh stays as it is.
+        All clients get the same octets, built once; the fresh entry stays as it is.
         """
         key = self.add()
         fresh_one = self.cache.peek(key)
@@ -327,9 +327,9 @@ class MoreTests(SynchronousTestCase):
         self.assertEqual((first, octets), (second, self.cache.octets))
         self.assertIsNone(self.cache.stale(key, 160.0))
 
-    def test_no_stale_answers(self) -> None:
+    def test_stale_responses_can_be_switched_off(self) -> None:
         """
-        They can be switched off.
+        With 0 an expired entry is a miss.
         """
         self.cache = ResponseCache(CacheSettings(), entries=10, octets=10**6)
         self.assertIsNone(self.cache.stale(self.add(), 100.0))
@@ -345,24 +345,24 @@ class MoreTests(SynchronousTestCase):
             found.append(self.cache.note_hit(key, entry, now))
         return found
 
-    def test_refreshing_what_is_popular(self) -> None:
+    def test_entry_hit_before_is_refreshed_in_its_last_tenth(self) -> None:
         """
-        In the last tenth of its life, if it was asked for before in that life.
+        In the last tenth of its TTL, if it had a hit before in that life.
         """
         key = self.add()
         self.assertEqual([False, False, True], self.refreshes(key, 1.0, 89.9, 90.1))
         key = self.add(now=95.0)
         self.assertEqual([False, True], self.refreshes(key, 190.0, 191.0))
 
-    def test_what_is_short_is_not_refreshed(self) -> None:
+    def test_entry_with_a_short_ttl_is_not_refreshed(self) -> None:
         """
-        Or it would never end.
+        It would be refreshed again and again.
         """
         self.assertEqual([False, False], self.refreshes(self.add(ttl=9), 8.5, 8.9))
 
-    def test_refreshing_is_bounded(self) -> None:
+    def test_refreshes_are_bounded_by_a_tenth_of_the_queries(self) -> None:
         """
-        A few, and then a tenth of what clients ask.
+        A small burst, then a tenth of the clients' queries.
         """
         key = self.add()
         self.refreshes(key, 1.0)
@@ -370,14 +370,14 @@ class MoreTests(SynchronousTestCase):
         self.cache.credit_prefetch(30)
         self.assertEqual(3, sum(self.refreshes(key, *[95.0] * 50)))
 
-    def test_refreshing_can_be_switched_off(self) -> None:
+    def test_refresh_can_be_switched_off(self) -> None:
         """
-        Then never.
+        Then no entry is refreshed.
         """
         self.cache = ResponseCache(CacheSettings(prefetches=False), entries=10, octets=10**6)
         self.assertEqual([False, False], self.refreshes(self.add(), 1.0, 95.0))
 
-    def test_the_bounds_of_what_is_refreshed(self) -> None:
+    def test_entry_is_refreshed_below_a_tenth_of_a_ttl_of_10_seconds_at_least(self) -> None:
         """
         With less than a tenth of its life left, if that is 10 s at least.
         """
@@ -386,9 +386,9 @@ class MoreTests(SynchronousTestCase):
         key = self.add(ttl=9, now=100.0)
         self.assertEqual([False, False], self.refreshes(key, 101.0, 108.9))
 
-    def test_changed(self) -> None:
+    def test_reload_changes_settings_and_keeps_entries(self) -> None:
         """
-        A reload may switch refreshing and stale answers on and off, and changes limits; what is kept stays.
+        A reload may switch refreshing and stale responses on and off, and changes limits; entries stay.
         """
         key = self.add()
         self.refreshes(key, 1.0)
@@ -412,9 +412,9 @@ class MoreTests(SynchronousTestCase):
             self.add(f"{number}.test.")
         self.assertEqual(f"<ResponseCache: 10 entries, {self.cache.octets} octets, 1 evicted>", repr(self.cache))
 
-    def test_clocks_that_differ_a_little(self) -> None:
+    def test_entry_from_up_to_a_second_in_the_future_is_accepted(self) -> None:
         """
-        An entry may be a second from the future.
+        Clocks may differ by a second.
         """
         key = self.add(now=101.0)
         before = dict(self.cache.entries())
@@ -423,9 +423,9 @@ class MoreTests(SynchronousTestCase):
             self.cache.restore(before.items(), now)
             self.assertEqual(is_taken, key in self.cache, now)
 
-    def test_taking_back(self) -> None:
+    def test_loaded_entry_is_stored_unless_a_better_one_exists(self) -> None:
         """
-        What was known before is taken back, unless something better is known or it is of no use any more.
+        A loaded entry is stored unless there is a better one or it has expired for good.
         """
         keys = [self.add(f"n{number}.test.", now=number) for number in range(3)]
         before = dict(self.cache.entries())
@@ -437,9 +437,9 @@ class MoreTests(SynchronousTestCase):
         self.assertEqual((200.0, 2.0), (held[keys[1]][0], held[keys[2]][0]))
         self.assertEqual((2, True), (len(self.cache), keys[1] in self.cache))
 
-    def test_what_is_from_the_future(self) -> None:
+    def test_loaded_entry_from_the_future_is_rejected(self) -> None:
         """
-        Is not taken back: the clock was wrong then, or is now.
+        The clock was wrong when it was stored, or is now.
         """
         self.add(now=1000.0)
         before = dict(self.cache.entries())
@@ -447,18 +447,18 @@ class MoreTests(SynchronousTestCase):
         self.cache.restore(before.items(), 500.0)
         self.assertEqual(0, len(self.cache))
 
-    def test_subtrees_end_where_labels_do(self) -> None:
+    def test_flush_of_a_subtree_respects_label_boundaries(self) -> None:
         """
-        A label that has a name's octets in it is not below that name.
+        A name that has the octets of another inside a label is not below it.
         """
         for name in ("x\\004test.", "xtest.", "test.", "www.test."):
             self.add(name)
         self.assertEqual(2, self.cache.flush_subtree(from_text("TEST.")))
         self.assertEqual(2, self.cache.flush_subtree(from_text(".")))
 
-    def test_figures(self) -> None:
+    def test_size_and_evictions_are_reported(self) -> None:
         """
-        How much it holds, and how many had to go.
+        Number of entries, octets and evictions.
         """
         for number in range(15):
             self.add(f"n{number}.test.")

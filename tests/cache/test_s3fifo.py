@@ -31,9 +31,9 @@ class StoreTests(SynchronousTestCase):
     What is kept.
     """
 
-    def test_what_is_put_is_there(self) -> None:
+    def test_put_get_replace_and_remove(self) -> None:
         """
-        Put, look, put again, remove.
+        Put, look up, replace, remove.
         """
         store = make_store()
         self.assertIsNone(store.get(b"a"))
@@ -44,9 +44,9 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(1, store.remove([b"a", b"b"]))
         self.assertEqual((None, 0, 0), (store.get(b"a"), len(store), store.octets))
 
-    def test_asked_for(self) -> None:
+    def test_hit_is_recorded_until_the_value_is_replaced(self) -> None:
         """
-        Whether a value was asked for is known until there is another.
+        Whether a value had a hit is known until it is replaced.
         """
         store = make_store()
         store.put(b"a", b"1")
@@ -56,9 +56,9 @@ class StoreTests(SynchronousTestCase):
         store.put(b"a", b"2")
         self.assertFalse(store.was_asked_for(b"a"))
 
-    def test_what_is_asked_for_stays(self) -> None:
+    def test_values_with_hits_survive_a_scan(self) -> None:
         """
-        A scan ten times as long as the store is large does not cost it what was asked for.
+        A scan of ten times the store's size evicts no value that had hits.
         """
         store = make_store(100)
         popular = [key_of(n) for n in range(50)]
@@ -73,9 +73,9 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(50, sum(key in store for key in popular))
         self.assertEqual((100, 950), (len(store), store.evicted))
 
-    def test_what_comes_again_is_not_new(self) -> None:
+    def test_evicted_value_that_returns_survives_a_scan(self) -> None:
         """
-        What had to go and comes back soon survives a scan that comes after it.
+        A value that was evicted and is put again soon survives a later scan.
         """
         store = make_store(100)
         store.put(b"again", b"1")
@@ -87,9 +87,9 @@ class StoreTests(SynchronousTestCase):
             store.put(key_of(number), b"")
         self.assertIn(b"again", store)
 
-    def test_octets_are_bounded(self) -> None:
+    def test_store_is_bounded_in_octets(self) -> None:
         """
-        Few that are large fill it as well as many that are small; one larger than all the room is not kept.
+        A few large values fill it as many small ones do; one larger than the store is not stored.
         """
         store = make_store(1000, 100)
         for number in range(100):
@@ -102,9 +102,9 @@ class StoreTests(SynchronousTestCase):
         store.put(b"small", b"x" * 200)
         self.assertLessEqual(store.octets, 100)
 
-    def test_notes_are_counted(self) -> None:
+    def test_ghost_entries_count_towards_the_octets(self) -> None:
         """
-        To remember what was asked for takes room, too.
+        The memory of evicted keys takes room, too.
         """
         store: Store[bytes] = Store(10, 100, lambda key, value: len(key) + len(value), 30)
         for number in range(3):
@@ -116,9 +116,9 @@ class StoreTests(SynchronousTestCase):
         store.clear()
         self.assertEqual(0, store.octets)
 
-    def test_a_store_of_one(self) -> None:
+    def test_store_of_one_keeps_the_latest(self) -> None:
         """
-        The latest.
+        The latest value replaces the one before it.
         """
         store = make_store(1)
         for number in range(5):
@@ -132,9 +132,9 @@ class StoreTests(SynchronousTestCase):
         st.lists(st.tuples(st.sampled_from("gprc"), st.integers(0, 12), st.binary(max_size=12)), max_size=200),
         st.integers(1, 8),
     )
-    def test_any_order(self, steps: list[tuple[str, int, bytes]], size: int) -> None:
+    def test_any_sequence_of_operations_keeps_the_bounds(self, steps: list[tuple[str, int, bytes]], size: int) -> None:
         """
-        Whatever happens in whatever order: bounds hold, counts are right, and what is there is what was put last.
+        After any sequence bounds hold, counts are right, and a value found is the last one put.
         """
         store = make_store(size, 60)
         latest: dict[bytes, bytes] = {}
@@ -158,9 +158,9 @@ class StoreTests(SynchronousTestCase):
             self.assertLessEqual(store.octets, 60)
             self.assertLessEqual(held.items(), latest.items())
 
-    def test_it_beats_lru_on_scans(self) -> None:
+    def test_hit_ratio_is_above_lru_with_scans(self) -> None:
         """
-        On popular names between scans it finds more than the least recently used going first would.
+        With popular names between scans it has more hits than LRU.
         """
         chance = random.Random(1)
         trace: list[bytes] = []

@@ -49,17 +49,17 @@ class StoredTests(SynchronousTestCase):
         """
         return self.assertRaises(WireError, check_stored, key, answer).reason
 
-    def test_what_was_taken_apart_passes(self) -> None:
+    def test_valid_stored_response_is_accepted(self) -> None:
         """
-        With each key there can be: DO and CD, and a client subnet.
+        Each form of key is accepted: with DO and CD, and with a client subnet.
         """
         for marks in b"\0", b"\1", b"\2", b"\3":
             check_stored(KEY[:-1] + marks, ANSWER)
             check_stored(KEY[:-1] + marks + ECS, ANSWER)
 
-    def test_keys(self) -> None:
+    def test_malformed_keys_are_rejected(self) -> None:
         """
-        A key is a name in lower case, type and class, one octet of marks, and no more than a client subnet.
+        A key is a name in lower case, type and class, one octet of flags, and at most a client subnet.
         """
         self.assertEqual("a name in upper case", self.refused(key=KEY.replace(b"www", b"wwW")))
         not_keys: tuple[bytes, ...] = (
@@ -75,9 +75,9 @@ class StoredTests(SynchronousTestCase):
             self.assertEqual("not a key", self.refused(key=key), key)
         check_stored(KEY + b"\0\x08\0\0", ANSWER)
 
-    def test_types_of_keys(self) -> None:
+    def test_keys_of_meta_types_are_rejected(self) -> None:
         """
-        Types from 128 to 254 are not of data (RFC 6895 §3.1); 127, 255 and 256 may be.
+        Types from 128 to 254 are not of data (RFC 6895 §3.1); 127, 255 and 256 are accepted.
         """
         at = KEY.index(b"\0\1\0\1")
         for rtype, passes in ((127, True), (128, False), (254, False), (255, True), (256, True), (384, True)):
@@ -87,16 +87,16 @@ class StoredTests(SynchronousTestCase):
             else:
                 self.assertEqual("not a key", self.refused(key=key), rtype)
 
-    def test_the_question_is_that_of_the_key(self) -> None:
+    def test_question_must_match_the_key(self) -> None:
         """
-        It ends where that of the key does.
+        The question ends where that of the key does.
         """
         for end in (ANSWER.question_end - 1, ANSWER.question_end + 1):
             self.assertEqual("the question is not that of its key", self.refused(ANSWER._replace(question_end=end)))
 
-    def test_headers(self) -> None:
+    def test_header_must_be_of_a_cacheable_response(self) -> None:
         """
-        A response, opcode 0, TC clear, NOERROR or NXDOMAIN, nothing in the extended rcode.
+        A response, opcode 0, TC clear, NOERROR or NXDOMAIN, no bits in the extended RCODE.
         """
         first, second = ANSWER.head[:2]
         for answer in (
@@ -111,7 +111,7 @@ class StoredTests(SynchronousTestCase):
         check_stored(KEY, with_head(0, first | 0x05))
         check_stored(KEY, with_head(1, second | 3))
 
-    def test_counts(self) -> None:
+    def test_counts_must_match_question_and_ttls(self) -> None:
         """
         One question, and as many records as there are TTLs.
         """
@@ -130,7 +130,7 @@ class StoredTests(SynchronousTestCase):
             check_stored(KEY, ANSWER._replace(head=bytes(head), body=record * 300, ttl_offsets=ttls))
         check_stored(KEY, with_head(5, 0)._replace(head=with_head(5, 0).head[:7] + b"\2"))
 
-    def test_size(self) -> None:
+    def test_size_is_limited_to_65535_octets_with_opt(self) -> None:
         """
         With an OPT of 11 octets the message has 65,535 octets at most.
         """
@@ -140,9 +140,9 @@ class StoredTests(SynchronousTestCase):
         longer = b"\0\x0f" + (room - 3).to_bytes(2, "big") + bytes(room - 3)
         self.assertEqual("longer than a message", self.refused(ANSWER._replace(options=longer)))
 
-    def test_options(self) -> None:
+    def test_options_must_end_within_their_length(self) -> None:
         """
-        EDNS options end where they say.
+        EDNS options end at their stated length.
         """
         check_stored(KEY, ANSWER._replace(options=b"\0\x0f\0\0" + b"\0\x0f\1\0" + bytes(256)))
         check_stored(KEY, ANSWER._replace(options=b"\0\x0f\0\1x" + b"\0\x0f\0\0"))
@@ -151,9 +151,9 @@ class StoredTests(SynchronousTestCase):
         for options in (b"\0\x0f\0\2x", b"\0\x0f\1\0" + bytes(255)):
             self.assertEqual("an EDNS option runs past its end", self.refused(ANSWER._replace(options=options)))
 
-    def test_records(self) -> None:
+    def test_ttl_offsets_and_records_must_match(self) -> None:
         """
-        Each TTL stands where a record has one, and the last record ends where the body does.
+        Each TTL offset is at a record's TTL, and the last record ends with the body.
         """
         there_is_none = "a TTL stands where there is none"
         first, second = ANSWER.ttl_offsets
@@ -165,9 +165,9 @@ class StoredTests(SynchronousTestCase):
         cut = "record runs past the end of the message"
         self.assertEqual(cut, self.refused(ANSWER._replace(body=ANSWER.body[: second + 5])))
 
-    def test_record_of_any_owner(self) -> None:
+    def test_record_with_an_uncompressed_owner_is_accepted(self) -> None:
         """
-        An owner written out is walked; rdata has up to 65,535 octets by its length of two octets.
+        An owner without compression is walked; rdata has up to 65,535 octets by its length of two octets.
         """
         owner = from_text("a.b.")
         rdata = bytes(300)
@@ -176,9 +176,9 @@ class StoredTests(SynchronousTestCase):
         check_stored(KEY, answer)
         self.assertTrue(self.refused(answer._replace(body=body[:-1])))
 
-    def test_no_opt_among_the_records(self) -> None:
+    def test_opt_among_the_records_is_rejected(self) -> None:
         """
-        The OPT belongs to a hop (RFC 6891 §6.1.1); type 297 has the same lower octet and is none.
+        The OPT belongs to one hop (RFC 6891 §6.1.1); type 297 has the same lower octet and is accepted.
         """
 
         def typed(rtype: int) -> ParsedResponse:
@@ -188,9 +188,9 @@ class StoredTests(SynchronousTestCase):
         self.assertEqual("OPT twice or out of place", self.refused(typed(41)))
         check_stored(KEY, typed(41 + 256))
 
-    def test_no_opt_of_the_root_either(self) -> None:
+    def test_opt_as_the_last_record_is_rejected(self) -> None:
         """
-        Where an OPT would stand in a message, behind all other records, there is none.
+        The place of an OPT in a message is behind all other records.
         """
         opt = b"\0\0\x29\4\xd0\0\0\0\0\0\0"
         answer = with_head(5, 2)._replace(
@@ -198,8 +198,8 @@ class StoredTests(SynchronousTestCase):
         )
         self.assertEqual("OPT twice or out of place", self.refused(answer))
 
-    def test_empty(self) -> None:
+    def test_response_without_records_is_accepted(self) -> None:
         """
-        An answer without records is one.
+        A NODATA response without records is valid.
         """
         check_stored(KEY, with_head(5, 0)._replace(body=b"", ttl_offsets=()))

@@ -34,7 +34,7 @@ class LifetimeTests(SynchronousTestCase):
     The rules one by one.
     """
 
-    def test_what_there_is(self) -> None:
+    def test_lifetime_is_the_smallest_ttl(self) -> None:
         """
         The smallest TTL, however large the others; one with its uppermost bit set is 0 (RFC 2181 §5.2, §8).
         """
@@ -44,17 +44,17 @@ class LifetimeTests(SynchronousTestCase):
         self.assertEqual(0, lifetime(("www.test.", 2**31, "A", "192.0.2.1")))
         self.assertEqual(0, lifetime(("www.test.", 0, "A", "192.0.2.1")))
 
-    def test_signatures(self) -> None:
+    def test_lifetime_ends_with_the_signature(self) -> None:
         """
-        Nothing outlives its signature (RFC 4035 §5.3.3), whose end is a serial number (RFC 4034 §3.1.5).
+        No response outlives its signature (RFC 4035 §5.3.3), whose end is a serial number (RFC 4034 §3.1.5).
         """
         self.assertEqual(30, lifetime(A, 30))
         self.assertEqual(100, lifetime(A, 3000))
         self.assertEqual(0, lifetime(A, -30))
 
-    def test_what_there_is_not(self) -> None:
+    def test_negative_lifetime_comes_from_the_soa(self) -> None:
         """
-        The SOA says how long: its TTL or its MINIMUM, whichever is less; without one it is not kept (RFC 2308 §5).
+        The lesser of the SOA's TTL and its MINIMUM; without an SOA there is no lifetime (RFC 2308 §5).
         """
         alias = ("www.test.", 100, "CNAME", "elsewhere.test.")
         self.assertEqual(50, lifetime(rcode=3, soa=(60, 50)))
@@ -64,7 +64,7 @@ class LifetimeTests(SynchronousTestCase):
         self.assertEqual(3600, lifetime(rcode=3, soa=(86400, 86400)))
         self.assertEqual([0, 0, 0], [lifetime(rcode=3), lifetime(), lifetime(alias)])
 
-    def test_what_is_beside_an_answer_is_none(self) -> None:
+    def test_records_of_other_sections_do_not_answer_the_question(self) -> None:
         """
         Records of the type in question in another section do not answer it; nor do they with NXDOMAIN, whose SOA counts.
         """
@@ -77,8 +77,8 @@ class LifetimeTests(SynchronousTestCase):
         self.assertEqual(0, freshness(read, 1, Limits(), DATE)[0])  # type: ignore[arg-type]
         self.assertEqual(50, lifetime(A, rcode=3, soa=(60, 50)))
 
-    def test_errors(self) -> None:
+    def test_errors_have_no_lifetime(self) -> None:
         """
-        Nothing but answers is kept: no error, and none whose rcode has upper bits either (RFC 6891 §6.1.3).
+        Error responses are not cached, nor are those with upper bits in the RCODE (RFC 6891 §6.1.3).
         """
         self.assertEqual([0] * 6, [lifetime(A, rcode=rcode) for rcode in (1, 2, 4, 5, 16, 19)])

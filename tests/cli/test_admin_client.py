@@ -59,7 +59,7 @@ class FetchTests(SynchronousTestCase):
     One response, from a stranger.
     """
 
-    def test_controls_are_escaped(self) -> None:
+    def test_control_characters_are_escaped(self) -> None:
         """
         In every text of it.
         """
@@ -68,7 +68,7 @@ class FetchTests(SynchronousTestCase):
         ((key, (value,)),) = answer.items()
         self.assertTrue(key.isprintable() and value.isprintable())
 
-    def test_what_is_no_dotproxy(self) -> None:
+    def test_responses_of_other_programs_are_one_error_line(self) -> None:
         """
         No HTTP, no JSON, no object, a depth or a number that no parser takes: one line, that can be printed.
         """
@@ -85,7 +85,7 @@ class FetchTests(SynchronousTestCase):
             error = self.assertRaises(NotDotproxy, fetch, connection, "GET", "/")
             self.assertTrue(str(error).isprintable())
 
-    def test_much_is_not_read(self) -> None:
+    def test_response_size_is_limited(self) -> None:
         """
         So many octets, and no more.
         """
@@ -93,7 +93,7 @@ class FetchTests(SynchronousTestCase):
         self.assertRaises(NotDotproxy, fetch, canned(b'"' + b"x" * 1000 + b'"')(), "GET", "/")
         self.assertGreater(MAX_RESPONSE, 1 << 20)
 
-    def test_it_ends_in_time(self) -> None:
+    def test_whole_request_has_a_deadline(self) -> None:
         """
         Counted from the beginning, not from the last octet.
         """
@@ -119,7 +119,7 @@ class CommandTests(SynchronousTestCase):
         self.patch(control, "UnixConnection", connection)
         return control.main(words[0], [*words[1:], "--socket", "x"]), out.getvalue()
 
-    def test_another_programs_answers(self) -> None:
+    def test_response_of_another_program_is_exit_code_1(self) -> None:
         """
         One line, and exit code 1.
         """
@@ -130,7 +130,7 @@ class CommandTests(SynchronousTestCase):
                 code, text = self.told(canned(body), *words)
                 self.assertEqual((1, 1), (code, len(text.splitlines())), (answer, words, text))
 
-    def test_no_controls_reach_the_terminal(self) -> None:
+    def test_command_output_has_no_control_characters(self) -> None:
         """
         Neither from an error nor from what it tells.
         """
@@ -143,7 +143,7 @@ class CommandTests(SynchronousTestCase):
             _, text = self.told(connection, *words)
             self.assertTrue(text.replace("\n", "").isprintable(), text)
 
-    def test_an_upstreams_error_in_status(self) -> None:
+    def test_upstream_error_in_status_is_escaped(self) -> None:
         """
         As a hostile certificate would have it.
         """
@@ -169,7 +169,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("x\\n\\x1b[2J", text)
         self.assertTrue(text.replace("\n", "").isprintable(), text)
 
-    def test_the_doctor_believes_no_other_program(self) -> None:
+    def test_doctor_rejects_a_malformed_status(self) -> None:
         """
         What has not a status's form is none.
         """
@@ -188,7 +188,7 @@ class CommandTests(SynchronousTestCase):
             self.patch(examination, "UnixConnection", canned(json.dumps(answer).encode()))
             self.assertEqual(is_status, Running(config, "x").status() is not None, answer)
 
-    def test_checks_without_controls(self) -> None:
+    def test_doctor_checks_are_escaped(self) -> None:
         """
         What the doctor found may quote a certificate.
         """

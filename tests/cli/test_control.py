@@ -40,7 +40,7 @@ class ControlTests(SynchronousTestCase):
         self.assertEqual(0, control.main(words[0], words[1:]))
         return out.getvalue()
 
-    def test_plurals(self) -> None:
+    def test_counts_have_singular_and_plural(self) -> None:
         """
         One answer, two answers.
         """
@@ -49,7 +49,7 @@ class ControlTests(SynchronousTestCase):
         self.assertIn("cache: 1 answer, 0.0 MB", self.told({"cache": _CACHE}, "cache", "stats"))
         self.assertEqual(["1 day", "7 days"], [pluralized(number, "day") for number in (1, 7)])
 
-    def test_only_the_socket_is_looked_for(self) -> None:
+    def test_only_the_socket_setting_is_read(self) -> None:
         """
         Of the configuration nothing else is read: the user who asks need not be able to use the rest of it.
         """

@@ -92,7 +92,7 @@ class RdataTests(SynchronousTestCase):
         """
         return rdata_text(b"\xff" * 12 + octets + b"\xff", rtype, 12, 12 + len(octets))
 
-    def test_every_type(self) -> None:
+    def test_rdata_text_agrees_with_dnspython(self) -> None:
         """
         What is written is what dnspython writes, and what it reads back as the same octets.
         """
@@ -109,7 +109,7 @@ class RdataTests(SynchronousTestCase):
                 elif name != "CERT":  # for which dnspython has mnemonics
                     self.assertEqual(squeezed(rdata.to_text()), squeezed(written), name)
 
-    def test_types_without_a_form(self) -> None:
+    def test_unknown_or_malformed_rdata_is_written_as_octets(self) -> None:
         """
         And rdata that is too short or too long for its type, are written as octets (RFC 3597 §5).
         """
@@ -120,7 +120,7 @@ class RdataTests(SynchronousTestCase):
         self.assertEqual("\\# 4 000a0361", self.written(15, b"\x00\x0a\x03a"))
 
     @given(st.sampled_from([*NAMES, 65280]), st.binary(max_size=40))
-    def test_any_octets(self, rtype: int, octets: bytes) -> None:
+    def test_any_rdata_is_one_printable_line(self, rtype: int, octets: bytes) -> None:
         """
         Nothing else comes of any rdata than one line of printable ASCII.
         """
@@ -133,7 +133,7 @@ class MessageTests(SynchronousTestCase):
     Whole messages.
     """
 
-    def test_in_digs_form(self) -> None:
+    def test_message_has_the_form_of_dig(self) -> None:
         """
         Header, EDNS, question and sections, compressed names written in full.
         """
@@ -166,7 +166,7 @@ class MessageTests(SynchronousTestCase):
             message_text(reply.to_wire()),
         )
 
-    def test_options_and_codes(self) -> None:
+    def test_options_and_rcodes_have_names(self) -> None:
         """
         Options by name where they have one here, what is unprintable replaced; rcodes of twelve bits.
         """
@@ -196,7 +196,7 @@ class QuestionTests(SynchronousTestCase):
     What is asked.
     """
 
-    def test_a_question(self) -> None:
+    def test_query_is_built_from_name_and_type(self) -> None:
         """
         Is a query as dnspython reads it: a final dot need not be written, nor a type in capitals.
         """
@@ -210,7 +210,7 @@ class QuestionTests(SynchronousTestCase):
         (question,) = dns.message.from_wire(_question(".", "TYPE65535", dnssec=False)).question
         self.assertEqual((".", 65535), (question.name.to_text(), question.rdtype))
 
-    def test_no_question(self) -> None:
+    def test_invalid_name_or_type_is_an_error(self) -> None:
         """
         A type or a name that is none is told so.
         """

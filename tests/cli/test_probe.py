@@ -34,7 +34,7 @@ class VerdictTests(SynchronousTestCase):
             prober._judge(one, report)
         return report
 
-    def test_answers_by_which_something_is_learned(self) -> None:
+    def test_noerror_and_nxdomain_are_success(self) -> None:
         """
         That there is a name, or none.
         """
@@ -43,7 +43,7 @@ class VerdictTests(SynchronousTestCase):
             self.assertEqual((name, "", True), (report.rcode, report.problem, report.is_good))
             self.assertIn("  verdict       verified as dot.test\n", report_text(report))
 
-    def test_answers_by_which_nothing_is_learned(self) -> None:
+    def test_error_response_is_a_failure_with_its_reason(self) -> None:
         """
         An upstream that is verified and answers with a failure cannot be used; its reason is told.
         """
@@ -58,14 +58,14 @@ class VerdictTests(SynchronousTestCase):
             "responds with SERVFAIL to . SOA; EDE: 22 (No Reachable Authority): (no route)", report.problem
         )
 
-    def test_the_later_answer_holds(self) -> None:
+    def test_later_response_decides(self) -> None:
         """
         A resolver that has nothing in its cache may fail once.
         """
         self.assertTrue(self.judged(reply(2), reply(0)).is_good)
         self.assertFalse(self.judged(reply(0), reply(2)).is_good)
 
-    def test_no_controls_reach_the_terminal(self) -> None:
+    def test_output_has_no_control_characters(self) -> None:
         """
         Neither from a certificate nor from an Extended DNS Error nor from what went wrong.
         """
@@ -81,7 +81,7 @@ class VerdictTests(SynchronousTestCase):
             self.assertIn("x\\n\\x1b[2J", text)
             self.assertTrue(text.replace("\n", "").isprintable(), text)
 
-    def test_a_certificate_with_many_names(self) -> None:
+    def test_twenty_names_of_a_certificate_are_shown(self) -> None:
         """
         Twenty are shown, and how many more there are.
         """

@@ -19,7 +19,7 @@ class DeadlineTests(SynchronousTestCase):
         self.addCleanup(self.here.close)
         self.addCleanup(self.there.close)
 
-    def test_in_time(self) -> None:
+    def test_connection_in_time_is_unaffected(self) -> None:
         """
         Nothing happens to the connection.
         """
@@ -29,7 +29,7 @@ class DeadlineTests(SynchronousTestCase):
         self.there.send(b"y")
         self.assertEqual(b"y", self.here.recv(10))
 
-    def test_too_late(self) -> None:
+    def test_read_after_the_deadline_sees_the_end(self) -> None:
         """
         Whoever reads finds the end, although the peer has not closed.
         """
@@ -37,7 +37,7 @@ class DeadlineTests(SynchronousTestCase):
             self.assertEqual(b"", self.here.recv(10))
         self.assertRaises(OSError, self.here.send, b"x")
 
-    def test_closed_meanwhile(self) -> None:
+    def test_connection_may_be_closed_in_the_block(self) -> None:
         """
         The block may close the connection itself.
         """

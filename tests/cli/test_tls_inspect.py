@@ -53,7 +53,7 @@ class LookTests(SynchronousTestCase):
     Certificates of strangers.
     """
 
-    def test_names_and_issuer(self) -> None:
+    def test_names_and_issuer_are_escaped_and_limited(self) -> None:
         """
         What they hold goes to a terminal: nothing in it moves the cursor, and it has an end.
         """
@@ -68,7 +68,7 @@ class LookTests(SynchronousTestCase):
         self.assertEqual("a\\x1b[2J\\nb", found.names[0])
         self.assertEqual((21, "181 more"), (len(found.names), found.names[-1]))
 
-    def test_names_that_cannot_be_read(self) -> None:
+    def test_unreadable_names_are_left_out(self) -> None:
         """
         Are not shown; the rest is.
         """

@@ -85,7 +85,7 @@ class ConnectionTableTests(SynchronousTestCase):
         """
         return self.shares.share_of(host, self.time).connections
 
-    def test_who_has_most_makes_room(self) -> None:
+    def test_client_with_most_connections_makes_room(self) -> None:
         """
         When one client has the whole table, each owed something, others connect, and it is ended connections for them:
         that which was owed something for longest.
@@ -96,9 +96,9 @@ class ConnectionTableTests(SynchronousTestCase):
         self.assertEqual([ClientEnd.EVICTED] * (FULL - 2) + [None] * 2, [one.reason for one in hostile])
         self.assertEqual(FULL, len(self.table))
 
-    def test_idle_ones_first(self) -> None:
+    def test_idle_connections_of_that_client_end_first(self) -> None:
         """
-        Of the client with most the connection that was idle longest goes first, then those that are owed something.
+        Of the client with most connections the one idle longest ends first, then those with queries in flight.
         """
         hostile = self.fill("192.0.2.66", FULL)
         hostile[5].is_idle = hostile[7].is_idle = True
@@ -108,9 +108,9 @@ class ConnectionTableTests(SynchronousTestCase):
             self.connect(f"192.0.2.{number}", owed=True)
             self.assertIs(ClientEnd.EVICTED, expected.reason)
 
-    def test_who_has_most_gets_no_more(self) -> None:
+    def test_client_with_most_connections_is_refused_or_ends_an_idle_one(self) -> None:
         """
-        A client that has as many as any other is refused, or one of its own that is idle makes room.
+        A client that has as many as any other is refused, or one of its own idle connections makes room.
         """
         others = self.fill("192.0.2.1", 4)
         hostile = self.fill("192.0.2.66", 8)
@@ -121,7 +121,7 @@ class ConnectionTableTests(SynchronousTestCase):
         self.assertEqual((ClientEnd.EVICTED, None), (hostile[3].reason, others[0].reason))
         self.assertEqual((8, 4), (self.held("192.0.2.66"), self.held("192.0.2.1")))
 
-    def test_a_flood_of_one_client_costs_others_nothing(self) -> None:
+    def test_flood_of_one_client_ends_no_connection_of_others(self) -> None:
         """
         While it connects again and again, whoever holds a few keeps them.
         """
@@ -131,9 +131,9 @@ class ConnectionTableTests(SynchronousTestCase):
         self.assertEqual([None] * 4, [one.reason for one in few])
         self.assertEqual((4, 4), (self.held("192.0.2.66"), self.held("192.0.2.67")))
 
-    def test_one_each(self) -> None:
+    def test_longest_idle_connection_makes_room_if_each_client_has_one(self) -> None:
         """
-        When every client has one, the one that was idle longest makes room; nobody is ended that is owed something.
+        No connection with queries in flight is ended.
         """
         every = [self.connect(f"192.0.2.{number}") for number in range(FULL)]
         for one in every[:3]:
@@ -146,7 +146,7 @@ class ConnectionTableTests(SynchronousTestCase):
             one.is_idle = False
         self.assertIsNone(self.connect("192.0.2.101", owed=True))
 
-    def test_a_prefix_is_one_client(self) -> None:
+    def test_addresses_of_one_ipv6_prefix_are_one_client(self) -> None:
         """
         Addresses of one IPv6 /56 are one client.
         """
@@ -157,7 +157,7 @@ class ConnectionTableTests(SynchronousTestCase):
         self.assertIsNone(self.connect("2001:db8:0:77::1", owed=True))
         self.assertEqual(2, self.held("2001:db8::"))
 
-    def test_clients_that_are_not_served(self) -> None:
+    def test_refused_clients_share_a_few_connections(self) -> None:
         """
         Together they have a few, and make room first.
         """
@@ -175,9 +175,9 @@ class ConnectionTableTests(SynchronousTestCase):
         self.assertEqual([served] * MAX_NOT_SERVED, [one.share for one in table])
         self.assertFalse(table.make_room(self.shares.share_of("198.51.100.1", self.time), MAX_NOT_SERVED))
 
-    def test_exempt_clients(self) -> None:
+    def test_exempt_client_loses_no_connection_in_use(self) -> None:
         """
-        A client without limits is ended no connection that is owed something, and has room from whoever has most.
+        An exempt client loses no connection with queries in flight, and gets room from the client with most.
         """
         exempt = self.fill("203.0.113.1", FULL - 3)
         self.fill("192.0.2.66", 3)
@@ -187,7 +187,7 @@ class ConnectionTableTests(SynchronousTestCase):
         self.assertIsNotNone(self.connect("203.0.113.1", owed=True))
         self.assertEqual((FULL - 2, 1), (self.held("203.0.113.1"), self.held("192.0.2.66")))
 
-    def test_nothing_is_left_behind(self) -> None:
+    def test_last_connection_removes_its_client(self) -> None:
         """
         When the last connection of a client has ended, the table knows nothing of it; that it ended may be told twice.
         """
@@ -199,9 +199,9 @@ class ConnectionTableTests(SynchronousTestCase):
         self.assertEqual(({}, {}, 0), (self.table._clients, self.table._by_count, self.table._most))
         self.assertEqual(0, self.held("192.0.1.1"))
 
-    def test_the_work_does_not_grow_with_the_table(self) -> None:
+    def test_work_is_independent_of_the_table_size(self) -> None:
         """
-        With 5,000 connections that are owed something, a new one looks at a few of them.
+        With 5,000 connections in use, a new one looks at a few of them.
         """
         looks = 0
 
@@ -225,7 +225,7 @@ class ConnectionTableTests(SynchronousTestCase):
             self.table.add(Watched(self.table, other, number))
         self.assertLess(looks, 100 * 40)
 
-    def test_idle_ones_are_found_among_many(self) -> None:
+    def test_idle_connection_is_found_among_300(self) -> None:
         """
         Of 300 connections one is idle: it is found after a few newcomers, since others are looked at each time.
         """

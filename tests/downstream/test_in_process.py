@@ -73,23 +73,23 @@ class ResolverTests(SynchronousTestCase):
         listener, _, client = self.receiver.questions[-1]
         listener.send_answers([(octets, client)])
 
-    def test_question_that_is_dropped(self) -> None:
+    def test_dropped_query_fails_at_once(self) -> None:
         """
-        One that is never answered fails at once.
+        A query without a response fails at once.
         """
         self.receiver.silent = 1
         self.failureResultOf(self.resolver.lookupAddress("www.test"), DNSServerError)
 
-    def test_it_is_a_resolver(self) -> None:
+    def test_resolver_provides_iresolver_without_a_size_limit(self) -> None:
         """
-        It provides what twisted.names asks of a resolver, and takes answers of any size.
+        It provides the interfaces of twisted.names, and accepts responses of any size.
         """
         verifyObject(IResolver, self.resolver)
         self.assertTrue(self.resolver.is_stream)
 
-    def test_a_lookup(self) -> None:
+    def test_lookup_sends_rd_and_edns_and_returns_records(self) -> None:
         """
-        A lookup asks with RD and EDNS, as this process itself, and gets records.
+        The client is this process.
         """
         looked_up = self.resolver.lookupMailExchange("example.org")
         question = self.asked().question[0]
@@ -100,30 +100,30 @@ class ResolverTests(SynchronousTestCase):
         (record,), _, _ = self.successResultOf(looked_up)
         self.assertEqual((b"mail.example.org", 10), (record.payload.name.name, record.payload.preference))
 
-    def test_the_class_is_kept(self) -> None:
+    def test_class_of_the_query_is_kept(self) -> None:
         """
         A query of another class asks for that class.
         """
         self.resolver.query(names.Query(b"version.bind", names.TXT, names.CH))
         self.assertEqual(3, self.asked().question[0].rdclass)
 
-    def test_the_root(self) -> None:
+    def test_root_can_be_queried(self) -> None:
         """
         The root can be asked about.
         """
         self.resolver.lookupNameservers(b"")
         self.assertEqual(".", self.asked().question[0].name.to_text())
 
-    def test_errors_are_twisted_names_errors(self) -> None:
+    def test_rcodes_are_errors_of_twisted_names(self) -> None:
         """
-        Each rcode fails as twisted.names' own resolver would.
+        Each RCODE fails as twisted.names' own resolver would.
         """
         for rcode, kind in ((3, DNSNameError), (2, DNSServerError)):
             looked_up = self.resolver.lookupAddress("example.org")
             self.answer(rcode=rcode)
             self.failureResultOf(looked_up, kind)
 
-    def test_names_that_are_none(self) -> None:
+    def test_invalid_name_fails_without_a_query(self) -> None:
         """
         What cannot be a name fails, and nothing is asked.
         """
@@ -131,9 +131,9 @@ class ResolverTests(SynchronousTestCase):
             self.failureResultOf(self.resolver.lookupAddress(name), WireError)
         self.assertEqual([], self.receiver.questions)
 
-    def test_timeout(self) -> None:
+    def test_timeout_is_the_sum_of_the_timeouts(self) -> None:
         """
-        The sum of the timeouts is how long is waited; what comes later goes nowhere.
+        A later response is dropped.
         """
         looked_up = self.resolver.lookupAddress("example.org", [1, 2])
         self.clock.advance(2.9)
@@ -142,9 +142,9 @@ class ResolverTests(SynchronousTestCase):
         self.failureResultOf(looked_up, DNSQueryTimeoutError)
         self.answer(("example.org.", "A", "192.0.2.1"))
 
-    def test_host_by_name(self) -> None:
+    def test_host_by_name_queries_a_then_aaaa(self) -> None:
         """
-        An address is looked for as A, then as AAAA, and never as ANY (RFC 8482).
+        Never ANY (RFC 8482).
         """
         found = self.resolver.getHostByName("example.org")
         self.answer(("example.org.", "CNAME", "www.example.org."), ("www.example.org.", "A", "192.0.2.1"))
@@ -159,9 +159,9 @@ class ResolverTests(SynchronousTestCase):
         self.answer()
         self.failureResultOf(found, DomainError)
 
-    def test_every_type_twisted_decodes(self) -> None:
+    def test_names_of_every_decoded_type_are_checked(self) -> None:
         """
-        Names in rdata are checked where they are, and then decoded.
+        Names in rdata are checked, then decoded.
         """
         records = [
             ("SOA", "ns.example.org. admin.example.org. 1 2 3 4 5"),
@@ -189,9 +189,9 @@ class ResolverTests(SynchronousTestCase):
         )
         return looked_up
 
-    def test_hostile_replies(self) -> None:
+    def test_response_with_malformed_names_is_refused(self) -> None:
         """
-        A reply whose names do not hold to the rules is refused before twisted.names sees it.
+        It is refused before twisted.names decodes it.
         """
         fixed = b"\0\1\0\0\0\0"
         self_pointer = b"\xc0\x1d" + b"\0\1" + fixed + b"\0\0"
@@ -201,7 +201,7 @@ class ResolverTests(SynchronousTestCase):
         for record in (self_pointer, soa, naptr, a6, b"\xc0\x0c"):
             self.failureResultOf(self.hostile(record), WireError)
 
-    def test_each_name_in_rdata_is_checked(self) -> None:
+    def test_names_in_rdata_are_checked_at_their_offsets(self) -> None:
         """
         As the types' RFCs have them, behind so many octets of other fields; what is behind the names is not looked at.
         """
@@ -222,14 +222,14 @@ class ResolverTests(SynchronousTestCase):
                 1, len(self.successResultOf(self.hostile(head + len(rdata).to_bytes(2, "big") + rdata))[0])
             )
 
-    def test_other_rdata_is_not_looked_at(self) -> None:
+    def test_rdata_without_names_is_not_checked(self) -> None:
         """
-        Octets that would be no name are fine in an address.
+        Octets that would be no name are accepted in an address.
         """
         record = b"\xc0\x0c" + b"\0\1\0\1\0\0\0\0\0\4" + b"\xbf" * 4
         self.assertEqual(1, len(self.successResultOf(self.hostile(record))[0]))
 
-    def test_a_chain_of_pointers(self) -> None:
+    def test_chain_of_pointers_is_refused_when_too_long(self) -> None:
         """
         Names that would grow without end, each pointing to the last, are refused where they get too long.
         """
@@ -241,9 +241,9 @@ class ResolverTests(SynchronousTestCase):
             target, at = at, at + len(records[-1])
         self.failureResultOf(self.hostile(*records), WireError)
 
-    def test_a_reply_without_question(self) -> None:
+    def test_response_without_question_fails(self) -> None:
         """
-        There is nothing to be made of it.
+        It cannot be decoded.
         """
         looked_up = self.resolver.lookupAddress("example.org")
         self.answer_octets(b"\0\0\x81\x80" + b"\0" * 8)
@@ -255,9 +255,9 @@ class LibraryTests(SynchronousTestCase):
     ``DoTResolver``.
     """
 
-    def test_nothing_is_dialled_before_a_question(self) -> None:
+    def test_nothing_is_dialled_before_the_first_query(self) -> None:
         """
-        A program that imports it and asks nothing connects to nobody.
+        A program that imports it and sends no query opens no connection.
         """
         network = MemoryNetwork()
         resolver = DoTResolver(["192.0.2.1#dot.test"], reactor=network.reactor)

@@ -51,15 +51,15 @@ class PortOwnerTests(SynchronousTestCase):
         (proc / "9").mkdir()  # it has ended, or may not be looked into
         return owner_of(host, port, kind, proc)
 
-    def test_lines_that_are_too_short(self) -> None:
+    def test_short_lines_are_skipped(self) -> None:
         """
-        They say nothing, and do not hide those that follow.
+        Lines after them are read.
         """
         self.assertEqual("server812 (pid 812)", self.owner("127.0.0.1", udp="odd\n" + line(V4_LOOPBACK, 53, 7, 101)))
 
-    def test_the_program(self) -> None:
+    def test_owner_is_the_program_bound_to_address_and_transport(self) -> None:
         """
-        It has the port of this address, over this transport; not another's, and no connection from there.
+        Not one of another address, and no outgoing connection.
         """
         udp = line(V4_OTHER, 53, 7, 100) + line(V4_LOOPBACK, 54, 7, 100) + line(V4_LOOPBACK, 53, 1, 100)
         self.assertEqual("", self.owner("127.0.0.1", udp=udp, tcp=line(V4_LOOPBACK, 53, 10, 100)))
@@ -67,9 +67,9 @@ class PortOwnerTests(SynchronousTestCase):
         tcp = line(V4_LOOPBACK, 53, 1, 100) + line(V4_LOOPBACK, 53, 10, 101)
         self.assertEqual("server812 (pid 812)", self.owner("127.0.0.1", 53, socket.SOCK_STREAM, tcp=tcp))
 
-    def test_wildcards(self) -> None:
+    def test_wildcard_conflicts_with_every_address(self) -> None:
         """
-        They are in the way of every address, and every address in theirs; an IPv6 one also of IPv4 addresses.
+        It conflicts with every address, and every address with it; an IPv6 one also with IPv4 addresses.
         """
         for host, tables in (
             ("127.0.0.1", {"udp": line(V4_ANY, 53, 7, 101)}),
@@ -83,21 +83,21 @@ class PortOwnerTests(SynchronousTestCase):
         self.assertEqual("", self.owner("::1", udp=line(V4_ANY, 53, 7, 101)))
         self.assertEqual("", self.owner("127.0.0.1", udp6=line(V6_LOOPBACK, 53, 7, 101)))
 
-    def test_the_user(self) -> None:
+    def test_user_is_named_if_the_process_is_not_visible(self) -> None:
         """
-        Is told if the process cannot be seen; by number, if it has no name.
+        By number, if it has no name.
         """
         self.assertEqual("user root", self.owner("127.0.0.1", udp=line(V4_LOOPBACK, 53, 7, 999)))
         self.assertEqual("user 4242424", self.owner("127.0.0.1", udp=line(V4_LOOPBACK, 53, 7, 999, uid=4242424)))
 
-    def test_no_tables(self) -> None:
+    def test_missing_or_malformed_tables_name_no_owner(self) -> None:
         """
-        As on another system, or lines that are not what they should be: nobody is named.
+        As on another system.
         """
         self.assertEqual("", self.owner("127.0.0.1"))
         self.assertEqual("", self.owner("127.0.0.1", udp="  117: something else\n"))
 
-    def test_this_process(self) -> None:
+    def test_this_process_is_found_in_the_real_tables(self) -> None:
         """
         By the real tables.
         """

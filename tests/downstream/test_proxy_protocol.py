@@ -126,9 +126,9 @@ class DatagramTests(ProxiedCase):
         self.listener = ProxiedUdpListener(self.listeners, self.clock, cookies, self.is_balancer, self.counters)
         self.listener.transport = self.port = Port()
 
-    def test_behind_a_balancer(self) -> None:
+    def test_query_has_the_clients_address_and_the_response_goes_to_the_balancer(self) -> None:
         """
-        A query is its client's, and the response goes to the balancer, as the port knows it; the header goes nowhere.
+        The header is not forwarded.
         """
         first, second = Client(BALANCER, 1000, "where it came to"), Client(BALANCER, 1001)
         self.listener.datagrams_received(
@@ -139,7 +139,7 @@ class DatagramTests(ProxiedCase):
         self.receiver.answer()
         self.assertEqual([(QUERY, first), (QUERY, second)], self.port.written)
 
-    def test_the_balancer_itself(self) -> None:
+    def test_local_header_is_a_query_of_the_balancer(self) -> None:
         """
         LOCAL is a query of the balancer's own.
         """
@@ -148,18 +148,18 @@ class DatagramTests(ProxiedCase):
         self.receiver.answer()
         self.assertEqual([(QUERY, BALANCER)], [(octets, client.host) for octets, client in self.port.written])
 
-    def test_without_a_header(self) -> None:
+    def test_datagram_of_a_balancer_without_header_is_dropped_and_counted(self) -> None:
         """
-        A balancer's datagram without a whole header is dropped, and counted: it is nobody's query.
+        A datagram without a whole header has no client.
         """
         for octets in (QUERY, b"", header()[:-1], header(version=0x31) + QUERY, b"PROXY UNKNOWN\r\n" + QUERY):
             self.listener.datagrams_received([(octets, Client(BALANCER, 1000))])
         self.assertEqual([], self.receiver.received)
         self.assertEqual({"udp": 5}, dict(self.counters.proxy_errors))
 
-    def test_others(self) -> None:
+    def test_header_of_another_client_is_not_parsed(self) -> None:
         """
-        What others send is handed on as it is, also if it looks like a header: nobody can claim another's address.
+        Datagrams of other clients are handed on unchanged: they cannot claim another address.
         """
         batch = [(header() + QUERY, Client(OTHER, 1000)), (QUERY, Client(OTHER, 1001))]
         self.listener.datagrams_received(batch)
@@ -168,9 +168,9 @@ class DatagramTests(ProxiedCase):
         self.assertEqual(batch, self.port.written)
         self.assertEqual({}, dict(self.counters.proxy_errors))
 
-    def test_limited_responses(self) -> None:
+    def test_response_rate_limit_applies_to_the_clients(self) -> None:
         """
-        Which responses are sent is decided by the clients, not by the balancer.
+        Not to the balancer.
         """
         seen: list[str] = []
 
@@ -186,9 +186,9 @@ class DatagramTests(ProxiedCase):
         self.assertEqual(["192.0.2.7", "192.0.2.8"], seen)
         self.assertEqual([(QUERY, BALANCER)], [(octets, client.host) for octets, client in self.port.written])
 
-    def test_cookies(self) -> None:
+    def test_server_cookie_is_for_the_client(self) -> None:
         """
-        A cookie is for the client, not for the balancer (RFC 7873 §5.2).
+        Not for the balancer (RFC 7873 §5.2).
         """
         query = dns.message.make_query(
             "www.example.", "A", options=[dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")]
@@ -233,9 +233,9 @@ class StreamTests(ProxiedCase):
         """
         protocol.connectionLost(Failure(ConnectionError()))
 
-    def test_however_it_is_cut(self) -> None:
+    def test_header_may_be_split_anywhere(self) -> None:
         """
-        The header may come octet by octet or with the queries after it; they are the client's, and answered.
+        It may come octet by octet or with the queries after it, which are the client's.
         """
         sent = header("2001:db8::7", 99, tlvs=b"\4\0\3abc") + frame(QUERY) * 2
         for size in (1, 7, 16, 28, 52, 60, len(sent)):
@@ -252,7 +252,7 @@ class StreamTests(ProxiedCase):
         self.assertEqual([], self.clock.getDelayedCalls())
         self.assertEqual({}, dict(self.counters.proxy_errors))
 
-    def test_the_balancer_itself(self) -> None:
+    def test_local_header_is_a_connection_of_the_balancer(self) -> None:
         """
         LOCAL is a connection of the balancer's own.
         """
@@ -260,9 +260,9 @@ class StreamTests(ProxiedCase):
         protocol.dataReceived(header(version=0x20) + frame(QUERY))
         self.assertEqual([(BALANCER, 4711)], self.receiver.clients)
 
-    def test_over_tls(self) -> None:
+    def test_header_precedes_the_tls_handshake(self) -> None:
         """
-        The header is before the handshake, and the queries after it are the client's.
+        The queries after the handshake are the client's.
         """
         protocol, transport = self.connect(factory=self.over_tls)
         protocol.dataReceived(header("192.0.2.7"))
@@ -278,9 +278,9 @@ class StreamTests(ProxiedCase):
         self.assertEqual([], list(self.listeners.connections))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_inside_tls(self) -> None:
+    def test_header_may_be_inside_tls(self) -> None:
         """
-        The header may be the first that comes over TLS, octet by octet, or with the queries after it.
+        It may be the first data over TLS, octet by octet, or with the queries after it.
         """
         sent = header("192.0.2.7") + frame(QUERY)
         for size in (1, 20, len(sent)):
@@ -300,9 +300,9 @@ class StreamTests(ProxiedCase):
         self.assertEqual({"completed": 3}, dict(self.counters.handshakes))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_inside_tls_without_a_header(self) -> None:
+    def test_header_inside_tls_is_required_within_5_seconds(self) -> None:
         """
-        Over TLS it is expected, too, and for 5 s: a query without it is not the balancer's.
+        A query without it is not the balancer's.
         """
         for sent in (frame(QUERY), header()[:-1]):
             protocol, transport = self.connect(factory=self.over_tls)
@@ -316,9 +316,9 @@ class StreamTests(ProxiedCase):
         self.assertEqual({"tls": 2}, dict(self.counters.proxy_errors))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_without_a_header(self) -> None:
+    def test_connection_of_a_balancer_without_header_is_aborted_and_counted(self) -> None:
         """
-        A balancer's connection that begins with anything else is aborted and counted; nothing of it is read on.
+        No further data of it is read.
         """
         for octets in (frame(QUERY), b"\x16\x03\x01", header(version=0x31), b"PROXY TCP4 "):
             protocol, transport = self.connect()
@@ -333,9 +333,9 @@ class StreamTests(ProxiedCase):
         self.assertEqual({"tcp": 4, "tls": 1}, dict(self.counters.proxy_errors))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_half_a_header(self) -> None:
+    def test_header_must_arrive_within_5_seconds(self) -> None:
         """
-        It has 5 s to come, whatever comes of it meanwhile; one that leaves before is not counted.
+        Partial data does not extend the time; a connection closed before is not counted.
         """
         protocol, transport = self.connect()
         for octet in range(4):
@@ -350,9 +350,9 @@ class StreamTests(ProxiedCase):
         self.assertEqual({"tcp": 1}, dict(self.counters.proxy_errors))
         self.assertEqual(([], 0), (self.clock.getDelayedCalls(), self.over_tcp.waiting))
 
-    def test_stopped(self) -> None:
+    def test_stop_ends_connections_that_wait_for_a_header(self) -> None:
         """
-        When the ports are closed, what waits for its header is ended, before TLS and inside it.
+        Before TLS and inside it.
         """
         self.over_tls.doStart()
         outside, first = self.connect(factory=self.over_tls)
@@ -366,7 +366,7 @@ class StreamTests(ProxiedCase):
             self.lose(protocol)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_room(self) -> None:
+    def test_connections_that_wait_for_a_header_are_bounded(self) -> None:
         """
         No more connections wait for their headers than there may be, and a client for whom there is no room is not
         taken.
@@ -379,7 +379,7 @@ class StreamTests(ProxiedCase):
         protocol.dataReceived(header())
         self.assertTrue(transport.is_aborted)
 
-    def test_others(self) -> None:
+    def test_connections_of_other_clients_are_not_parsed(self) -> None:
         """
         Others have their connections as without balancers, with nothing in between; a header of theirs is octets that
         are no query.
@@ -390,9 +390,9 @@ class StreamTests(ProxiedCase):
         self.assertEqual([(OTHER, 4711)], self.receiver.clients)
         self.assertIs(ProxiedConnection, type(self.connect(BALANCER)[0]))
 
-    def test_half_close(self) -> None:
+    def test_half_closed_connection_gets_its_responses(self) -> None:
         """
-        A client that has asked all it will still gets its answers (RFC 1035 §4.2.2).
+        A client that has sent all its queries still gets the responses (RFC 1035 §4.2.2).
         """
         protocol, transport = self.connect()
         self.assertFalse(IHalfCloseableProtocol.providedBy(protocol))
@@ -403,9 +403,9 @@ class StreamTests(ProxiedCase):
         self.assertEqual([QUERY], Deframer().feed(transport.value()))
         self.assertTrue(transport.disconnecting)
 
-    def test_not_read(self) -> None:
+    def test_client_that_does_not_read_is_paused_and_aborted(self) -> None:
         """
-        A client that does not read is not read from, through the balancer as without it; it is ended in the end.
+        Through the balancer as without it.
         """
         protocol, transport = self.connect()
         protocol.dataReceived(header() + frame(QUERY))

@@ -43,9 +43,9 @@ class ReceiveQueueTests(SynchronousTestCase):
         self.arrived = self.now - waited
         return self.queue.is_stale()
 
-    def test_a_stall(self) -> None:
+    def test_queries_are_valid_for_2_seconds_after_a_stall(self) -> None:
         """
-        After a moment in which nothing was read, clients still wait for what is less than 2 s old.
+        After a moment in which nothing was read, queries less than 2 s old are handed on.
         """
         self.assertFalse(self.is_stale_after(MAX_WAIT - 0.01))
         self.assertAlmostEqual(MAX_WAIT - 0.01, self.queue.delay, 5)
@@ -63,9 +63,9 @@ class ReceiveQueueTests(SynchronousTestCase):
         self.assertFalse(self.is_stale_after(0.25))
         self.assertTrue(self.is_stale_after(0.2501))
 
-    def test_sustained(self) -> None:
+    def test_limit_is_a_quarter_second_under_sustained_load(self) -> None:
         """
-        When the buffer has not been empty for a second, 0.25 s are too long; once it was, it is 2 s again.
+        When the buffer was not empty for a second, the limit is 0.25 s; once it was, 2 s again.
         """
         self.assertFalse(self.is_stale_after(0.5))
         self.now += SUSTAINED_AFTER - 0.01
@@ -77,16 +77,16 @@ class ReceiveQueueTests(SynchronousTestCase):
         self.assertEqual(0.0, self.queue.delay)
         self.assertFalse(self.is_stale_after(0.5))
 
-    def test_a_clock_that_was_set_back(self) -> None:
+    def test_clock_set_back_drops_nothing(self) -> None:
         """
         Is no reason to drop anything.
         """
         self.assertFalse(self.is_stale_after(-3600.0))
         self.assertEqual(0.0, self.queue.delay)
 
-    def test_where_there_are_no_timestamps(self) -> None:
+    def test_nothing_is_dropped_without_timestamps(self) -> None:
         """
-        In a sandbox that forbids the call, and on other systems, nothing is dropped.
+        In a sandbox that forbids the call, and on other systems.
         """
 
         def refuse(*given: Any) -> bytes:

@@ -41,13 +41,13 @@ class SlotTests(SynchronousTestCase):
         client.connect((self.host, self.port))
         return client
 
-    def test_nothing_has_come(self) -> None:
+    def test_empty_socket_is_a_blocking_error(self) -> None:
         """
         That is an error, which says so.
         """
         self.assertRaises(BlockingIOError, self.bind().receive)
 
-    def test_one_and_many(self) -> None:
+    def test_each_datagram_has_its_clients_address(self) -> None:
         """
         Each datagram with its client's address, whatever is received with it, of both families, with control data too.
         """
@@ -71,9 +71,9 @@ class SlotTests(SynchronousTestCase):
                     for (octets, _), client in zip(replies, clients, strict=False):
                         self.assertEqual(octets, client.recv(65535))
 
-    def test_a_batch_is_64(self) -> None:
+    def test_batch_has_64_datagrams(self) -> None:
         """
-        What is more is received the next time; as many are sent at once, and more one batch after the other.
+        The rest is received the next time; as many are sent at once, and more one batch after the other.
         """
         slots = self.bind()
         client = self.client()
@@ -88,7 +88,7 @@ class SlotTests(SynchronousTestCase):
             self.assertEqual(0, slots.send([(b"%d" % number, who) for number in range(count)]))
             self.assertEqual([b"%d" % number for number in range(count)], [client.recv(100) for _ in range(count)])
 
-    def test_a_slot_is_4096_octets(self) -> None:
+    def test_datagram_over_4096_octets_is_cut(self) -> None:
         """
         The rest of a longer datagram is lost, and nothing of the next one.
         """
@@ -137,9 +137,9 @@ class SlotTests(SynchronousTestCase):
         self.assertEqual(0, slots.send(replies))
         self.assertEqual([b"%d" % number for number in range(14)], [client.recv(100) for client in clients])
 
-    def test_what_cannot_be_sent_is_lost_alone(self) -> None:
+    def test_failed_send_loses_one_datagram_and_is_counted(self) -> None:
         """
-        One too long for UDP, among few and among many; how many were lost is returned.
+        One too long for UDP, among few and among many; the number lost is returned.
         """
         slots = self.bind()
         client = self.client()

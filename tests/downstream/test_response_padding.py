@@ -34,18 +34,18 @@ class WantsPaddingTests(SynchronousTestCase):
     Which queries want their responses padded.
     """
 
-    def test_the_option(self) -> None:
+    def test_query_with_a_padding_option_wants_padding(self) -> None:
         """
-        Those with a padding option, empty or not, among others or alone (RFC 7830 §4).
+        With an option of any length, among others or alone (RFC 7830 §4).
         """
         cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")
         long = dns.edns.GenericOption(dns.edns.OptionType.PADDING, bytes(200))
         for options in ([PADDING], [long], [cookie, PADDING], [long, cookie]):
             self.assertTrue(wants_padding(dns.message.make_query("a.example.", "A", options=options).to_wire()))
 
-    def test_none(self) -> None:
+    def test_query_without_the_option_wants_none(self) -> None:
         """
-        Not those without one, though the octets of its code are in them, nor what is no query.
+        Not without one, though the octets of its code occur, nor octets that are no query.
         """
         cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"\0\x0c\0\x0c\0\0\0\0")
         plain = dns.message.make_query("a.example.", "PTR")  # whose type is 12
@@ -60,7 +60,7 @@ class PaddedTests(SynchronousTestCase):
     Padded responses.
     """
 
-    def test_length_and_contents(self) -> None:
+    def test_padded_response_is_a_multiple_of_468_octets(self) -> None:
         """
         Every response of up to 64 kB is a multiple of 468 octets, its padding the last option, zeros, and all else of
         it as it was (RFC 8467 §4.1, RFC 7830 §3).
@@ -81,7 +81,7 @@ class PaddedTests(SynchronousTestCase):
                 parsed.use_edns(0, parsed.ednsflags, parsed.payload, options=others)
                 self.assertEqual(wire, parsed.to_wire(max_size=MAX_MESSAGE))
 
-    def test_the_longest(self) -> None:
+    def test_padding_is_limited_to_the_longest_message(self) -> None:
         """
         Where there is no room for a whole block, the response is as long as a message can be; without room for the
         option it stays as it is.
@@ -94,7 +94,7 @@ class PaddedTests(SynchronousTestCase):
             self.assertEqual(length, len(wire))
             self.assertEqual(expected, len(padded(wire)))
 
-    def test_left_alone(self) -> None:
+    def test_responses_that_cannot_be_padded_are_unchanged(self) -> None:
         """
         A response without OPT, with padding already, with a record after its OPT, or that cannot be read stays as it is.
         """
@@ -108,9 +108,9 @@ class PaddedTests(SynchronousTestCase):
             self.assertEqual(octets, padded(octets))
 
     @given(st.binary(min_size=12, max_size=200))
-    def test_anything(self, octets: bytes) -> None:
+    def test_any_octets_are_padded_or_unchanged(self, octets: bytes) -> None:
         """
-        Whatever the octets are, nothing is raised, and what is changed is padded to a block.
+        No octets raise, and what is changed is padded to a block.
         """
         wants_padding(octets)
         result = padded(octets)

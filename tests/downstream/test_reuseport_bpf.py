@@ -239,7 +239,7 @@ class InstructionTests(SynchronousTestCase):
         }
         self.assertEqual(codes, {name: getattr(reuseport_bpf, f"BPF_{name}") for name in codes})
 
-    def test_what_an_instruction_does_not_use_is_zero(self) -> None:
+    def test_unused_fields_of_an_instruction_are_zero(self) -> None:
         """
         Only conditional jumps have two targets; what works on X, and what ends the program, has no constant.
         """
@@ -250,7 +250,7 @@ class InstructionTests(SynchronousTestCase):
             if kind in (BPF_MISC, BPF_RET) or (kind == BPF_ALU and what & BPF_X):
                 self.assertEqual(0, constant, hex(what))
 
-    def test_how_long_it_is(self) -> None:
+    def test_program_covers_all_words_or_half_of_them(self) -> None:
         """
         All labels and words of the longest name are looked at, or half of them where the kernel has room for less.
         """

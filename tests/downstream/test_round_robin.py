@@ -78,9 +78,9 @@ class RoundRobinTests(SynchronousTestCase):
         self.clock.advance(1)
         return list(self.order)
 
-    def test_at_once(self) -> None:
+    def test_queries_are_handed_on_at_once_within_the_time(self) -> None:
         """
-        As long as there is time queries are handed on when they come, and the reactor is not asked for anything.
+        While there is time queries are handed on when they arrive, without a reactor call.
         """
         one, other = Connection(self, "a", 2), Connection(self, "b", 2)
         self.begin(one)
@@ -105,7 +105,7 @@ class RoundRobinTests(SynchronousTestCase):
         self.assertEqual(200, len(had))
         self.assertEqual([0] * 50, [connection.batches for connection in connections])
 
-    def test_the_next_iteration_begins_anew(self) -> None:
+    def test_next_iteration_has_its_full_time(self) -> None:
         """
         When the time is up and nobody waits, one call of the reactor's says that there is time again; then there is
         none.
@@ -132,9 +132,9 @@ class RoundRobinTests(SynchronousTestCase):
         self.assertEqual([crowd[0], alone, crowd[1], alone, crowd[2]], self.iteration())
         self.assertEqual([alone, *crowd[3:7]], self.iteration())
 
-    def test_one_that_leaves(self) -> None:
+    def test_ended_connection_loses_its_turn(self) -> None:
         """
-        A connection that ends while it waits has no turn, and nothing is left of it.
+        A connection that ends while it waits has no turn, and no reference to it is left.
         """
         self.begin(Connection(self, "spent", 5))
         gone, stays = Connection(self, "a", 1), Connection(self, "b", 1)
@@ -146,7 +146,7 @@ class RoundRobinTests(SynchronousTestCase):
         self.assertEqual([stays], self.iteration())
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_an_exception_costs_its_connection_only(self) -> None:
+    def test_exception_affects_its_connection_only(self) -> None:
         """
         Others have their turns.
         """

@@ -48,7 +48,7 @@ class FactoryTests(SynchronousTestCase):
     def build(self, host: str = "192.0.2.1") -> Any:
         return self.factory.buildProtocol(IPv4Address("TCP", host, 4711))
 
-    def test_a_connection_knows_its_factory_and_share(self) -> None:
+    def test_connection_has_its_factory_and_share(self) -> None:
         """
         The share is that of the client's address.
         """
@@ -58,7 +58,7 @@ class FactoryTests(SynchronousTestCase):
         self.assertEqual(["192.0.2.1"], self.asked)
         self.assertIs(self.factory.counters, self.receiver.counters)
 
-    def test_an_address_without_host(self) -> None:
+    def test_address_without_host_has_the_share_of_the_empty_host(self) -> None:
         """
         The share of such a client is that of the empty host.
         """

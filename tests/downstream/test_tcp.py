@@ -145,9 +145,9 @@ class StreamTests(StreamScene):
     The life of a connection.
     """
 
-    def test_questions_are_handed_on(self) -> None:
+    def test_queries_of_one_segment_are_one_batch(self) -> None:
         """
-        Questions in one segment are one batch, with the client's address.
+        With the client's address.
         """
         self.listener.dataReceived(frame(b"one") + frame(b"two") + b"\0")
         (((one, first), (two, second)),) = self.receiver.batches
@@ -155,9 +155,9 @@ class StreamTests(StreamScene):
         self.assertEqual([("127.0.0.9", 4711)] * 2, [(client.host, client.port) for client in (first, second)])
         self.assertTrue(self.listener.is_stream)
 
-    def test_any_cut(self) -> None:
+    def test_stream_may_arrive_in_any_pieces(self) -> None:
         """
-        A stream may come octet by octet (RFC 7766 §8).
+        Octet by octet, too (RFC 7766 §8).
         """
         for octet in frame(b"one") + frame(b"two"):
             self.listener.dataReceived(bytes([octet]))
@@ -188,9 +188,9 @@ class StreamTests(StreamScene):
         listener.send_answers([(b"TWO", None)])
         self.assertEqual(([1], 2), (written, len(transport.writes)))
 
-    def test_only_so_many_outstanding(self) -> None:
+    def test_queries_in_flight_are_limited(self) -> None:
         """
-        Beyond the limit questions wait, and the client is not read from; answers make room again.
+        Beyond the limit queries wait, and the client is not read from; responses make room again.
         """
         self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(6)))
         self.assertEqual([b"0", b"1", b"2", b"3"], self.asked())
@@ -202,9 +202,9 @@ class StreamTests(StreamScene):
         self.assertEqual(6, len(self.asked()))
         self.assertEqual("producing", self.transport.producerState)
 
-    def test_questions_answered_at_once(self) -> None:
+    def test_queries_answered_synchronously_are_all_answered(self) -> None:
         """
-        Answers that come while questions are being handed on lose none of them, however many there are.
+        Responses during the hand-over of a batch lose no query, however many there are.
         """
         self.receiver.at_once = True
         self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(500)))
@@ -212,9 +212,9 @@ class StreamTests(StreamScene):
         self.assertEqual("producing", self.transport.producerState)
         self.assertTrue(self.listener.is_idle)
 
-    def test_what_is_never_answered_is_not_waited_for(self) -> None:
+    def test_dropped_query_takes_no_place(self) -> None:
         """
-        A message that deserves no answer takes no place.
+        A message without a response takes no place.
         """
         self.receiver.silent = 1
         for _ in range(10):
@@ -222,9 +222,9 @@ class StreamTests(StreamScene):
         self.assertTrue(self.listener.is_idle)
         self.assertEqual("producing", self.transport.producerState)
 
-    def test_a_client_that_does_not_read(self) -> None:
+    def test_client_that_does_not_read_is_paused_then_aborted(self) -> None:
         """
-        While its answers pile up a client is not read from; if that lasts, the connection is cut.
+        While its responses are unread it is not read from; if that lasts, the connection is aborted.
         """
         self.listener.dataReceived(frame(b"one"))
         self.listener.pauseProducing()
@@ -241,9 +241,9 @@ class StreamTests(StreamScene):
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnected)
 
-    def test_half_close_with_answers_owed(self) -> None:
+    def test_half_closed_connection_gets_its_responses_then_closes(self) -> None:
         """
-        A client that has asked all it will gets its answers, and is then hung up on (RFC 1035 §4.2.2).
+        A client that has sent all its queries gets the responses, then the connection is closed (RFC 1035 §4.2.2).
         """
         self.assertTrue(IHalfCloseableProtocol.providedBy(self.listener))
         self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(5)))
@@ -254,23 +254,23 @@ class StreamTests(StreamScene):
         self.assertEqual(5, len(self.asked()))
         self.assertTrue(self.transport.disconnecting)
 
-    def test_half_close_with_nothing_owed(self) -> None:
+    def test_half_closed_connection_without_queries_is_closed_at_once(self) -> None:
         """
         A client that owes and is owed nothing is hung up on at once.
         """
         self.listener.readConnectionLost()
         self.assertTrue(self.transport.disconnecting)
 
-    def test_a_client_that_takes_no_more(self) -> None:
+    def test_client_that_closes_its_read_side_is_disconnected(self) -> None:
         """
         When the client closes the way to it, there is nothing left to do.
         """
         self.listener.writeConnectionLost()
         self.assertTrue(self.transport.disconnected)
 
-    def test_idle(self) -> None:
+    def test_idle_connection_is_closed(self) -> None:
         """
-        A connection over which no whole question comes is closed; a part of one does not count (RFC 7766 §6.2.3).
+        Without a whole query it is closed; a partial one does not count (RFC 7766 §6.2.3).
         """
         self.clock.advance(6)
         self.listener.dataReceived(b"\0\x05ab")
@@ -279,9 +279,9 @@ class StreamTests(StreamScene):
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_not_idle(self) -> None:
+    def test_query_restarts_the_idle_timeout(self) -> None:
         """
-        A question restarts the clock, and while an answer is owed it does not run.
+        It does not run while a response is due.
         """
         self.clock.advance(6)
         self.listener.dataReceived(frame(b"one"))
@@ -291,9 +291,9 @@ class StreamTests(StreamScene):
         self.clock.pump([1.0] * 12)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_a_close_the_client_does_not_join_in(self) -> None:
+    def test_close_not_answered_by_the_client_ends_in_an_abort(self) -> None:
         """
-        What was written has a while to go out; then the connection is cut, and closing twice changes nothing.
+        Written data has a while to go out; then the connection is aborted, and closing twice changes nothing.
         """
         self.listener.close()
         self.listener.close()
@@ -301,9 +301,9 @@ class StreamTests(StreamScene):
         self.clock.advance(10)
         self.assertTrue(self.transport.disconnected)
 
-    def test_answers_for_a_client_that_is_gone(self) -> None:
+    def test_responses_for_a_lost_connection_are_dropped(self) -> None:
         """
-        They are dropped (RFC 7766 §6.2.4), and nothing is left behind.
+        RFC 7766 §6.2.4.
         """
         self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(6)))
         self.listener.connectionLost()
@@ -314,7 +314,7 @@ class StreamTests(StreamScene):
         self.listener.close()
         self.listener.abort()
 
-    def test_how_long_it_may_be_idle(self) -> None:
+    def test_keepalive_option_is_answered_with_the_idle_timeout(self) -> None:
         """
         A client that asks how long the connection may be idle is told (RFC 7828 §3.3.2); one that does not is not.
         """
@@ -325,7 +325,7 @@ class StreamTests(StreamScene):
         self.factory.tells_idle_timeout = False
         self.assertEqual(b"", self.listener.options_for(asks, parse_query(asks), None))
 
-    def test_answers_of_many_messages(self) -> None:
+    def test_response_of_many_messages_counts_once(self) -> None:
         """
         Parts go out as they come, in one write, and count as one answer, which is owed until the last has come.
         """
@@ -341,7 +341,7 @@ class StreamTests(StreamScene):
         self.listener.end_parts(source)
         self.assertTrue(self.listener.is_idle)
 
-    def test_parts_are_use(self) -> None:
+    def test_messages_of_a_transfer_keep_the_connection_alive(self) -> None:
         """
         A connection over which parts of an answer go is not idle; they are not counted as answers.
         """
@@ -355,7 +355,7 @@ class StreamTests(StreamScene):
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_parts_for_a_client_that_is_gone(self) -> None:
+    def test_messages_for_a_lost_connection_are_dropped(self) -> None:
         """
         They go nowhere.
         """
@@ -363,7 +363,7 @@ class StreamTests(StreamScene):
         self.listener.send_parts([b"part"], Source())
         self.assertEqual([], self.transport.writes)
 
-    def test_a_source_is_held_up(self) -> None:
+    def test_source_of_a_transfer_is_paused_while_the_client_does_not_read(self) -> None:
         """
         Parts come no faster than the client reads, and not at all once it has gone.
         """
@@ -379,9 +379,9 @@ class StreamTests(StreamScene):
         self.assertEqual((["pause", "resume", "gone"], ["pause", "resume"]), (source.told, later.told))
         self.assertEqual([], self.transport.writes)
 
-    def test_one_too_many_connections(self) -> None:
+    def test_longest_idle_connection_makes_room_for_a_new_one(self) -> None:
         """
-        The client idle longest makes room for a new one (RFC 9210 §4.2); if all are busy the new one is refused.
+        RFC 9210 §4.2; if all are in use the new one is refused.
         """
         self.clock.advance(1)
         second, second_transport = self.connect()
@@ -403,9 +403,9 @@ class StreamTests(StreamScene):
         second.connectionLost()
         self.assertEqual(3, len(self.factory.connections))
 
-    def test_who_has_most_connections_makes_room(self) -> None:
+    def test_client_with_most_connections_makes_room(self) -> None:
         """
-        A client that has all connections, each owed something, does not keep others out.
+        A client that has all connections, each in use, does not keep others out.
         """
         for listener in (self.listener, *(self.connect()[0] for _ in range(2))):
             listener.dataReceived(frame(b"owed"))
@@ -414,9 +414,9 @@ class StreamTests(StreamScene):
         other.dataReceived(frame(b"asked"))
         self.assertEqual(b"asked", self.asked()[-1])
 
-    def test_a_partly_received_frame_is_no_reason_to_stay(self) -> None:
+    def test_connection_with_a_partial_query_is_idle(self) -> None:
         """
-        A connection over which a query never becomes whole is idle: it makes room for others.
+        A connection with a query that never becomes whole makes room for others.
         """
         self.connect()
         self.connect()
@@ -492,9 +492,9 @@ class WindowTests(StreamScene):
         listener.dataReceived(frame(b"query") * 100)
         return len(self.asked()) - before
 
-    def test_it_grows_with_what_is_taken(self) -> None:
+    def test_window_grows_with_responses_read(self) -> None:
         """
-        Four at first; with each response that the client takes one more, up to the limit.
+        Four at first; one more with each response that the client reads, up to the limit.
         """
         self.assertEqual(INITIAL_WINDOW, self.in_flight(self.listener))
         self.listener.send_answers([(b"response", None)] * 4)
@@ -503,7 +503,7 @@ class WindowTests(StreamScene):
             self.listener.send_answers([(b"response", None)] * self.listener._outstanding)
         self.assertEqual(40, self.listener._outstanding)
 
-    def test_it_does_not_grow_with_what_is_not(self) -> None:
+    def test_window_does_not_grow_with_unread_responses(self) -> None:
         """
         Responses that wait for the client change nothing.
         """
@@ -513,7 +513,7 @@ class WindowTests(StreamScene):
         self.listener.resumeProducing()
         self.assertEqual(4 + 4, len(self.asked()))
 
-    def test_none_when_the_proxy_has_given_up(self) -> None:
+    def test_window_of_zero_after_the_drain_reads_no_queries(self) -> None:
         """
         When no more may be outstanding, as at the end of a drain, responses are followed by no more queries.
         """
@@ -522,7 +522,7 @@ class WindowTests(StreamScene):
         self.listener.send_answers([(b"response", None)] * 4)
         self.assertEqual(4, len(self.asked()))
 
-    def test_client_that_does_not_read(self) -> None:
+    def test_client_with_an_aborted_connection_starts_with_one_query(self) -> None:
         """
         After a connection was ended since too much was unread, others of the client begin with one query, and those of
         another client with four; half a minute later all is as before.
@@ -565,7 +565,7 @@ class UnreadTests(StreamScene):
         listener.makeConnection(transport)
         return listener, buffers
 
-    def test_few_queries_at_once(self) -> None:
+    def test_batches_grow_while_responses_are_small(self) -> None:
         """
         Queries are handed on a few at a time, more as long as responses are small.
         """
@@ -573,7 +573,7 @@ class UnreadTests(StreamScene):
         self.listener.dataReceived(b"".join(frame(b"%d" % n) for n in range(128)))
         self.assertEqual([4, 8, 16, 32, 32, 32, 4], [len(batch) for batch in self.receiver.batches])
 
-    def test_large_responses_that_are_not_read(self) -> None:
+    def test_unread_large_responses_hold_back_queries(self) -> None:
         """
         Of 128 queries for 60 KB each, those are handed on of which the responses find room, and a few more.
         """
@@ -607,7 +607,7 @@ class UnreadTests(StreamScene):
         self.assertEqual([b"%d" % number * 40_000 for number in range(4)], sent)
         self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.share_of("127.0.0.9", 0).unread))
 
-    def test_too_much_is_unread(self) -> None:
+    def test_too_many_unread_octets_abort_the_connection(self) -> None:
         """
         Responses of upstreams to a client that does not read are kept up to a limit; then the connection is aborted, and
         nothing is left of them.
@@ -625,7 +625,7 @@ class UnreadTests(StreamScene):
         listener.send_answers([(LARGE, None)])
         self.assertEqual((0, 1), (self.factory.unread_responses.total, len(buffers.transport.writes)))
 
-    def test_too_much_is_unread_in_all(self) -> None:
+    def test_too_many_unread_octets_in_all_abort_those_of_the_client_with_most(self) -> None:
         """
         When clients together do not read too much, the client with most loses connections, those with most first.
         """
@@ -645,7 +645,7 @@ class UnreadTests(StreamScene):
             listener.connectionLost()
         self.assertEqual((0, 0), (self.factory.unread_responses.total, self.shares.share_of("127.0.0.9", 0).unread))
 
-    def test_a_buffer_that_is_full_for_a_moment(self) -> None:
+    def test_response_larger_than_the_buffer_holds_nothing_up(self) -> None:
         """
         A response larger than the transport's buffer that goes out at once holds nothing up.
         """
@@ -663,7 +663,7 @@ class UnreadTests(StreamScene):
         self.assertEqual(20 * len(frame(LARGE)), sum(map(len, transport.writes)))
         self.assertEqual(([], 0), (source.told, self.factory.unread_responses.total))
 
-    def test_closed_while_the_client_does_not_read(self) -> None:
+    def test_pending_responses_are_written_before_the_close(self) -> None:
         """
         What was kept for it is written before the connection is closed.
         """
@@ -690,7 +690,7 @@ class UnreadTests(StreamScene):
         sent = Deframer().feed(b"".join(buffers.transport.writes))
         self.assertEqual([b"1" * 100, b"2" * 100, b"3" * 100], sent)
 
-    def test_parts_wait_until_the_client_reads(self) -> None:
+    def test_transfer_messages_wait_until_the_client_reads(self) -> None:
         """
         What comes of a zone after its source was held up is kept, and counted.
         """
@@ -707,7 +707,7 @@ class UnreadTests(StreamScene):
         self.assertEqual(["pause", "resume"], source.told)
         self.assertEqual(frame(b"two") + frame(b"three"), buffers.transport.writes[-1])
 
-    def test_messages_that_are_too_long(self) -> None:
+    def test_overlong_message_is_kept_up_to_the_limit_only(self) -> None:
         """
         Of a message of 60,000 octets only so much is kept as shows that it is too long; that is handed on.
         """
@@ -717,7 +717,7 @@ class UnreadTests(StreamScene):
             self.assertLess(self.listener._deframer.kept, 16_384 + MAX_QUERY)
         self.assertEqual([LARGE[: MAX_QUERY + 1]] * 2 + [b"next"], self.asked())
 
-    def test_turns(self) -> None:
+    def test_connection_past_its_time_waits_for_the_next_iteration(self) -> None:
         """
         Connections that have had their time wait for the next iteration, and are not read from.
         """
@@ -733,7 +733,7 @@ class UnreadTests(StreamScene):
         self.assertEqual([b"b"] * 12, self.asked()[12:])
         self.assertEqual("producing", other_transport.producerState)
 
-    def test_gone_while_it_waits_for_its_turn(self) -> None:
+    def test_connection_lost_before_its_turn_is_dropped(self) -> None:
         """
         Nothing of it is handed on, and the reactor is not kept busy.
         """

@@ -77,7 +77,7 @@ class TcpPortTests(SynchronousTestCase):
     How much is accepted.
     """
 
-    def test_a_few_at_a_time(self) -> None:
+    def test_few_connections_are_accepted_in_one_iteration(self) -> None:
         """
         However long a flood lasts, no more than a few connections are accepted in one iteration of the reactor.
         """
@@ -90,9 +90,9 @@ class TcpPortTests(SynchronousTestCase):
         self.assertTrue(all(accepted.is_closed for accepted in listening.accepted))
         self.assertEqual({IPv4Address("TCP", "127.0.0.66", 4711)}, set(factory.addresses))
 
-    def test_its_own_descriptor(self) -> None:
+    def test_port_has_its_own_descriptor(self) -> None:
         """
-        The socket it was given may be closed: the port has another descriptor for it.
+        The socket it was given may be closed.
         """
         listening = Flooded()
         port = TcpPort(listening, Full(), MemoryReactor())  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ class ContextTests(SynchronousTestCase):
         context = ServerTls(ISSUED.certificate_pem, ISSUED.key_pem).context()
         self.assertEqual(7200, context.get_timeout())
 
-    def test_versions(self) -> None:
+    def test_minimum_version_is_tls_1_2_or_1_3(self) -> None:
         """
         TLS 1.2 at least, or 1.3.
         """
@@ -57,7 +57,7 @@ class ContextTests(SynchronousTestCase):
         self.assertEqual("TLSv1.3", self.shake(strict).get_protocol_version_name())
         self.assertRaises(SSL.Error, self.shake, strict, maximum=SSL.TLS1_2_VERSION)
 
-    def test_alpn(self) -> None:
+    def test_alpn_is_dot_if_offered(self) -> None:
         """
         "dot" if it is among what a client offers, which need not offer anything; else the handshake fails (RFC 7301 §3.2).
         """
@@ -67,21 +67,21 @@ class ContextTests(SynchronousTestCase):
         self.assertEqual(b"dot", _choose_protocol(SSL.Connection(context), [b"x", b"dot"]))
         self.assertRaises(SSL.Error, _choose_protocol, SSL.Connection(context), [])
 
-    def test_client_certificates(self) -> None:
+    def test_client_certificate_is_required_with_a_client_ca(self) -> None:
         """
         A client without one is refused if there is a CA for them.
         """
         context = ServerTls(ISSUED.certificate_pem, ISSUED.key_pem, AUTHORITY.pem).context()
         self.assertRaises(SSL.Error, self.shake, context, maximum=SSL.TLS1_2_VERSION)
 
-    def test_key_of_another_certificate(self) -> None:
+    def test_key_of_another_certificate_is_an_error(self) -> None:
         """
-        It is told when the context is made.
+        It is raised when the context is made.
         """
         other = AUTHORITY.issue(["other.test"])
         self.assertRaises(SSL.Error, ServerTls(ISSUED.certificate_pem, other.key_pem).context)
 
-    def test_replaced(self) -> None:
+    def test_new_handshakes_use_the_replaced_context(self) -> None:
         """
         New handshakes begin with the context there is then.
         """

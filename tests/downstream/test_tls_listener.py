@@ -114,7 +114,7 @@ class HandshakeTests(TlsListenerCase):
     Who comes to a session, and how.
     """
 
-    def test_what_is_spoken(self) -> None:
+    def test_tls_1_2_and_1_3_with_aead_ciphers_are_accepted(self) -> None:
         """
         TLS 1.2 and 1.3 with ciphers that are authenticated and have forward secrecy (RFC 9325 §4.2).
         """
@@ -129,7 +129,7 @@ class HandshakeTests(TlsListenerCase):
             self.assertIn("handshake failure", client.error)
             self.lose(client)
 
-    def test_old_versions(self) -> None:
+    def test_versions_below_the_minimum_are_refused(self) -> None:
         """
         TLS 1.1 is refused; with a minimum of 1.3, 1.2 is, too.
         """
@@ -144,7 +144,7 @@ class HandshakeTests(TlsListenerCase):
         self.assertFalse(client.shake_hands())
         self.assertIn("protocol version", client.error)
 
-    def test_alpn(self) -> None:
+    def test_alpn_dot_is_chosen_or_the_handshake_fails(self) -> None:
         """
         ``dot`` is chosen among others; without it, of those offered, there is no session (RFC 7301 §3.2); a client that
         offers nothing is served.
@@ -159,9 +159,9 @@ class HandshakeTests(TlsListenerCase):
         self.assertIn("no application protocol", client.error)
         self.assertTrue(client.transport.disconnecting)
 
-    def test_no_renegotiation(self) -> None:
+    def test_renegotiation_is_refused(self) -> None:
         """
-        A client that wants to renegotiate is told no, and what it sends then is not read.
+        What the client sends then is not read.
         """
         client = self.connect(version=SSL.TLS1_2_VERSION)
         self.assertTrue(client.shake_hands())
@@ -172,7 +172,7 @@ class HandshakeTests(TlsListenerCase):
             client.connection.do_handshake()
         self.assertEqual([], self.receiver.received)
 
-    def test_tickets(self) -> None:
+    def test_session_is_resumed_by_ticket_until_the_context_is_replaced(self) -> None:
         """
         A session is resumed by ticket, with TLS 1.2 and 1.3, until the context is replaced.
         """
@@ -194,7 +194,7 @@ class HandshakeTests(TlsListenerCase):
             self.assertFalse(was_resumed(last))
             self.lose(last)
 
-    def test_mutual(self) -> None:
+    def test_client_certificate_of_a_configured_ca_is_required(self) -> None:
         """
         With CAs for clients, those with a client's certificate of one of them are served, on resumption too; those
         with another, with a server's, or with none are not.
@@ -224,7 +224,7 @@ class HandshakeTests(TlsListenerCase):
                 self.assertTrue(client.transport.disconnecting)
                 self.lose(client)
 
-    def test_a_new_certificate(self) -> None:
+    def test_new_certificate_does_not_affect_open_connections(self) -> None:
         """
         Connections that stand go on, and a handshake that has begun ends, when there is another certificate; the next
         one gets it.
@@ -242,7 +242,7 @@ class HandshakeTests(TlsListenerCase):
         self.assertTrue(fresh.shake_hands())
         self.assertEqual(other.certificate.serial_number, serial_of(fresh))
 
-    def test_half_a_handshake(self) -> None:
+    def test_handshake_ends_after_5_seconds(self) -> None:
         """
         A handshake that does not end in 5 s is ended, whatever is sent meanwhile; it has a place among the connections
         until then.
@@ -263,7 +263,7 @@ class HandshakeTests(TlsListenerCase):
         self.assertEqual([], list(self.plain.connections))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_counted(self) -> None:
+    def test_handshake_is_counted_once_by_its_result(self) -> None:
         """
         A handshake counts once, by how it ended.
         """
@@ -288,7 +288,7 @@ class QueryTests(TlsListenerCase):
     What is asked over TLS.
     """
 
-    def test_as_over_tcp(self) -> None:
+    def test_queries_over_tls_are_handled_as_over_tcp(self) -> None:
         """
         Queries are handed on as they come, also with the handshake's last octets, and answered in one write; the kind
         is TLS, and the client has its address.
@@ -303,7 +303,7 @@ class QueryTests(TlsListenerCase):
         client.exchange()
         self.assertEqual(2, len(Deframer().feed(client.read)))
 
-    def test_padding(self) -> None:
+    def test_response_is_padded_only_if_the_query_has_padding(self) -> None:
         """
         The response to a query with a padding option is padded, the one beside it is not (RFC 7830 §4).
         """
@@ -316,7 +316,7 @@ class QueryTests(TlsListenerCase):
         self.assertNotEqual(0, len(plain) % 468)
         self.assertEqual(468, len(padded))
 
-    def test_keepalive(self) -> None:
+    def test_keepalive_option_is_answered_with_the_idle_timeout(self) -> None:
         """
         A client that asks how long its connection may be idle is told (RFC 7828 §3.3.2).
         """
@@ -328,7 +328,7 @@ class QueryTests(TlsListenerCase):
         listener, octets, address = self.receiver.received.pop()
         self.assertEqual(b"\0\x0b\0\2\0\x64", listener.options_for(octets, parse_query(octets), address))
 
-    def test_the_end(self) -> None:
+    def test_idle_connection_ends_with_close_notify(self) -> None:
         """
         An idle connection ends with close_notify, which a client has a while to answer; the client's own close_notify
         is answered with one.
@@ -355,9 +355,9 @@ class QueryTests(TlsListenerCase):
         self.lose(client)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_not_read(self) -> None:
+    def test_client_that_does_not_read_is_paused_and_aborted(self) -> None:
         """
-        A client that does not read is not read from, and ended when it was so for too long.
+        It is not read from, and the connection ends after a time.
         """
         client = self.connect()
         self.assertTrue(client.shake_hands())
@@ -369,9 +369,9 @@ class QueryTests(TlsListenerCase):
         self.clock.advance(10.1)
         self.assertTrue(client.transport.is_aborted)
 
-    def test_room(self) -> None:
+    def test_tls_and_tcp_share_one_connection_table(self) -> None:
         """
-        Connections over TLS and over TCP have one table: whichever was idle longest makes room.
+        The connection idle longest over either makes room.
         """
         first = self.connect()
         over_tcp = self.plain.buildProtocol(IPv4Address("TCP", "127.0.0.8", 4711))
@@ -384,9 +384,9 @@ class QueryTests(TlsListenerCase):
         self.assertTrue(second.shake_hands())
         self.assertEqual(2, len(self.plain.connections))
 
-    def test_no_room(self) -> None:
+    def test_connection_is_refused_if_all_are_in_use(self) -> None:
         """
-        Where everybody is owed something there is no connection.
+        Where every connection has queries in flight there is no room.
         """
         for _ in range(2):
             client = self.connect()

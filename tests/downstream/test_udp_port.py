@@ -159,7 +159,7 @@ class BatchPortTests(SynchronousTestCase):
         client.connect((host, self.number))
         return client
 
-    def test_question_and_answer(self) -> None:
+    def test_response_reaches_the_client(self) -> None:
         """
         What a client sends comes in, and what is answered gets back to it.
         """
@@ -170,7 +170,7 @@ class BatchPortTests(SynchronousTestCase):
             port.doRead()
             self.assertEqual((b"HELLO", [1]), (client.recv(100), echo.batches))
 
-    def test_the_answer_leaves_from_where_the_question_came_to(self) -> None:
+    def test_response_has_the_source_address_the_query_was_sent_to(self) -> None:
         """
         On a wildcard address, too (RFC 2181 §4.1).
         """
@@ -200,7 +200,7 @@ class BatchPortTests(SynchronousTestCase):
         for bound in bind_both("::", self.number):
             bound.close()
 
-    def test_no_more_than_a_batch_at_a_time(self) -> None:
+    def test_one_turn_reads_one_batch_at_most(self) -> None:
         """
         One turn reads a bounded number of datagrams, empty ones included, and hands them on together.
         """
@@ -242,7 +242,7 @@ class BatchPortTests(SynchronousTestCase):
             client.send(b"query")
         return client
 
-    def test_what_waited_too_long_is_dropped(self) -> None:
+    def test_queries_older_than_2_seconds_are_dropped_and_counted(self) -> None:
         """
         Full batches whose last datagram waited for more than 2 s are dropped and counted; what came later is handed on,
         as is what does not fill a batch.  On any address.
@@ -260,7 +260,7 @@ class BatchPortTests(SynchronousTestCase):
             self.assertEqual(3 * BATCH, echo.counters.shed[ShedReason.TOO_OLD])
             self.assertEqual(0.0, port.queue_delay)
 
-    def test_what_waited_a_little_is_handed_on(self) -> None:
+    def test_queries_younger_than_2_seconds_are_handed_on(self) -> None:
         """
         Clients still wait for it after a stall of less than 2 s; the delay can be read.
         """
@@ -277,9 +277,9 @@ class BatchPortTests(SynchronousTestCase):
         port.doRead()
         self.assertEqual(([BATCH] * 3, 0.0), (echo.batches, port.protocol.queue_delay))
 
-    def test_a_turn_drops_a_bounded_number(self) -> None:
+    def test_number_dropped_in_one_turn_is_bounded(self) -> None:
         """
-        However much is too old, other descriptors get their turn.
+        However many are too old, other descriptors get their turn.
         """
         if sys.platform != "linux":
             raise SkipTest("this system does not tell when a datagram came")
@@ -292,9 +292,9 @@ class BatchPortTests(SynchronousTestCase):
         port.doRead()
         self.assertEqual(([BATCH, 1], 17 * BATCH), (echo.batches, echo.counters.shed[ShedReason.TOO_OLD]))
 
-    def test_an_error_is_not_the_end(self) -> None:
+    def test_socket_error_keeps_the_port_open(self) -> None:
         """
-        Whatever the kernel says, the port stays open and the next question is answered.
+        The next query is answered.
         """
         for number in (12, 100, 113, 22):  # ENOMEM, ENETDOWN, EHOSTUNREACH, EINVAL
             port, _ = self.listen("127.0.0.1")
@@ -305,7 +305,7 @@ class BatchPortTests(SynchronousTestCase):
             port.doRead()
             self.assertEqual((b"ONE", 1), (client.recv(100), port.errors))
 
-    def test_an_answer_that_cannot_be_sent_is_lost_alone(self) -> None:
+    def test_failed_send_loses_one_response(self) -> None:
         """
         One failed write does not keep the others from going out.
         """
@@ -316,9 +316,9 @@ class BatchPortTests(SynchronousTestCase):
         port.write_batch([(b"lost", address), (b"found", address)])
         self.assertEqual((b"found", 1), (client.recv(100), port.errors))
 
-    def test_what_finds_no_room_is_counted(self) -> None:
+    def test_datagrams_dropped_by_the_kernel_are_counted(self) -> None:
         """
-        By the kernel, which is asked.
+        The kernel has the number.
         """
         port, _ = self.listen("127.0.0.1")
         port.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -337,7 +337,7 @@ class BatchPortTests(SynchronousTestCase):
         port.socket.close()
         self.assertEqual(0, port.drops)
 
-    def test_a_bug_is_not_the_end(self) -> None:
+    def test_exception_in_the_listener_is_logged_and_the_port_stays_open(self) -> None:
         """
         An exception while questions are handled is logged, and the port stays.
         """
@@ -350,7 +350,7 @@ class BatchPortTests(SynchronousTestCase):
         port.doRead()
         self.assertEqual(b"TWO", client.recv(100))
 
-    def test_answers_after_the_end(self) -> None:
+    def test_responses_after_the_close_are_dropped(self) -> None:
         """
         When the port is closed answers are dropped.
         """
@@ -361,9 +361,9 @@ class BatchPortTests(SynchronousTestCase):
         listener.transport = None
         listener.send_answers([(b"late", Client("127.0.0.1", 9))])
 
-    def test_on_any_other_port(self) -> None:
+    def test_other_ports_deliver_datagrams_one_by_one(self) -> None:
         """
-        On a port that is not ours, datagrams come one by one.
+        Ports that are not BatchPort.
         """
         echo = Echo()
         listener = UdpListener(echo, None)
@@ -416,9 +416,9 @@ class MultiPortTests(BatchPortTests):
         name = struct.pack("=H", socket.AF_INET) + struct.pack("!H", number) + socket.inet_aton(host) + bytes(8)
         return Client(host, number, name)
 
-    def test_many_clients_and_sizes(self) -> None:
+    def test_responses_of_all_sizes_reach_their_clients(self) -> None:
         """
-        Each gets its own answer, of whatever size, also one that fits no slot; its address is what it is.
+        Each client gets its own, also one that fits no slot.
         """
         for host in ("127.0.0.1", "::1"):
             port, echo = self.listen(host)
@@ -438,7 +438,7 @@ class MultiPortTests(BatchPortTests):
             for number, client in enumerate(clients):
                 self.assertEqual(b"%d:" % number + b"X" * number * 200, client.recv(65535))
 
-    def test_more_than_a_slot_and_more_than_a_batch(self) -> None:
+    def test_long_responses_and_several_batches_are_sent(self) -> None:
         """
         Long answers among short ones, and more answers than slots.
         """
@@ -457,7 +457,7 @@ class MultiPortTests(BatchPortTests):
             self.assertEqual(sorted(answers), sorted(client.recv(65535) for _ in range(150)))
             self.assertEqual(0, port.errors)
 
-    def test_clients_are_forgotten_now_and_then(self) -> None:
+    def test_cached_client_addresses_are_bounded(self) -> None:
         """
         There is no end of addresses, but of what is remembered.
         """
@@ -468,9 +468,9 @@ class MultiPortTests(BatchPortTests):
         port.doRead()
         self.assertEqual((b"ONE", 1), (client.recv(100), len(port._slots._clients)))
 
-    def test_elsewhere(self) -> None:
+    def test_single_port_is_used_without_recvmmsg(self) -> None:
         """
-        Where there is no such thing, the other port is made.
+        Where the call does not exist.
         """
         datagrams, streams = bind_both("127.0.0.1", 0)
         self.addCleanup(datagrams.close)
@@ -480,9 +480,9 @@ class MultiPortTests(BatchPortTests):
         self.patch(sys, "platform", "plan9")
         self.assertIs(UdpPort, type(make_port(datagrams, None, Reactor())))
 
-    def test_not_allowed(self) -> None:
+    def test_single_port_is_used_if_recvmmsg_is_forbidden(self) -> None:
         """
-        Nor where a sandbox forbids it.
+        A sandbox may forbid the call.
         """
         real = recvmmsg_abi.ffi
 
@@ -504,7 +504,7 @@ class MultiPortTests(BatchPortTests):
         streams.close()
         self.assertIs(UdpPort, type(make_port(datagrams, None, Reactor())))
 
-    def test_what_cffi_is_told(self) -> None:
+    def test_cffi_declarations_match_the_generated_module(self) -> None:
         """
         It is what cffi makes of the declarations.
         """
@@ -530,9 +530,9 @@ class BindTests(SynchronousTestCase):
     Sockets.
     """
 
-    def test_both_on_one_port(self) -> None:
+    def test_udp_and_tcp_are_bound_to_the_same_port(self) -> None:
         """
-        UDP and TCP get the same port, also when any will do, and do not block.
+        Also for port 0; neither socket blocks.
         """
         datagrams, streams = bind_both("127.0.0.1", 0)
         self.addCleanup(datagrams.close)
@@ -541,7 +541,7 @@ class BindTests(SynchronousTestCase):
         self.assertFalse(datagrams.getblocking() or streams.getblocking())
         self.assertGreater(datagrams.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF), 212992)
 
-    def test_why_not(self) -> None:
+    def test_bind_error_names_address_transport_and_reason(self) -> None:
         """
         What cannot be bound is named, with the transport, and the reason in words.
         """
@@ -554,15 +554,15 @@ class BindTests(SynchronousTestCase):
         told = f"cannot listen on 127.0.0.1 port {number} (TCP): the address is in use by "
         self.assertTrue(str(error).startswith(told), str(error))
 
-    def test_a_port_that_is_free_for_both(self) -> None:
+    def test_another_port_is_tried_if_tcp_is_taken(self) -> None:
         """
-        If the port found for UDP is taken for TCP, another is looked for, but not for ever.
+        With a bounded number of attempts.
         """
         self.patch(socket.socket, "listen", lambda self, backlog: (_ for _ in ()).throw(OSError(98, "in use")))
         error = self.assertRaises(CannotBind, bind_both, "127.0.0.1", 0)
         self.assertEqual("no port of 127.0.0.1 is free for both UDP and TCP", str(error))
 
-    def test_a_kernel_that_gives_no_more_memory(self) -> None:
+    def test_receive_buffer_stays_if_it_cannot_be_enlarged(self) -> None:
         """
         Where the receive buffer cannot be enlarged it stays as it is.
         """

@@ -85,9 +85,9 @@ class RefusedClientTests(SynchronousTestCase):
     Clients that are not served.
     """
 
-    def test_they_are_refused(self) -> None:
+    def test_refused_client_gets_refused_with_prohibited(self) -> None:
         """
-        REFUSED with "prohibited"; what is no query has no response.
+        A query gets REFUSED with EDE "Prohibited"; a message that is no query gets no response.
         """
         scene = SharedScene()
         scene.ask(make_query("www.test.", A), client=OUTSIDER)
@@ -95,18 +95,18 @@ class RefusedClientTests(SynchronousTestCase):
         self.assertEqual(3, scene.ask(b"", b"x" * 20, make_query("www.test.", A)[:20], client=OUTSIDER))
         self.assertEqual({}, scene.shed)
 
-    def test_or_get_nothing(self) -> None:
+    def test_refused_client_gets_no_response_if_configured(self) -> None:
         """
-        Silence, if that is wanted.
+        With the action "drop" there is no response.
         """
         scene = SharedScene()
         scene.forwarder._client_filter.actions = LimitActions(not_allowed=LimitAction.DROP)
         self.assertEqual(1, scene.ask(make_query("www.test.", A), client=OUTSIDER))
         self.assertEqual(([], {ShedReason.NOT_ALLOWED: 1}), (scene.answers(), scene.shed))
 
-    def test_they_get_nothing_under_pressure(self) -> None:
+    def test_refused_client_gets_no_response_under_pressure(self) -> None:
         """
-        While there is too much to do they get none, either.
+        Under overload a client outside the access list gets no response.
         """
         scene = SharedScene()
         scene.forwarder.shares.overloaded_until = 10.0
@@ -119,7 +119,7 @@ class SourcePortTests(SynchronousTestCase):
     UDP ports of services that answer whatever they get.
     """
 
-    def test_nothing_is_sent_there(self) -> None:
+    def test_udp_query_from_forbidden_port_gets_no_response(self) -> None:
         """
         No response, not even from the packet cache; over TCP the port means nothing.
         """
@@ -139,7 +139,7 @@ class StreamTests(SynchronousTestCase):
     Clients over TCP.
     """
 
-    def test_no_credit_is_won(self) -> None:
+    def test_tcp_client_without_credit_is_served(self) -> None:
         """
         Each query counts, and a client without credit is served all the same.
         """
@@ -170,9 +170,9 @@ class RateTests(SynchronousTestCase):
             scene.ask(*scene.queries(64), client=LOUD)
         return scene
 
-    def test_it_is_sent_to_tcp(self) -> None:
+    def test_client_over_its_rate_gets_tc(self) -> None:
         """
-        By default it gets TC=1; the other one is served.
+        By default it gets TC=1; a client below its rate is served.
         """
         scene = self.flood(LimitAction.TRUNCATE)
         self.assertEqual({(dns.rcode.NOERROR, True)}, set(scene.rcodes(LOUD)))
@@ -181,23 +181,23 @@ class RateTests(SynchronousTestCase):
         scene.ask(*scene.queries(10), client=QUIET)
         self.assertEqual(([], 10), (scene.rcodes(QUIET), len(scene.upstreams[0].asked) - asked))
 
-    def test_or_refused(self) -> None:
+    def test_client_over_its_rate_is_refused_if_configured(self) -> None:
         """
-        REFUSED with the reason, if that is wanted.
+        With the action "refuse" it gets REFUSED and the reason.
         """
         scene = self.flood(LimitAction.REFUSE)
         self.assertEqual({(dns.rcode.REFUSED, False)}, set(scene.rcodes(LOUD)))
         self.assertEqual((0, "over the rate of queries for one client"), extended_error(scene.answers()[0]))
 
-    def test_or_gets_nothing(self) -> None:
+    def test_client_over_its_rate_gets_no_response_if_configured(self) -> None:
         """
-        Nothing, if that is wanted.
+        With the action "drop" there is no response.
         """
         self.assertEqual([], self.flood(LimitAction.DROP).rcodes(LOUD))
 
-    def test_what_is_no_query_has_no_response(self) -> None:
+    def test_junk_of_a_client_over_its_rate_is_dropped(self) -> None:
         """
-        Junk from a client over its rate is dropped.
+        A message that is no query gets no response.
         """
         scene = self.flood(LimitAction.TRUNCATE)
         scene.listener.answers.clear()
@@ -205,7 +205,7 @@ class RateTests(SynchronousTestCase):
             scene.ask(b"junk", b"x" * 40, client=LOUD)
         self.assertEqual([], scene.listener.answers)
 
-    def test_stream_is_not_limited(self) -> None:
+    def test_tcp_queries_are_not_rate_limited(self) -> None:
         """
         Over TCP every query is processed: a connection is read no faster than its queries are answered.
         """
@@ -233,9 +233,9 @@ class InFlightTests(SynchronousTestCase):
             scene.listener.answers += listener.answers
         return scene
 
-    def test_half_is_left_for_others(self) -> None:
+    def test_one_client_gets_half_of_the_places(self) -> None:
         """
-        It gets half of them; with the rest it is sent to TCP; the other one gets places.
+        Above that half it gets TC=1; another client still gets places.
         """
         scene = self.fill()
         self.assertEqual([(dns.rcode.NOERROR, True)] * 30, scene.rcodes(LOUD))
@@ -243,7 +243,7 @@ class InFlightTests(SynchronousTestCase):
         scene.ask(*scene.queries(20), client=QUIET)
         self.assertEqual(([], 70), (scene.rcodes(QUIET), scene.forwarder.outstanding))
 
-    def test_over_tcp(self) -> None:
+    def test_client_above_its_share_gets_servfail_over_tcp(self) -> None:
         """
         SERVFAIL with the reason.
         """
@@ -251,7 +251,7 @@ class InFlightTests(SynchronousTestCase):
         self.assertEqual([(dns.rcode.SERVFAIL, False)] * 30, scene.rcodes(LOUD))
         self.assertEqual((0, "too many queries of this client outstanding"), extended_error(scene.answers()[0]))
 
-    def test_other_actions(self) -> None:
+    def test_client_above_its_share_is_refused_or_dropped_if_configured(self) -> None:
         """
         REFUSED, or nothing over UDP.
         """
@@ -259,9 +259,9 @@ class InFlightTests(SynchronousTestCase):
         self.assertEqual([], self.fill(LimitAction.DROP).rcodes(LOUD))
         self.assertEqual(30, len(self.fill(LimitAction.DROP, is_stream=True).rcodes(LOUD)))
 
-    def test_places_come_back(self) -> None:
+    def test_places_are_free_after_responses_and_failures(self) -> None:
         """
-        With the responses, and with the failures, every place is free again.
+        Every place is free again after a response or a failure.
         """
         scene = self.fill()
         self.clock_out(scene, [5])
@@ -277,9 +277,9 @@ class InFlightTests(SynchronousTestCase):
         for step in steps:
             scene.clock.pump([step / 100] * 100)
 
-    def test_those_who_wait_together_count(self) -> None:
+    def test_joined_queries_each_take_a_place(self) -> None:
         """
-        The same query many times takes as many places.
+        The same query sent several times takes as many places.
         """
         scene = SharedScene(max_outstanding=100)
         scene.meet(LOUD)
@@ -304,15 +304,15 @@ class SilentUpstreamTests(SynchronousTestCase):
         scene.clock.pump([0.05] * 100)
         return len(scene.upstreams[0].asked)
 
-    def test_few_are_asked_again(self) -> None:
+    def test_few_queries_of_a_client_are_retried(self) -> None:
         """
-        A client that has few such queries has them asked again.
+        A client with few queries in flight has each of them retried.
         """
         self.assertGreater(self.sends(100), 200)
 
-    def test_many_are_not(self) -> None:
+    def test_many_queries_of_a_client_are_sent_once(self) -> None:
         """
-        Of one that has very many, each is sent once.
+        A client with very many queries in flight has none of them retried.
         """
         self.assertEqual(1000, self.sends(1000))
 
@@ -322,7 +322,7 @@ class LongQueryTests(SynchronousTestCase):
     Queries that are longer than any resolver sends.
     """
 
-    def test_format_error(self) -> None:
+    def test_query_over_4096_octets_is_formerr(self) -> None:
         """
         One of 4,096 octets is forwarded, one of 4,097 is a format error.
         """
@@ -339,9 +339,9 @@ class LongQueryTests(SynchronousTestCase):
             self.assertEqual(sent, len(scene.upstreams[0].asked))
         self.assertEqual(dns.rcode.FORMERR, scene.answer().rcode())
 
-    def test_networks_that_are_exempt(self) -> None:
+    def test_exempt_client_may_use_all_places(self) -> None:
         """
-        A client that is exempt has no share, but all places.
+        An exempt client is not held to a share.
         """
         scene = SharedScene(max_outstanding=100, limits=ShareLimits(exempt=(ip_network("127.0.0.66/32"),)))
         scene.ask(*scene.queries(120), client=LOUD)

@@ -64,9 +64,9 @@ class GivenUpTests(GivenUpCase):
     An upstream that must not be asked again is no attempt, and is not sent the query again.
     """
 
-    def test_third_upstream_is_asked_after_untrusted_and_error(self) -> None:
+    def test_third_upstream_is_queried_after_untrusted_and_error(self) -> None:
         """
-        A is not trusted, B responds SERVFAIL or REFUSED: C is asked, and its response counts.
+        A is not trusted, B responds SERVFAIL or REFUSED: C is sent the query, and its response is passed on.
         """
         for rcode in (SERVFAIL, REFUSED):
             self.ask(3)
@@ -77,7 +77,7 @@ class GivenUpTests(GivenUpCase):
             self.answer(2, NOERROR)
             self.assert_response(NOERROR)
 
-    def test_third_upstream_is_asked_after_slow_servfail(self) -> None:
+    def test_third_upstream_is_queried_after_slow_servfail(self) -> None:
         """
         The same if B takes a second for its SERVFAIL.
         """
@@ -89,9 +89,9 @@ class GivenUpTests(GivenUpCase):
         self.answer(2, NOERROR)
         self.assert_response(NOERROR)
 
-    def test_each_of_four_is_asked(self) -> None:
+    def test_fourth_upstream_is_queried_after_two_untrusted_and_servfail(self) -> None:
         """
-        A and B are not trusted, C responds SERVFAIL: D is asked.
+        A and B are not trusted, C responds SERVFAIL: D is sent the query.
         """
         self.ask(4)
         self.give_up(0)
@@ -101,9 +101,9 @@ class GivenUpTests(GivenUpCase):
         self.answer(3, NOERROR)
         self.assert_response(NOERROR)
 
-    def test_two_errors_before_the_fourth(self) -> None:
+    def test_fourth_upstream_is_queried_after_untrusted_and_two_servfails(self) -> None:
         """
-        A is not trusted, B and C respond SERVFAIL: D is asked.
+        A is not trusted, B and C respond SERVFAIL: D is sent the query.
         """
         self.ask(4)
         self.give_up(0)
@@ -113,9 +113,9 @@ class GivenUpTests(GivenUpCase):
         self.answer(3, NOERROR)
         self.assert_response(NOERROR)
 
-    def test_the_other_of_two_is_asked_three_times(self) -> None:
+    def test_trusted_one_of_two_is_sent_the_query_three_times(self) -> None:
         """
-        A is not trusted, B responds SERVFAIL at once: B is asked two times more (RFC 9520 §3.1), A never again.
+        A is not trusted, B responds SERVFAIL at once: B is sent the query twice more (RFC 9520 §3.1), A never again.
         """
         self.ask(2)
         self.give_up(0)
@@ -126,7 +126,7 @@ class GivenUpTests(GivenUpCase):
 
     def test_slow_servfail_of_the_last_is_the_response(self) -> None:
         """
-        A is not trusted, B responds SERVFAIL after more than 0.25 s: that is passed on, nobody is asked again.
+        A is not trusted, B responds SERVFAIL after more than 0.25 s: the response is passed on without a retry.
         """
         self.ask(2)
         self.give_up(0)
@@ -134,7 +134,7 @@ class GivenUpTests(GivenUpCase):
         self.answer(1, SERVFAIL)
         self.assert_response(SERVFAIL)
 
-    def test_given_up_twice(self) -> None:
+    def test_upstream_given_up_twice_is_not_sent_the_query_again(self) -> None:
         """
         A fails for good twice, as it has the query twice: it is not asked a third time, and the others are.
         """
@@ -148,7 +148,7 @@ class GivenUpTests(GivenUpCase):
         self.answer(2, NOERROR)
         self.assert_response(NOERROR)
 
-    def test_lost_alone_once_after_given_up(self) -> None:
+    def test_query_lost_alone_is_resent_after_another_upstream_was_given_up(self) -> None:
         """
         A is not trusted, the connection to B ends under the query alone: B is sent it once more, and its response counts.
         """
@@ -161,7 +161,7 @@ class GivenUpTests(GivenUpCase):
         self.answer(1, NOERROR)
         self.assert_response(NOERROR)
 
-    def test_all_given_up(self) -> None:
+    def test_query_fails_at_once_if_all_upstreams_are_given_up(self) -> None:
         """
         If each upstream fails for good, the client gets SERVFAIL at once, with each reason once.
         """
@@ -173,7 +173,7 @@ class GivenUpTests(GivenUpCase):
             expected = "; ".join(f"u{index}: verify: the certificate has expired" for index in range(upstreams))
             self.assertEqual((22, expected), (code, text))
 
-    def test_what_was_not_sent_is_no_attempt(self) -> None:
+    def test_failed_dial_is_no_attempt(self) -> None:
         """
         Neither a dial that failed nor a TLS session that is not possible is a send to that upstream.
         """
@@ -195,9 +195,9 @@ class ErrorCountTests(GivenUpCase):
         """
         self.scene.upstreams[index].fail(ConnectionGone("read", "the upstream closed the connection"))
 
-    def test_lost_connections_are_no_errors_of_others(self) -> None:
+    def test_lost_connections_do_not_count_as_error_responses(self) -> None:
         """
-        The connections to A and B end, C responds SERVFAIL: D, which was not asked yet, is asked.
+        The connections to A and B end, C responds SERVFAIL: D, which has no attempt yet, is sent the query.
         """
         for rcode in (SERVFAIL, REFUSED):
             self.ask(4)
@@ -208,16 +208,16 @@ class ErrorCountTests(GivenUpCase):
             self.answer(3, NOERROR)
             self.assert_response(NOERROR)
 
-    def test_three_errors_are_enough(self) -> None:
+    def test_three_error_responses_end_the_retries(self) -> None:
         """
-        Three upstreams respond SERVFAIL: the fourth and the fifth are not asked.
+        Three upstreams respond SERVFAIL: the fourth and the fifth are not sent the query.
         """
         self.ask(5)
         for index in range(3):
             self.answer(index, SERVFAIL)
         self.assert_response(SERVFAIL)
 
-    def test_one_upstream_is_sent_three_at_most(self) -> None:
+    def test_one_upstream_is_sent_a_query_three_times_at_most(self) -> None:
         """
         Its connection ended once, then it responds SERVFAIL at once: three sends in all (RFC 9520 §3.1).
         """

@@ -121,9 +121,9 @@ class ForwardingTests(SynchronousTestCase):
     A question that is answered.
     """
 
-    def test_octets_pass_through(self) -> None:
+    def test_octets_are_forwarded_unchanged_except_the_id(self) -> None:
         """
-        The question goes to the upstream as it came, the answer to the client but for its ID.
+        The query goes to the upstream as received, the response to the client with the client's ID.
         """
         scene = Scene()
         query = make_query("wWw.test.", A, ident=0xABCD)
@@ -151,9 +151,9 @@ class ForwardingTests(SynchronousTestCase):
             "<Forwarder: 0 clients waiting, <Dispatcher: 0 in flight (0 rescheduled)>>", repr(scene.forwarder)
         )
 
-    def test_the_order_goes_by_the_query(self) -> None:
+    def test_upstream_selection_gets_the_query_and_its_info(self) -> None:
         """
-        Whoever orders the upstreams is given the query and what was parsed of it.
+        The selection of upstreams is given the query's octets and the parsed QueryInfo.
         """
         given: list[Any] = []
 
@@ -165,9 +165,9 @@ class ForwardingTests(SynchronousTestCase):
         Scene(ordering=order).ask(query)
         self.assertEqual([(query, A)], given)
 
-    def test_a_batch_stays_a_batch(self) -> None:
+    def test_queries_and_responses_of_a_batch_stay_together(self) -> None:
         """
-        Questions that come together go out together, and answers that come together are sent together.
+        Queries received together are sent together, and so are their responses.
         """
         scene = Scene()
         scene.ask(*[make_query("www.test.", A, ident=n) for n in range(5)])
@@ -179,9 +179,9 @@ class ForwardingTests(SynchronousTestCase):
         self.assertEqual([5], scene.listener.batches)
         self.assertEqual([0, 1, 2, 3, 4], [answer.id for answer in scene.answers()])
 
-    def test_each_listener_gets_its_own(self) -> None:
+    def test_responses_go_to_the_listener_of_their_query(self) -> None:
         """
-        Answers to several listeners are sorted to them.
+        Responses to queries of several listeners are sorted by listener.
         """
         scene = Scene()
         other = RecordingListener(is_stream=True)
@@ -194,9 +194,9 @@ class ForwardingTests(SynchronousTestCase):
             [(2, "127.0.0.2", 1)], [(octets[1], client.host, client.port) for octets, client in other.answers]
         )
 
-    def test_too_large_for_udp(self) -> None:
+    def test_response_too_large_for_udp_is_truncated(self) -> None:
         """
-        An answer larger than the client takes, or than is ever sent, is truncated over UDP, and whole over TCP.
+        A response above the client's size or the configured limit is truncated over UDP, and whole over TCP.
         """
         for size, is_stream, truncated in ((1232, False, True), (4096, False, True), (512, True, False)):
             scene = Scene()
@@ -209,18 +209,18 @@ class ForwardingTests(SynchronousTestCase):
             self.assertEqual(truncated, bool(message.flags & dns.flags.TC))
             self.assertEqual((truncated, 0), (not message.answer, message.edns))
 
-    def test_the_cap_is_configurable(self) -> None:
+    def test_udp_size_limit_is_configurable(self) -> None:
         """
-        With a larger cap the client's own size decides (RFC 5625 §4.4.3).
+        With a larger limit the client's own size decides (RFC 5625 §4.4.3).
         """
         scene = Scene(udp_max_size=4096)
         scene.ask(make_query("big.test.", TXT)[:-11] + b"\0\0\x29\x10\0" + b"\0" * 6)
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual(1, len(scene.answer().answer))
 
-    def test_a_client_without_edns_takes_512(self) -> None:
+    def test_client_without_edns_gets_512_octets_at_most(self) -> None:
         """
-        Without OPT 512 octets are the limit (RFC 1035 §4.2.1), and the truncated answer has no OPT.
+        Without OPT the limit is 512 octets (RFC 1035 §4.2.1), and the truncated response has no OPT.
         """
         scene = Scene()
         scene.ask(make_query("big.test.", TXT, edns=False))
@@ -234,9 +234,9 @@ class JudgementTests(SynchronousTestCase):
     Questions that are not forwarded.
     """
 
-    def test_silence(self) -> None:
+    def test_runts_and_responses_are_dropped_and_counted(self) -> None:
         """
-        Runts and responses get nothing, and are counted (RFC 1035 §7.3).
+        Neither gets a response (RFC 1035 §7.3).
         """
         scene = Scene()
         response = make_query("www.test.", A)
@@ -244,9 +244,9 @@ class JudgementTests(SynchronousTestCase):
         self.assertEqual(3, scene.ask(b"", b"x" * 11, response))
         self.assertEqual(([], []), (scene.listener.answers, scene.upstreams[0].asked))
 
-    def test_rubbish_is_told_what_it_is(self) -> None:
+    def test_malformed_queries_get_formerr_notimp_or_badvers(self) -> None:
         """
-        FORMERR, NOTIMP and BADVERS come at once, and nothing goes out.
+        FORMERR, NOTIMP and BADVERS are sent at once, and nothing is forwarded.
         """
         scene = Scene()
         good = make_query("www.test.", A)
@@ -255,9 +255,9 @@ class JudgementTests(SynchronousTestCase):
         self.assertEqual([1, 4, 16], [int(answer.rcode()) for answer in scene.answers()])
         self.assertEqual([], scene.upstreams[0].asked)
 
-    def test_outsiders(self) -> None:
+    def test_client_outside_the_access_list_is_refused(self) -> None:
         """
-        A client that is not served is refused, in as few octets as it sent; its rubbish gets nothing.
+        REFUSED has no more octets than the query; a malformed query gets no response.
         """
         scene = Scene()
         self.assertEqual(1, scene.ask(make_query("www.test.", A), b"\0\1\1\0" + b"\0" * 8, client=OUTSIDER))
@@ -268,9 +268,9 @@ class JudgementTests(SynchronousTestCase):
             (dns.rcode.REFUSED, (18, "")), (scene.answers()[0].rcode(), extended_error(dns.message.from_wire(octets)))
         )
 
-    def test_transfers(self) -> None:
+    def test_axfr_and_ixfr_over_tcp_go_to_the_transfer_service(self) -> None:
         """
-        Over a stream AXFR and IXFR are for whoever sees to transfers (RFC 5936 §4.2).
+        AXFR and IXFR over TCP are handed to the zone transfer (RFC 5936 §4.2).
         """
         begun: list[Any] = []
         transfers = SimpleNamespace(begin=lambda *given: begun.append(given))
@@ -281,9 +281,9 @@ class JudgementTests(SynchronousTestCase):
         self.assertEqual([(listener, CLIENT, query, parse_query(query), query, (0, 1)) for query in queries], begun)
         self.assertEqual(0, scene.forwarder.outstanding)
 
-    def test_overload(self) -> None:
+    def test_query_above_the_in_flight_limit_gets_servfail(self) -> None:
         """
-        Beyond the limit a question gets SERVFAIL at once, with the reason.
+        SERVFAIL is sent at once, with the reason.
         """
         scene = Scene(max_outstanding=3)
         scene.ask(*[make_query("www.test.", A, ident=n) for n in range(5)])
@@ -299,9 +299,9 @@ class FailureTests(SynchronousTestCase):
     Upstreams that do not answer.
     """
 
-    def test_the_next_upstream_is_asked(self) -> None:
+    def test_query_is_retried_at_the_next_upstream(self) -> None:
         """
-        A question one upstream fails goes to the next, and its answer to the client.
+        A query that fails at one upstream is sent to the next, whose response goes to the client.
         """
         scene = Scene(upstreams=2)
         scene.ask(make_query("www.test.", A))
@@ -310,18 +310,18 @@ class FailureTests(SynchronousTestCase):
         scene.upstreams[1].answer(reply_of(scene.upstreams[1].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_one_that_is_down_is_asked_last(self) -> None:
+    def test_upstreams_that_are_up_are_preferred(self) -> None:
         """
-        Preference goes to upstreams that are up.
+        An upstream that is down comes last.
         """
         scene = Scene(upstreams=2)
         scene.upstreams[0].tier = 2
         scene.ask(make_query("www.test.", A))
         self.assertEqual([0, 1], [len(upstream.asked) for upstream in scene.upstreams])
 
-    def test_with_all_down_all_are_asked(self) -> None:
+    def test_all_upstreams_are_queried_if_all_are_down(self) -> None:
         """
-        When none is up they are asked together: the first that works again answers, the other's answer is dropped.
+        They are sent the query together: the first response is passed on, the other is dropped.
         """
         scene = Scene(upstreams=2)
         for upstream in scene.upstreams:
@@ -333,9 +333,9 @@ class FailureTests(SynchronousTestCase):
         scene.upstreams[1].answer(reply_of(scene.upstreams[1].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_all_failed(self) -> None:
+    def test_servfail_if_all_upstreams_failed(self) -> None:
         """
-        When nobody is left the client gets SERVFAIL, with EDE 22 and who failed how (RFC 8914 §4.23).
+        The client gets SERVFAIL with EDE 22 and each upstream's failure (RFC 8914 §4.23).
         """
         scene = Scene(upstreams=2)
         scene.ask(make_query("www.test.", A, ident=7))
@@ -347,9 +347,9 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual((22, text), extended_error(answer))
         self.assertEqual(0, scene.forwarder.outstanding)
 
-    def test_one_that_was_reached(self) -> None:
+    def test_servfail_has_ede_23_if_an_upstream_was_reached(self) -> None:
         """
-        When a connection stood and the answer did not come, it is EDE 23 (RFC 8914 §4.24).
+        With a connection but no response the code is EDE 23 (RFC 8914 §4.24).
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -357,9 +357,9 @@ class FailureTests(SynchronousTestCase):
             scene.upstreams[0].fail(ConnectionGone("read", "the connection broke"))
         self.assertEqual((23, "u0: read: the connection broke"), extended_error(scene.answer()))
 
-    def test_a_client_without_edns(self) -> None:
+    def test_servfail_has_no_opt_for_a_client_without_edns(self) -> None:
         """
-        A client without EDNS gets SERVFAIL without OPT (RFC 6891 §7).
+        RFC 6891 §7.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A, edns=False))
@@ -367,9 +367,9 @@ class FailureTests(SynchronousTestCase):
         answer = scene.answer()
         self.assertEqual((dns.rcode.SERVFAIL, -1), (answer.rcode(), answer.edns))
 
-    def test_three_times_and_no_more(self) -> None:
+    def test_query_is_sent_three_times_at_most_to_one_upstream(self) -> None:
         """
-        A question goes to one upstream three times at most (RFC 9520 §3.1).
+        RFC 9520 §3.1.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -378,7 +378,7 @@ class FailureTests(SynchronousTestCase):
             scene.upstreams[0].fail(BadReply("read", "the upstream sent a message of 0 octets"))
         self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
 
-    def test_one_that_may_still_answer_is_waited_for(self) -> None:
+    def test_failure_of_one_upstream_waits_for_the_others(self) -> None:
         """
         While another upstream that was asked may answer, the failure of one is not the end, and it is not asked twice.
         """
@@ -396,9 +396,9 @@ class LocalTests(SynchronousTestCase):
     Names that are answered here.
     """
 
-    def test_special_names_never_go_out(self) -> None:
+    def test_special_names_are_not_forwarded(self) -> None:
         """
-        They are answered on the spot, and no upstream hears of them (RFC 6761 §6).
+        They are answered locally (RFC 6761 §6).
         """
         scene = Scene(forwarded=())
         names = ("x.localhost.", "x.onion.", "resolver.arpa.")
@@ -407,17 +407,18 @@ class LocalTests(SynchronousTestCase):
         self.assertEqual(expected, [(answer.rcode(), len(answer.answer)) for answer in scene.answers()])
         self.assertEqual([], scene.upstreams[0].asked)
 
-    def test_outsiders_are_not_told_even_these(self) -> None:
+    def test_client_outside_the_access_list_is_refused_special_names_too(self) -> None:
         """
-        A client that is not served is refused first.
+        The access list is checked before special names.
         """
         scene = Scene(forwarded=())
         scene.ask(make_query("localhost.", A), client=OUTSIDER)
         self.assertEqual(dns.rcode.REFUSED, scene.answer().rcode())
 
-    def test_an_answer_that_cannot_be_read(self) -> None:
+    def test_unparsable_response_is_retried_then_servfail(self) -> None:
         """
-        An upstream whose records make no sense is no answer: another is asked, and then there is SERVFAIL.
+        A response whose records cannot be parsed is discarded: another upstream is sent the query, and SERVFAIL
+        follows.
         """
         scene = Scene(upstreams=2, rewriter=EdnsRewriter())
         scene.ask(make_query("www.test.", A))

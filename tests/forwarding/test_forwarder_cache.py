@@ -104,9 +104,9 @@ class KeptTests(SynchronousTestCase):
     An answer that is fresh.
     """
 
-    def test_it_is_given_again(self) -> None:
+    def test_hit_has_the_clients_spelling_and_the_remaining_ttl(self) -> None:
         """
-        To whoever asks the same, as they spelled it, with what is left of its TTL (RFC 2181 §8, RFC 4343 §4.1).
+        A hit has the spelling of its own query and the remaining TTL (RFC 2181 §8, RFC 4343 §4.1).
         """
         scene = CachedScene()
         self.assertEqual(TTL, ttl_of(scene.know(question())))
@@ -120,9 +120,9 @@ class KeptTests(SynchronousTestCase):
             self.assertEqual((asked.edns >= 0, TTL - 11), (answer.edns >= 0, ttl_of(answer)))
         self.assertEqual([], scene.asked)
 
-    def test_it_ends(self) -> None:
+    def test_expired_entry_is_refetched(self) -> None:
         """
-        After its TTL it is asked for anew.
+        After its TTL the query is forwarded again.
         """
         scene = CachedScene()
         scene.know(question())
@@ -130,7 +130,7 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual(1, len(scene.asked))
 
-    def test_within_a_second(self) -> None:
+    def test_same_octets_hit_the_packet_cache_within_the_second(self) -> None:
         """
         The very same octets are answered from memory for the rest of the second, and not for longer; another
         transport has an answer of its own.
@@ -146,7 +146,7 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question(), listener=stream)
         self.assertEqual(1, len(stream.answers))
 
-    def test_no_ttl_is_more_than_what_is_left(self) -> None:
+    def test_ttl_never_exceeds_the_remaining_ttl(self) -> None:
         """
         The age is rounded up, to the end of the second for which the answer is remembered: whenever an answer is asked
         for, from the cache or from memory, over either transport, its TTL is no more than what is left of the
@@ -172,9 +172,9 @@ class KeptTests(SynchronousTestCase):
                 scene.clock.advance(0.109)
             self.assertEqual((1, True), (len(scene.asked), left < 0.001))
 
-    def test_the_age_of_what_was_kept_before_the_clock_began(self) -> None:
+    def test_entry_stored_before_the_machine_started_has_its_age(self) -> None:
         """
-        An answer from the cache file may be from before the machine started, when its clock was below 0.
+        An entry of the cache file may have a time below 0 on the machine's clock.
         """
         scene = CachedScene()
         scene.know(question())
@@ -185,7 +185,7 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual(TTL - 2, ttl_of(scene.answer()))
 
-    def test_memory_ends_with_what_is_remembered(self) -> None:
+    def test_packet_cache_entry_ends_with_its_response(self) -> None:
         """
         An answer that lived for a second is asked for anew when it has ended, and not from memory for the rest of the
         next second.
@@ -201,9 +201,9 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual((1, []), (len(scene.asked), scene.answers()))
 
-    def test_what_is_long_is_not_remembered(self) -> None:
+    def test_long_query_is_not_kept_in_the_packet_cache(self) -> None:
         """
-        The memory for a second's answers is bounded in octets: a long query is answered from the cache each time.
+        The packet cache is bounded in octets: a long query is answered from the cache each time.
         """
         scene = CachedScene()
         scene.know(question())
@@ -214,9 +214,9 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question(), padded)
         self.assertEqual((1, 4), (scene.forwarder.counted().packet_cache_hits, scene.forwarder.counted().cache_hits))
 
-    def test_what_is_remembered_is_for_clients_alone(self) -> None:
+    def test_packet_cache_is_not_used_for_refused_clients(self) -> None:
         """
-        Who is not served is not served from memory either.
+        A client outside the access list gets nothing from the packet cache.
         """
         scene = CachedScene()
         scene.know(question())
@@ -225,9 +225,9 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question(), client=Client("192.0.2.200", 1))
         self.assertEqual(dns.rcode.REFUSED, scene.answer().rcode())
 
-    def test_what_a_listener_adds_is_not_remembered(self) -> None:
+    def test_response_with_a_cookie_is_not_kept_in_the_packet_cache(self) -> None:
         """
-        A cookie is for one client.
+        A server cookie is for one client.
         """
         scene = CachedScene()
         scene.know(question())
@@ -237,9 +237,9 @@ class KeptTests(SynchronousTestCase):
             scene.ask(query)
             self.assertEqual([octet * 8], [option.to_wire() for option in scene.answer().options])
 
-    def test_it_is_truncated_for_each(self) -> None:
+    def test_hit_is_truncated_to_the_clients_size(self) -> None:
         """
-        One that takes 512 octets gets what fits, one that takes more gets all.
+        A client that takes 512 octets gets a truncated response, one that takes more the whole one.
         """
         scene = CachedScene()
         scene.ask(question())
@@ -253,7 +253,7 @@ class KeptTests(SynchronousTestCase):
         sizes = [(bool(answer.flags & dns.flags.TC), len(answer.answer[0])) for answer in scene.answers()]
         self.assertEqual([(False, 60), (True, 29), (False, 60), (True, 29)], sizes)
 
-    def test_what_was_validated(self) -> None:
+    def test_ad_is_stored_and_sent_to_clients_that_set_it(self) -> None:
         """
         Upstreams are always asked whether it is: whoever wants to know is told so, also if the first did not ask
         (RFC 6840 §5.7, §5.8).
@@ -267,16 +267,16 @@ class KeptTests(SynchronousTestCase):
                 scene.upstreams[0].answer(reply[:3] + bytes((reply[3] | dns.flags.AD,)) + reply[4:])
             self.assertEqual(flags, scene.answer().flags & dns.flags.AD)
 
-    def test_the_end_of_what_clients_may_have(self) -> None:
+    def test_ttl_is_capped_for_the_first_client(self) -> None:
         """
-        TTLs are cut to what is configured for the first client as well.
+        The configured maximum TTL holds for the response to the first client, too.
         """
         scene = CachedScene()
         self.assertEqual(86400, ttl_of(scene.know(question(), ttl=10**6)))
 
-    def test_truncated_and_broken_answers_are_not_kept(self) -> None:
+    def test_truncated_malformed_and_error_responses_are_not_cached(self) -> None:
         """
-        Nor are errors of the server's (RFC 2181 §9, RFC 2308 §7).
+        Neither are error responses (RFC 2181 §9, RFC 2308 §7).
         """
         scene = CachedScene()
         for rcode in (1, 4):
@@ -284,17 +284,17 @@ class KeptTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual((1, 0), (len(scene.asked), len(scene.cache)))
 
-    def test_no_cache_for_what_is_transparent(self) -> None:
+    def test_transparent_proxy_caches_and_joins_nothing(self) -> None:
         """
-        What passes on everything keeps and joins nothing.
+        With ``transparent`` each query is forwarded.
         """
         scene = Scene()
         scene.ask(question(), question())
         self.assertEqual(2, len(scene.upstreams[0].asked))
 
-    def test_flushed(self) -> None:
+    def test_flush_empties_the_packet_cache(self) -> None:
         """
-        What is flushed is not remembered either.
+        A flushed name is not answered from the packet cache either.
         """
         scene = CachedScene()
         scene.know(question())
@@ -311,9 +311,9 @@ class JoinedTests(SynchronousTestCase):
     The same question, asked by many at once.
     """
 
-    def test_one_exchange(self) -> None:
+    def test_same_questions_are_sent_once(self) -> None:
         """
-        Each gets the answer with its own ID, spelling, EDNS and size, over its own transport.
+        Each client gets the response with its own ID, spelling, EDNS and size, over its own transport.
         """
         scene = CachedScene()
         stream = RecordingListener(is_stream=True)
@@ -328,9 +328,10 @@ class JoinedTests(SynchronousTestCase):
         self.assertEqual([3], [octets[1] for octets, _ in stream.answers])
         self.assertEqual(0, scene.forwarder.outstanding)
 
-    def test_tc_is_no_part_of_the_question(self) -> None:
+    def test_query_with_tc_is_joined_and_cached(self) -> None:
         """
-        A query with TC is asked without it (RFC 1035 §4.1.1), waits with others, and is answered from the cache.
+        TC of a query is cleared upstream (RFC 1035 §4.1.1); the query is joined with others and answered from the
+        cache.
         """
         scene = CachedScene()
         odd = question(flags=dns.flags.RD | dns.flags.TC)
@@ -345,9 +346,9 @@ class JoinedTests(SynchronousTestCase):
         for answer in answers:
             self.assertEqual((0, "192.0.2.1"), (answer.flags & dns.flags.TC, answer.answer[0][0].address))
 
-    def test_without_a_cache(self) -> None:
+    def test_same_questions_are_joined_without_a_cache(self) -> None:
         """
-        Questions are joined all the same.
+        Joining does not depend on the cache.
         """
         scene = Scene(rewriter=EdnsRewriter())
         scene.ask(question(id=1), question(id=2))
@@ -355,9 +356,9 @@ class JoinedTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_to(scene.upstreams[0].asked[0][1]))
         self.assertEqual([1, 2], [answer.id for answer in scene.answers()])
 
-    def test_all_of_them_fail(self) -> None:
+    def test_each_joined_query_gets_the_failure_once(self) -> None:
         """
-        Each is told why, once.
+        Each gets SERVFAIL with the reason, once.
         """
         scene = CachedScene()
         scene.ask(question(id=1), question(id=2), question(id=3, use_edns=-1))
@@ -366,9 +367,9 @@ class JoinedTests(SynchronousTestCase):
         self.assertEqual([(1, 2), (2, 2), (3, 2)], [(answer.id, answer.rcode()) for answer in answers])
         self.assertEqual([[22], [22], []], [errors_of(answer) for answer in answers])
 
-    def test_too_many(self) -> None:
+    def test_joined_queries_count_one_by_one(self) -> None:
         """
-        Those who wait together count one by one.
+        Each joined query counts towards the limit of queries in flight.
         """
         scene = CachedScene(max_outstanding=2)
         scene.ask(*[question(id=n) for n in range(4)])
@@ -376,9 +377,9 @@ class JoinedTests(SynchronousTestCase):
         scene.reply()
         self.assertEqual(2, len(scene.answers()))
 
-    def test_after_an_answer_it_is_asked_anew(self) -> None:
+    def test_query_after_an_uncached_response_is_forwarded(self) -> None:
         """
-        An answer that is not kept is not for those who ask later.
+        A response that is not cached is not used for later queries.
         """
         scene = CachedScene()
         scene.know(question(), ttl=0)
@@ -400,9 +401,9 @@ class FailureTests(SynchronousTestCase):
             scene.reply(rcode=rcode)
         self.assertEqual(rcode, scene.answer().rcode())
 
-    def test_it_is_not_asked_again_at_once(self) -> None:
+    def test_servfail_is_cached_for_five_seconds(self) -> None:
         """
-        For five seconds the error is given again, marked as what it is (RFC 9520 §3.2, RFC 8914 §4.14).
+        The error is sent again, marked as a cached error (RFC 9520 §3.2, RFC 8914 §4.14).
         """
         for rcode in (2, 5):
             scene = CachedScene()
@@ -416,9 +417,9 @@ class FailureTests(SynchronousTestCase):
             scene.ask(question())
             self.assertEqual(1, len(scene.answers()))
 
-    def test_its_records_are_not_given_again(self) -> None:
+    def test_records_of_an_error_are_not_cached(self) -> None:
         """
-        They would not age; only rcode and options are kept of an error.
+        Their TTLs would not age; only RCODE and options of an error are stored.
         """
         scene = CachedScene()
         scene.ask(question())
@@ -431,9 +432,9 @@ class FailureTests(SynchronousTestCase):
         answer = scene.answer()
         self.assertEqual((2, [13], []), (answer.rcode(), errors_of(answer), answer.answer))
 
-    def test_a_question_that_nobody_answers(self) -> None:
+    def test_timeout_is_cached_as_a_failure(self) -> None:
         """
-        Is not tried again at once, if the upstream is up; the text says why.
+        It is not retried at once if the upstream is up; the text has the reason.
         """
         scene = CachedScene()
         scene.ask(question())
@@ -442,9 +443,9 @@ class FailureTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual([13], errors_of(scene.answer()))
 
-    def test_upstreams_that_are_down(self) -> None:
+    def test_failure_of_upstreams_that_are_down_is_not_cached(self) -> None:
         """
-        That is no failure of the question's: it is tried as soon as it is asked.
+        The query is forwarded as soon as it is received again.
         """
         scene = CachedScene()
         scene.upstreams[0].tier = 2
@@ -453,9 +454,9 @@ class FailureTests(SynchronousTestCase):
             scene.upstreams[0].fail(Unreachable("connect", "refused"), is_final=True)
             self.assertEqual([22], errors_of(scene.answer()))
 
-    def test_it_went_well(self) -> None:
+    def test_network_change_clears_the_failure(self) -> None:
         """
-        Or may go well now: nothing is held against it.
+        After a change of the network the query is forwarded at once.
         """
         scene = CachedScene()
         self.fail_once(scene)
@@ -464,9 +465,9 @@ class FailureTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual(0, scene.answer().rcode())
 
-    def test_what_went_well_is_forgotten(self) -> None:
+    def test_failure_after_a_success_is_the_first_again(self) -> None:
         """
-        A failure after an answer is the first again.
+        The time a failure is cached for begins at its least again.
         """
         scene = CachedScene(stale_for=0.0)
         self.fail_once(scene)
@@ -498,9 +499,9 @@ class StaleTests(SynchronousTestCase):
         """
         self.assertEqual((0, 30, [3]), (message.rcode(), ttl_of(message), errors_of(message)))
 
-    def test_a_fresh_answer_in_time(self) -> None:
+    def test_fresh_response_in_time_is_preferred_to_stale(self) -> None:
         """
-        If there is one, nobody gets a stale one.
+        With a fresh response in time no client gets a stale one.
         """
         self.scene.ask(question())
         self.scene.pass_time(1.5)
@@ -508,7 +509,7 @@ class StaleTests(SynchronousTestCase):
         self.scene.reply(address="192.0.2.2")
         self.assertIn("192.0.2.2", self.scene.answer().to_text())
 
-    def test_patience_ends(self) -> None:
+    def test_stale_response_is_sent_after_1_8_seconds(self) -> None:
         """
         After 1.8 s those who wait get the stale answer, and so does whoever comes then; the answer that comes late
         is kept.
@@ -527,9 +528,9 @@ class StaleTests(SynchronousTestCase):
         self.scene.ask(question())
         self.assertEqual(TTL - 1, ttl_of(self.scene.answer()))
 
-    def test_failures(self) -> None:
+    def test_stale_response_replaces_servfail_refused_and_timeout(self) -> None:
         """
-        SERVFAIL, REFUSED and silence give way to what is stale.
+        SERVFAIL, REFUSED and a timeout give way to the stale response.
         """
         for rcode in (2, 5):
             self.setUp()
@@ -545,9 +546,9 @@ class StaleTests(SynchronousTestCase):
         self.scene.upstreams[0].fail(Unreachable("connect", "refused"), is_final=True)
         self.check_stale(self.scene.answer())
 
-    def test_nobody_is_kept_waiting_twice(self) -> None:
+    def test_stale_response_is_sent_at_once_after_a_failure(self) -> None:
         """
-        What failed before is answered at once, and asked again when it is time, for the sake of those to come.
+        A later query is answered at once, and forwarded again when the failure has expired.
         """
         self.scene.ask(question())
         while self.scene.asked:
@@ -561,9 +562,9 @@ class StaleTests(SynchronousTestCase):
         self.scene.ask(question())
         self.assertEqual(TTL - 1, ttl_of(self.scene.answer()))
 
-    def test_that_there_is_no_such_name(self) -> None:
+    def test_stale_nxdomain_has_its_own_ede(self) -> None:
         """
-        May be stale as well; it has a mark of its own (RFC 8914 §4.20).
+        A stale NXDOMAIN is marked with EDE 19 (RFC 8914 §4.20).
         """
         self.scene.know(question("no.lab.example."), rcode=3)
         self.scene.pass_time(TTL + 1)
@@ -572,17 +573,17 @@ class StaleTests(SynchronousTestCase):
         answer = self.scene.answer()
         self.assertEqual((3, 30, [19]), (answer.rcode(), ttl_of(answer), errors_of(answer)))
 
-    def test_that_it_is_gone_counts(self) -> None:
+    def test_fresh_nxdomain_replaces_the_stale_response(self) -> None:
         """
-        A fresh answer that there is no such name replaces what is stale.
+        A fresh NXDOMAIN is passed on and stored.
         """
         self.assertEqual(3, self.scene.know(question(), rcode=3).rcode())
         self.scene.ask(question())
         self.assertEqual(3, self.scene.answer().rcode())
 
-    def test_off(self) -> None:
+    def test_servfail_if_stale_responses_are_off(self) -> None:
         """
-        If nothing may be stale, there is SERVFAIL.
+        Without stale responses the client gets SERVFAIL.
         """
         scene = CachedScene(stale_for=0.0)
         scene.know(question())
@@ -591,7 +592,7 @@ class StaleTests(SynchronousTestCase):
         scene.upstreams[0].fail(Unreachable("connect", "refused"), is_final=True)
         self.assertEqual(2, scene.answer().rcode())
 
-    def test_an_hour_without_upstreams(self) -> None:
+    def test_popular_names_are_answered_stale_for_an_hour_without_upstreams(self) -> None:
         """
         Popular names are answered all the time, and marked; when the upstream is back, one refresh later they are fresh.
         """
@@ -614,9 +615,9 @@ class StaleTests(SynchronousTestCase):
             scene.reply()
             self.assertEqual(TTL, ttl_of(scene.answer()))
 
-    def test_stopping(self) -> None:
+    def test_stop_sends_stale_responses_to_waiting_clients(self) -> None:
         """
-        Who waits when everything ends gets what is stale.
+        Clients that wait when the forwarder stops get the stale response.
         """
         self.scene.ask(question())
         self.scene.forwarder.stop()
@@ -642,9 +643,9 @@ class RefreshTests(SynchronousTestCase):
         self.assertEqual(2, len(scene.answers()))
         return scene
 
-    def test_what_is_popular_never_ends(self) -> None:
+    def test_popular_entry_is_refreshed_before_it_expires(self) -> None:
         """
-        It is asked for in the last tenth of its life, once, while clients get what there is.
+        It is refetched once in the last tenth of its TTL, while clients get the stored response.
         """
         scene = self.refreshing()
         self.assertEqual((1, 0), (len(scene.asked), scene.forwarder.outstanding))
@@ -657,17 +658,17 @@ class RefreshTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual(TTL - 2, ttl_of(scene.answer()))
 
-    def test_it_fails(self) -> None:
+    def test_failed_refresh_is_not_seen_by_clients(self) -> None:
         """
-        Nobody notices.
+        Clients get the stored response as before.
         """
         scene = self.refreshing()
         scene.upstreams[0].fail(ConnectionGone("read", "closed"), is_final=True)
         self.assertEqual([], scene.answers())
 
-    def test_whoever_comes_too_late_waits_with_it(self) -> None:
+    def test_query_after_expiry_joins_the_refresh(self) -> None:
         """
-        If it has ended while it was asked for.
+        If the entry expires during its refresh, a query waits for the refresh.
         """
         scene = self.refreshing()
         scene.pass_time(3)
@@ -676,9 +677,9 @@ class RefreshTests(SynchronousTestCase):
         scene.ask(question(id=9))
         self.assertLessEqual(len(scene.asked), 1)
 
-    def test_it_does_not_hold_up_the_end(self) -> None:
+    def test_refresh_does_not_delay_the_drain(self) -> None:
         """
-        Nobody waits for it when everything ends.
+        No client waits for a refresh.
         """
         scene = self.refreshing()
         self.assertEqual([None], [self.successResultOf(scene.forwarder.drain())])

@@ -36,7 +36,7 @@ class CountTests(SynchronousTestCase):
     Queries by where their responses came from, and responses by transport, type and rcode.
     """
 
-    def test_a_miss_and_hits(self) -> None:
+    def test_misses_cache_hits_and_packet_cache_hits_are_counted(self) -> None:
         """
         A miss, a hit in the cache, then hits in the packet cache; all are answers over UDP of type A.
         """
@@ -49,9 +49,9 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(1, sum(scene.forwarder.counters.upstream_seconds.counts))
         self.assertEqual(3, sum(scene.forwarder.counters.local_seconds.counts))
 
-    def test_each_transport_type_and_rcode_has_its_own(self) -> None:
+    def test_hits_are_counted_by_transport_type_and_rcode(self) -> None:
         """
-        A hit counts where its own listener, type and rcode do.
+        Each hit counts for its own listener, type and RCODE.
         """
         scene = CachedScene()
         stream = RecordingListener(is_stream=True)
@@ -63,9 +63,9 @@ class CountTests(SynchronousTestCase):
         )
         self.assertEqual({"missed": 1, "fresh": 1, "memo": 2}, counted(scene))
 
-    def test_joined(self) -> None:
+    def test_joined_queries_and_their_waits_are_counted(self) -> None:
         """
-        All that wait with one query; how long they waited counts for each.
+        Each query that waits for the same response counts, and so does the time it waited.
         """
         scene = CachedScene()
         scene.ask(question(), question())
@@ -78,7 +78,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual(3, sum(asked.counts))
         self.assertAlmostEqual(0.6, asked.total)
 
-    def test_stale(self) -> None:
+    def test_stale_responses_are_counted(self) -> None:
         """
         Those that get a stale response after 1.8 s, and those that come while the query is still under way.
         """
@@ -92,7 +92,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual({"missed": 2, "joined": 1, "stale": 3}, counted(scene))
         self.assertEqual({answer_index(UDP, A, 0): 4}, answers(scene))
 
-    def test_failures(self) -> None:
+    def test_failures_and_failure_cache_hits_are_counted(self) -> None:
         """
         A failure is answered with SERVFAIL, and again from the failure cache.
         """
@@ -104,7 +104,7 @@ class CountTests(SynchronousTestCase):
         self.assertEqual({"missed": 1, "failed_before": 1}, counted(scene))
         self.assertEqual({answer_index(UDP, A, dns.rcode.SERVFAIL): 2}, answers(scene))
 
-    def test_stale_instead_of_a_failure(self) -> None:
+    def test_stale_responses_that_replace_failures_are_counted(self) -> None:
         """
         Each client that waits counts.
         """
@@ -115,9 +115,9 @@ class CountTests(SynchronousTestCase):
         scene.upstreams[0].fail(Unreachable("connect", "no"), is_final=True)
         self.assertEqual({"missed": 2, "joined": 1, "stale": 2}, counted(scene))
 
-    def test_stale_for_a_while_after_a_failure(self) -> None:
+    def test_later_stale_responses_after_a_failure_are_counted(self) -> None:
         """
-        Each that asks again then counts as stale, too.
+        Each later query counts as stale, too.
         """
         scene = CachedScene()
         scene.know(question())
@@ -128,9 +128,9 @@ class CountTests(SynchronousTestCase):
         scene.ask(question(), question())
         self.assertEqual({"missed": 2, "stale": 3}, counted(scene))
 
-    def test_refreshed(self) -> None:
+    def test_refresh_is_counted_and_is_no_miss(self) -> None:
         """
-        A popular answer that is about to end is asked for once; nobody misses it.
+        A popular entry that is about to expire is refetched once, without a miss.
         """
         scene = CachedScene()
         scene.know(question())
@@ -143,9 +143,9 @@ class CountTests(SynchronousTestCase):
         scene.reply()
         self.assertEqual({answer_index(UDP, A, 0): 4}, answers(scene))
 
-    def test_answered_here(self) -> None:
+    def test_local_answers_and_dropped_queries_are_counted(self) -> None:
         """
-        What is refused or answered here is no miss, and counts under no type; what gets no response is silent.
+        A query that is refused or answered locally is no miss and has no type; one without a response counts as silent.
         """
         scene = CachedScene(forwarded=())
         scene.ask(make_query("localhost.", AAAA), make_query("x.invalid.", TXT))

@@ -78,21 +78,21 @@ class DefectTests(SynchronousTestCase):
         self.assertEqual(0, scene.forwarder.outstanding)
         self.assertEqual(1, len(self.logged))
 
-    def test_when_it_is_looked_at(self) -> None:
+    def test_exception_while_parsing_a_query_gives_servfail(self) -> None:
         """
         In what is seen of a query.
         """
         self.check("forwarded_options")
 
-    def test_when_it_is_written_for_upstreams(self) -> None:
+    def test_exception_while_rewriting_a_query_gives_servfail(self) -> None:
         """
         In what upstreams are asked, when the client has its place in flight already.
         """
         self.check("rewrite_query")
 
-    def test_it_is_logged_by_its_size(self) -> None:
+    def test_defect_is_logged_with_the_size_of_the_query_once_a_second(self) -> None:
         """
-        And not by its name; once a second, however many come.
+        The name is not logged, and there is one line a second at most.
         """
         scene = Scene(rewriter=BrokenRewriter("rewrite_query"))
         self.assertEqual(5, scene.ask(*[CULPRIT] * 5))
@@ -106,9 +106,9 @@ class DefectTests(SynchronousTestCase):
                 r" \(ZeroDivisionError in test_forwarder_defects.py:\d+, .*forwarder.py:\d+\)$",
             )
 
-    def test_a_client_that_waits(self) -> None:
+    def test_exception_for_one_client_leaves_the_other_responses(self) -> None:
         """
-        If a response cannot be written for one client, it gets SERVFAIL, and the others their response.
+        If a response cannot be built for one client, it gets SERVFAIL, and the others their response.
         """
         scene = Scene(rewriter=BrokenRewriter("build_response"))
         scene.ask(make_query("a.test.", A, ident=1), CULPRIT, make_query("b.test.", A, ident=3))
@@ -119,7 +119,7 @@ class DefectTests(SynchronousTestCase):
         self.assertEqual(0, scene.forwarder.outstanding)
         self.assertEqual(1, len(self.logged))
 
-    def test_a_listener_that_cannot_send(self) -> None:
+    def test_exception_of_a_listener_leaves_other_queries_and_listeners(self) -> None:
         """
         What came with a query that is answered at once is asked all the same, and other listeners get their responses.
         """

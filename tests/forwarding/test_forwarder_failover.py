@@ -43,9 +43,9 @@ class ErrorTests(SynchronousTestCase):
         upstream = scene.upstreams[index]
         upstream.answer(error_of(upstream.asked[0], rcode, *options))
 
-    def test_another_knows_better(self) -> None:
+    def test_error_response_is_retried_at_another_upstream(self) -> None:
         """
-        An error of one upstream is no answer as long as another may have one; it counts against the first.
+        An error response is not passed on while another upstream may respond; it counts against the first.
         """
         for rcode in (dns.rcode.SERVFAIL, dns.rcode.REFUSED):
             scene = Scene(upstreams=2)
@@ -56,9 +56,9 @@ class ErrorTests(SynchronousTestCase):
             self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
             self.assertEqual((1, 0), (scene.upstreams[0].useless, scene.upstreams[1].useless))
 
-    def test_nobody_knows_better(self) -> None:
+    def test_last_error_response_is_passed_on(self) -> None:
         """
-        If all say so, or the others say nothing, the client gets what the last one said, and not an error of ours.
+        If all upstreams respond with errors, or the others time out, the client gets the last error response.
         """
         scene = Scene(upstreams=2)
         scene.ask(QUERY)
@@ -76,7 +76,7 @@ class ErrorTests(SynchronousTestCase):
         scene.clock.pump([0.1] * 45)
         self.assertEqual([dns.rcode.REFUSED], [answer.rcode() for answer in scene.answers()])
 
-    def test_alone(self) -> None:
+    def test_quick_servfail_of_a_single_upstream_is_retried_twice(self) -> None:
         """
         A single upstream's SERVFAIL is asked again, three times in all, if it comes at once (RFC 9520 §3.1); its
         REFUSED is not, nor a SERVFAIL that took it some time.
@@ -95,9 +95,9 @@ class ErrorTests(SynchronousTestCase):
             self.answer_with(scene, 0, rcode)
             self.assertEqual(rcode, scene.answer().rcode())
 
-    def test_bogus(self) -> None:
+    def test_dnssec_servfail_is_passed_on_without_a_retry(self) -> None:
         """
-        SERVFAIL because of broken DNSSEC is the answer: another upstream may not validate (RFC 8914 §4.7).
+        SERVFAIL for broken DNSSEC is the response: another upstream may not validate (RFC 8914 §4.7).
         """
         scene = Scene(upstreams=2, rewriter=EdnsRewriter())
         scene.ask(QUERY)
@@ -106,9 +106,9 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual((dns.rcode.SERVFAIL, (6, "bogus")), (answer.rcode(), extended_error(answer)))
         self.assertEqual([], scene.upstreams[1].asked)
 
-    def test_somebody_may_still_answer(self) -> None:
+    def test_error_response_waits_for_the_other_upstream(self) -> None:
         """
-        An error never wins against a good answer that is still to come.
+        An error response is not passed on while another upstream has the query.
         """
         scene = Scene(upstreams=2)
         scene.ask(QUERY)
@@ -118,9 +118,9 @@ class ErrorTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_a_long_error(self) -> None:
+    def test_cached_error_is_truncated_to_the_clients_size(self) -> None:
         """
-        An error that was kept is cut to fit like any answer.
+        A cached error is truncated like any response.
         """
         scene = Scene(upstreams=2)
         scene.ask(make_query("big.test.", TXT))
@@ -150,9 +150,9 @@ class SlowTests(SynchronousTestCase):
         scene.listener.answers.clear()
         return scene
 
-    def test_a_few_are_asked_twice(self) -> None:
+    def test_slow_query_is_hedged(self) -> None:
         """
-        What is slower than nearly all others is asked of another upstream, too; that counts against nobody yet.
+        A query slower than nearly all others is sent to a second upstream; that does not count against the first.
         """
         scene = self.known(0.03)
         before = scene.upstreams[0].useless
@@ -165,9 +165,9 @@ class SlowTests(SynchronousTestCase):
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
         self.assertEqual(before, scene.upstreams[0].useless)
 
-    def test_a_few_and_no_more(self) -> None:
+    def test_queries_are_not_hedged_without_budget(self) -> None:
         """
-        With nothing left to spend they wait until they are overdue.
+        With the budget spent they wait for the retry timeout.
         """
         scene = self.known(0.03)
         scene.ask(*[QUERY] * 60)
@@ -177,18 +177,18 @@ class SlowTests(SynchronousTestCase):
         scene.clock.pump([0.01] * 20)
         self.assertEqual(60, len(scene.upstreams[1].asked))
 
-    def test_off(self) -> None:
+    def test_queries_are_not_hedged_if_hedging_is_off(self) -> None:
         """
-        With hedging off nothing is asked twice before it is overdue.
+        With hedging off nothing is sent twice before the retry timeout.
         """
         scene = self.known(0)
         scene.ask(QUERY)
         scene.clock.pump([0.01] * 20)
         self.assertEqual(0, len(scene.upstreams[1].asked))
 
-    def test_times(self) -> None:
+    def test_latency_of_replies_is_recorded(self) -> None:
         """
-        An upstream is told what its answers take.
+        The latency of each reply is recorded for its upstream.
         """
         scene = Scene()
         scene.ask(QUERY)
@@ -196,9 +196,9 @@ class SlowTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual([0.125], scene.upstreams[0].times)
 
-    def test_a_race(self) -> None:
+    def test_race_sends_to_all_upstreams_that_are_up(self) -> None:
         """
-        All that are not down are asked at once; the first answer counts.
+        All upstreams that are not down are sent the query at once; the first response is passed on.
         """
         scene = Scene(upstreams=3, at_once=3)
         scene.upstreams[2].tier = 2
@@ -214,9 +214,9 @@ class OutageTests(SynchronousTestCase):
     An upstream that went down a moment ago.
     """
 
-    def test_it_is_waited_for(self) -> None:
+    def test_unsent_query_is_retried_for_half_its_timeout(self) -> None:
         """
-        A question that was never sent is asked again, for half its time; then there is SERVFAIL with the reason.
+        A query that was never sent is retried for half its timeout; then there is SERVFAIL with the reason.
         """
         scene = Scene()
         scene.ask(QUERY)
@@ -229,9 +229,9 @@ class OutageTests(SynchronousTestCase):
         answer = scene.answer()
         self.assertEqual((dns.rcode.SERVFAIL, 22), (answer.rcode(), extended_error(answer)[0]))
 
-    def test_each_waits_for_its_own_time(self) -> None:
+    def test_each_unsent_query_waits_for_its_own_half_timeout(self) -> None:
         """
-        Of two that fail together the one that has waited for half its time is told, and the other goes on waiting.
+        Of two that fail together the one past half its timeout gets SERVFAIL, and the other goes on waiting.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A, ident=1))
@@ -242,9 +242,9 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual([(1, dns.rcode.SERVFAIL)], [(answer.id, answer.rcode()) for answer in scene.answers()])
         self.assertEqual(1, len(scene.upstreams[0].asked))
 
-    def test_it_is_back(self) -> None:
+    def test_query_is_answered_if_the_upstream_recovers_in_time(self) -> None:
         """
-        When it is back in time the client never knows.
+        The client gets the response, and no error.
         """
         scene = Scene()
         scene.ask(QUERY)
@@ -254,18 +254,18 @@ class OutageTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_one_that_was_down_for_long(self) -> None:
+    def test_query_fails_at_once_after_a_long_outage(self) -> None:
         """
-        Then the failure is final, and the client told at once.
+        The failure is final, and the client gets SERVFAIL at once.
         """
         scene = Scene()
         scene.ask(QUERY)
         scene.upstreams[0].fail(Unreachable("connect", "refused"), is_final=True)
         self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
 
-    def test_a_silent_one_counts(self) -> None:
+    def test_unanswered_sends_count_as_attempts(self) -> None:
         """
-        What was sent, and had no answer, counts as sent: three times and no more (RFC 9520 §3.1).
+        A send without a reply is an attempt: three at most (RFC 9520 §3.1).
         """
         scene = Scene()
         listener = RecordingListener()
@@ -292,7 +292,7 @@ class NoRoomTests(SynchronousTestCase):
         upstream.answer(reply.to_wire())
         return sent
 
-    def test_it_is_asked_for_without_an_opt(self) -> None:
+    def test_truncated_response_is_retried_without_opt(self) -> None:
         """
         The same upstream is asked again, without an OPT, and the client gets all there is, whichever transport and
         EDNS it has (RFC 6891 §7: no OPT in the question, none in the answer).
@@ -315,7 +315,7 @@ class NoRoomTests(SynchronousTestCase):
         cut = scene.answer()
         self.assertEqual((dns.flags.TC, 0), (cut.flags & dns.flags.TC, cut.edns))
 
-    def test_with_dnssec_it_is_asked_for_with_less(self) -> None:
+    def test_truncated_response_with_do_is_retried_with_a_bare_opt(self) -> None:
         """
         DO is said in an OPT: the question is asked again with one that holds nothing else, and no further, since
         without signatures the answer would be another (RFC 3225 §3).
@@ -332,7 +332,7 @@ class NoRoomTests(SynchronousTestCase):
         self.truncate(scene)
         self.assertIn("truncated", extended_error(scene.answer())[1])
 
-    def test_three_times_and_no_more(self) -> None:
+    def test_upstream_that_always_truncates_is_sent_three_queries(self) -> None:
         """
         One that truncates everything is asked three times, as any other (RFC 9520 §3.1); then the other is asked, without
         an OPT as well.
@@ -347,9 +347,9 @@ class NoRoomTests(SynchronousTestCase):
         self.assertEqual([[], []], [upstream.asked for upstream in scene.upstreams])
         self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
 
-    def test_a_batch_of_them(self) -> None:
+    def test_truncated_responses_of_a_batch_are_retried_together(self) -> None:
         """
-        Those that come together are asked again together, and what came with them is answered at once.
+        The other responses of the batch are sent at once.
         """
         scene = Scene(rewriter=EdnsRewriter())
         scene.ask(*[make_query(name, A, ident=n) for n, name in enumerate(("www.test.", "a.test.", "b.test."))])
@@ -364,9 +364,9 @@ class NoRoomTests(SynchronousTestCase):
             upstream.answer(reply_of(question))
         self.assertEqual([1, 2], [answer.id for answer in scene.answers()])
 
-    def test_on_a_connection_of_its_own(self) -> None:
+    def test_isolated_query_is_retried_isolated(self) -> None:
         """
-        A question that was sent apart is sent apart again.
+        A query sent on a connection of its own is resent on one of its own.
         """
         scene = Scene(rewriter=EdnsRewriter())
         scene.ask(make_query("www.test.", A, ident=1), QUERY[:2] + b"\0" + QUERY[3:])
@@ -377,7 +377,7 @@ class NoRoomTests(SynchronousTestCase):
         self.assertEqual([Isolation.NONE, Isolation.UNUSUAL], upstream.isolations)
         self.assertEqual([1, 0], [question[1][2] for question in upstream.asked])
 
-    def test_it_has_time(self) -> None:
+    def test_retry_without_opt_has_the_full_timeout(self) -> None:
         """
         It is overdue as long after it was asked again as it would have been the first time; and a client whose time is
         over hears of it.
@@ -393,9 +393,9 @@ class NoRoomTests(SynchronousTestCase):
         scene.clock.pump([0.5] * 8)
         self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
 
-    def test_nobody_waits_any_more(self) -> None:
+    def test_late_truncated_response_is_dropped(self) -> None:
         """
-        A truncated answer that comes too late is dropped.
+        A truncated response after the deadline is dropped.
         """
         scene = Scene(rewriter=EdnsRewriter())
         scene.ask(QUERY)
@@ -405,9 +405,9 @@ class NoRoomTests(SynchronousTestCase):
             self.truncate(scene)
         self.assertEqual([], scene.listener.answers)
 
-    def test_a_truncated_answer_of_a_transparent_proxy(self) -> None:
+    def test_transparent_proxy_passes_on_truncated_responses(self) -> None:
         """
-        It is the client's own OPT that has no room: it gets what the upstream says.
+        The OPT is the client's own: the client gets the upstream's response.
         """
         scene = Scene()
         scene.ask(QUERY)

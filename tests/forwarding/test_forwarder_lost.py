@@ -52,7 +52,7 @@ class LostTests(SynchronousTestCase):
     What becomes of a query whose connection ended.
     """
 
-    def test_three_sends_the_last_on_a_connection_that_answers(self) -> None:
+    def test_lost_query_is_sent_three_times_the_last_on_a_connection_that_replied(self) -> None:
         """
         It is sent apart from then on; after two connections of its own have ended there is SERVFAIL (RFC 9520 §3.1).
         """
@@ -66,9 +66,9 @@ class LostTests(SynchronousTestCase):
         self.assertEqual([Isolation.NONE, LOST, LAST], sent)
         self.assertEqual((23, "u0: read: the upstream closed the connection"), extended_error(scene.answer()))
 
-    def test_an_innocent_is_answered(self) -> None:
+    def test_query_lost_twice_with_others_is_answered_alone(self) -> None:
         """
-        One that was lost twice with others is sent alone the third time, and its answer counts.
+        The third time it is sent alone, and its response is passed on.
         """
         scene = Scene()
         scene.ask(QUERY)
@@ -78,9 +78,9 @@ class LostTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_the_other_upstream_is_asked_first(self) -> None:
+    def test_lost_query_goes_to_the_other_upstream_isolated(self) -> None:
         """
-        With two, the other is asked, apart, too; three sends in all.
+        With two upstreams the other is sent it, isolated, too; three sends in all.
         """
         scene = Scene(upstreams=2)
         scene.ask(QUERY)
@@ -91,9 +91,9 @@ class LostTests(SynchronousTestCase):
         lose(scene.upstreams[0], alone=True)
         self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
 
-    def test_each_of_many_upstreams_is_asked(self) -> None:
+    def test_lost_query_is_sent_to_each_upstream(self) -> None:
         """
-        As long as there is one that has not been asked, somebody may answer.
+        While there is an upstream without an attempt, the query does not fail.
         """
         scene = Scene(upstreams=5)
         scene.ask(QUERY)
@@ -103,9 +103,9 @@ class LostTests(SynchronousTestCase):
         scene.upstreams[4].answer(reply_of(scene.upstreams[4].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_never_to_be_asked_again_is_no_attempt(self) -> None:
+    def test_upstream_given_up_is_no_attempt(self) -> None:
         """
-        A is not trusted, B answers SERVFAIL: C is asked, and its answer counts.
+        A is not trusted, B responds SERVFAIL: C is sent the query, and its response is passed on.
         """
         scene = Scene(upstreams=3)
         scene.ask(QUERY)
@@ -115,9 +115,9 @@ class LostTests(SynchronousTestCase):
         scene.upstreams[2].answer(reply_of(scene.upstreams[2].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_a_question_known_to_end_connections(self) -> None:
+    def test_quarantined_question_prefers_other_upstreams_and_is_isolated(self) -> None:
         """
-        It goes where it is not known first, and apart where it is.
+        It goes to an upstream where it is not quarantined first, and isolated where it is.
         """
         scene = Scene(upstreams=2)
         key = question_key(QUERY, question_of(QUERY))
@@ -130,7 +130,7 @@ class LostTests(SynchronousTestCase):
         scene.ask(make_query("other.test.", A))
         self.assertEqual([KNOWN, Isolation.NONE], scene.upstreams[0].isolations)
 
-    def test_unusual_queries(self) -> None:
+    def test_unusual_queries_are_isolated_unless_transparent(self) -> None:
         """
         What cannot be joined and servers may refuse goes apart at once; but nothing does where all passes as it is.
         """
@@ -264,7 +264,7 @@ class WholeTests(SynchronousTestCase):
 
     @settings(max_examples=rounds(8, quick=3), deadline=None)
     @given(st.integers(0, 40), st.lists(st.integers(0, 40), min_size=1, max_size=3), st.integers(1, 3))
-    def test_all_but_the_bad_are_answered(self, good: int, bad_at: list[int], servers: int) -> None:
+    def test_all_queries_but_the_bad_ones_are_answered(self, good: int, bad_at: list[int], servers: int) -> None:
         """
         However many queries are outstanding, wherever the bad ones are: all others are answered, the bad ones get
         SERVFAIL, and nobody is sent anything more than three times.
@@ -286,7 +286,7 @@ class WholeTests(SynchronousTestCase):
         self.assertLessEqual(max(total.values()), 3)
         self.assertEqual([0] * servers, [upstream.tier for upstream in scene.upstreams])
 
-    def test_a_server_that_closes_after_each_answer(self) -> None:
+    def test_server_that_closes_after_each_reply_answers_all(self) -> None:
         """
         A hundred queries at once are all answered, and none is sent more than three times.
         """
@@ -297,9 +297,9 @@ class WholeTests(SynchronousTestCase):
             self.assertEqual(dict.fromkeys(range(100), 0), scene.rcodes())
             self.assertLessEqual(max(scene.seen[0].values()), 3)
 
-    def test_a_zone_is_learned(self) -> None:
+    def test_bad_zone_is_isolated_after_three_names(self) -> None:
         """
-        After three names under it the connection that all share is left in peace.
+        After three names below it the shared connection is no longer ended.
         """
         scene = HangingUp()
         for number in range(3):

@@ -19,9 +19,9 @@ class TimeTests(SynchronousTestCase):
     Deadlines.
     """
 
-    def test_the_deadline_holds(self) -> None:
+    def test_unanswered_query_gets_servfail_at_the_deadline(self) -> None:
         """
-        A question nobody answers gets SERVFAIL at the deadline, with EDE 23, and nothing is left.
+        It has EDE 23, and no timer is left.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -33,7 +33,7 @@ class TimeTests(SynchronousTestCase):
         self.assertEqual((23, "u0: read: no answer in time"), extended_error(scene.answer()))
         self.assertEqual(([], 0), (scene.clock.getDelayedCalls(), scene.forwarder.outstanding))
 
-    def test_an_overdue_question_is_asked_elsewhere_too(self) -> None:
+    def test_overdue_query_is_sent_to_the_next_upstream(self) -> None:
         """
         After a quarter of a second the upstream is suspected, and the next one asked; the first answer wins, the
         second goes nowhere.
@@ -49,9 +49,9 @@ class TimeTests(SynchronousTestCase):
             upstream.answer(reply_of(upstream.asked[0]))
         self.assertEqual(1, len(scene.listener.answers))
 
-    def test_a_late_answer_is_an_answer(self) -> None:
+    def test_response_after_three_seconds_is_passed_on(self) -> None:
         """
-        An upstream that takes three seconds is waited for.
+        An upstream that takes three seconds still has its response used.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -59,9 +59,9 @@ class TimeTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual(dns.rcode.NOERROR, scene.answer().rcode())
 
-    def test_an_answer_after_the_deadline_goes_nowhere(self) -> None:
+    def test_response_after_the_deadline_is_dropped(self) -> None:
         """
-        Nobody is answered twice.
+        No client gets two responses.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -69,9 +69,9 @@ class TimeTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.assertEqual([dns.rcode.SERVFAIL], [answer.rcode() for answer in scene.answers()])
 
-    def test_a_lively_upstream_is_asked_again(self) -> None:
+    def test_overdue_query_is_resent_to_a_responsive_upstream(self) -> None:
         """
-        If it answers others, the question or its answer was lost, and it is asked once more.
+        If the upstream replies to others, the query or its reply was lost, and it is sent once more.
         """
         scene = Scene()
         scene.upstreams[0].is_lively = True
@@ -79,9 +79,9 @@ class TimeTests(SynchronousTestCase):
         scene.clock.advance(1.5)
         self.assertEqual(2, len(scene.upstreams[0].asked))
 
-    def test_no_timer_without_queries(self) -> None:
+    def test_timer_ends_with_the_last_query(self) -> None:
         """
-        When all is answered the timer ends by itself.
+        Without queries in flight there is no timer.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -95,9 +95,9 @@ class TwiceTests(SynchronousTestCase):
     A question that was asked twice over one connection.
     """
 
-    def test_both_end_with_the_connection(self) -> None:
+    def test_query_sent_twice_is_retried_once_when_the_connection_ends(self) -> None:
         """
-        When the connection ends it is asked again once.
+        When the connection ends it is retried once.
         """
         scene = Scene()
         scene.upstreams[0].is_lively = True
@@ -115,9 +115,9 @@ class StopTests(SynchronousTestCase):
     The end.
     """
 
-    def test_draining_is_given_up(self) -> None:
+    def test_stop_ends_the_drain(self) -> None:
         """
-        When the forwarder is stopped the drain is over, also if somebody is still believed to wait.
+        Stopping ends the drain, even if queries are in flight.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -127,9 +127,9 @@ class StopTests(SynchronousTestCase):
         scene.forwarder.stop()
         self.successResultOf(drained)
 
-    def test_draining(self) -> None:
+    def test_drain_ends_with_the_last_query(self) -> None:
         """
-        Draining is done when the last live query is answered.
+        The drain is done when the last query in flight is answered.
         """
         scene = Scene()
         self.successResultOf(scene.forwarder.drain())
@@ -140,9 +140,9 @@ class StopTests(SynchronousTestCase):
         scene.upstreams[0].answer(reply_of(scene.upstreams[0].asked[0]))
         self.successResultOf(drained)
 
-    def test_stopping(self) -> None:
+    def test_stop_answers_servfail_and_leaves_no_timer(self) -> None:
         """
-        What is left when it stops gets SERVFAIL, and no timer stays.
+        Queries in flight get SERVFAIL, and no timer stays.
         """
         scene = Scene()
         scene.ask(make_query("www.test.", A))
@@ -170,7 +170,7 @@ class AnySequenceTests(SynchronousTestCase):
     @given(st.data())
     def test_every_query_is_answered_exactly_once(self, data: st.DataObject) -> None:
         """
-        Any interleaving of questions, answers, failures and time: each query gets one answer, by its deadline.
+        Any interleaving of queries, replies, failures and time: each query gets one response, by its deadline.
         """
         scene = Scene(upstreams=data.draw(st.integers(1, 3)))
         sent: dict[int, float] = {}

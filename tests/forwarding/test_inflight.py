@@ -71,7 +71,7 @@ class InflightTests(SynchronousTestCase):
         self.assertEqual("<Query A: sent to 1+0, awaiting 0, 2 clients>", repr(query))
         self.assertEqual("<Query TYPE65300: sent to none", repr(make(octets=make_query("www.test.", 65300)))[:30])
 
-    def test_nothing(self) -> None:
+    def test_nothing_is_due_without_queries(self) -> None:
         """
         Without queries nothing is due.
         """
@@ -79,9 +79,9 @@ class InflightTests(SynchronousTestCase):
         self.assertEqual([], self.inflight.overdue(1e9, [1.0, 1.0]))
         self.assertEqual((0, []), (len(self.inflight), list(self.inflight)))
 
-    def test_each_upstream_has_its_delay(self) -> None:
+    def test_query_is_due_after_the_delay_of_its_upstream(self) -> None:
         """
-        A query is due when the delay of the upstream it was sent to has passed since it was asked.
+        A query is due when the delay of the upstream it was sent to has passed since the send.
         """
         quick, slow = self.add(0, 1.0), self.add(1, 1.0)
         delays = [0.25, 0.5]
@@ -91,9 +91,9 @@ class InflightTests(SynchronousTestCase):
         self.assertEqual(1.25, self.inflight.next_due(delays))
         self.assertEqual(1.5, self.inflight.next_due([1.0, 0.5]))
 
-    def test_in_the_order_they_were_asked(self) -> None:
+    def test_queries_are_due_in_the_order_of_their_sends(self) -> None:
         """
-        The oldest is due first; what follows it may not be.
+        The oldest is due first; the next one may not be due yet.
         """
         first, second, third = self.add(0, 1.0), self.add(0, 1.1), self.add(0, 1.2)
         self.assertEqual([first, second], self.inflight.overdue(2.1, [1.0, 1.0]))
@@ -101,9 +101,9 @@ class InflightTests(SynchronousTestCase):
         self.inflight.take(first)
         self.assertEqual(2.1, self.inflight.next_due([1.0, 1.0]))
 
-    def test_postponed(self) -> None:
+    def test_rescheduled_query_has_its_own_time(self) -> None:
         """
-        It has a time of its own then, whatever the delays.
+        It is due then, whatever the delays.
         """
         query = self.add(0, 1.0)
         self.inflight.reschedule(query, 3.0)
@@ -114,18 +114,18 @@ class InflightTests(SynchronousTestCase):
         self.inflight.reschedule(query, 2.0)
         self.assertEqual((2.0, [query]), (self.inflight.next_due([0.0, 0.0]), list(self.inflight)))
 
-    def test_never_later_than_its_deadline(self) -> None:
+    def test_query_is_due_at_its_deadline_at_the_latest(self) -> None:
         """
-        At the deadline it is looked at in any case.
+        At the deadline it is due in any case.
         """
         query = self.add(deadline=4.0)
         self.inflight.reschedule(query, 5.0)
         self.assertEqual(4.0, self.inflight.next_due([1.0, 1.0]))
         self.assertEqual([query], self.inflight.overdue(4.0, [1.0, 1.0]))
 
-    def test_the_soonest_of_all(self) -> None:
+    def test_next_due_time_is_the_soonest_of_all(self) -> None:
         """
-        Of those sent once and those postponed.
+        Of the first attempts and the rescheduled ones.
         """
         late = self.add(0, 0.0)
         self.add(1, 1.0)
@@ -134,9 +134,9 @@ class InflightTests(SynchronousTestCase):
         self.inflight.reschedule(late, 2.5)
         self.assertEqual(2.0, self.inflight.next_due([9.0, 1.0]))
 
-    def test_taken_once(self) -> None:
+    def test_query_is_taken_once(self) -> None:
         """
-        Whoever takes it finishes it; nobody can take it again, wherever it was.
+        Taking it removes it from every table; it cannot be taken again.
         """
         fresh, late = self.add(0), self.add(1)
         self.inflight.reschedule(late, 2.0)
@@ -145,9 +145,9 @@ class InflightTests(SynchronousTestCase):
             self.assertFalse(self.inflight.take(query))
         self.assertEqual((0, None), (len(self.inflight), self.inflight.next_due([1.0, 1.0])))
 
-    def test_one_that_was_never_sent(self) -> None:
+    def test_unsent_query_can_be_rescheduled(self) -> None:
         """
-        It can be postponed all the same, and is not there before.
+        It is in no table before that.
         """
         query = make()
         self.assertFalse(self.inflight.take(query))
@@ -161,7 +161,7 @@ class QueryTests(SynchronousTestCase):
     What is known of one query.
     """
 
-    def test_untried(self) -> None:
+    def test_upstream_is_untried_until_sent_or_given_up(self) -> None:
         """
         An upstream is untried while it was not sent the query and is not given up.
         """
@@ -173,7 +173,7 @@ class QueryTests(SynchronousTestCase):
         query.attempts += (2,)
         self.assertFalse(query.is_untried)
 
-    def test_the_least_opt(self) -> None:
+    def test_query_is_resent_without_opt_once(self) -> None:
         """
         It is sent once more to the same upstream, without an OPT, and only once.
         """
@@ -187,9 +187,9 @@ class QueryTests(SynchronousTestCase):
         self.assertFalse(query.reduce_opt(0))
         self.assertEqual((sent, (1, 0, 0)), (query.sent, query.attempts))
 
-    def test_not_more_than_three_sends(self) -> None:
+    def test_upstream_has_three_sends_at_most(self) -> None:
         """
-        RFC 9520 §3.1: three to one upstream are the most; others do not count.
+        RFC 9520 §3.1: three sends to one upstream; those to others do not count.
         """
         octets = OCTETS[:-2] + b"\0\4\xff\xfe\0\0"
         query = make(octets=octets)
@@ -205,9 +205,9 @@ class ExplainTests(SynchronousTestCase):
     What a client is told when no upstream responded.
     """
 
-    def test_each_upstream_and_how_it_failed(self) -> None:
+    def test_explanation_names_each_upstream_and_its_failure(self) -> None:
         """
-        Errors in their order, then those that were sent the query and said nothing.
+        Errors in their order, then upstreams that were sent the query and did not reply.
         """
         query = make(order=(0, 1, 2))
         query.attempts = (0, 1, 1, 0)
@@ -216,7 +216,7 @@ class ExplainTests(SynchronousTestCase):
         self.assertEqual(EDE_NETWORK_ERROR, error.code)
         self.assertEqual("two: read: gone; one: read: no answer in time", error.text)
 
-    def test_no_upstream_was_reached(self) -> None:
+    def test_explanation_code_tells_whether_an_upstream_was_reached(self) -> None:
         """
         The code says so if the query was sent to none (RFC 8914 §4.23).
         """

@@ -66,9 +66,9 @@ class ReceptionTests(SynchronousTestCase):
         assert isinstance(answer, dns.message.Message)
         return answer
 
-    def test_a_question(self) -> None:
+    def test_query_is_forwarded_with_its_forwarded_options(self) -> None:
         """
-        A question is to be forwarded, with the options that travel.
+        A valid query is to be forwarded, with the options that go upstream.
         """
         nsid = dns.edns.GenericOption(3, b"")
         query = dns.message.make_query("www.lab.example.", "A", use_edns=0, options=[nsid])
@@ -76,16 +76,16 @@ class ReceptionTests(SynchronousTestCase):
         assert isinstance(received, QueryInfo)
         self.assertEqual(parse_query(query.to_wire())._replace(forwarded_options=b"\0\3\0\0"), received)
 
-    def test_a_malformed_option(self) -> None:
+    def test_malformed_option_is_formerr_with_opt(self) -> None:
         """
-        It is FORMERR, with an OPT, since the client's is known (RFC 6891 §7).
+        FORMERR has an OPT, since the client's is known (RFC 6891 §7).
         """
         head = "0001 0100 0001 0000 0000 0001 03777777 00 0001 0001"
         for options in ("0003 000a00", "0005 000a 0002 00", "0004 000c 0001"):
             answer = self.told(octets(f"{head} 00 0029 04d0 00000000 {options}"))
             self.assertEqual((dns.rcode.FORMERR, 0), (answer.rcode(), answer.edns))
 
-    def test_cookies(self) -> None:
+    def test_udp_client_gets_its_server_cookie_and_malformed_is_formerr(self) -> None:
         """
         With cookies on, a UDP client that sends one gets one in any answer, here in one from here; a malformed one is
         FORMERR (RFC 7873 §5.2).
@@ -97,18 +97,18 @@ class ReceptionTests(SynchronousTestCase):
             self.assertEqual(rcode, answer.rcode())
             self.assertEqual([told] if told else [], [len(option.to_wire() or b"") for option in answer.options])
 
-    def test_cookies_off(self) -> None:
+    def test_cookie_is_ignored_if_cookies_are_off(self) -> None:
         """
-        With cookies off they are an option like any other: not looked at, not answered.
+        With cookies off the option is neither parsed nor answered.
         """
         option = dns.edns.GenericOption(10, b"x" * 9)
         query = dns.message.make_query("x.invalid.", "A", use_edns=0, options=[option])
         answer = self.told(query, make_listener(cookies=False))
         self.assertEqual((dns.rcode.NXDOMAIN, ()), (answer.rcode(), answer.options))
 
-    def test_a_query_without_question(self) -> None:
+    def test_query_without_question_is_answered_only_for_a_cookie(self) -> None:
         """
-        It is for a cookie (RFC 7873 §5.4, RFC 9619 §4), and without cookies a FORMERR.
+        It asks for a cookie (RFC 7873 §5.4, RFC 9619 §4); without cookies it is FORMERR.
         """
         option = dns.edns.GenericOption(10, b"x" * 8)
         query = dns.message.Message(id=7)
@@ -125,9 +125,9 @@ class ReceptionTests(SynchronousTestCase):
         query.use_edns(0, options=[dns.edns.GenericOption(11, b"")])
         self.assertEqual(dns.rcode.FORMERR, self.told(query, keepalive).rcode())
 
-    def test_minimal_any(self) -> None:
+    def test_any_over_udp_gets_hinfo_if_configured(self) -> None:
         """
-        If that is wanted, ANY over UDP gets one HINFO record (RFC 8482 §4.2); over TCP and by default it is asked.
+        With the setting, ANY over UDP gets one HINFO record (RFC 8482 §4.2); over TCP and by default it is forwarded.
         """
         query = dns.message.make_query("www.lab.example.", "ANY", use_edns=0, want_dnssec=True)
         answer = self.told(query, minimal=True)
@@ -136,17 +136,17 @@ class ReceptionTests(SynchronousTestCase):
         self.assertIsInstance(self.receive(query, RecordingListener(is_stream=True), minimal=True), tuple)
         self.assertIsInstance(self.receive(query), tuple)
 
-    def test_transfers_over_udp(self) -> None:
+    def test_axfr_over_udp_is_refused_and_ixfr_truncated(self) -> None:
         """
-        AXFR is refused (RFC 5936 §4.2); IXFR is to be asked again over TCP (RFC 1995 §2).
+        AXFR is refused (RFC 5936 §4.2); IXFR gets TC, to be repeated over TCP (RFC 1995 §2).
         """
         for rtype, rcode, truncated in (("AXFR", dns.rcode.REFUSED, False), ("IXFR", dns.rcode.NOERROR, True)):
             answer = self.told(dns.message.make_query("lab.example.", rtype))
             self.assertEqual((rcode, truncated), (answer.rcode(), bool(answer.flags & dns.flags.TC)))
 
-    def test_transfers_over_tcp(self) -> None:
+    def test_transfers_over_tcp_are_forwarded_if_the_listener_takes_them(self) -> None:
         """
-        They are forwarded, unless nothing on this side could take them.
+        They are refused if the listener cannot take several messages.
         """
         stream = RecordingListener(is_stream=True)
         for rtype in ("AXFR", "IXFR"):
@@ -157,15 +157,15 @@ class ReceptionTests(SynchronousTestCase):
             answer = self.told(dns.message.make_query("lab.example.", rtype), stream)
             self.assertEqual(dns.rcode.REFUSED, answer.rcode())
 
-    def test_the_canary(self) -> None:
+    def test_canary_domain_is_nxdomain_unless_forwarded(self) -> None:
         """
-        The name by which browsers learn whether DNS is the system's: asked upstream, or no such name.
+        The name by which browsers detect a network's own resolver: NXDOMAIN by default, forwarded with the setting.
         """
         query = dns.message.make_query("use-application-dns.net.", "A")
         self.assertEqual(dns.rcode.NXDOMAIN, self.told(query).rcode())
         self.assertIsInstance(self.receive(query, forwarded=("doh_canary",)), tuple)
 
-    def test_private_top_level_domains(self) -> None:
+    def test_private_top_level_domain_is_nxdomain_with_soa(self) -> None:
         """
         A name of the house is NXDOMAIN from here, with the SOA that lets it be cached (RFC 2308 §5), and not asked of
         anybody (RFC 6762 Appendix G), unless the operator's own upstream serves it.

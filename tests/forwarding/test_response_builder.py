@@ -59,9 +59,9 @@ class WrittenTests(SynchronousTestCase):
     Answers.
     """
 
-    def test_as_the_query_asks(self) -> None:
+    def test_response_has_the_id_and_an_opt_as_the_query_has(self) -> None:
         """
-        Its ID, and an OPT if and only if it has one.
+        The ID of the query, and an OPT if and only if the query has one.
         """
         builder = ResponseBuilder(REWRITER, 1232)
         for edns in (False, True):
@@ -70,9 +70,9 @@ class WrittenTests(SynchronousTestCase):
             self.assertEqual((0xABCD, 1), (message.id, len(message.answer)))
             self.assertEqual(0 if edns else -1, message.edns)
 
-    def test_a_datagram_has_a_size(self) -> None:
+    def test_udp_response_is_limited_by_client_and_setting(self) -> None:
         """
-        The smaller one of what the client takes and what is configured, to the octet; a stream has none.
+        The smaller of the client's size and the configured one, to the octet; TCP has no limit.
         """
         whole = len(ResponseBuilder(REWRITER, 65535).build(request(big(4096)), answer_to(big(4096))))
         for configured, taken, is_cut in (
@@ -88,9 +88,9 @@ class WrittenTests(SynchronousTestCase):
         octets = ResponseBuilder(REWRITER, 1232).build(request(query, is_stream=True), answer_to(query))
         self.assertEqual(whole, len(octets))
 
-    def test_aged(self) -> None:
+    def test_response_has_the_remaining_ttl(self) -> None:
         """
-        The TTL is what is left of it, over UDP and TCP.
+        The TTL is the remaining one, over UDP and TCP.
         """
         query = make_query("www.test.", A)
         for is_stream in (False, True):
@@ -101,9 +101,9 @@ class WrittenTests(SynchronousTestCase):
             )
             self.assertEqual(fresh.answer[0].ttl - 7, old.answer[0].ttl)
 
-    def test_an_error(self) -> None:
+    def test_error_response_is_servfail_with_the_reason(self) -> None:
         """
-        SERVFAIL, with the reason for a client that speaks EDNS.
+        SERVFAIL, with the reason for a client that uses EDNS.
         """
         query = make_query("www.test.", A, ident=7)
         octets = ResponseBuilder(REWRITER, 1232).build(request(query), ExtendedError(EDE_OTHER, "why"))
@@ -118,7 +118,7 @@ class CachedErrorTests(SynchronousTestCase):
     A failure of a moment ago says that it is one (RFC 8914 §4.14).
     """
 
-    def test_an_error_of_ours(self) -> None:
+    def test_cached_local_error_has_the_cached_error_code(self) -> None:
         """
         The code is that of a cached error, the text stays.
         """
@@ -127,9 +127,9 @@ class CachedErrorTests(SynchronousTestCase):
             as_cached(ExtendedError(EDE_OTHER, "why")),
         )
 
-    def test_one_of_an_upstream(self) -> None:
+    def test_cached_upstream_error_has_both_codes(self) -> None:
         """
-        It gets the code beside what the upstream said.
+        The cached-error code is added to the upstream's options.
         """
         query = make_query("www.test.", A)
         answer = answer_to(query)._replace(options=b"\0\x0f\0\2\0\6")

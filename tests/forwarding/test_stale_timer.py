@@ -31,9 +31,9 @@ class StaleTimerTests(SynchronousTestCase):
     def names(self) -> list[list[str]]:
         return [[query.name for query in queries] for _, queries in self.served]
 
-    def test_after_1_8_seconds(self) -> None:
+    def test_stale_is_due_once_after_1_8_seconds(self) -> None:
         """
-        Not sooner, and once.
+        Not earlier, and once.
         """
         self.add()
         self.clock.advance(1.79)
@@ -44,7 +44,7 @@ class StaleTimerTests(SynchronousTestCase):
         self.assertEqual(1, len(self.served))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_each_at_its_time(self) -> None:
+    def test_each_query_is_due_after_its_own_1_8_seconds(self) -> None:
         """
         One timer serves all; each has its own 1.8 s.
         """
@@ -59,9 +59,9 @@ class StaleTimerTests(SynchronousTestCase):
         self.clock.advance(0.02)
         self.assertEqual([["a"], ["b"]], self.names())
 
-    def test_those_close_together_are_served_together(self) -> None:
+    def test_queries_within_20_ms_are_served_together(self) -> None:
         """
-        20 ms make no difference to a client, and a timer for each would cost.
+        A difference of 20 ms saves a timer for each.
         """
         self.add("a")
         self.clock.advance(0.015)
@@ -71,9 +71,9 @@ class StaleTimerTests(SynchronousTestCase):
         self.clock.advance(1.8 - 0.025)
         self.assertEqual([["a", "b"]], self.names())
 
-    def test_what_nobody_waits_for_needs_no_timer(self) -> None:
+    def test_answered_queries_need_no_timer(self) -> None:
         """
-        Once one is due, those in front that were answered meanwhile are dropped.
+        Once one is due, those before it that were answered meanwhile are dropped.
         """
         self.add("a")
         self.clock.advance(0.5)
@@ -85,7 +85,7 @@ class StaleTimerTests(SynchronousTestCase):
         self.clock.advance(1.0)
         self.assertEqual([["a"], ["c"]], self.names())
 
-    def test_stop(self) -> None:
+    def test_stop_leaves_no_timer_and_allows_reuse(self) -> None:
         """
         Nothing is served any more, no timer is left, and it can be used again.
         """

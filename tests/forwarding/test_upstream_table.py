@@ -13,9 +13,9 @@ class RosterTests(SynchronousTestCase):
     Who comes, who goes, who stays.
     """
 
-    def test_places(self) -> None:
+    def test_upstreams_keep_their_slots_across_reloads(self) -> None:
         """
-        Whoever stays keeps its place; whoever is new gets another, and one that was left only after two minutes.
+        An upstream that stays keeps its slot; a new one gets another, and a freed one only after two minutes.
         """
         a, b, c, d, e = (ScriptedUpstream(label) for label in "abcde")
         upstream_table = UpstreamTable([a, b])
@@ -39,9 +39,9 @@ class RosterTests(SynchronousTestCase):
         table.replace([b, c], 0.0)
         self.assertEqual("<UpstreamTable 0 a: removed, 1 b: slow, 2 c: down>", repr(table))
 
-    def test_a_place_is_kept_for_two_minutes(self) -> None:
+    def test_slot_of_a_removed_upstream_is_reserved_for_two_minutes(self) -> None:
         """
-        Counted from when its upstream left, not from when others did: replies may still come for it.
+        Counted from the removal of its own upstream: replies may still arrive for it.
         """
         for since, now, is_kept in ((1000.0, 1120.0, True), (1000.0, 1120.1, False)):
             a, b, c = (ScriptedUpstream(label) for label in "abc")
@@ -53,7 +53,7 @@ class RosterTests(SynchronousTestCase):
             self.assertEqual(["a", "b", "c"] if is_kept else ["c", "b"], table.labels)
             self.assertIs(c, table.slots[table.active[1]])
 
-    def test_one_that_came_back_leaves_again(self) -> None:
+    def test_second_removal_restarts_the_two_minutes(self) -> None:
         """
         The two minutes begin anew.
         """
@@ -65,9 +65,9 @@ class RosterTests(SynchronousTestCase):
         table.replace([b, c], 300.0)
         self.assertEqual((1, 2), table.active)
 
-    def test_coming_back(self) -> None:
+    def test_upstream_that_returns_gets_its_slot_back(self) -> None:
         """
-        Whoever comes back has its place again.
+        Its former slot is used again.
         """
         a, b = ScriptedUpstream("a"), ScriptedUpstream("b")
         upstream_table = UpstreamTable([a, b])
@@ -75,9 +75,9 @@ class RosterTests(SynchronousTestCase):
         upstream_table.replace([a, b], 1000.0)
         self.assertEqual((0, 1), upstream_table.active)
 
-    def test_who_is_up(self) -> None:
+    def test_only_active_upstreams_count_as_up(self) -> None:
         """
-        Only those who are asked count.
+        Removed upstreams do not count.
         """
         a, b = ScriptedUpstream("a"), ScriptedUpstream("b", tier=2)
         upstream_table = UpstreamTable([a, b])

@@ -23,9 +23,9 @@ class AdmissionTests(SynchronousTestCase):
         """
         self.admission = AccessList(map(ip_network, PRIVATE_NETWORKS))
 
-    def test_loopback_and_private_networks(self) -> None:
+    def test_loopback_and_private_networks_are_allowed_by_default(self) -> None:
         """
-        By default those are served who can only be near (RFC 5625 §6.2).
+        Clients of local networks only (RFC 5625 §6.2).
         """
         near = ("127.0.0.1", "127.9.9.9", "10.1.2.3", "172.31.0.1", "192.168.0.1", "169.254.1.1", "100.64.0.1", "::1")
         for host in (*near, "fd00::1", "fe80::1%eth0", "::ffff:192.168.1.1"):
@@ -33,15 +33,15 @@ class AdmissionTests(SynchronousTestCase):
         for host in ("192.0.2.1", "172.32.0.1", "2001:db8::1", "::ffff:192.0.2.1", "8.8.8.8", "::"):
             self.assertFalse(self.admission.allows(host), host)
 
-    def test_the_process_itself(self) -> None:
+    def test_in_process_client_is_always_allowed(self) -> None:
         """
-        What this process asks itself is always served.
+        Queries of this process are always answered.
         """
         self.assertTrue(AccessList([]).allows(""))
 
-    def test_the_networks_that_are_configured(self) -> None:
+    def test_configured_networks_are_allowed_to_the_address(self) -> None:
         """
-        Served are the members of what is configured, to the address, and nobody else.
+        Members of the configured networks are allowed, and no other address.
         """
         admission = AccessList([ip_network("192.0.2.64/28"), ip_network("2001:db8:1::/48")])
         for host in ("192.0.2.64", "192.0.2.79", "2001:db8:1:ffff::1", "::ffff:192.0.2.70"):
@@ -49,15 +49,15 @@ class AdmissionTests(SynchronousTestCase):
         for host in ("192.0.2.63", "192.0.2.80", "2001:db8:2::", "2001:db8:0:ffff::1", "127.0.0.1", "::1"):
             self.assertFalse(admission.allows(host), host)
 
-    def test_what_is_no_address(self) -> None:
+    def test_client_without_an_ip_address_is_not_allowed(self) -> None:
         """
         A client that has no IP address is not served.
         """
         self.assertFalse(self.admission.allows("somewhere"))
 
-    def test_verdicts_are_remembered_and_bounded(self) -> None:
+    def test_cached_verdicts_are_bounded(self) -> None:
         """
-        Spoofed addresses can fill no memory, and the verdict stays the same.
+        Forged addresses cannot fill the memory, and verdicts stay the same.
         """
         with mock.patch.object(access, "_REMEMBERED", 4):
             for last in range(20):

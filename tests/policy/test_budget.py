@@ -22,9 +22,9 @@ class BudgetTests(SynchronousTestCase):
     A share of what clients ask, and a burst.
     """
 
-    def test_a_burst_of_20(self) -> None:
+    def test_balance_starts_at_20_and_never_exceeds_it(self) -> None:
         """
-        20 at the start, and never more, however much clients ask.
+        20 at the start, and never more, however many queries credit it.
         """
         budget = Budget(0.1)
         self.assertFalse(budget.is_off)
@@ -32,7 +32,7 @@ class BudgetTests(SynchronousTestCase):
         budget.credit(100_000)
         self.assertEqual(20, spent(budget))
 
-    def test_the_share(self) -> None:
+    def test_share_of_a_quarter_allows_one_in_four(self) -> None:
         """
         A share of a quarter is one for four queries, and none for three.
         """
@@ -46,7 +46,7 @@ class BudgetTests(SynchronousTestCase):
         budget.credit(9)
         self.assertEqual(2, spent(budget))
 
-    def test_none(self) -> None:
+    def test_share_of_zero_allows_nothing(self) -> None:
         """
         With a share of 0 there is never any.
         """

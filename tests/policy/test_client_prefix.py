@@ -17,16 +17,16 @@ class PrefixTests(SynchronousTestCase):
     def same(self, one: str, other: str, bits_v4: int = 32, bits_v6: int = 56) -> bool:
         return prefix_of(one, bits_v4, bits_v6) == prefix_of(other, bits_v4, bits_v6)
 
-    def test_ipv4_address(self) -> None:
+    def test_ipv4_address_is_a_client_with_32_bits(self) -> None:
         """
         With 32 bits each IPv4 address is a client, spelled as it is.
         """
         self.assertEqual("192.0.2.1", prefix_of("192.0.2.1", 32, 56))
         self.assertFalse(self.same("192.0.2.0", "192.0.2.1"))
 
-    def test_ipv4_network(self) -> None:
+    def test_ipv4_network_is_a_client_with_fewer_bits(self) -> None:
         """
-        With fewer bits those that share them are one client, up to the last address of the network.
+        With fewer bits the addresses that share them are one client, up to the last address of the network.
         """
         self.assertTrue(self.same("192.0.2.0", "192.0.2.255", 24))
         self.assertFalse(self.same("192.0.2.255", "192.0.3.0", 24))
@@ -34,7 +34,7 @@ class PrefixTests(SynchronousTestCase):
         self.assertFalse(self.same("192.0.2.1", "192.0.2.2", 31))
         self.assertTrue(self.same("0.0.0.1", "255.0.0.1", 0))
 
-    def test_ipv6_network(self) -> None:
+    def test_ipv6_network_of_56_bits_is_a_client(self) -> None:
         """
         The first 56 bits of an IPv6 address are one client, at any other number likewise.
         """
@@ -44,7 +44,7 @@ class PrefixTests(SynchronousTestCase):
         self.assertFalse(self.same("2001:db8::1", "2001:db8:0:1::1", bits_v6=64))
         self.assertFalse(self.same("2001:db8::1", "2001:db8::2", bits_v6=128))
 
-    def test_link_local(self) -> None:
+    def test_each_link_local_address_is_a_client(self) -> None:
         """
         All hosts of a link have the same prefix: each whole address is a client (RFC 4291 §2.5.6), in any scope.
         """
@@ -64,14 +64,14 @@ class PrefixTests(SynchronousTestCase):
         self.assertEqual("192.0.2.1", prefix_of("::ffff:192.0.2.1", 32, 56))
         self.assertEqual(ip_address("192.0.2.1"), address_of("::ffff:192.0.2.1"))
 
-    def test_what_is_no_address(self) -> None:
+    def test_text_that_is_no_address_is_its_own_prefix(self) -> None:
         """
         It stands for itself.
         """
         self.assertIsNone(address_of("a socket"))
         self.assertEqual("a socket", prefix_of("a socket", 32, 56))
 
-    def test_address_without_its_scope(self) -> None:
+    def test_scope_is_no_part_of_the_address(self) -> None:
         """
         A scope names a link of this machine and is no part of the address (RFC 4007 §11).
         """

@@ -106,7 +106,7 @@ class PrefixTests(SynchronousTestCase):
 
     def test_link_local_addresses_are_clients(self) -> None:
         """
-        Each is one, however its link is spelled.
+        Each address is one client, however its link is spelled.
         """
         self.assertFalse(self.same("fe80::1%2", "fe80::2%2"))
         self.assertTrue(self.same("fe80::1%2", "fe80::1%eth0"))
@@ -121,16 +121,16 @@ class PrefixTests(SynchronousTestCase):
 
     def test_exempt_address_is_a_client_of_its_own(self) -> None:
         """
-        One that is exempt does not exempt others of its prefix.
+        An exempt address does not exempt others of its prefix.
         """
         scene = Scene(limits=ShareLimits(exempt=(ip_network("2001:db8::1/128"),)))
         self.assertTrue(scene.of("2001:db8::1").is_exempt)
         self.assertFalse(scene.of("2001:db8::2").is_exempt)
         self.assertTrue(scene.of("").is_exempt)
 
-    def test_those_that_are_not_served_are_one(self) -> None:
+    def test_refused_clients_share_one_account(self) -> None:
         """
-        All of them have one share, which has no credit.
+        Clients outside the access list have one share together, which has no credit.
         """
         scene = Scene()
         self.assertIs(scene.of("203.0.113.1"), scene.of("203.0.113.2"))
@@ -154,13 +154,13 @@ class InFlightTests(SynchronousTestCase):
 
     def test_one_client_gets_half(self) -> None:
         """
-        One that takes all it gets leaves as much; the next one gets half of that, and a third one still has room.
+        One client gets half of the places, the next one half of the rest, and a third one still has room.
         """
         scene = Scene()
         scene.meet("192.0.2.1", "192.0.2.2", "192.0.2.3")
         self.assertEqual([500, 250, 125], [self.fill(scene, f"192.0.2.{n}") for n in (1, 2, 3)])
 
-    def test_all_that_are_new_share(self) -> None:
+    def test_new_addresses_share_half(self) -> None:
         """
         However many addresses are used for the first time, they get half together, and a client that is known is not
         concerned.
@@ -170,7 +170,7 @@ class InFlightTests(SynchronousTestCase):
         strangers = sum(self.fill(scene, f"198.51.100.{n}") for n in range(200))
         self.assertEqual((500, 250), (strangers, self.fill(scene, "192.0.2.1")))
 
-    def test_handshake_makes_known(self) -> None:
+    def test_client_with_a_handshake_is_known_at_once(self) -> None:
         """
         A client that completed one has an account of its own at once.
         """
@@ -183,7 +183,7 @@ class InFlightTests(SynchronousTestCase):
 
     def test_exempt_client_gets_all(self) -> None:
         """
-        For one that is exempt there is the whole table.
+        An exempt client may use the whole table.
         """
         scene = Scene(limits=ShareLimits(exempt=(ip_network("192.0.2.1/32"),)))
         self.assertEqual(1000, self.fill(scene, "192.0.2.1"))
@@ -199,9 +199,9 @@ class InFlightTests(SynchronousTestCase):
         self.assertTrue(scene.shares.try_charge(scene.of("192.0.2.2").account, 4096))
 
     @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(12, 4096)), max_size=200))
-    def test_what_is_taken_is_given_back(self, steps: list[tuple[int, bool, int]]) -> None:
+    def test_taken_places_are_given_back(self, steps: list[tuple[int, bool, int]]) -> None:
         """
-        After any sequence nobody holds anything, and never more than there is.
+        After any sequence no client holds a place, and never more than there are.
         """
         scene = Scene(max_in_flight=20)
         held: list[tuple[ClientShare, int]] = []
@@ -227,9 +227,9 @@ class RateTests(SynchronousTestCase):
     Queries a second.
     """
 
-    def test_nobody_is_held_back_at_ease(self) -> None:
+    def test_rate_is_not_limited_without_overload(self) -> None:
         """
-        While there is not too much to do, any rate is served.
+        Without overload, any rate is served.
         """
         scene = Scene()
         scene.meet("192.0.2.1", "192.0.2.2")
@@ -253,7 +253,7 @@ class RateTests(SynchronousTestCase):
 
     def test_loud_client_is_held_to_its_rate(self) -> None:
         """
-        Under pressure, and beside another one, which gets all it asks for.
+        Under overload, and beside another client, which gets everything it sends answered.
         """
         scene = Scene()
         scene.meet("192.0.2.1", "192.0.2.2")
@@ -261,17 +261,17 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(40, quiet)
         self.assertTrue(3900 <= loud <= 4200, loud)
 
-    def test_only_client_is_not_held_back(self) -> None:
+    def test_only_client_is_not_rate_limited(self) -> None:
         """
-        One that is alone gets all there is.
+        A single client gets everything.
         """
         scene = Scene()
         scene.meet("192.0.2.1")
         self.assertEqual((80_000, 0), self.flood(scene, others=0))
 
-    def test_only_client_that_is_new_is_not_held_back(self) -> None:
+    def test_only_client_that_is_new_is_not_rate_limited(self) -> None:
         """
-        Nor is one that begins with more than can be done, and was not seen before.
+        A single new client that starts with more than the capacity is not limited either.
         """
         scene = Scene()
         scene.overload()
@@ -280,7 +280,7 @@ class RateTests(SynchronousTestCase):
             self.assertEqual(2000, scene.ask("192.0.2.1", 2000))
             scene.now += 0.05
 
-    def test_exempt_client_is_not_held_back(self) -> None:
+    def test_exempt_client_is_not_rate_limited(self) -> None:
         """
         Nor is one that is exempt.
         """
@@ -288,7 +288,7 @@ class RateTests(SynchronousTestCase):
         scene.meet("192.0.2.1", "192.0.2.2")
         self.assertEqual((80_000, 40), self.flood(scene))
 
-    def test_rate_of_zero_is_none(self) -> None:
+    def test_rate_of_zero_limits_no_client(self) -> None:
         """
         A rate of 0 limits nobody.
         """
@@ -296,9 +296,9 @@ class RateTests(SynchronousTestCase):
         scene.meet("192.0.2.1", "192.0.2.2")
         self.assertEqual((80_000, 40), self.flood(scene))
 
-    def test_it_ends_with_the_flood(self) -> None:
+    def test_rate_limit_ends_two_seconds_after_the_flood(self) -> None:
         """
-        Two seconds after nobody is over the rate any more, nobody is held to it.
+        Two seconds after the last client went below the rate, no client is limited.
         """
         scene = Scene()
         scene.meet("192.0.2.1", "192.0.2.2")
@@ -307,9 +307,9 @@ class RateTests(SynchronousTestCase):
         scene.now += 2.1
         self.assertEqual(5000, scene.ask("192.0.2.1", 5000))
 
-    def test_burst_is_no_pressure(self) -> None:
+    def test_burst_is_no_overload(self) -> None:
         """
-        Many that come at once, and are done with at once, are not too much; a full batch now and then is not, either.
+        A burst that is processed at once is no overload; a full batch now and then is not, either.
         """
         scene = Scene()
         scene.meet("192.0.2.1", "192.0.2.2")
@@ -339,16 +339,16 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(300, known)
         self.assertTrue(1900 <= forged <= 2200, forged)
 
-    def test_a_batch_is_what_the_port_reads(self) -> None:
+    def test_full_batch_is_that_of_the_udp_port(self) -> None:
         """
-        What is full is the same here and there.
+        A full batch has the same size here and at the port.
         """
         self.assertEqual(BATCH, FULL_BATCH)
         self.assertEqual(BATCH, CREDIT_SIZE)
 
-    def test_those_over_their_rate_are_told_so_at_a_rate(self) -> None:
+    def test_responses_to_clients_over_their_rate_are_limited(self) -> None:
         """
-        Responses that say so are bounded.
+        Responses that say so are bounded in rate.
         """
         scene = Scene()
         self.assertEqual(2000, sum(scene.shares.may_respond_to_shed(scene.now) for _ in range(10_000)))
@@ -361,9 +361,9 @@ class BoundTests(SynchronousTestCase):
     What is remembered.
     """
 
-    def test_addresses_seen_do_not_fill_the_memory(self) -> None:
+    def test_tables_of_addresses_are_bounded(self) -> None:
         """
-        Many more addresses than there is room for leave bounded tables, and a client that is active is still known.
+        Many more addresses than fit leave bounded tables, and an active client is still known.
         """
         scene = Scene()
         scene.meet("192.0.2.1")
@@ -377,7 +377,7 @@ class BoundTests(SynchronousTestCase):
         self.assertLessEqual(len(scene.shares.by_host), MAX_HOSTS)
         self.assertIs(share, scene.of("192.0.2.1"))
 
-    def test_many_addresses_of_one_network(self) -> None:
+    def test_addresses_of_one_ipv6_network_have_one_share(self) -> None:
         """
         Those of an IPv6 network have one share, however many they are.
         """
@@ -387,7 +387,7 @@ class BoundTests(SynchronousTestCase):
         self.assertLessEqual(len(scene.shares.by_host), MAX_HOSTS)
         self.assertEqual(1, len(scene.shares))
 
-    def test_one_that_holds_something_is_kept(self) -> None:
+    def test_client_that_holds_a_place_is_kept(self) -> None:
         """
         A prefix with a connection keeps its share.
         """
@@ -418,7 +418,7 @@ class LastingTests(SynchronousTestCase):
     What goes on, and what does not.
     """
 
-    def test_a_hiccup_is_no_flood(self) -> None:
+    def test_short_stall_limits_clients_for_some_seconds_only(self) -> None:
         """
         A client above the rate is held to it for some seconds after a queue stood once; after that it is served,
         although another client is active all the time, since no queue stands.
@@ -439,9 +439,9 @@ class LastingTests(SynchronousTestCase):
         self.assertLess(served[0], 2001)
         self.assertEqual([5000] * 15, served[15:])
 
-    def test_another_listener_does_not_end_it(self) -> None:
+    def test_queue_of_one_listener_is_not_ended_by_another(self) -> None:
         """
-        A queue that stands at one listener stands, whatever another one reads.
+        A queue at one listener stays a queue, whatever another listener reads.
         """
         scene = Scene()
         for _ in range(5):
@@ -462,9 +462,9 @@ class LastingTests(SynchronousTestCase):
         self.assertFalse(scene.shares.try_charge(account, 40))
         self.assertEqual((1, 1), (scene.shares.in_flight, account.in_flight))
 
-    def test_a_reload_changes_nobody(self) -> None:
+    def test_reload_keeps_clients_and_their_places(self) -> None:
         """
-        Clients are known as before, and what they hold is theirs.
+        Clients are known as before, and keep what they hold.
         """
         scene = Scene()
         scene.meet("192.0.2.1")
@@ -478,9 +478,9 @@ class LastingTests(SynchronousTestCase):
         )
         self.assertIsNot(share, scene.of("192.0.2.1"))
 
-    def test_a_known_network_is_known_by_any_address(self) -> None:
+    def test_known_network_is_known_by_any_address(self) -> None:
         """
-        Under pressure, an IPv6 address that was forgotten is known by its network.
+        Under overload, an IPv6 address that was evicted is known by its network.
         """
         scene = Scene()
         scene.meet("2001:db8::1", "192.0.2.2")
@@ -495,7 +495,7 @@ class LastingTests(SynchronousTestCase):
         self.assertTrue(scene.ask_once("2001:db8::1"))
         self.assertFalse(scene.ask_once("2001:db8:1::1"))
 
-    def test_many_addresses_of_a_network_push_out_nobody(self) -> None:
+    def test_addresses_of_one_network_do_not_evict_another_client(self) -> None:
         """
         Of one network a few addresses are kept when many have to be forgotten, and another client's is.
         """
@@ -511,7 +511,7 @@ class CreditTests(SynchronousTestCase):
     Queries that a client may send before its bucket is looked at again.
     """
 
-    def test_no_more_than_the_bucket_holds(self) -> None:
+    def test_credit_is_limited_to_the_bucket(self) -> None:
         """
         The last token is one query, not a whole slice; without a whole token, and no limit in force, it is a slice.
         """
@@ -529,7 +529,7 @@ class NumberTests(SynchronousTestCase):
     Bounds that docs/security.md tells.
     """
 
-    def test_octets_in_flight(self) -> None:
+    def test_octets_in_flight_are_limited_to_16_mib(self) -> None:
         """
         Queries in flight have 16 MiB in all.
         """
@@ -541,9 +541,9 @@ class FullTests(SynchronousTestCase):
     Whether it is for want of room that a query has no place, or for its client's share.
     """
 
-    def test_in_flight_and_octets(self) -> None:
+    def test_either_limit_makes_the_table_full(self) -> None:
         """
-        Either limit is enough; the last place and the last octet are places.
+        Either limit is enough; the last place and the last octet can be used.
         """
         shares = ClientShares(ShareSettings(lambda host: True, max_in_flight=3))
         account = shares.share_of("192.0.2.1", 0.0)
@@ -558,9 +558,9 @@ class FullTests(SynchronousTestCase):
             shares.in_flight, shares.octets = in_flight, octets
             self.assertEqual(is_full, shares.is_table_full(account, 100), (in_flight, octets))
 
-    def test_what_is_taken(self) -> None:
+    def test_client_may_take_all_that_is_free_for_it(self) -> None:
         """
-        A client may hold as much as is free; one that is exempt all that there is, to the last octet.
+        A client may hold as much as is free; an exempt one all of it, to the last octet.
         """
         limits = ShareLimits(exempt=(ip_network("10.0.0.0/8"),))
         for host, octets, in_flight, has_place in (
@@ -581,9 +581,9 @@ class FullTests(SynchronousTestCase):
             self.assertEqual(after, (shares.in_flight, shares.octets))
             self.assertEqual(after, (account.in_flight, account.octets))
 
-    def test_exempt(self) -> None:
+    def test_exempt_client_is_limited_by_the_table_only(self) -> None:
         """
-        A client without a share has no place only if there is none.
+        A client without a share is refused only if the table is full.
         """
         shares = ClientShares(
             ShareSettings(lambda host: True, max_in_flight=3, limits=ShareLimits(exempt=(ip_network("10.0.0.0/8"),)))

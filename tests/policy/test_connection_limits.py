@@ -23,22 +23,22 @@ class PerConnectionLimitTests(SynchronousTestCase):
             found.append(limit.limit)
         return found
 
-    def test_three_alike(self) -> None:
+    def test_three_similar_closes_set_a_limit(self) -> None:
         """
-        Three endings after about as many answers are a rule, by the least of them; one that is other is its end.
+        Three closes after about as many replies set a limit, the least of them; a different one removes it.
         """
         self.assertEqual([None, None, 1, 1, None], self.limits(1, 1, 1, 2, 9))
         self.assertEqual([None, None, 95], self.limits(100, 95, 104))
 
-    def test_the_bounds_of_a_rule(self) -> None:
+    def test_limit_is_500_replies_and_a_tenth_of_difference_at_most(self) -> None:
         """
-        Up to 500 answers; they differ by a tenth of the least at most, or by one.
+        Up to 500 replies; they differ by a tenth of the least at most, or by one.
         """
         self.assertEqual([500, None], [self.limits(count, count, count)[-1] for count in (500, 501)])
         self.assertEqual([100, None], [self.limits(100, 100, most)[-1] for most in (110, 111)])
         self.assertEqual([5, None], [self.limits(5, 5, most)[-1] for most in (6, 7)])
 
-    def test_what_is_told(self) -> None:
+    def test_each_new_limit_is_reported_once(self) -> None:
         """
         Each new limit, once; what another worker has learned is not told, and is forgotten like any other.
         """
@@ -58,9 +58,9 @@ class PerConnectionLimitTests(SynchronousTestCase):
         limit.ended(4)
         self.assertIsNone(limit.limit)
 
-    def test_no_rule(self) -> None:
+    def test_dissimilar_closes_set_no_limit(self) -> None:
         """
-        Endings all over the place are none, nor are those without an answer, nor those after very many.
+        Dissimilar closes set none, nor do those without a reply, nor those after very many.
         """
         self.assertEqual([None] * 6, self.limits(1, 7, 3, 50, 2, 9))
         self.assertEqual([None] * 4, self.limits(0, 0, 0, 0))
@@ -72,9 +72,9 @@ class ShouldAddConnectionTests(SynchronousTestCase):
     Slow and many: both have to be.
     """
 
-    def test_when(self) -> None:
+    def test_connection_is_added_by_latency_dial_time_and_load(self) -> None:
         """
-        (took, dial, outstanding, standing) → whether.
+        A table of (latency, dial time, in flight, connections) and the expected decision.
         """
         for case, wanted in {
             (0.2, 0.01, 8, 1): True,
@@ -94,18 +94,18 @@ class IdleTests(SynchronousTestCase):
     When a connection is closed for nobody using it.
     """
 
-    def test_what_was_configured(self) -> None:
+    def test_idle_timeout_is_the_configured_one_at_most(self) -> None:
         """
-        As long as nothing else is known that is it, and it never is more.
+        Without observations it is the configured one, which is never exceeded.
         """
         idle = IdleLimit(30.0)
         self.assertEqual(30.0, idle.next_timeout())
         idle.closed_by_peer(60.0)
         self.assertEqual(30.0, idle.next_timeout())
 
-    def test_a_server_that_closes_sooner(self) -> None:
+    def test_earlier_close_lowers_the_idle_timeout_and_it_grows_back(self) -> None:
         """
-        Then it is a little less than that, and bit by bit more again.
+        It becomes a little less than the observed time, and grows back step by step.
         """
         idle = IdleLimit(30.0)
         idle.closed_by_peer(10.0)
@@ -116,7 +116,7 @@ class IdleTests(SynchronousTestCase):
             idle.next_timeout()
         self.assertEqual(30.0, idle.next_timeout())
 
-    def test_from_0_2_seconds_on(self) -> None:
+    def test_close_after_0_2_seconds_counts_as_idle(self) -> None:
         """
         A close after 0.2 s is one for being idle; the next connection is idle for nine tenths of that, then 2 % longer.
         """
@@ -126,7 +126,7 @@ class IdleTests(SynchronousTestCase):
             self.assertAlmostEqual(learned, idle.next_timeout())
         self.assertAlmostEqual(0.918, idle.next_timeout())
 
-    def test_one_that_closed_at_once(self) -> None:
+    def test_close_right_after_a_reply_is_not_idle(self) -> None:
         """
         What ends right after an answer does not end for being idle.
         """

@@ -23,23 +23,23 @@ class HealthTests(SynchronousTestCase):
         """
         self.health = Health()
 
-    def test_it_is_up_until_it_fails(self) -> None:
+    def test_untried_upstream_is_up(self) -> None:
         """
-        Nothing known is good; it may be dialled at once.
+        It may be dialled at once.
         """
         self.assertTrue(self.health.is_up)
         self.assertEqual(0.0, self.health.seconds_until_redial(0.0, has_pending=False))
 
-    def test_failures_are_counted(self) -> None:
+    def test_first_failure_marks_it_down_and_failures_are_counted(self) -> None:
         """
-        It is down from the first failure on, and remembers how many there were and the last one's reason.
+        It is down from the first failure on, with their number and the last one's reason.
         """
         for _ in range(3):
             self.health.failed(REFUSED, 1.0, 0.0)
         self.assertEqual((False, 3), (self.health.is_up, self.health.failures))
         self.assertIs(REFUSED, self.health.error)
 
-    def test_a_handshake_proves_a_failed_dial_wrong(self) -> None:
+    def test_handshake_after_failed_dials_marks_it_up_once(self) -> None:
         """
         After failed dials a verified handshake brings it up, once.
         """
@@ -48,9 +48,9 @@ class HealthTests(SynchronousTestCase):
         self.assertTrue(self.health.is_up)
         self.assertIsNone(self.health.error)
 
-    def test_after_silence_only_an_answer_counts(self) -> None:
+    def test_silent_upstream_is_up_after_a_reply_only(self) -> None:
         """
-        An upstream that was silent is not up for shaking hands, but for answering.
+        After silence a handshake does not mark it up, a reply does.
         """
         self.health.failed(Timeout("read", "silent"), 1.0, 0.0, silent=True)
         self.health.failed(REFUSED, 2.0, 0.0)
@@ -59,24 +59,24 @@ class HealthTests(SynchronousTestCase):
         self.assertTrue(self.health.answered())
         self.assertTrue(self.health.is_up)
 
-    def test_silence_is_forgotten_with_an_answer(self) -> None:
+    def test_reply_clears_the_silence(self) -> None:
         """
-        After an answer a failed dial is again a failed dial, which a handshake proves wrong.
+        After a reply a failed dial is again a failed dial, which a handshake ends.
         """
         self.health.failed(Timeout("read", "silent"), 1.0, 0.0, silent=True)
         self.health.answered()
         self.health.failed(REFUSED, 2.0, 0.0)
         self.assertTrue(self.health.connected())
 
-    def test_an_answer_from_one_that_is_up_is_no_change(self) -> None:
+    def test_reply_while_up_is_no_change(self) -> None:
         """
-        Coming up is told once.
+        A change to up is reported once.
         """
         self.assertEqual([False, False], [self.health.answered(), self.health.connected()])
 
-    def test_the_last_failure_is_the_one_told(self) -> None:
+    def test_last_failure_is_reported(self) -> None:
         """
-        Of several failures the latest is kept, and the wait is that of the latest, with its jitter.
+        Of several failures the latest is kept, and its wait, with jitter.
         """
         self.health.failed(REFUSED, 1.0, 0.0)
         latest = Timeout("connect", "slow")
@@ -85,7 +85,7 @@ class HealthTests(SynchronousTestCase):
         self.assertAlmostEqual(0.225, self.health.seconds_until_redial(5.0, has_pending=False))
         self.assertAlmostEqual(0.125, self.health.seconds_until_redial(5.1, has_pending=False))
 
-    def test_one_that_came_up_may_be_dialled_at_once(self) -> None:
+    def test_recovery_ends_the_wait(self) -> None:
         """
         Recovery ends the wait.
         """
@@ -94,9 +94,9 @@ class HealthTests(SynchronousTestCase):
         self.health.connected()
         self.assertEqual(0.0, self.health.seconds_until_redial(100.0, has_pending=False))
 
-    def test_the_wait_is_counted_from_the_failure(self) -> None:
+    def test_wait_counts_from_the_failure(self) -> None:
         """
-        What is left of the wait shrinks with time; while somebody asks it is a second at most.
+        The remaining wait shrinks with time; with pending queries it is a second at most.
         """
         for _ in range(10):
             self.health.failed(REFUSED, 100.0, 0.0)
@@ -120,9 +120,9 @@ class SlowTests(SynchronousTestCase):
                 return wait
         raise AssertionError("not slow")
 
-    def test_it_takes_more_than_a_few(self) -> None:
+    def test_more_than_ten_overdue_queries_make_it_slow(self) -> None:
         """
-        Ten overdue questions are bad luck, and among answers in time no more than those.
+        Up to ten overdue queries do not, nor as many among replies in time.
         """
         health = Health()
         self.assertEqual([0.0] * 10, [health.note_late(0.0) for _ in range(10)])
@@ -132,15 +132,15 @@ class SlowTests(SynchronousTestCase):
             health.note_in_time(3)
             self.assertFalse(health.is_slow)
 
-    def test_it_is_tried_less_and_less(self) -> None:
+    def test_pause_of_a_slow_upstream_doubles_to_half_a_minute(self) -> None:
         """
-        Each time it is still slow it is left alone for longer, up to half a minute.
+        Each trial that is still slow lengthens the pause, up to half a minute.
         """
         health = Health()
         waits = [self.made_slow(health, 0.0)] + [health.extend_slow_period(0.0) for _ in range(6)]
         self.assertEqual([1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0], waits)
 
-    def test_an_answer_in_time(self) -> None:
+    def test_reply_in_time_after_the_pause_ends_slowness(self) -> None:
         """
         Once it was left alone long enough, an answer in time ends it; then it takes less to be slow again, for longer,
         unless a minute has passed.
@@ -155,7 +155,7 @@ class SlowTests(SynchronousTestCase):
         health.trial_in_time(7.0)
         self.assertEqual(1.0, self.made_slow(health, 80.0))
 
-    def test_answers_make_it_good(self) -> None:
+    def test_replies_in_time_clear_lateness(self) -> None:
         """
         Lateness is forgotten with answers in time.
         """
@@ -165,9 +165,9 @@ class SlowTests(SynchronousTestCase):
         health.note_in_time(1000)
         self.assertEqual([0.0] * 10, [health.note_late(0.0) for _ in range(10)])
 
-    def test_back_soon(self) -> None:
+    def test_recent_outage_may_be_waited_out(self) -> None:
         """
-        One that went down a moment ago may be waited for, unless it is somebody else.
+        An upstream that went down a moment ago may be waited for, unless the identity is wrong.
         """
         health = Health()
         health.failed(REFUSED, 0.0, 0.0)
@@ -181,7 +181,7 @@ class DelayTests(SynchronousTestCase):
     A duration from a count.
     """
 
-    def test_it_doubles_up_to_its_cap(self) -> None:
+    def test_delay_doubles_up_to_its_cap(self) -> None:
         """
         Without jitter each failure doubles the wait, until the cap.
         """
@@ -195,13 +195,13 @@ class DelayTests(SynchronousTestCase):
     @given(st.integers(1, 10**6), st.floats(0, 1, exclude_max=True))
     def test_jitter_adds_at_most_a_quarter(self, failures: int, jitter: float) -> None:
         """
-        Whatever the jitter, the wait is what it would be without, and up to a quarter more.
+        The wait is the one without jitter, and up to a quarter more.
         """
         least = redial_delay(failures, 0.0)
         self.assertTrue(least <= redial_delay(failures, jitter) <= least * 1.25)
         self.assertGreaterEqual(redial_delay(failures, jitter), 0.1)
 
-    def test_jitter_is_added_to_what_is_capped(self) -> None:
+    def test_jitter_is_added_to_the_capped_delay(self) -> None:
         """
         Proxies that have all reached the cap do not dial in step either, nor more than once a second.
         """

@@ -15,7 +15,7 @@ class LatencyTests(SynchronousTestCase):
     What is learned of an upstream's answers.
     """
 
-    def test_nothing_known(self) -> None:
+    def test_timeout_is_the_floor_without_replies(self) -> None:
         """
         Without answers the floor is all there is.
         """
@@ -23,9 +23,9 @@ class LatencyTests(SynchronousTestCase):
         self.assertEqual((MIN_OVERDUE, MIN_OVERDUE), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
         self.assertEqual(0.1, latency.overdue_after(0.1))
 
-    def test_a_fast_one(self) -> None:
+    def test_fast_upstream_has_the_minimum_timeouts(self) -> None:
         """
-        However fast, nothing is overdue before a quarter of a second, or worth hedging before a twentieth.
+        The retry timeout is a quarter of a second at least, the hedge delay a twentieth.
         """
         latency = Latency()
         for _ in range(200):
@@ -33,9 +33,9 @@ class LatencyTests(SynchronousTestCase):
         self.assertEqual((0.002, 0.002), (latency.p50, latency.p95))
         self.assertEqual((MIN_OVERDUE, MIN_HEDGE), (latency.overdue_after(1.5), latency.hedge_after(1.5)))
 
-    def test_a_far_one(self) -> None:
+    def test_slower_replies_raise_the_timeout_up_to_the_limit(self) -> None:
         """
-        Where answers take longer, so does patience, up to the limit.
+        Where replies take longer, the timeout is longer, up to the limit.
         """
         latency = Latency()
         for _ in range(200):
@@ -44,9 +44,9 @@ class LatencyTests(SynchronousTestCase):
         self.assertEqual(1.0, latency.overdue_after(1.0))
 
     @given(st.lists(st.floats(0, 10), min_size=1, max_size=400))
-    def test_the_last_count(self, seconds: list[float]) -> None:
+    def test_figures_are_those_of_the_last_replies(self, seconds: list[float]) -> None:
         """
-        The figures are those of the last answers, and in order.
+        The figures are those of the last replies, and in order.
         """
         latency = Latency()
         for one in seconds:
@@ -99,9 +99,9 @@ class HedgeTests(SynchronousTestCase):
     How many may be asked twice.
     """
 
-    def test_a_share(self) -> None:
+    def test_three_in_a_hundred_are_hedged_after_the_burst(self) -> None:
         """
-        After the first burst three of a hundred, no matter how many ask.
+        After the first burst three of a hundred, however many queries there are.
         """
         budget = Budget(0.03)
         self.assertFalse(budget.is_off)
@@ -111,7 +111,7 @@ class HedgeTests(SynchronousTestCase):
         budget.credit(1000000)
         self.assertEqual(BURST, sum(budget.try_spend() for _ in range(1000)))
 
-    def test_off(self) -> None:
+    def test_share_of_zero_hedges_nothing(self) -> None:
         """
         With no share there is never any.
         """

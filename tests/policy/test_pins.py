@@ -17,22 +17,22 @@ class PinTests(SynchronousTestCase):
     Reading, showing and matching.
     """
 
-    def test_a_pin_is_the_hash_of_a_key(self) -> None:
+    def test_pin_is_the_sha256_of_a_public_key(self) -> None:
         """
         SHA-256 over the SubjectPublicKeyInfo (RFC 7858 §4.2).
         """
         self.assertEqual(PIN, pin_of(b"a key"))
 
-    def test_round_trip(self) -> None:
+    def test_pin_round_trips(self) -> None:
         """
-        A pin is read as it is shown.
+        A pin is parsed as it is shown.
         """
         self.assertEqual(PIN, parse_pin(f" {show_pin(PIN)} "))
         self.assertEqual("A" * 43 + "=", show_pin(bytes(32)))
 
-    def test_what_is_no_pin(self) -> None:
+    def test_text_that_is_no_pin_is_refused_with_a_reason(self) -> None:
         """
-        Anything but the base64 of 32 octets is refused, and told why.
+        Anything but the base64 of 32 octets is refused, with the reason.
         """
         long = "(44 characters of base64)"
         for text, told in (
@@ -49,7 +49,7 @@ class PinTests(SynchronousTestCase):
 
     def test_any_key_of_the_chain_may_match(self) -> None:
         """
-        One of the pins has to be of one of the keys; with no pins everything is accepted (RFC 7858 §4.2).
+        One of the pins has to be of one of the keys; without pins every chain is accepted (RFC 7858 §4.2).
         """
         self.assertTrue(matches_pins((), []))
         self.assertTrue(matches_pins((PIN,), [b"x", PIN]))

@@ -33,7 +33,7 @@ class KeyTests(SynchronousTestCase):
         self.assertNotEqual(key("www.test."), key("www.test.", TXT))
         self.assertNotEqual(key("www.test.", 0x41), key("www.test.", 0x61))
 
-    def test_names_above(self) -> None:
+    def test_name_and_its_parents_are_keys(self) -> None:
         """
         The name itself, then its parents, but not the root; of a long name the last eight.
         """
@@ -59,9 +59,9 @@ class QuarantineTests(SynchronousTestCase):
         """
         return self.quarantine.contains(key(name, qtype), now)
 
-    def test_a_question(self) -> None:
+    def test_question_is_quarantined_for_a_minute(self) -> None:
         """
-        A question that ended a connection is kept apart for a minute; others under its name are not.
+        A question that ended a connection is isolated for a minute; others below its name are not.
         """
         self.quarantine.add(key("x.ads.test."), 0.0)
         self.assertTrue(self.holds("x.ads.test."))
@@ -70,9 +70,9 @@ class QuarantineTests(SynchronousTestCase):
         self.assertTrue(self.holds("x.ads.test.", QUARANTINE_SECONDS - 0.1))
         self.assertFalse(self.holds("x.ads.test.", QUARANTINE_SECONDS))
 
-    def test_a_zone(self) -> None:
+    def test_three_questions_below_a_name_quarantine_the_zone(self) -> None:
         """
-        After three questions under a name all under it are kept apart, those above it not.
+        After three questions below a name all below it are isolated, names above are not.
         """
         for name in ("a.ads.test.", "b.ads.test."):
             self.quarantine.add(key(name), 0.0)
@@ -83,7 +83,7 @@ class QuarantineTests(SynchronousTestCase):
         self.assertFalse(self.holds("www.test.", 2.0))
         self.assertFalse(self.holds("d.ads.test.", 1.0 + QUARANTINE_SECONDS))
 
-    def test_a_zone_lasts_as_long_as_it_ends_connections(self) -> None:
+    def test_each_lost_connection_prolongs_the_zone(self) -> None:
         """
         Each connection that a question under it ends prolongs it.
         """
@@ -92,7 +92,7 @@ class QuarantineTests(SynchronousTestCase):
         self.quarantine.add(key("later.ads.test."), QUARANTINE_SECONDS - 1)
         self.assertTrue(self.holds("d.ads.test.", QUARANTINE_SECONDS + 30))
 
-    def test_the_same_question_again_makes_no_zone(self) -> None:
+    def test_repeated_question_makes_no_zone(self) -> None:
         """
         Only different questions count.
         """
@@ -100,9 +100,10 @@ class QuarantineTests(SynchronousTestCase):
             self.quarantine.add(key("a.ads.test."), 0.0)
         self.assertFalse(self.holds("b.ads.test."))
 
-    def test_an_answer_ends_it(self) -> None:
+    def test_reply_ends_the_quarantine_of_its_question(self) -> None:
         """
-        A question that is answered is not kept apart any more, nor a zone it is in; what ended connections is.
+        A question that is answered is not isolated any more, nor the zone it is in; the questions that ended
+        connections are.
         """
         for n in range(3):
             self.quarantine.add(key(f"{n}.ads.test."), 0.0)
@@ -142,18 +143,18 @@ class QuarantineTests(SynchronousTestCase):
         self.quarantine.remove(key("a.one.test."))
         self.assertEqual((False, True), (self.holds("a.one.test."), self.holds("a.two.example.")))
 
-    def test_a_zone_with_answers_between(self) -> None:
+    def test_replies_below_a_name_prevent_its_zone(self) -> None:
         """
-        A name such as a top-level domain, under which others are answered meanwhile, becomes no zone.
+        A name such as a top-level domain, below which others are answered meanwhile, becomes no zone.
         """
         for n in range(20):
             self.quarantine.add(key(f"ads{n}.com."), 0.0)
             self.quarantine.remove(key(f"www{n}.com."))
         self.assertFalse(self.holds("shop.com."))
 
-    def test_it_is_bounded(self) -> None:
+    def test_number_of_entries_is_bounded(self) -> None:
         """
-        However many there are, so many are remembered, the latest.
+        The latest entries are kept.
         """
         for n in range(3 * MAX_ENTRIES):
             self.quarantine.add(key(f"x{n}.t{n}."), 0.0)
@@ -162,7 +163,7 @@ class QuarantineTests(SynchronousTestCase):
         for known in (self.quarantine._questions, self.quarantine._zones, self.quarantine._counts):
             self.assertLessEqual(len(known), MAX_ENTRIES)
 
-    def test_what_is_over_is_forgotten(self) -> None:
+    def test_count_restarts_after_a_quiet_minute(self) -> None:
         """
         After a quiet minute the count begins anew.
         """
@@ -172,9 +173,9 @@ class QuarantineTests(SynchronousTestCase):
         self.assertFalse(self.holds("3.ads.test.", QUARANTINE_SECONDS + 2))
 
     @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.booleans()), max_size=30))
-    def test_what_was_answered_last_is_free(self, steps: list[tuple[int, int, bool]]) -> None:
+    def test_last_event_decides_whether_a_question_is_quarantined(self, steps: list[tuple[int, int, bool]]) -> None:
         """
-        Whatever happened: a question answered last is free, one that ended a connection last is not.
+        After any sequence: a question answered last is free, one that ended a connection last is not.
         """
         last: dict[str, bool] = {}
         for host, zone, is_answer in steps:

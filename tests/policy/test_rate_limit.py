@@ -14,7 +14,7 @@ class RateLimitTests(SynchronousTestCase):
     So often a second.
     """
 
-    def test_a_burst_and_then_the_rate(self) -> None:
+    def test_burst_of_a_second_then_the_rate(self) -> None:
         """
         A second's worth at once, after that one for each part of a second.
         """
@@ -27,9 +27,9 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(20, limit.available(500.0))
 
     @given(st.lists(st.floats(0, 0.5), max_size=100))
-    def test_never_more_than_the_rate(self, waits: list[float]) -> None:
+    def test_sum_never_exceeds_a_burst_and_the_rate(self, waits: list[float]) -> None:
         """
-        However it is asked, what is taken is at most a second's worth and the rate.
+        In any sequence, what is taken is at most a second's worth and the rate.
         """
         limit, now, taken = RateLimit(10.0, 0.0), 0.0, 0
         for wait in waits:

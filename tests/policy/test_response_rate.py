@@ -51,7 +51,7 @@ class ResponseRateTests(SynchronousTestCase):
         messages = [dns.message.from_wire(each) for each, _ in sent]
         return Counter("truncated" if message.flags & dns.flags.TC else "whole" for message in messages)
 
-    def test_same_question(self) -> None:
+    def test_same_response_is_limited_to_ten_then_every_fifth_is_truncated(self) -> None:
         """
         Ten are sent; of the 50 after that ten are, with TC=1, no records and the question.
         """
@@ -77,9 +77,9 @@ class ResponseRateTests(SynchronousTestCase):
             self.assertEqual(0, self.send([response("www.test.")], same)["whole"], same)
             self.assertEqual(1, self.send([response("www.test.")], other)["whole"], other)
 
-    def test_case_does_not_tell_questions_apart(self) -> None:
+    def test_case_of_the_name_is_ignored(self) -> None:
         """
-        The same name in other spelling is the same.
+        The same name in another spelling is the same.
         """
         spelled = [
             response("".join(c.upper() if n >> i & 1 else c for i, c in enumerate("abcdef")) + ".test.")
@@ -87,15 +87,15 @@ class ResponseRateTests(SynchronousTestCase):
         ]
         self.assertEqual({"whole": 10, "truncated": 10}, self.send(spelled))
 
-    def test_other_questions(self) -> None:
+    def test_different_names_are_limited_separately(self) -> None:
         """
         Different names are not alike.
         """
         self.assertEqual({"whole": 60}, self.send([response(f"n{n}.test.") for n in range(60)]))
 
-    def test_errors_below_a_name(self) -> None:
+    def test_nxdomain_and_nodata_below_one_name_are_limited_together(self) -> None:
         """
-        Names that do not exist are alike if they are below the same; so is what has no answer.
+        Names that do not exist are alike if they are below the same; so are NODATA responses.
         """
         missing = [response(f"n{n}.test.", dns.rcode.NXDOMAIN) for n in range(60)]
         self.assertEqual({"whole": 10, "truncated": 10}, self.send(missing))
@@ -103,7 +103,7 @@ class ResponseRateTests(SynchronousTestCase):
         elsewhere = [response(f"n.z{n}.test.", dns.rcode.NXDOMAIN) for n in range(60)]
         self.assertEqual({"whole": 60}, self.send(elsewhere))
 
-    def test_networks(self) -> None:
+    def test_each_client_network_has_its_own_limit(self) -> None:
         """
         All of a /24, or of a /56, get ten together; the next network gets as many.
         """
@@ -119,14 +119,14 @@ class ResponseRateTests(SynchronousTestCase):
         self.assertEqual({"whole": 10, "truncated": 10}, counts)
         self.assertEqual({"whole": 1}, self.send([octets], "2001:db8:1::1"))
 
-    def test_safe_clients(self) -> None:
+    def test_clients_with_verified_addresses_are_not_limited(self) -> None:
         """
-        Those whose addresses cannot be forged are not limited.
+        Clients whose addresses cannot be forged are not limited.
         """
         self.assertEqual({"whole": 60}, self.send([response("www.test.")] * 60, "10.0.0.1"))
         self.assertEqual(0, self.shed)
 
-    def test_next_second(self) -> None:
+    def test_limit_is_renewed_each_second(self) -> None:
         """
         A second later there are ten more.
         """
@@ -134,7 +134,7 @@ class ResponseRateTests(SynchronousTestCase):
         self.send([octets] * 60)
         self.assertEqual({"whole": 1}, self.send([octets], now=6.0))
 
-    def test_no_slip(self) -> None:
+    def test_slip_of_zero_drops_all_and_one_truncates_all(self) -> None:
         """
         With a slip of 0 all of the others are dropped; with 1 none is.
         """
@@ -143,9 +143,9 @@ class ResponseRateTests(SynchronousTestCase):
         self.limit = ResponseRateLimit(10, 1, lambda host: False, self.count)
         self.assertEqual({"whole": 10, "truncated": 50}, self.send([response("www.test.")] * 60))
 
-    def test_many_networks(self) -> None:
+    def test_tables_are_bounded_with_many_networks(self) -> None:
         """
-        However many networks there are, the tables stay as they are.
+        However many networks there are, the tables keep their size.
         """
         octets = response("www.test.")
         for n in range(20_000):
@@ -153,7 +153,7 @@ class ResponseRateTests(SynchronousTestCase):
         self.assertLessEqual(len(self.limit._networks), 8192)
         self.assertEqual(1 << 16, len(self.limit._counts))
 
-    def test_responses_without_question(self) -> None:
+    def test_errors_without_question_are_limited_together(self) -> None:
         """
         An error without its question is alike to others of its kind.
         """
@@ -164,9 +164,9 @@ class ResponseRateTests(SynchronousTestCase):
             ),
         )
 
-    def test_a_truncated_response_has_its_question(self) -> None:
+    def test_truncated_response_has_id_and_question(self) -> None:
         """
-        And its ID; one without a question has none.
+        A response without a question has none.
         """
         limit = ResponseRateLimit(1, 1, lambda host: False, lambda: None)
         for octets, questions in ((response("www.test."), 1), (b"\x12\x34\x81\x85" + bytes(8), 0)):

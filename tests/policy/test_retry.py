@@ -23,38 +23,39 @@ class NextUpstreamTests(SynchronousTestCase):
     The next of several.
     """
 
-    def test_the_preferred_first(self) -> None:
+    def test_preferred_upstream_is_first(self) -> None:
         """
-        With all up and nothing tried, the order decides.
+        With all up and no attempts, the order decides.
         """
         self.assertEqual(2, next_upstream((2, 0, 1), (), (), lambda _: 0))
 
-    def test_those_up_before_those_down(self) -> None:
+    def test_upstreams_that_are_up_come_before_those_down(self) -> None:
         """
-        One that is down is asked only when none is up that may be.
+        One that is down is chosen only when none is up that may be.
         """
         self.assertEqual(1, next_upstream((0, 1), (), (), lambda index: 0 if index == 1 else 2))
         self.assertEqual(1, next_upstream((0, 1), (1, 1), (), lambda index: 0 if index == 1 else 2))
         self.assertEqual(0, next_upstream((0, 1), (1, 1, 1), (), lambda index: 0 if index == 1 else 2))
 
-    def test_those_asked_least_first(self) -> None:
+    def test_upstream_with_fewest_attempts_comes_first(self) -> None:
         """
-        Of those that are up, the least asked is next.
+        Of those that are up, the one with the fewest attempts is next.
         """
         self.assertEqual(1, next_upstream((0, 1), (0,), (), lambda _: 0))
         self.assertEqual(0, next_upstream((0, 1), (0, 1), (), lambda _: 0))
 
-    def test_all_down_is_no_reason_not_to_ask(self) -> None:
+    def test_upstream_is_chosen_even_if_all_are_down(self) -> None:
         """
-        With everything down the least asked is tried all the same.
+        With all down the one with the fewest attempts is chosen.
         """
         self.assertEqual(0, next_upstream((0, 1), (), (), lambda _: 2))
 
     @given(st.permutations(range(4)), st.lists(st.integers(0, 3), max_size=10).map(tuple), st.sets(st.integers(0, 3)))
-    def test_up_then_least_asked_then_preferred(self, order: list[int], tried: tuple[int, ...], up: set[int]) -> None:
+    def test_order_is_up_then_fewest_attempts_then_preference(
+        self, order: list[int], tried: tuple[int, ...], up: set[int]
+    ) -> None:
         """
-        Of those asked fewer than three times: those up first, of them the least asked, of those the first in order
-        (RFC 9520 §3.1).
+        Of those with fewer than three attempts: those up first, of them those with the fewest attempts, then by order.
         """
         may = [index for index in order if tried.count(index) < 3]
         ranked = sorted(may, key=lambda index: (index not in up, tried.count(index), order.index(index)))
@@ -63,9 +64,9 @@ class NextUpstreamTests(SynchronousTestCase):
         )
 
     @given(st.integers(1, 4), st.lists(st.booleans(), min_size=4, max_size=4))
-    def test_three_times_each_and_no_more(self, count: int, up: list[bool]) -> None:
+    def test_no_upstream_is_chosen_after_three_attempts_each(self, count: int, up: list[bool]) -> None:
         """
-        A question goes to each upstream three times at most, and then to nobody (RFC 9520 §3.1).
+        A query goes to each upstream three times at most, and then fails (RFC 9520 §3.1).
         """
         order, tried = tuple(range(count)), ()
         while (index := next_upstream(order, tried, (), up.__getitem__)) is not None:
@@ -73,7 +74,7 @@ class NextUpstreamTests(SynchronousTestCase):
         self.assertEqual(3, MAX_SENDS)
         self.assertEqual(dict.fromkeys(order, 3), {index: tried.count(index) for index in order})
 
-    def test_given_up_and_taken_back(self) -> None:
+    def test_upstream_given_up_is_not_chosen_and_has_no_attempt(self) -> None:
         """
         One that is given up is not asked again, and counts as no attempt; one that is taken back does not count.
         """
@@ -91,42 +92,42 @@ class NextUpstreamsTests(SynchronousTestCase):
     The next, or all of them.
     """
 
-    def test_one_that_is_up(self) -> None:
+    def test_one_upstream_is_chosen_while_one_is_up(self) -> None:
         """
-        As long as one is up it alone is asked.
+        As long as one is up it alone is chosen.
         """
         self.assertEqual((1,), next_upstreams((0, 1, 2), (), (), (), lambda index: 0 if index > 0 else 2))
 
-    def test_a_race(self) -> None:
+    def test_race_chooses_several_upstreams_the_first_time(self) -> None:
         """
-        The first time so many are asked at once as are wanted and not down; after that one at a time.
+        The first time as many as configured that are not down; after that one at a time.
         """
         tiers = (0, 2, 1)
         self.assertEqual((0, 2), next_upstreams((0, 1, 2), (), (), (), tiers.__getitem__, 3))
         self.assertEqual((2,), next_upstreams((0, 1, 2), (0, 2), (), (0,), tiers.__getitem__, 3))
 
-    def test_a_slow_one(self) -> None:
+    def test_slow_upstream_comes_between_up_and_down(self) -> None:
         """
         One that is slow is asked after those that are not, and before those that are down.
         """
         self.assertEqual((1,), next_upstreams((0, 1), (), (), (), (1, 0).__getitem__))
         self.assertEqual((1,), next_upstreams((0, 1), (), (), (), (2, 1).__getitem__))
 
-    def test_all_at_once_when_none_is(self) -> None:
+    def test_all_upstreams_are_chosen_if_all_are_down(self) -> None:
         """
-        With everything down, all that were asked least are asked together, for one of them may work again.
+        With all down, all with the fewest attempts are sent the query together, for one of them may work again.
         """
         self.assertEqual((0, 1, 2), next_upstreams((0, 1, 2), (), (), (), lambda _: 2))
         self.assertEqual((1, 2), next_upstreams((0, 1, 2), (0,), (), (), lambda _: 2))
 
-    def test_those_that_have_the_question(self) -> None:
+    def test_upstream_with_the_query_in_flight_is_not_chosen(self) -> None:
         """
-        One that may still answer is not asked again, and with nobody else there is nobody.
+        One that may still respond is not chosen again, and without another none is.
         """
         self.assertEqual((2,), next_upstreams((0, 1, 2), (0, 1), (), (0, 1), lambda _: 0))
         self.assertEqual((), next_upstreams((0,), (0,), (), (0,), lambda _: 0))
 
-    def test_taking_back_what_is_not_there(self) -> None:
+    def test_taking_back_a_missing_attempt_changes_nothing(self) -> None:
         """
         Nothing changes.
         """
@@ -138,7 +139,7 @@ class LostTests(SynchronousTestCase):
     Queries whose connections ended.
     """
 
-    def test_isolation(self) -> None:
+    def test_second_loss_isolates_and_the_third_send_is_the_last(self) -> None:
         """
         The first time it may share a connection with others that were lost, then not; the third send is the last.
         """
@@ -147,7 +148,7 @@ class LostTests(SynchronousTestCase):
         for lost, alone, sends in ((2, 0, 1), (1, 1, 1), (1, 0, 3)):
             self.assertEqual(Isolation.LAST, isolation_of(lost, alone, sends))
 
-    def test_when_it_is_the_culprit(self) -> None:
+    def test_query_is_blamed_after_two_own_connections_or_three_sends(self) -> None:
         """
         Two connections of its own that ended are enough, or one after three sends; but not before all were asked.
         """

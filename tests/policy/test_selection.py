@@ -65,7 +65,7 @@ class OrderingTests(SynchronousTestCase):
 
     def test_failover_keeps_the_order(self) -> None:
         """
-        The first upstream is first each time; it is so, too, where all are asked at once.
+        The first upstream is first each time, also where all are queried at once.
         """
         for policy in ("failover", "race"):
             ordering = make(policy, 3)
@@ -78,7 +78,7 @@ class OrderingTests(SynchronousTestCase):
         ordering = make("round_robin", 3, lambda _: 0)
         self.assertEqual([(0, 1, 2), (1, 2, 0), (2, 0, 1), (0, 1, 2)], [tuple(ordering()) for _ in range(4)])
 
-    def test_round_robin_begins_anywhere(self) -> None:
+    def test_round_robin_starts_at_a_random_upstream(self) -> None:
         """
         Many proxies started together do not all begin with the same upstream.
         """
@@ -90,16 +90,16 @@ class OrderingTests(SynchronousTestCase):
             self.assertEqual([3], asked)
         self.assertEqual([0, 1, 2], firsts)
 
-    def test_round_robin_by_weight(self) -> None:
+    def test_round_robin_honours_weights(self) -> None:
         """
         Of four turns one with weight 3 has three.
         """
         ordering = make("round_robin", [Candidate(weight=3), Candidate()], lambda _: 0)
         self.assertEqual([0, 0, 0, 1] * 2, [ordering()[0] for _ in range(8)])
 
-    def test_random_draws_each_place(self) -> None:
+    def test_random_makes_every_order_equally_likely(self) -> None:
         """
-        Each place is drawn from those that are left, so that every order is as likely as any other.
+        Each place is drawn from the upstreams that are left.
         """
         orders = set()
         for draws in itertools.product(range(3), range(2), range(1)):
@@ -113,7 +113,7 @@ class OrderingTests(SynchronousTestCase):
             orders.add(tuple(make("random", 3, below)()))
         self.assertEqual(set(itertools.permutations(range(3))), orders)
 
-    def test_random_is_even(self) -> None:
+    def test_random_without_weights_is_even(self) -> None:
         """
         Each is first about as often as the others.
         """
@@ -122,7 +122,7 @@ class OrderingTests(SynchronousTestCase):
         for index in range(4):
             self.assertTrue(850 < firsts.count(index) < 1150, firsts.count(index))
 
-    def test_random_by_weight(self) -> None:
+    def test_random_honours_weights(self) -> None:
         """
         One with three times the weight is first three times as often.
         """
@@ -130,9 +130,9 @@ class OrderingTests(SynchronousTestCase):
         firsts = Counter(ordering()[0] for _ in range(4000))
         self.assertTrue(2800 < firsts[0] < 3200, firsts)
 
-    def test_fastest(self) -> None:
+    def test_fastest_prefers_untried_then_the_fastest(self) -> None:
         """
-        One nobody knows comes first, then the fastest; every hundredth question goes to another.
+        One without measurements comes first, then the fastest; every hundredth query goes to another.
         """
         candidates = [Candidate(usual_latency=0.03), Candidate(usual_latency=0.01), Candidate()]
         ordering = make("fastest", candidates, lambda below: below - 1)
@@ -141,9 +141,9 @@ class OrderingTests(SynchronousTestCase):
         self.assertEqual([1, 2, 0], list(ordering()))
         self.assertEqual([2, 1, 0], list(make("fastest", candidates, lambda below: 0)()))
 
-    def test_least_outstanding(self) -> None:
+    def test_least_outstanding_prefers_the_fewest_in_flight_by_weight(self) -> None:
         """
-        The one with the least to do, for its weight, comes first.
+        The one with the fewest queries in flight, for its weight, comes first.
         """
         candidates = [Candidate(outstanding=3), Candidate(outstanding=2), Candidate(weight=4, outstanding=4)]
         self.assertEqual([2, 1, 0], list(make("least_outstanding", candidates)()))
@@ -154,7 +154,7 @@ class HashTests(SynchronousTestCase):
     Names shared out among upstreams.
     """
 
-    def test_a_domain_keeps_its_upstream(self) -> None:
+    def test_domain_keeps_its_upstream(self) -> None:
         """
         All names of a domain, however spelled, have one order; under another secret it is another.
         """
@@ -165,15 +165,15 @@ class HashTests(SynchronousTestCase):
         names = [f"domain{number}.org." for number in range(50)]
         self.assertNotEqual([ordering(name)[0] for name in names], [other(name)[0] for name in names])
 
-    def test_shares(self) -> None:
+    def test_domains_are_shared_by_weight(self) -> None:
         """
-        Each has its share of domains, by its weight, also of more than are remembered.
+        Each has its share of domains, by its weight, also of more than are cached.
         """
         ordering = make("hash", [Candidate(), Candidate(weight=3)], key=b"k")
         firsts = Counter(ordering(f"d{number}.org.")[0] for number in range(9000))
         self.assertTrue(6450 < firsts[1] < 7050, firsts)
 
-    def test_one_that_is_gone_changes_no_others(self) -> None:
+    def test_removed_upstream_moves_only_its_own_domains(self) -> None:
         """
         Without one upstream, the domains of the others stay where they were.
         """
@@ -184,7 +184,7 @@ class HashTests(SynchronousTestCase):
             if first != 2:
                 self.assertEqual(first, two(name)[0])
 
-    def test_registrable(self) -> None:
+    def test_domain_has_two_labels_or_three_below_short_ones(self) -> None:
         """
         Two labels, or three where countries register below short ones.
         """
@@ -203,8 +203,8 @@ class HashTests(SynchronousTestCase):
             self.assertEqual(from_text(domain), registrable_domain(from_text(name)))
 
     @given(st.binary(max_size=30))
-    def test_any_octets(self, octets: bytes) -> None:
+    def test_malformed_names_are_accepted(self, octets: bytes) -> None:
         """
-        What is no name does no harm.
+        Octets that are no name raise nothing.
         """
         self.assertIsInstance(registrable_domain(octets), bytes)

@@ -33,15 +33,15 @@ class CookieTests(SynchronousTestCase):
         """
         self.cookies = ServerCookies(b"s" * 32)
 
-    def test_both_halves(self) -> None:
+    def test_client_cookie_is_echoed_with_a_server_cookie(self) -> None:
         """
-        A client gets its own half back, and 16 octets of ours (RFC 7873 §5.2.3).
+        The client's cookie is sent back with a server cookie of 16 octets (RFC 7873 §5.2.3).
         """
         option = cookie_for(self.cookies, b"12345678")
         self.assertEqual(b"\0\x0a\0\x1812345678", option[:12])
         self.assertEqual(28, len(option))
 
-    def test_what_ours_is_made_of(self) -> None:
+    def test_server_cookie_depends_on_client_address_and_secret(self) -> None:
         """
         Our half is another for another client, another address and another secret, and else the same, also for a
         client that sent one (RFC 7873 §6, §5.2.4).
@@ -55,13 +55,13 @@ class CookieTests(SynchronousTestCase):
         }
         self.assertEqual(4, len({cookie[12:] for cookie in same | others}))
 
-    def test_the_first_counts(self) -> None:
+    def test_first_cookie_option_is_used(self) -> None:
         """
         Of several only the first is looked at (RFC 7873 §5.2).
         """
         self.assertEqual(cookie_for(self.cookies, b"12345678"), cookie_for(self.cookies, b"12345678", b"x"))
 
-    def test_malformed_ones(self) -> None:
+    def test_cookie_of_a_wrong_length_is_malformed(self) -> None:
         """
         Lengths that no cookie has are FORMERR (RFC 7873 §5.2.2).
         """
@@ -69,8 +69,8 @@ class CookieTests(SynchronousTestCase):
             error = self.assertRaises(WireError, cookie_for, self.cookies, b"x" * size)
             self.assertEqual(FORMERR, error.rcode)
 
-    def test_without_one(self) -> None:
+    def test_query_without_cookie_gets_none(self) -> None:
         """
-        A client that sends no cookie gets none (RFC 7873 §5.2.1).
+        RFC 7873 §5.2.1.
         """
         self.assertEqual(b"", cookie_for(self.cookies))

@@ -24,7 +24,7 @@ class JudgeTests(SynchronousTestCase):
         verdict = SpecialNames(forwarded).match(from_text(name), qtype)
         return verdict.kind if verdict else None
 
-    def test_every_family(self) -> None:
+    def test_each_family_is_answered_by_its_rfc(self) -> None:
         """
         Each name is answered as its RFC says (RFC 6761 §6, 6762 §22.1, 7686 §2, 8375 §4, 9462 §6.4, 9476 §2, 6303 §3).
         """
@@ -58,9 +58,9 @@ class JudgeTests(SynchronousTestCase):
         }
         self.assertEqual(expected, {name: self.judge(name) for name in expected})
 
-    def test_what_is_for_the_dns(self) -> None:
+    def test_other_names_are_forwarded(self) -> None:
         """
-        Everything else is asked upstream, names that only look alike among it.
+        All other names are forwarded, among them those that only look similar.
         """
         for name in (
             ".",
@@ -82,16 +82,16 @@ class JudgeTests(SynchronousTestCase):
         ):
             self.assertIsNone(self.judge(name), name)
 
-    def test_the_ds_of_home_arpa(self) -> None:
+    def test_ds_of_home_arpa_is_forwarded(self) -> None:
         """
-        A validator is told that home.arpa is not signed, by those who can (RFC 8375 §4).
+        Only upstreams can prove to a validator that home.arpa is not signed (RFC 8375 §4).
         """
         self.assertIsNone(self.judge("home.arpa", DS))
         self.assertEqual(LocalAnswer.NO_NAME, self.judge("x.home.arpa", DS))
 
-    def test_each_can_be_switched(self) -> None:
+    def test_each_family_can_be_forwarded(self) -> None:
         """
-        A family that is forwarded is asked upstream, the others are not.
+        A family that is forwarded goes upstream, the others do not.
         """
         for family, zones in FAMILIES.items():
             for zone in zones:
@@ -100,7 +100,7 @@ class JudgeTests(SynchronousTestCase):
                 self.assertIsNotNone(self.judge(f"a.{zone}", forwarded=others), zone)
         self.assertIsNone(self.judge("localhost", forwarded=tuple(FAMILIES)))
 
-    def test_private_top_level_domains(self) -> None:
+    def test_private_top_level_domains_are_answered_locally(self) -> None:
         """
         What RFC 6762 Appendix G lists as in use in private networks, ``internal`` among it, stays here, at any depth.
         """
@@ -110,9 +110,9 @@ class JudgeTests(SynchronousTestCase):
                 self.assertEqual(LocalAnswer.NO_NAME, self.judge(asked), asked)
                 self.assertIsNone(self.judge(asked, forwarded=("private_tlds",)), asked)
 
-    def test_one_private_top_level_domain(self) -> None:
+    def test_one_private_top_level_domain_can_be_forwarded(self) -> None:
         """
-        An upstream that serves one of them is asked about that one by its name, and not about the others.
+        It is forwarded by its name, and the others are not.
         """
         for name in PRIVATE_TLDS:
             self.assertIsNone(self.judge(f"nas.{name}", forwarded=(name,)), name)
@@ -120,7 +120,7 @@ class JudgeTests(SynchronousTestCase):
                 self.assertEqual(LocalAnswer.NO_NAME, self.judge(f"nas.{other}", forwarded=(name,)), other)
 
     @given(st.lists(st.binary(min_size=1, max_size=63), max_size=3))
-    def test_any_name(self, labels: list[bytes]) -> None:
+    def test_only_the_last_labels_decide(self, labels: list[bytes]) -> None:
         """
         Any name is judged by its last labels alone.
         """

@@ -93,7 +93,7 @@ class CacheFileTests(SynchronousTestCase):
         """
         self.successResultOf(cache_file.stopService())
 
-    def test_it_survives(self) -> None:
+    def test_entries_survive_a_restart_with_their_age(self) -> None:
         """
         What was kept is kept after a restart, and as old as it is: the time between counts.
         """
@@ -114,7 +114,7 @@ class CacheFileTests(SynchronousTestCase):
             self.assertEqual((-35.0, before[key].expires_at - 1000 - 35), (entry.stored_at, entry.expires_at))
         self.assertIsNone(fresh(after, keys[0], 25.0))
 
-    def test_nobody_else_reads_it(self) -> None:
+    def test_file_and_key_have_mode_0600(self) -> None:
         """
         Its mode and its key's are 0600 whatever the umask, and nothing else is left beside it.
         """
@@ -126,7 +126,7 @@ class CacheFileTests(SynchronousTestCase):
         self.assertEqual(files, set(self.path.parent.iterdir()))
         self.assertEqual({0o600}, {stat.S_IMODE(path.stat().st_mode) for path in files})
 
-    def test_what_is_damaged_is_set_aside(self) -> None:
+    def test_damaged_file_is_set_aside(self) -> None:
         """
         With one line; the next one is written in its place.
         """
@@ -171,7 +171,7 @@ class CacheFileTests(SynchronousTestCase):
         )
         self.assertEqual([key], [kept for kept, _ in after.entries()])
 
-    def test_a_file_that_is_not_believed(self) -> None:
+    def test_untrusted_file_is_not_read(self) -> None:
         """
         It is not read, one line says why, the cache begins empty; the next one is written in its place.
         """
@@ -222,14 +222,14 @@ class CacheFileTests(SynchronousTestCase):
             self.stop(cache_file)
             self.assertEqual(b"", load_file(self.path, 10**7))
 
-    def test_there_is_none(self) -> None:
+    def test_missing_file_is_not_logged(self) -> None:
         """
         That is not worth a word.
         """
         self.start(make_cache())
         self.assertEqual([], self.said)
 
-    def test_now_and_then(self) -> None:
+    def test_file_is_written_every_15_minutes(self) -> None:
         """
         It is written every quarter of an hour.
         """
@@ -242,7 +242,7 @@ class CacheFileTests(SynchronousTestCase):
             self.assertTrue(self.path.exists())
             self.path.unlink()
 
-    def test_it_cannot_be_written_or_read(self) -> None:
+    def test_io_errors_are_logged_once_and_queries_are_answered(self) -> None:
         """
         One line each; questions are answered all the same.
         """
@@ -255,7 +255,7 @@ class CacheFileTests(SynchronousTestCase):
         self.stop(cache_file)
         self.assertEqual(f"{self.path} is not written: Permission denied", self.said[1])
 
-    def test_stopped_while_it_is_read(self) -> None:
+    def test_stop_during_the_read_keeps_the_file(self) -> None:
         """
         What is there stays there.
         """

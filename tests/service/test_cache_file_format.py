@@ -77,14 +77,14 @@ class CodeTests(SynchronousTestCase):
         self.entries = small()
         self.good = encode(self.entries, 0, KEY)
 
-    def test_what_was_written_is_read(self) -> None:
+    def test_file_is_read_with_its_key_only(self) -> None:
         """
         With its key, and no other.
         """
         self.assertEqual(self.entries, list(Records(authenticate(self.good, KEY), 0)))
         self.assertRaises(Damaged, authenticate, self.good, bytes(32))
 
-    def test_every_octet_flipped(self) -> None:
+    def test_file_with_any_changed_bit_is_rejected(self) -> None:
         """
         In each of its bits: nothing of it is believed.
         """
@@ -94,7 +94,7 @@ class CodeTests(SynchronousTestCase):
                 bad[at] ^= 1 << bit
                 self.assertRaises((Damaged, Outdated), authenticate, bytes(bad), KEY)
 
-    def test_cut_at_every_length(self) -> None:
+    def test_file_cut_at_any_length_is_rejected(self) -> None:
         """
         Nor of a part.
         """
@@ -102,14 +102,14 @@ class CodeTests(SynchronousTestCase):
             self.assertRaises(Damaged, authenticate, self.good[:size], KEY)
         self.assertRaises(Damaged, authenticate, self.good + b"\0", KEY)
 
-    def test_versions(self) -> None:
+    def test_older_version_is_recognised(self) -> None:
         """
         An older one is told apart from rubbish.
         """
         self.assertRaises(Outdated, check_version, b"dotproxy cache 1\n" + self.good[17:])
         self.assertRaises(Damaged, check_version, b"dotproxy cache 9\n" + self.good[17:])
 
-    def test_files(self) -> None:
+    def test_file_without_its_key_is_rejected(self) -> None:
         """
         The key is made at the first writing, and stays; a cache without its key, or with another's, is not believed.
         """
@@ -128,7 +128,7 @@ class CodeTests(SynchronousTestCase):
         self.assertRaises(Damaged, load_file, there, 10_000)
         self.assertRaises(NotPrivate, load_file, here, 100)
 
-    def test_a_key_that_others_may_have_read(self) -> None:
+    def test_readable_key_is_replaced(self) -> None:
         """
         Is replaced.
         """
@@ -166,7 +166,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(2, len(found) + records.invalid)
         return len(found) == 2
 
-    def test_every_octet_changed(self) -> None:
+    def test_record_with_any_changed_octet_is_valid_or_rejected(self) -> None:
         """
         Whatever is believed can be read by another library, and cut and aged by ours; nothing else is raised.
         """
@@ -176,7 +176,7 @@ class RecordTests(SynchronousTestCase):
                 bad[at] = octet
                 self.judge(bytes(bad))
 
-    def test_cut_at_every_length(self) -> None:
+    def test_records_before_the_cut_are_accepted(self) -> None:
         """
         What stands before the cut is believed, and the rest is told of.
         """
@@ -186,7 +186,7 @@ class RecordTests(SynchronousTestCase):
 
     @settings(max_examples=rounds(300, quick=60))
     @given(st.data())
-    def test_anything(self, data: st.DataObject) -> None:
+    def test_mutated_records_are_valid_or_rejected(self, data: st.DataObject) -> None:
         """
         Octets changed, taken away and put in, wherever.
         """
@@ -239,14 +239,14 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(len(answer.body), len(body))
         self.assertEqual(len(answer.ttl_offsets), len(list(answer.records())))
 
-    def test_what_is_believed_can_be_read(self) -> None:
+    def test_accepted_record_is_read_by_dnspython(self) -> None:
         """
         By dnspython, as a message.
         """
         for entry in self.entries:
             self.assertEqual(2, len(readable(entry).answer))
 
-    def test_keys(self) -> None:
+    def test_malformed_keys_are_rejected(self) -> None:
         """
         A name in lower case, type, class, DO and CD, and perhaps a client subnet; for the question that the answer has.
         """
@@ -272,7 +272,7 @@ class RecordTests(SynchronousTestCase):
         self.assertTrue(self.kept(key=name + b"\0\xff\0\1\3"))
         self.assertTrue(self.kept(key=self.key + b"\0\x08\0\4abcd"))
 
-    def test_answers(self) -> None:
+    def test_inconsistent_responses_are_rejected(self) -> None:
         """
         Header, counts, records, options and sizes agree.
         """
@@ -314,7 +314,7 @@ class RecordTests(SynchronousTestCase):
         self.assertTrue(self.kept(options=b""))
         self.assertTrue(self.kept(head=head[:1] + b"\x83" + head[2:]))
 
-    def test_an_opt_among_the_records(self) -> None:
+    def test_record_with_an_opt_is_rejected(self) -> None:
         """
         It belongs to a hop, and is never stored.
         """
@@ -324,7 +324,7 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual([], list(records))
         self.assertEqual(1, records.invalid)
 
-    def test_times(self) -> None:
+    def test_impossible_times_are_rejected(self) -> None:
         """
         They are numbers, in order, and no longer apart than anything is kept.
         """
@@ -341,7 +341,7 @@ class RecordTests(SynchronousTestCase):
             self.assertFalse(self.kept(times=times), times)
         self.assertTrue(self.kept(times=(0.0, 604_800.0)))
 
-    def test_the_largest_record(self) -> None:
+    def test_largest_record_is_within_the_limit(self) -> None:
         """
         An answer of as many records as a message holds takes no more than the limit counts for a record.
         """

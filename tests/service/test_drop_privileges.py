@@ -46,7 +46,7 @@ class UserTests(SynchronousTestCase):
         parent.parseOptions(["--nodaemon", *arguments])
         return parent["uid"], parent["gid"]
 
-    def test_the_setting(self) -> None:
+    def test_setting_names_user_and_omits_the_pid_file(self) -> None:
         """
         Names whom root is given up for; there is no pid file that cannot be deleted.
         """
@@ -58,7 +58,7 @@ class UserTests(SynchronousTestCase):
         parent.parseOptions(["--nodaemon", "dotproxy", "--user", "nobody"])
         self.assertEqual("", parent["pidfile"])
 
-    def test_twistds_own_options_win(self) -> None:
+    def test_twistd_options_override_the_setting(self) -> None:
         """
         As they always meant what they say.
         """
@@ -66,7 +66,7 @@ class UserTests(SynchronousTestCase):
         nobody = pwd.getpwnam("nobody")
         self.assertEqual((nobody.pw_uid, 5), self.chosen("--gid", "5", "dotproxy", "--user", "nobody"))
 
-    def test_others_than_root(self) -> None:
+    def test_unprivileged_process_cannot_change_the_user(self) -> None:
         """
         Cannot become anybody; neither can `twist`, which has no such option.
         """
@@ -119,7 +119,7 @@ class ConfinementTests(SynchronousTestCase):
         begun.bound()
         begun.serving()
 
-    def test_root_stays(self) -> None:
+    def test_root_without_a_user_is_a_warning_and_keeps_no_capability(self) -> None:
         """
         One warning that says how not to; nothing is kept.
         """
@@ -128,7 +128,7 @@ class ConfinementTests(SynchronousTestCase):
         self.assertEqual([told], self.logged)
         self.assertEqual([("bound", frozenset()), ("serving", frozenset())], self.calls)
 
-    def test_root_stays_with_files_of_others(self) -> None:
+    def test_root_keeps_the_capabilities_for_files_of_others(self) -> None:
         """
         What it needs capabilities for, it keeps them for.
         """
@@ -137,7 +137,7 @@ class ConfinementTests(SynchronousTestCase):
         self.assertIn("but for access to all files (/etc/dotproxy.toml is another user's): user = ", self.logged[0])
         self.assertEqual([("bound", FILES), ("serving", FILES)], self.calls)
 
-    def test_a_user(self) -> None:
+    def test_user_is_warned_of_files_it_cannot_use(self) -> None:
         """
         Is told of what it may not use, and nothing else; nothing is kept for that.
         """
@@ -156,7 +156,7 @@ class ConfinementTests(SynchronousTestCase):
         self.assertEqual({("bound", frozenset()), ("serving", frozenset())}, set(self.calls))
         self.assertEqual({65534}, {account.uid for account in self.asked_as if account})
 
-    def test_a_user_that_cannot_start_workers(self) -> None:
+    def test_user_that_cannot_start_workers_is_refused(self) -> None:
         """
         Is refused: each of them would end at once, for ever.
         """
@@ -168,7 +168,7 @@ class ConfinementTests(SynchronousTestCase):
         begun.announce(has_workers=False)
         self.assertEqual(1, len(self.logged))
 
-    def test_what_is_refused(self) -> None:
+    def test_refused_call_is_logged_at_debug(self) -> None:
         """
         Is told with log_level = "debug", and ends nothing.
         """
@@ -178,7 +178,7 @@ class ConfinementTests(SynchronousTestCase):
             self.logged,
         )
 
-    def test_not_root(self) -> None:
+    def test_unprivileged_process_logs_only_a_different_user(self) -> None:
         """
         Says nothing, unless it was to be somebody else.
         """
@@ -188,7 +188,7 @@ class ConfinementTests(SynchronousTestCase):
         self.begin(user="nobody")
         self.assertEqual(["user nobody: only root can become another user; serving as user 1000"], self.logged)
 
-    def test_a_service_that_is_not_twistds(self) -> None:
+    def test_library_service_drops_no_privileges(self) -> None:
         """
         Gives nothing up.
         """
@@ -221,14 +221,14 @@ print([int(re.search(name + r":\\s*(\\w+)", text)[1], 16) for name in ("CapEff",
         return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
     @skipIf(not IS_ROOT, ONLY_ROOT)
-    def test_all_of_it(self) -> None:
+    def test_all_capabilities_are_dropped(self) -> None:
         """
         Nothing is left, and nothing refused.
         """
         self.assertEqual("[] []\n[0, 0, 0, 1]\n", self.after("print(forbid_gains(), give_up())"))
 
     @skipIf(not IS_ROOT, ONLY_ROOT)
-    def test_some_of_it(self) -> None:
+    def test_kept_capabilities_stay(self) -> None:
         """
         What is kept is there, if it was.
         """
@@ -236,7 +236,7 @@ print([int(re.search(name + r":\\s*(\\w+)", text)[1], 16) for name in ("CapEff",
         self.assertEqual("[] []\n[0, 0, 0, 1]\n", self.after("print(forbid_gains(), give_up()); give_up(FILES)"))
 
     @skipIf(not IS_ROOT, ONLY_ROOT)
-    def test_what_is_refused(self) -> None:
+    def test_refused_call_has_a_text(self) -> None:
         """
         Is told in words.
         """
@@ -244,14 +244,14 @@ print([int(re.search(name + r":\\s*(\\w+)", text)[1], 16) for name in ("CapEff",
         self.assertEqual("['the bounding set: operation not permitted']", refused[0])
         self.assertRegex(refused[1], r"^\[0, 0, [1-9]\d*, 1\]$")
 
-    def test_others_than_root(self) -> None:
+    def test_unprivileged_process_raises_nothing(self) -> None:
         """
         Gain nothing any more, and nothing is raised.
         """
         code = "import os; os.geteuid() or os.setuid(65534); forbid_gains(); give_up()"
         self.assertRegex(self.after(code), r"^\[0, 0, \d+, 1\]\n$")
 
-    def test_another_system(self) -> None:
+    def test_other_systems_do_nothing(self) -> None:
         """
         Nothing is done, and nothing refused.
         """
@@ -259,7 +259,7 @@ print([int(re.search(name + r":\\s*(\\w+)", text)[1], 16) for name in ("CapEff",
         self.assertEqual(([], []), (privileges.forbid_gains(), privileges.give_up()))
 
     @skipIf(not IS_ROOT, ONLY_ROOT)
-    def test_what_cannot_be_used(self) -> None:
+    def test_unusable_files_are_found_and_the_process_is_unchanged(self) -> None:
         """
         As another user, and as root without capabilities; this process is afterwards what it was.
         """

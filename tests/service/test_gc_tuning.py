@@ -14,7 +14,7 @@ class FreezeTests(SynchronousTestCase):
     What lives until the end is not looked at again.
     """
 
-    def test_frozen(self) -> None:
+    def test_freeze_collects_then_freezes_live_objects(self) -> None:
         """
         Everything that is alive, and the young are looked at seldom; what is garbage is collected before.
         """

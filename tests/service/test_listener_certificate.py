@@ -92,7 +92,7 @@ class ReplacedTests(ListenerCertificateCase):
     Files that change.
     """
 
-    def test_both(self) -> None:
+    def test_replaced_certificate_and_key_are_used(self) -> None:
         """
         Another certificate with its key is used within a few seconds, and told in a line; no other timer is left.
         """
@@ -109,7 +109,7 @@ class ReplacedTests(ListenerCertificateCase):
         served.stopService()
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_swapped_links(self) -> None:
+    def test_replaced_directory_link_is_noticed(self) -> None:
         """
         So is what another folder holds, when the link to that is replaced, as Kubernetes does.
         """
@@ -128,7 +128,7 @@ class ReplacedTests(ListenerCertificateCase):
         self.pass_time()
         self.assertIsNot(before, served.current.context)
 
-    def test_one_after_the_other(self) -> None:
+    def test_old_pair_is_used_while_only_one_file_is_new(self) -> None:
         """
         While only one of both is new, the old ones are shown, which is told once; then both are new.
         """
@@ -146,7 +146,7 @@ class ReplacedTests(ListenerCertificateCase):
         self.assertIsNot(before, served.current.context)
         self.assertEqual(2, len(self.lines))
 
-    def test_half_written(self) -> None:
+    def test_incomplete_file_is_not_used(self) -> None:
         """
         Nor is a file used that is cut off anywhere, is gone, or holds something else; each is told in one line.
         """
@@ -169,7 +169,7 @@ class ReplacedTests(ListenerCertificateCase):
         self.pass_time()
         self.assertIsNot(before, served.current.context)
 
-    def test_a_worker_is_quiet(self) -> None:
+    def test_worker_does_not_log_a_change(self) -> None:
         """
         Another process tells of it.
         """
@@ -180,7 +180,7 @@ class ReplacedTests(ListenerCertificateCase):
         self.assertIsNot(before, served.current.context)
         self.assertEqual([], self.lines)
 
-    def test_taken_from_a_configuration(self) -> None:
+    def test_reload_uses_the_configured_files(self) -> None:
         """
         A reload takes what is in other files, and says nothing of contents then; the same contents change nothing, the
         oldest version of TLS does.
@@ -201,7 +201,7 @@ class ReplacedTests(ListenerCertificateCase):
         self.pass_time()
         self.assertEqual(["tls_client_ca: new contents: new connections of clients get it"], self.lines)
 
-    def test_what_cannot_be_used(self) -> None:
+    def test_every_problem_names_setting_and_file(self) -> None:
         """
         Every problem is told, with the setting and the file.
         """
@@ -225,7 +225,7 @@ class ExpiryTests(ListenerCertificateCase):
     A certificate that ends.
     """
 
-    def test_soon(self) -> None:
+    def test_expiry_within_seven_days_is_logged_daily(self) -> None:
         """
         From seven days before its end on it is told of each day, also when it has ended; a new one ends that.
         """
@@ -241,7 +241,7 @@ class ExpiryTests(ListenerCertificateCase):
         self.assertEqual(8, len(self.lines))
         self.assertIn("expired on ", self.lines[-1])
 
-    def test_replaced_by_one_that_ends_soon(self) -> None:
+    def test_expiry_of_a_replacement_is_logged_at_once(self) -> None:
         """
         It is told of at once.
         """
@@ -251,7 +251,7 @@ class ExpiryTests(ListenerCertificateCase):
         self.assertEqual(2, len(self.lines))
         self.assertIn("expires in ", self.lines[0])
 
-    def test_keys_of_tickets(self) -> None:
+    def test_ticket_keys_change_daily(self) -> None:
         """
         The context is made anew each day, with other keys for tickets.
         """

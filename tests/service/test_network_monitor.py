@@ -100,7 +100,7 @@ class WatchTests(SynchronousTestCase):
         """
         return [upstream.moved for upstream in self.upstreams]
 
-    def test_sleep(self) -> None:
+    def test_resume_from_sleep_is_reported_once_within_a_second(self) -> None:
         """
         All are told once when the machine wakes up, within a second; not for what clocks are off anyway.
         """
@@ -113,7 +113,7 @@ class WatchTests(SynchronousTestCase):
         self.reactor.pump([1.0] * 5)
         self.assertEqual(([1, 1], ["moved"]), (self.moved(), self.told))
 
-    def test_another_address(self) -> None:
+    def test_changed_source_address_is_reported_once(self) -> None:
         """
         Those that are reached from another address now are told, once for a burst of reports.
         """
@@ -127,7 +127,7 @@ class WatchTests(SynchronousTestCase):
         self.reactor.advance(SETTLED)
         self.assertEqual([0, 1], self.moved())
 
-    def test_something_else(self) -> None:
+    def test_other_changes_are_reported_to_upstreams_that_are_down(self) -> None:
         """
         A change that is not on the way to an upstream matters to those only that are down.
         """
@@ -136,7 +136,7 @@ class WatchTests(SynchronousTestCase):
         self.reactor.advance(SETTLED)
         self.assertEqual(([1, 0], []), (self.moved(), self.told))
 
-    def test_stopping(self) -> None:
+    def test_stop_leaves_no_timer_or_socket(self) -> None:
         """
         Nothing is left behind.
         """
@@ -144,7 +144,7 @@ class WatchTests(SynchronousTestCase):
         self.watch.stopService()
         self.assertEqual(([], []), (self.reactor.getDelayedCalls(), self.reactor.readers))
 
-    def test_without_netlink(self) -> None:
+    def test_clocks_are_compared_without_netlink(self) -> None:
         """
         Where the kernel does not report, the clocks still are compared.
         """
@@ -164,20 +164,20 @@ class SystemTests(SynchronousTestCase):
     What the system is asked.
     """
 
-    def test_sources(self) -> None:
+    def test_source_address_is_that_of_the_route(self) -> None:
         """
         Loopback is reached from loopback; what cannot be reached, from nowhere.
         """
         self.assertEqual("127.0.0.1", source_for("127.0.0.1"))
         self.assertEqual("", source_for("not an address"))
 
-    def test_the_clock(self) -> None:
+    def test_clock_is_monotonic(self) -> None:
         """
         It goes forward.
         """
         self.assertLessEqual(boottime(), boottime())
 
-    def test_reports(self) -> None:
+    def test_new_address_is_reported_by_netlink(self) -> None:
         """
         An address that comes is reported; in a network namespace of its own.
         """

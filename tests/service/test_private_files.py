@@ -31,7 +31,7 @@ class PrivateFileTests(SynchronousTestCase):
         told = str(self.assertRaises(NotPrivate, read_private, self.path, 100, **more))
         self.assertIn(reason, told)
 
-    def test_what_was_written_is_read(self) -> None:
+    def test_written_file_is_read_back_with_mode_0600(self) -> None:
         """
         As a secret, too; nobody else may read it.
         """
@@ -40,7 +40,7 @@ class PrivateFileTests(SynchronousTestCase):
         self.assertEqual(b"octets", read_private(self.path, 6))
         self.refused("others may read it (mode 0644)", is_secret=True)
 
-    def test_owners(self) -> None:
+    def test_owner_must_be_root_or_this_user(self) -> None:
         """
         Root and this process's user may have written it, and nobody else.
         """
@@ -62,7 +62,7 @@ class PrivateFileTests(SynchronousTestCase):
             owned_by(uid)
             self.refused(f"it belongs to user {uid}, not to user 1000 or root")
 
-    def test_what_is_too_large_is_not_read(self) -> None:
+    def test_large_file_is_not_read(self) -> None:
         """
         By its size, before anything is read.
         """
@@ -70,7 +70,7 @@ class PrivateFileTests(SynchronousTestCase):
         os.truncate(self.path, 10 << 30)
         self.refused(f"it has {10 << 30} octets")
 
-    def test_a_directory_for_everybody(self) -> None:
+    def test_world_writable_directory_needs_the_sticky_bit(self) -> None:
         """
         With the sticky bit nobody can replace others' files; without it nothing is read, or written.
         """
@@ -82,7 +82,7 @@ class PrivateFileTests(SynchronousTestCase):
         self.path.parent.chmod(0o2775)  # a volume with a group of its own, as Kubernetes makes it
         self.assertEqual(b"octets", read_private(self.path, 6))
 
-    def test_a_symbolic_link_is_replaced(self) -> None:
+    def test_symbolic_link_is_replaced(self) -> None:
         """
         What it points at is not touched.
         """
@@ -96,7 +96,7 @@ class PrivateFileTests(SynchronousTestCase):
         self.assertEqual((b"precious", b"new"), (other.read_bytes(), read_private(self.path, 3)))
         self.assertFalse(self.path.is_symlink())
 
-    def test_nothing_is_left_of_a_failure(self) -> None:
+    def test_failed_write_leaves_the_former_file(self) -> None:
         """
         What was there before stays.
         """
@@ -109,7 +109,7 @@ class PrivateFileTests(SynchronousTestCase):
         self.assertEqual([self.path], list(self.path.parent.iterdir()))
         self.assertEqual(b"octets", read_private(self.path, 6))
 
-    def test_there_is_none(self) -> None:
+    def test_missing_file_or_directory_gives_none(self) -> None:
         """
         Nor a directory.
         """

@@ -75,7 +75,7 @@ class ReadinessTests(SynchronousTestCase):
         """
         return [(event["log_level"], formatEvent(event)) for event in self.logged]
 
-    def test_ready_when_each_was_tried(self) -> None:
+    def test_ready_when_each_upstream_was_tried(self) -> None:
         """
         Not before; one line, and systemd hears the same.
         """
@@ -103,7 +103,7 @@ class ReadinessTests(SynchronousTestCase):
         self.assertEqual([("READY=1", f"STATUS={text}")], self.manager.messages)
         self.assertEqual([(LogLevel.info, f"ready: {text}")], self.lines())
 
-    def test_none_verified_is_a_warning(self) -> None:
+    def test_ready_without_a_verified_upstream_is_a_warning(self) -> None:
         """
         That says why.
         """
@@ -113,7 +113,7 @@ class ReadinessTests(SynchronousTestCase):
         text = "0 of 2 upstreams verified (a: connect: connection refused; b: connect: connection refused)"
         self.assertEqual([(LogLevel.warn, f"ready: {text}")], self.lines())
 
-    def test_status_text_follows(self) -> None:
+    def test_status_text_is_sent_once_per_change(self) -> None:
         """
         systemd hears of every change, once, and the log nothing more.
         """
@@ -131,7 +131,7 @@ class ReadinessTests(SynchronousTestCase):
         self.assertEqual([(f"STATUS={text}",) for text in expected], self.manager.messages[1:])
         self.assertEqual(1, len(self.lines()))
 
-    def test_rate(self) -> None:
+    def test_rate_is_that_of_the_last_ten_seconds(self) -> None:
         """
         Of the last ten seconds.
         """
@@ -146,7 +146,7 @@ class ReadinessTests(SynchronousTestCase):
         self.clock.pump([INTERVAL] * 5)
         self.assertAlmostEqual(15.0, self.readiness.rate or 0.0)
 
-    def test_certificate_that_expires_soon(self) -> None:
+    def test_certificate_that_expires_soon_is_warned_of_once(self) -> None:
         """
         Is warned of once, until there is another.
         """
@@ -157,7 +157,7 @@ class ReadinessTests(SynchronousTestCase):
         warned = [text for level, text in self.lines() if level == LogLevel.warn]
         self.assertEqual([f"a: its certificate expires in {days}.0 days" for days in (3, 5)], warned)
 
-    def test_end(self) -> None:
+    def test_nothing_is_reported_after_the_end(self) -> None:
         """
         Nothing is told any more.
         """

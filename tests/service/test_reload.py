@@ -158,7 +158,7 @@ class HalfWrittenTests(SynchronousTestCase):
                 self.assertEqual(before, running.config)
         return refused, len(lengths) - refused
 
-    def test_every_beginning_of_a_file_reloaded(self) -> None:
+    def test_reload_of_any_truncated_file_widens_nothing(self) -> None:
         """
         Either nothing changes, or nobody more is asked, believed or served.
         """
@@ -168,7 +168,7 @@ class HalfWrittenTests(SynchronousTestCase):
             self.assertGreater(refused, len(text) / STEP * 0.8)
             self.assertGreater(accepted, 1, "the last settings may be missing")
 
-    def test_every_beginning_of_a_file_reloaded_by_workers(self) -> None:
+    def test_reload_of_any_truncated_file_widens_nothing_with_workers(self) -> None:
         """
         The same, where the supervisor decides for them.
         """
@@ -178,7 +178,7 @@ class HalfWrittenTests(SynchronousTestCase):
             self.assertGreater(refused, len(text) / STEP * 0.8)
             self.assertGreater(accepted, 1)
 
-    def test_every_beginning_of_a_file_at_the_start(self) -> None:
+    def test_start_with_any_truncated_file_is_refused_or_logged(self) -> None:
         """
         Either it is refused, or it names whom to ask, or a line says whom the default asks.
         """
@@ -201,7 +201,7 @@ class HalfWrittenTests(SynchronousTestCase):
                     )
         self.assertTrue(all(counts.values()), counts)
 
-    def test_the_whole_file(self) -> None:
+    def test_whole_file_is_accepted_and_changes_nothing(self) -> None:
         """
         Is accepted, and changes nothing.
         """
@@ -216,7 +216,7 @@ class WarningTests(SynchronousTestCase):
     What is said of a configuration that opens something.
     """
 
-    def test_a_reload_tells_what_is_new(self) -> None:
+    def test_reload_logs_new_warnings_only(self) -> None:
         """
         Once, and not again with the next reload.
         """

@@ -48,7 +48,7 @@ class ManagerTests(SynchronousTestCase):
         """
         return ServiceNotifier({"NOTIFY_SOCKET": str(self.path), **more}, self.clock)
 
-    def test_what_is_told(self) -> None:
+    def test_ready_and_reloading_are_sent(self) -> None:
         """
         Ready, with a status; reloading, with the time.
         """
@@ -59,7 +59,7 @@ class ManagerTests(SynchronousTestCase):
         self.assertEqual("READY=1\nSTATUS=answering", ready)
         self.assertRegex(reloading, r"^RELOADING=1\nMONOTONIC_USEC=\d+$")
 
-    def test_the_watchdog(self) -> None:
+    def test_watchdog_is_notified_twice_per_interval(self) -> None:
         """
         It hears of us twice as often as it must, until we stop.
         """
@@ -71,7 +71,7 @@ class ManagerTests(SynchronousTestCase):
         self.clock.pump([1.0] * 16)
         self.assertEqual([], self.heard())
 
-    def test_somebody_elses_watchdog(self) -> None:
+    def test_watchdog_of_another_process_is_ignored(self) -> None:
         """
         Is none of ours; neither is one that makes no sense.
         """
@@ -79,7 +79,7 @@ class ManagerTests(SynchronousTestCase):
             self.manager(**more).startService()
         self.assertEqual(([], []), (self.clock.getDelayedCalls(), self.heard()))
 
-    def test_no_systemd(self) -> None:
+    def test_nothing_is_sent_without_systemd(self) -> None:
         """
         Nothing is told, and nothing fails; not even if nobody listens any more.
         """
@@ -95,7 +95,7 @@ class InheritedTests(SynchronousTestCase):
     sd_listen_fds(3).
     """
 
-    def test_none(self) -> None:
+    def test_no_sockets_without_systemd_or_for_another_process(self) -> None:
         """
         Without systemd, or if they are somebody else's.
         """
@@ -107,7 +107,7 @@ class InheritedTests(SynchronousTestCase):
             self.assertEqual(([], []), inherited(environ))
             self.assertEqual([], inherited_for_tls(environ))
 
-    def test_sorted_by_what_they_are(self) -> None:
+    def test_sockets_are_sorted_by_transport(self) -> None:
         """
         UDP and TCP are told apart; whatever else there is is closed.
         """
@@ -126,7 +126,7 @@ for one in made: one.detach()
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         self.assertEqual("[4] [3] [False]\n", done.stdout)
 
-    def test_named(self) -> None:
+    def test_sockets_named_tls_are_for_tls(self) -> None:
         """
         TCP sockets that are named "tls" are for TLS, and for nothing else.
         """
@@ -147,7 +147,7 @@ for one in made: one.detach()
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         self.assertEqual("[] [4] [3]\n", done.stdout)
 
-    def test_the_environment_it_was_started_with(self) -> None:
+    def test_initial_environment_is_used(self) -> None:
         """
         Is known whatever was taken out of it since.
         """

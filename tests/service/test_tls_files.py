@@ -56,7 +56,7 @@ class ReadingTests(SynchronousTestCase):
         """
         return self.assertRaises(ConfigError, read_usable_tls_files, self.config).problems
 
-    def test_contents_are_compared(self) -> None:
+    def test_change_is_detected_by_contents(self) -> None:
         """
         A file that is written again as it was has not changed, whatever its date; one with other contents has.
         """
@@ -70,7 +70,7 @@ class ReadingTests(SynchronousTestCase):
         changes = ["ca_file: new contents", "client_certificate: new contents", "client_key: new contents"]
         self.assertEqual(changes, read_tls_files(self.config).changes_since(before))
 
-    def test_unusable_files_are_named(self) -> None:
+    def test_unusable_files_are_named_with_the_reason(self) -> None:
         """
         With what is wrong with them.
         """
@@ -101,7 +101,7 @@ class ReadingTests(SynchronousTestCase):
             with self.assertRaisesRegex(ConfigError, "is cut off"):
                 self.load()
 
-    def test_system_store(self) -> None:
+    def test_system_store_is_used_and_watched_without_a_ca_file(self) -> None:
         """
         Is used if no CA file is named, and watched then: its file, and what is in its directory.
         """
@@ -171,7 +171,7 @@ class WatchTests(SynchronousTestCase):
         """
         return [formatEvent(event) for event in self.logged]
 
-    def test_change_is_taken_when_it_has_settled(self) -> None:
+    def test_change_is_applied_once_the_file_is_stable(self) -> None:
         """
         Not while the file is still written; once, and told once.
         """
@@ -185,7 +185,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual([OTHER.pem], self.taken)
         self.assertEqual(["ca_file: new contents: connections to upstreams are made anew"], self.lines())
 
-    def test_replaced_file_of_the_same_size_and_date(self) -> None:
+    def test_replaced_file_of_the_same_size_and_date_is_noticed(self) -> None:
         """
         Is another file.
         """
@@ -198,7 +198,7 @@ class WatchTests(SynchronousTestCase):
         self.look(2)
         self.assertEqual(1, len(self.taken))
 
-    def test_what_cannot_be_used_is_told_once(self) -> None:
+    def test_unusable_file_is_logged_once(self) -> None:
         """
         Until the file is a good one; then a new problem is news.
         """
@@ -218,7 +218,7 @@ class WatchTests(SynchronousTestCase):
         self.look(2)
         self.assertEqual([*told, *told], [line for line in self.lines() if "cut off" in line])
 
-    def test_removed_file(self) -> None:
+    def test_removed_file_keeps_the_former_contents(self) -> None:
         """
         Is a change like any other: its previous contents stay in use, and that is told once.
         """
@@ -230,7 +230,7 @@ class WatchTests(SynchronousTestCase):
         told = f"ca_file: '{self.path}' cannot be read: no such file or directory; its previous contents stay in use"
         self.assertEqual([told], self.lines())
 
-    def test_quiet(self) -> None:
+    def test_worker_applies_changes_without_logging(self) -> None:
         """
         A worker takes changes as well, and leaves it to its supervisor to tell of them.
         """
@@ -242,7 +242,7 @@ class WatchTests(SynchronousTestCase):
         self.look(2)
         self.assertEqual((2, []), (len(self.taken), self.lines()))
 
-    def test_end(self) -> None:
+    def test_stop_leaves_no_timer(self) -> None:
         """
         Nothing is left.
         """

@@ -24,7 +24,7 @@ class AnswerIndexTests(SynchronousTestCase):
     A place for each transport, group of types, and rcode.
     """
 
-    def test_each_has_its_own(self) -> None:
+    def test_each_combination_has_its_own_index(self) -> None:
         """
         No two have the same, and none is outside the list.
         """
@@ -39,7 +39,7 @@ class AnswerIndexTests(SynchronousTestCase):
         self.assertEqual(list(range(len(Counters().answers))), places)
         self.assertEqual(16, len(RCODES))
 
-    def test_groups(self) -> None:
+    def test_dnssec_and_other_types_are_groups(self) -> None:
         """
         DNSSEC's types are one group, all that is not named is another.
         """
@@ -57,7 +57,7 @@ class HistogramTests(SynchronousTestCase):
     How often something took how long.
     """
 
-    def test_buckets(self) -> None:
+    def test_bound_belongs_to_its_bucket(self) -> None:
         """
         A bound belongs to its bucket; what is above all bounds to the last.
         """
@@ -68,7 +68,7 @@ class HistogramTests(SynchronousTestCase):
         self.assertEqual([2, 12, 1], histogram.counts)
         self.assertAlmostEqual(7.27, histogram.total)
 
-    def test_bounds(self) -> None:
+    def test_bounds_increase_to_the_longest_query_time(self) -> None:
         """
         They grow, from a tenth of a millisecond to the longest a query takes.
         """
@@ -82,7 +82,7 @@ class CloseTests(SynchronousTestCase):
     Connections that ended.
     """
 
-    def test_who_and_why(self) -> None:
+    def test_close_is_counted_by_side_and_reason(self) -> None:
         """
         A reason of ours, or the code of how the upstream ended it; what has no label is "other".
         """
@@ -96,7 +96,7 @@ class CloseTests(SynchronousTestCase):
             dict(counters.connections_closed),
         )
 
-    def test_all_that_is_counted_is_told(self) -> None:
+    def test_every_counter_is_reported(self) -> None:
         """
         Other rooms go by the names of the fields; each is there from the start.
         """

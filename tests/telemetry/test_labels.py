@@ -62,7 +62,7 @@ class LabelTests(SynchronousTestCase):
         self.assertEqual(used, set(FIXED) | set(OPEN))
         self.assertEqual(set(), set(FIXED) & set(OPEN))
 
-    def test_values_are_not_prose(self) -> None:
+    def test_label_values_are_single_words(self) -> None:
         """
         Each is one word without spaces; names of the DNS and of yes and no are as everybody spells them.
         """
@@ -86,7 +86,7 @@ class LabelTests(SynchronousTestCase):
         for label, values in seen.items():
             self.assertEqual(set(FIXED[label]), values | ({"read"} if label == "phase" else set()), label)
 
-    def test_an_unknown_reason_is_other(self) -> None:
+    def test_unknown_reason_is_other(self) -> None:
         """
         Nothing that an upstream or a library says can make a label value of its own.
         """
@@ -122,7 +122,7 @@ class LabelTests(SynchronousTestCase):
             if path.name != "counters.py":
                 self.assertNotRegex(path.read_text("utf-8"), r"\.connections_closed\[", str(path))
 
-    def test_the_page_has_them(self) -> None:
+    def test_metrics_page_lists_the_label_values(self) -> None:
         """
         docs/metrics.md has the table that the code makes, and a name of each enumerated value.
         """

@@ -56,7 +56,7 @@ class LinesTests(SynchronousTestCase):
         maker(out)(event)
         return out.getvalue()
 
-    def test_json(self) -> None:
+    def test_json_line_is_one_object(self) -> None:
         """
         An object a line, with what the message is made of.
         """
@@ -73,22 +73,22 @@ class LinesTests(SynchronousTestCase):
         )
         self.assertEqual(1, self.written(as_json).count("\n"))
 
-    def test_journal(self) -> None:
+    def test_journal_lines_have_their_priority(self) -> None:
         """
         Every line of it has its priority.
         """
         self.assertEqual("<4>u1: went döwn\n", self.written(for_journal))
         self.assertEqual("<6>a\n<6>b\n", self.written(for_journal, {"log_format": "a\nb"}))
 
-    def test_text(self) -> None:
+    def test_text_line_has_date_and_level(self) -> None:
         """
         With date and level.
         """
         self.assertRegex(self.written(as_text), r"^1970-01-01T.* \[dotproxy#warn\] u1: went döwn\n$")
 
-    def test_twisted(self) -> None:
+    def test_twisted_info_lines_are_omitted(self) -> None:
         """
-        Its news are left out, its warnings and errors are not; nor is what others log.
+        Warnings and errors of Twisted are logged; so are lines of other libraries.
         """
         for namespace in ("twisted.internet.base", "twisted.scripts._twistd_unix.UnixAppLogger", "log_legacy"):
             event = {"log_format": "reactor class", "log_namespace": namespace, "log_level": LogLevel.info}
@@ -97,7 +97,7 @@ class LinesTests(SynchronousTestCase):
                 self.assertIn("reactor class", self.written(maker, {**event, "log_level": LogLevel.warn}))
                 self.assertIn("reactor class", self.written(maker, {**event, "log_namespace": "stdout"}))
 
-    def test_what_went_wrong(self) -> None:
+    def test_traceback_is_part_of_the_message(self) -> None:
         """
         A traceback is part of the message.
         """
@@ -129,7 +129,7 @@ class LinesTests(SynchronousTestCase):
             self.assertEqual([], [line for line in written.splitlines() if line.startswith(("<0>", "forged"))])
             self.assertEqual("", "".join(one for one in written if not one.isprintable() and one not in "\n\t"))
 
-    def test_what_suits(self) -> None:
+    def test_format_is_chosen_by_the_output(self) -> None:
         """
         Text for a terminal, priorities for the journal, JSON for a file or a pipe.
         """
@@ -175,7 +175,7 @@ class SummedUpTests(Heard):
     An upstream that goes down again and again.
     """
 
-    def test_the_rest_is_one_line(self) -> None:
+    def test_repeated_lines_are_summed_up_in_one(self) -> None:
         """
         Three times are told; what is more in the same minute is counted, and told at its end.
         """
@@ -201,7 +201,7 @@ class FormatTests(SynchronousTestCase):
     The formats of events.
     """
 
-    def test_no_format_says_how_a_number_is_written(self) -> None:
+    def test_event_formats_have_no_format_specification(self) -> None:
         """
         What stands after a colon, as in {share:.0%}, is lost on the way from a worker to its supervisor.
         """
@@ -236,7 +236,7 @@ class QueryLogTests(Heard):
         queries.log_sent(UDP, [(bytes(reply), Client("192.0.2.7", 4711))] * times, 0.00125)
         return self.lines
 
-    def test_hashed(self) -> None:
+    def test_names_and_clients_are_hashed(self) -> None:
         """
         Neither name nor client is to be read; both are the same each time.
         """
@@ -256,19 +256,19 @@ class QueryLogTests(Heard):
         passed_on = eventFromJSON(eventAsJSON(events[0]))
         self.assertEqual("queries are logged: 25 % of them, names and clients hashed", formatEvent(passed_on))
 
-    def test_clear(self) -> None:
+    def test_names_and_clients_are_clear_if_configured(self) -> None:
         """
         If that is what is wanted.
         """
         self.assertEqual("udp 192.0.2.7 www.test. A NXDOMAIN 37 1.25 cache - -", self.log_of(clear=True)[1])
 
-    def test_sampled(self) -> None:
+    def test_configured_share_is_logged(self) -> None:
         """
         As many as were asked for.
         """
         self.assertEqual(1 + 5, len(self.log_of(sample=0.5, times=10)))
 
-    def test_which_share(self) -> None:
+    def test_share_is_logged_in_words_or_percent(self) -> None:
         """
         Is told in words or percent, by a worker, too, whose events come to the supervisor as JSON without formats.
         """
@@ -280,7 +280,7 @@ class QueryLogTests(Heard):
             expected = f"queries are logged: {told} of them, names and clients in clear"
             self.assertEqual([expected] * 2, [self.lines[-1], formatEvent(eventFromJSON(eventAsJSON(events[-1])))])
 
-    def test_answers_without_question(self) -> None:
+    def test_response_without_question_has_no_name(self) -> None:
         """
         Have no name.
         """

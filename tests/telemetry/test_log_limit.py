@@ -30,9 +30,9 @@ class LogLimitTests(SynchronousTestCase):
         for number in range(count):
             self.limit({"log_namespace": "dotproxy", "log_format": kind, "log_time": time, "a": number, **more})
 
-    def test_what_is_too_much_is_counted(self) -> None:
+    def test_lines_above_the_limit_are_counted(self) -> None:
         """
-        And told when the minute is over; other kinds are not touched.
+        The count is logged when the minute is over; other kinds are not affected.
         """
         self.tell(LINES + 900)
         self.tell(1, kind="another")
@@ -46,14 +46,14 @@ class LogLimitTests(SynchronousTestCase):
         self.tell(LINES, WINDOW + 1)
         self.assertEqual(LINES + 1, len(self.written))
 
-    def test_tracebacks(self) -> None:
+    def test_tracebacks_have_a_lower_limit(self) -> None:
         """
         Of those fewer.
         """
         self.tell(50, log_failure=Failure(ValueError("x")))
         self.assertEqual(TRACEBACKS, len(self.written))
 
-    def test_the_query_log(self) -> None:
+    def test_query_log_is_limited_by_the_second(self) -> None:
         """
         It is limited by the second, and tells how many lines are missing.
         """
@@ -65,7 +65,7 @@ class LogLimitTests(SynchronousTestCase):
         told = "50000 responses more were not logged: there were too many"
         self.assertEqual([told, "0 went wrong"], [formatEvent(event) for event in self.written[QUERY_LINES:]])
 
-    def test_many_kinds(self) -> None:
+    def test_table_of_kinds_is_bounded(self) -> None:
         """
         No table grows with what is logged.
         """
@@ -74,7 +74,7 @@ class LogLimitTests(SynchronousTestCase):
         self.assertEqual(_KINDS + LINES, len(self.written))
         self.assertLessEqual(len(self.limit._counts) + len(self.limit._left_out), _KINDS + 2)
 
-    def test_a_clock_that_is_set_back(self) -> None:
+    def test_clock_set_back_starts_a_new_window(self) -> None:
         """
         It begins a window anew.
         """

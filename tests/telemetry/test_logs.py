@@ -35,9 +35,9 @@ class LogTests(SynchronousTestCase):
         events.upstream_went_down("u", Unreachable("connect", "connection refused"))
         events.upstream_came_up("u", 61.04, 7)
 
-    def test_one_line_for_each_change(self) -> None:
+    def test_state_changes_are_logged_once(self) -> None:
         """
-        The first connection, going down, and being back are news; coming and going of connections is not.
+        The first connection, going down, and recovery are logged; single connections are not.
         """
         self.tell(LoggedEvents())
         expected: list[Any] = [
@@ -47,7 +47,7 @@ class LogTests(SynchronousTestCase):
         ]
         self.assertEqual(expected, self.lines)
 
-    def test_everything_at_debug(self) -> None:
+    def test_connections_are_logged_at_debug(self) -> None:
         """
         At debug each connection has its lines.
         """
@@ -57,7 +57,7 @@ class LogTests(SynchronousTestCase):
         self.assertEqual((LogLevel.debug, closed), self.lines[1])
         self.assertIn("TLSv1.3 resumed", self.lines[2][1])
 
-    def test_nobody_has_to_listen(self) -> None:
+    def test_events_without_an_observer_are_dropped(self) -> None:
         """
         Events can be told to nobody.
         """

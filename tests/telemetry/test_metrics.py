@@ -29,7 +29,7 @@ class CounterTests(SynchronousTestCase):
     Plain numbers.
     """
 
-    def test_groups(self) -> None:
+    def test_each_transport_type_and_rcode_has_its_own_counter(self) -> None:
         """
         Every transport, group of types and rcode has a place of its own.
         """
@@ -41,7 +41,7 @@ class CounterTests(SynchronousTestCase):
         self.assertEqual(len(TRANSPORTS) * len(TYPE_GROUPS) * 16, len(Counters().answers))
         self.assertEqual(answer_index(UDP, 48, 0), answer_index(UDP, 43, 0))
 
-    def test_histograms(self) -> None:
+    def test_bound_belongs_to_its_bucket_and_the_last_is_infinite(self) -> None:
         """
         A bound belongs to its bucket; what is over all bounds has one as well.
         """
@@ -91,7 +91,7 @@ class MetricsTests(SynchronousTestCase):
         )
         self.lines = Metrics({"version": "1"}).text(report).decode().splitlines()
 
-    def test_numbers(self) -> None:
+    def test_values_are_at_their_metrics(self) -> None:
         """
         Each is where it belongs.
         """
@@ -129,7 +129,7 @@ class MetricsTests(SynchronousTestCase):
         ):
             self.assertIn(line, self.lines)
 
-    def test_upstreams_that_do_not_work(self) -> None:
+    def test_untried_upstream_is_not_up_and_has_no_certificate(self) -> None:
         """
         One that was not tried yet is not up; it has no failed attempts, and no certificate.
         """
@@ -141,16 +141,16 @@ class MetricsTests(SynchronousTestCase):
                 self.assertIn(f'dotproxy_upstream_{name}{{upstream="{label}"}} {value}.0', lines)
         self.assertEqual([], [line for line in lines if line.startswith("dotproxy_upstream_certificate")])
 
-    def test_everything_that_is_described_is_there(self) -> None:
+    def test_every_described_metric_is_rendered(self) -> None:
         """
-        And nothing else; each has its HELP and TYPE.
+        And no other; each has its HELP and TYPE.
         """
         told = {line.split()[2] for line in self.lines if line.startswith("# TYPE dotproxy_")}
         described = {f"dotproxy_{name}{'_total' if one.type == 'counter' else ''}" for name, one in METRICS.items()}
         self.assertEqual(described, told)
         self.assertEqual(len(METRICS) + 2, len(metrics_table().splitlines()))
 
-    def test_what_runs(self) -> None:
+    def test_openssl_version_is_that_of_the_tls_library(self) -> None:
         """
         The version of OpenSSL is that of the library that makes upstream connections, not of its binding.
         """
@@ -163,7 +163,7 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual("3.5.4", openssl_version("OpenSSL 3.5.4 30 Sep 2025"))
         self.assertEqual("LibreSSL 4.2.0", openssl_version("LibreSSL 4.2.0"))
 
-    def test_conventions(self) -> None:
+    def test_names_and_help_follow_the_conventions(self) -> None:
         """
         Base units in names, help texts that are sentences, bounds that grow.
         """

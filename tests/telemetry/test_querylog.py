@@ -78,7 +78,7 @@ class QueryLogTests(SynchronousTestCase):
         self.addCleanup(scene.__exit__)
         return scene
 
-    def test_from_an_upstream(self) -> None:
+    def test_miss_has_the_upstream_and_its_time(self) -> None:
         """
         A cache miss has its upstream's label, and the time until the response came.
         """
@@ -96,7 +96,7 @@ class QueryLogTests(SynchronousTestCase):
         self.assertEqual(len(octets), line["octets"])
         self.assertEqual(f"udp 127.0.0.1 www.lab.example. A NOERROR {len(octets)} 12.5 upstream u0 -", line["message"])
 
-    def test_from_the_cache(self) -> None:
+    def test_cache_hit_has_no_upstream(self) -> None:
         """
         A cache hit says so, whether by the same octets or others; there is no upstream to it.
         """
@@ -110,7 +110,7 @@ class QueryLogTests(SynchronousTestCase):
             [("cache", None, 0.0)] * 4, [told(x, "source", "upstream", "duration_ms") for x in scene.lines()]
         )
 
-    def test_joined(self) -> None:
+    def test_joined_query_is_marked_and_has_its_own_time(self) -> None:
         """
         Who waited with a query in flight is told apart, and its time begins with its own query.
         """
@@ -125,7 +125,7 @@ class QueryLogTests(SynchronousTestCase):
             [told(line, "source", "upstream", "duration_ms") for line in scene.lines()],
         )
 
-    def test_who_answered(self) -> None:
+    def test_line_has_the_upstream_that_responded(self) -> None:
         """
         If the first upstream did not, the line has the label of the one that did.
         """
@@ -136,7 +136,7 @@ class QueryLogTests(SynchronousTestCase):
         scene.upstreams[1].answer(reply_to(sent))
         self.assertEqual(("upstream", "u1"), told(scene.line(), "source", "upstream"))
 
-    def test_an_answer_that_was_kept_in_reserve(self) -> None:
+    def test_fallback_servfail_has_the_upstream_that_sent_it(self) -> None:
         """
         A SERVFAIL that turned out to be the best there is has the label of who gave it.
         """
@@ -147,7 +147,7 @@ class QueryLogTests(SynchronousTestCase):
         scene.upstreams[1].fail(Unreachable("connect", "refused"), is_final=True)
         self.assertEqual(("upstream", "u0", "SERVFAIL"), told(scene.line(), "source", "upstream", "rcode"))
 
-    def test_nobody_answered(self) -> None:
+    def test_failure_has_the_extended_error_code(self) -> None:
         """
         The line has the code of the Extended DNS Error, also if the client has no EDNS to be told it by.
         """
@@ -158,7 +158,7 @@ class QueryLogTests(SynchronousTestCase):
             self.assertEqual(("failed", None, "SERVFAIL", 22), told(scene.line(), "source", "upstream", "rcode", "ede"))
             scene.ask(question("WWW.lab.example.", use_edns=edns))
 
-    def test_a_failure_of_a_moment_ago(self) -> None:
+    def test_cached_failure_is_marked_with_its_code(self) -> None:
         """
         It comes from the failure cache (RFC 9520 §3.2), with the code of the upstream's reason, if it gave one.
         """
@@ -171,7 +171,7 @@ class QueryLogTests(SynchronousTestCase):
         scene.ask(question())
         self.assertEqual(("failure_cache", None, 6), told(scene.line(), "source", "upstream", "ede"))
 
-    def test_stale(self) -> None:
+    def test_stale_response_is_marked(self) -> None:
         """
         A stale response says so, however it came to be given: patience at an end, a failure, a failure before.
         """
@@ -189,7 +189,7 @@ class QueryLogTests(SynchronousTestCase):
         scene.ask(question("wWW.lab.example."))
         self.assertEqual(("stale", 0.0), told(scene.line(), "source", "duration_ms"))
 
-    def test_made_here(self) -> None:
+    def test_local_responses_are_marked(self) -> None:
         """
         What is refused or answered here is local: a client that is not served, a special name, rubbish, too much.
         """
@@ -207,7 +207,7 @@ class QueryLogTests(SynchronousTestCase):
             [told(line, "source", "rcode", "type", "ede") for line in scene.lines()],
         )
 
-    def test_types_by_name(self) -> None:
+    def test_type_is_logged_by_name_or_number(self) -> None:
         """
         A type has its name, one without a name its number (RFC 3597 §5).
         """
@@ -216,7 +216,7 @@ class QueryLogTests(SynchronousTestCase):
             scene.ask(dns.message.make_query("x.onion.", rtype).to_wire())
         self.assertEqual([("HTTPS", 65), ("TYPE65280", 65280)], [told(x, "type", "qtype") for x in scene.lines()])
 
-    def test_one_batch(self) -> None:
+    def test_each_query_of_a_batch_has_its_line(self) -> None:
         """
         Of what came together each has its own line.
         """
@@ -229,7 +229,7 @@ class QueryLogTests(SynchronousTestCase):
         scene.reply()
         self.assertEqual("upstream", scene.line()["source"])
 
-    def test_nothing_is_left_behind(self) -> None:
+    def test_log_holds_nothing_after_the_responses(self) -> None:
         """
         When everybody is answered the log holds nothing any more.
         """
@@ -246,7 +246,7 @@ class NoQueryLogTests(SynchronousTestCase):
     Without a query log.
     """
 
-    def test_nothing_is_noted(self) -> None:
+    def test_nothing_is_recorded_without_a_query_log(self) -> None:
         """
         There is nobody to be told, by default.
         """

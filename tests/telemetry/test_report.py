@@ -63,14 +63,14 @@ class ReportTests(SynchronousTestCase):
     Reports.
     """
 
-    def test_between_processes(self) -> None:
+    def test_report_round_trips_through_json(self) -> None:
         """
         What is written as JSON is read as it was.
         """
         data = as_data(report(1))
         self.assertEqual(data, as_data(from_data(json.loads(json.dumps(data)))))
 
-    def test_added_up(self) -> None:
+    def test_numbers_are_summed_and_the_best_state_is_taken(self) -> None:
         """
         Every number is the sum; what is a state is that of the one that is best off.
         """
@@ -89,14 +89,14 @@ class ReportTests(SynchronousTestCase):
             )
         self.assertEqual(expected, whole)
 
-    def test_other_upstreams(self) -> None:
+    def test_upstreams_of_the_same_name_are_merged(self) -> None:
         """
         Those of one name are one.
         """
         whole = sum_of([report(1, "a"), report(2, "b"), report(3, "a")])
         self.assertEqual([("a", 20), ("b", 10)], [(one.label, one.counters.answers[0]) for one in whole.upstreams])
 
-    def test_plaintext_by_purpose(self) -> None:
+    def test_plaintext_queries_are_summed_by_purpose(self) -> None:
         """
         What left without TLS is told by purpose, summed over workers, and counts after a worker has ended.
         """
@@ -104,7 +104,7 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual({"upstream": 100, "bootstrap": 105}, plaintext_by_purpose(whole))
         self.assertEqual({"upstream": 0, "bootstrap": 0}, plaintext_by_purpose(Report()))
 
-    def test_an_upstream_that_is_down_for_all(self) -> None:
+    def test_most_attempts_and_longest_outage_are_reported(self) -> None:
         """
         The most attempts and the longest outage count, since workers tell each other; one that has ended knows nothing.
         """
@@ -119,7 +119,7 @@ class ReportTests(SynchronousTestCase):
         (whole,) = sum_of([*reports, after_exit(reports[0])]).upstreams
         self.assertEqual(UpstreamStatus(State.DOWN, 3, 7.0, "tls: no", 20.0), whole.status)
 
-    def test_verified_in_words(self) -> None:
+    def test_number_of_verified_upstreams_is_in_words(self) -> None:
         """
         How many work, and of the others why not.
         """
@@ -135,7 +135,7 @@ class ReportTests(SynchronousTestCase):
         )
         self.assertEqual("1 of 1 upstreams verified", verified_summary(upstreams[:1]))
 
-    def test_readiness(self) -> None:
+    def test_one_ready_worker_is_enough(self) -> None:
         """
         One that can answer is enough.
         """

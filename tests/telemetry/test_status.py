@@ -16,7 +16,7 @@ class StandingTests(SynchronousTestCase):
     Of one process.
     """
 
-    def test_states(self) -> None:
+    def test_down_precedes_unverified_and_slow(self) -> None:
         """
         Down counts most; without a verified handshake nothing is up, however fast or slow it seems.
         """
@@ -34,7 +34,7 @@ class StandingTests(SynchronousTestCase):
             status = standing.status
             self.assertEqual((state, state <= State.SLOW), (status.state, status.is_working))
 
-    def test_failures(self) -> None:
+    def test_failures_are_reported_while_there_are_any(self) -> None:
         """
         Are told of for as long as there are any; the certificate is remembered.
         """
@@ -55,7 +55,7 @@ class BestOfTests(SynchronousTestCase):
     Of several.
     """
 
-    def test_best_counts(self) -> None:
+    def test_best_state_is_reported(self) -> None:
         """
         Up before slow, before not verified, before down, before nobody knows.
         """

@@ -15,7 +15,7 @@ class VersionTests(SynchronousTestCase):
     As those libraries say.
     """
 
-    def test_all(self) -> None:
+    def test_all_versions_are_reported(self) -> None:
         """
         Python, Twisted, OpenSSL and pyOpenSSL, each with a version.
         """
@@ -25,7 +25,7 @@ class VersionTests(SynchronousTestCase):
         for version in found.values():
             self.assertRegex(version, r"^[0-9]+\.[0-9]")
 
-    def test_openssl(self) -> None:
+    def test_openssl_version_is_shortened(self) -> None:
         """
         Its version alone; of another library all that it says.
         """

@@ -47,9 +47,9 @@ class AvailabilityTests(SynchronousTestCase):
         )
         self.assertEqual(["down"], self.events.states())
 
-    def test_a_connection_that_ended_is_no_outage_yet(self) -> None:
+    def test_second_lost_connection_in_a_row_begins_an_outage(self) -> None:
         """
-        A second one in a row is.
+        One lost connection alone is no outage.
         """
         self.assertTrue(self.availability.note_failure(GONE))
         self.assertEqual([], self.events.states())
@@ -59,7 +59,7 @@ class AvailabilityTests(SynchronousTestCase):
         self.assertFalse(self.availability.note_failure(GONE))
         self.assertEqual(["down"], self.events.states())
 
-    def test_the_end_is_reported_with_its_length(self) -> None:
+    def test_end_of_an_outage_is_reported_once_with_its_length(self) -> None:
         """
         Since the first failure, and how many there were; each outage has one end.
         """
@@ -74,7 +74,7 @@ class AvailabilityTests(SynchronousTestCase):
         self.availability.note_failure(REFUSED)
         self.assertEqual(["down", "up", "down"], self.events.states())
 
-    def test_what_another_worker_saw_is_not_reported(self) -> None:
+    def test_outage_seen_by_another_worker_is_not_reported(self) -> None:
         """
         That worker reports it; the next dial here is due half a second later than its own.
         """
@@ -85,7 +85,7 @@ class AvailabilityTests(SynchronousTestCase):
         self.assertTrue(self.availability.note_connected())
         self.assertEqual([], self.events.events)
 
-    def test_a_young_outage_is_waited_out(self) -> None:
+    def test_outage_is_recent_for_ten_seconds(self) -> None:
         """
         For ten seconds from its first failure, or from when earlier failures said nothing any more.
         """

@@ -75,16 +75,16 @@ class NamedTests(SynchronousTestCase):
         """
         return self.endpoint.connect(Factory.forProtocol(Protocol))
 
-    def test_it_is_looked_up_and_dialled(self) -> None:
+    def test_name_is_resolved_then_dialled_and_verified(self) -> None:
         """
-        Its addresses are dialled, and the name verified.
+        Its addresses are dialled, and the certificate verified for the name.
         """
         connected = self.connect()
         self.network.accept(self.server)
         self.assertEqual("dot.test", self.successResultOf(connected).identity.verified)
         self.assertEqual([("192.0.2.1", 853)], self.network.dialled)
 
-    def test_it_is_looked_up_again_when_that_has_aged(self) -> None:
+    def test_name_is_resolved_again_after_its_ttl(self) -> None:
         """
         Not with every dial, but when the TTL is over, a minute at least and a day at most.
         """
@@ -104,9 +104,9 @@ class NamedTests(SynchronousTestCase):
         """
         self.assertEqual(((60.0, 86400.0), 16, 1.5, 32), (FRESH, MOST_ADDRESSES, LOOKUP_TIMEOUT, MAX_MISMATCHES))
 
-    def test_what_was_found_before_counts(self) -> None:
+    def test_failed_lookup_keeps_the_former_addresses(self) -> None:
         """
-        If a later lookup fails, the addresses are those of before.
+        If a later lookup fails, the former addresses are dialled.
         """
         connected = self.connect()
         self.network.refuse(Refused())
@@ -119,9 +119,9 @@ class NamedTests(SynchronousTestCase):
         self.successResultOf(connected)
         self.assertEqual(2, len(self.asked))
 
-    def test_nothing_is_found(self) -> None:
+    def test_failed_first_lookup_fails_the_dial(self) -> None:
         """
-        The first lookup has to succeed, or there is nothing to dial.
+        Without a successful lookup there is no address to dial.
         """
         self.answer = Unreachable("resolve", "it has no address")
         error = self.failureResultOf(self.connect(), Unreachable).value
@@ -129,9 +129,9 @@ class NamedTests(SynchronousTestCase):
         self.assertIn("dot.test cannot be looked up", error.reason)
         self.assertEqual([], self.network.dialled)
 
-    def test_other_addresses(self) -> None:
+    def test_changed_addresses_are_dialled(self) -> None:
         """
-        Addresses that have changed are dialled from then on.
+        A later lookup replaces the addresses.
         """
         for address in ("192.0.2.1", "192.0.2.2"):
             self.answer = ([address], 60.0)
@@ -141,9 +141,9 @@ class NamedTests(SynchronousTestCase):
             self.network.reactor.advance(61)
         self.assertEqual(["192.0.2.1", "192.0.2.2"], [host for host, _ in self.network.dialled])
 
-    def test_giving_up(self) -> None:
+    def test_dial_can_be_cancelled_during_the_lookup(self) -> None:
         """
-        A dial may be given up while the name is looked up.
+        A cancelled dial ends while the name is looked up.
         """
         self.lookup = lambda name: Deferred()  # type: ignore[method-assign]
         endpoint = NamedEndpoint(
@@ -207,7 +207,7 @@ class AddressesTests(SynchronousTestCase):
         """
         return Deferred.fromCoroutine(addresses_of(resolver, "dot.test"))
 
-    def test_both_families(self) -> None:
+    def test_addresses_of_both_families_alternate_until_the_least_ttl(self) -> None:
         """
         IPv4 and IPv6 in turn, for as long as the least of their TTLs; records of other types are passed over.
         """
@@ -216,9 +216,9 @@ class AddressesTests(SynchronousTestCase):
         self.assertEqual((["192.0.2.1", "2001:db8::1", "192.0.2.2"], 60.0), self.successResultOf(self.found(resolver)))
         self.assertEqual([("A", "dot.test", [1.5]), ("AAAA", "dot.test", [1.5])], resolver.lookups)
 
-    def test_more_addresses_than_an_upstream_has(self) -> None:
+    def test_number_of_addresses_is_bounded(self) -> None:
         """
-        So many are used, of either family, and no more: each costs a TLS context of its own.
+        A fixed number of addresses is used, of either family: each costs a TLS context of its own.
         """
         many = [four(f"192.0.2.{number}", 60) for number in range(200)]
         others = [six(f"2001:db8::{number:x}", 60) for number in range(200)]
@@ -226,21 +226,21 @@ class AddressesTests(SynchronousTestCase):
         self.assertEqual(MOST_ADDRESSES, len(found))
         self.assertEqual(MOST_ADDRESSES // 2, len([address for address in found if ":" in address]))
 
-    def test_one_family(self) -> None:
+    def test_addresses_of_one_family_are_enough(self) -> None:
         """
-        One family is enough.
+        The other family may fail or be empty.
         """
         resolver = Resolver(Unreachable("connect", "x"), [six("2001:db8::1", 70)])
         self.assertEqual((["2001:db8::1"], 70.0), self.successResultOf(self.found(resolver)))
 
-    def test_none(self) -> None:
+    def test_missing_addresses_are_an_error_with_the_cause(self) -> None:
         """
-        No address, or no answer, is a failure that says which.
+        No address, or no response, is a failure that says which.
         """
         for resolver, reason in ((Resolver([], []), "it has no address"), (Resolver(ValueError(), []), "ValueError")):
             self.assertEqual(reason, self.failureResultOf(self.found(resolver), Unreachable).value.reason)
 
-    def test_why_in_words(self) -> None:
+    def test_lookup_failure_is_told_once_in_words(self) -> None:
         """
         What a lookup failed with is told once, and in words.
         """
@@ -257,9 +257,9 @@ class AddressesTests(SynchronousTestCase):
             error = self.failureResultOf(self.found(Resolver(one, other)), Unreachable).value
             self.assertEqual(reason, error.reason)
 
-    def test_several_servers_that_say_the_same(self) -> None:
+    def test_same_failure_of_several_servers_is_told_once(self) -> None:
         """
-        What each bootstrap server said is told once.
+        Each distinct failure of the bootstrap servers is told once.
         """
         config = load({"upstream": ["dot.test"], "bootstrap": ["udp://192.0.2.1", "udp://192.0.2.2"]}, {}).config
 
@@ -342,9 +342,9 @@ class PlainTests(SynchronousTestCase):
         (self.port,) = self.reactor.ports
         ((self.query, self.server),) = self.port.sent
 
-    def test_question_and_answer(self) -> None:
+    def test_only_a_matching_response_of_the_server_is_accepted(self) -> None:
         """
-        It is asked of that server, under an ID of its own, and only a matching answer from there counts.
+        The query has an ID of its own; responses with another ID or question, or from elsewhere, are ignored.
         """
         self.assertEqual((("192.0.2.53", 53), b"\xab\xcd"), (self.server, self.query[:2]))
         right = Zone({("dot.test.", A): [address_rdata("192.0.2.1")]})(self.query) or b""
@@ -385,9 +385,9 @@ class PlainTests(SynchronousTestCase):
         self.port.protocol.datagramReceived(right, self.server)
         self.failureResultOf(self.result)
 
-    def test_the_port_is_the_kernels_choice(self) -> None:
+    def test_each_query_has_a_connected_socket_at_a_random_port(self) -> None:
         """
-        Each question has a socket of its own at a random port, connected, so that others' datagrams never arrive.
+        Each query has a socket of its own at a random port, connected, so that others' datagrams never arrive.
         """
         asker = PlainAsker(self.reactor, "192.0.2.53", 53, lambda size: b"\xab\xcd", self.counters)
         ForwarderResolver(asker, self.reactor).lookupAddress("dot.test", [LOOKUP_TIMEOUT]).addErrback(lambda _: None)
@@ -395,7 +395,7 @@ class PlainTests(SynchronousTestCase):
         self.assertIsNot(self.reactor.ports[0], self.reactor.ports[1])
         self.assertEqual([("192.0.2.53", 53)] * 2, [port.connected_to for port in self.reactor.ports])
 
-    def test_guesses_are_bounded(self) -> None:
+    def test_too_many_mismatched_responses_end_the_query(self) -> None:
         """
         After so many responses that do not match, somebody is guessing: the question is given up (RFC 5452 section 9.2).
         """
@@ -409,9 +409,9 @@ class PlainTests(SynchronousTestCase):
         self.reactor.advance(LOOKUP_TIMEOUT)
         self.failureResultOf(self.result)
 
-    def test_no_route(self) -> None:
+    def test_socket_error_is_raised_and_the_socket_closed(self) -> None:
         """
-        The error is the caller's; nothing is left open.
+        The error is the caller's; no socket stays open.
         """
 
         def connect(port: Port, host: str, number: int) -> None:
@@ -422,9 +422,9 @@ class PlainTests(SynchronousTestCase):
         self.assertRaises(OSError, asker.handle_batch, None, [(make_query("dot.test.", A), None)])
         self.assertFalse(self.reactor.ports[1].is_open)
 
-    def test_no_answer(self) -> None:
+    def test_unanswered_query_times_out_and_closes_the_socket(self) -> None:
         """
-        It is waited for so long, and the socket closed.
+        After the timeout the socket is closed.
         """
         self.reactor.advance(LOOKUP_TIMEOUT)
         self.failureResultOf(self.result)

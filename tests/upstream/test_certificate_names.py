@@ -45,31 +45,31 @@ class NamesTests(SynchronousTestCase):
             self.assertEqual((expected, not expected), (asked.is_accepted, asked.is_refused), what)
             self.assertEqual(expected, bool(asked.scene.server.queries), what)
 
-    def test_each_form_for_a_name(self) -> None:
+    def test_name_and_first_label_wildcard_are_accepted(self) -> None:
         """
         The name and a wildcard for its first label, in either case, are accepted, beside anything that can be read; all
         else is refused (RFC 9525 §6.3).
         """
         self.check(NAME, FOR_THE_NAME)
 
-    def test_each_form_for_an_address(self) -> None:
+    def test_address_is_accepted_in_ipaddress_only(self) -> None:
         """
         The address in an iPAddress is accepted; its text in a name, a mapped address or a network is not (RFC 9525 §6.4).
         """
         self.check(None, FOR_THE_ADDRESS)
 
-    def test_trailing_space(self) -> None:
+    def test_trailing_space_is_no_part_of_a_name_and_is_shown(self) -> None:
         """
-        Is no part of a name, and is shown.
+        A name with a trailing space does not match; the error shows the space.
         """
         self.assertEqual(
             "the certificate is for 'dns.work.example ', not for dns.work.example",
             Asked((DNS, NAME.encode() + b" ")).reason,
         )
 
-    def test_text_of_a_strangers_certificate(self) -> None:
+    def test_names_in_errors_have_no_line_breaks_and_a_limit(self) -> None:
         """
-        What is told of names has no line breaks and an end.
+        Names of a certificate are shown without line breaks and up to a limit.
         """
         reason = Asked((DNS, b"a\nb\x1b[2J"), (DNS, b"l" * 9000), (DNS, b""), (DNS, b"it's")).reason
         expected = f"the certificate is for 'a\\nb\\x1b[2J', '{'l' * 80}...', '', it's, not for dns.work.example"
@@ -78,7 +78,7 @@ class NamesTests(SynchronousTestCase):
         self.assertTrue(reason.isprintable(), reason)
         self.assertLess(len(reason), 200)
 
-    def test_right_name_beside_unusable_ones(self) -> None:
+    def test_one_matching_name_beside_unusable_ones_is_accepted(self) -> None:
         """
         One entry that matches is enough, whatever else there is.
         """
@@ -88,7 +88,7 @@ class NamesTests(SynchronousTestCase):
                 self.assertTrue(Asked(*entries).is_accepted, entries)
             self.assertTrue(Asked(entry, (IP, packed(ADDRESS)), name=None).is_accepted, entry)
 
-    def test_wildcards(self) -> None:
+    def test_wildcard_matches_one_whole_label(self) -> None:
         """
         A wildcard stands for one whole label above two others at least, and for no A-label and none with an underscore.
         """
@@ -110,14 +110,14 @@ class NamesTests(SynchronousTestCase):
             self.assertEqual((expected, reason), (asked.is_accepted, asked.reason))
             self.assertNotEqual(expected, asked.is_refused)
 
-    def test_single_label(self) -> None:
+    def test_single_label_name_is_accepted_unless_all_digits(self) -> None:
         """
         A name of one label is a name; one that is all digits is taken for an address, and refused.
         """
         self.assertTrue(Asked((DNS, b"resolver"), name="resolver").is_accepted)
         self.assertTrue(Asked((DNS, b"53"), name="53").is_refused)
 
-    def test_addresses(self) -> None:
+    def test_addresses_of_both_families_are_compared_without_zone(self) -> None:
         """
         Of either family; a zone is not part of an address; a mapped address is another one.
         """
@@ -132,18 +132,18 @@ class NamesTests(SynchronousTestCase):
             asked = Asked((IP, packed(entry)), name=None, address=address)
             self.assertEqual((expected, not expected), (asked.is_accepted, asked.is_refused), (address, entry))
 
-    def test_too_many_names(self) -> None:
+    def test_certificate_with_more_than_2000_names_is_refused(self) -> None:
         """
-        Beyond 2,000 names nothing is looked for.
+        Beyond 2,000 names none is compared.
         """
         many = [(DNS, b"%x.example" % number) for number in range(1999)]
         self.assertTrue(Asked(*many, (DNS, NAME.encode())).is_accepted)
         asked = Asked(*many, (DNS, b"one.more"), (DNS, NAME.encode()))
         self.assertEqual("the certificate's names cannot be used: there are more than 2000", asked.reason)
 
-    def test_more_than_a_handshake_may_hold(self) -> None:
+    def test_certificates_over_100_kb_fail_the_handshake(self) -> None:
         """
-        OpenSSL takes 100 KB of certificates and no more.
+        OpenSSL accepts 100 KB of certificates at most.
         """
         asked = Asked(*[(DNS, b"%x.example" % number) for number in range(9000)], (DNS, NAME.encode()))
         self.assertFalse(asked.is_accepted)

@@ -41,7 +41,7 @@ class AnchorTests(SynchronousTestCase):
     What ``ca_file`` may hold.
     """
 
-    def test_sole_intermediate(self) -> None:
+    def test_intermediate_ca_is_an_anchor_without_its_root(self) -> None:
         """
         An intermediate CA is an anchor without its root, sent by the server or not.
         """
@@ -54,7 +54,7 @@ class AnchorTests(SynchronousTestCase):
             self.assertEqual(("CN=one of many", False), (chain.anchor, chain.is_root))
             self.assertEqual(2, len(chain.pins))
 
-    def test_sole_intermediate_is_no_other(self) -> None:
+    def test_intermediate_anchor_covers_its_own_certificates_only(self) -> None:
         """
         What the same root signed otherwise is not trusted: neither another intermediate's nor its own.
         """
@@ -65,7 +65,7 @@ class AnchorTests(SynchronousTestCase):
             self.assertIn("the certificate is from an unknown CA", scene.told.failures[0][1].reason)
             self.assertEqual([], scene.server.queries)
 
-    def test_root(self) -> None:
+    def test_root_anchor_verifies_the_chain(self) -> None:
         """
         With the root the chain goes to it, whether the intermediate is named too or not.
         """
@@ -77,7 +77,7 @@ class AnchorTests(SynchronousTestCase):
             self.assertEqual(("CN=dotproxy throw-away CA", True), (chain.anchor, chain.is_root))
             self.assertEqual(3, len(chain.pins))
 
-    def test_the_certificate_itself(self) -> None:
+    def test_server_certificate_is_an_anchor_for_itself_only(self) -> None:
         """
         A server's own certificate is an anchor for itself, and for nothing that its key signs.
         """
@@ -85,7 +85,7 @@ class AnchorTests(SynchronousTestCase):
         scene.connect("question")
         self.assertEqual(["question"], scene.told.answered_tokens)
 
-    def test_system_store_without_the_root(self) -> None:
+    def test_missing_root_in_the_system_store_names_the_remedy(self) -> None:
         """
         The system's store takes roots; what is to be done with an intermediate is said.
         """
@@ -134,16 +134,16 @@ class SessionAgeTests(SynchronousTestCase):
         scene.network.settle()
         return [event[4] for event in scene.heard.events if event[0] == "connected"][-1]
 
-    def test_age_is_bounded(self) -> None:
+    def test_full_handshake_follows_after_an_hour(self) -> None:
         """
-        An hour after the full handshake there is another one, however often the session was resumed in between.
+        An hour after the full handshake there is another, however often the session was resumed in between.
         """
         for version in VERSIONS:
             scene = self.scene(version=version)
             seen = [self.connect(scene, minutes * MINUTE) for minutes in (0, 20, 40, 59, 61, 80, 119, 122)]
             self.assertEqual([False, True, True, True, False, True, True, False], seen)
 
-    def test_intermediate_that_ends(self) -> None:
+    def test_session_ends_with_any_certificate_of_its_chain(self) -> None:
         """
         No session outlives any certificate of its chain; the chain is looked at again, and refused.
         """
@@ -154,14 +154,14 @@ class SessionAgeTests(SynchronousTestCase):
             self.assertIn("a CA in the chain expired on", str(self.connect(scene, 31 * MINUTE)))
             self.assertEqual(asked, len(scene.server.queries))
 
-    def test_clock_set_back(self) -> None:
+    def test_session_from_the_future_is_not_resumed(self) -> None:
         """
         A session that would be from the future is not resumed.
         """
         scene = self.scene()
         self.assertEqual([False, False], [self.connect(scene, minutes * MINUTE) for minutes in (0, -1)])
 
-    def test_when_a_session_may_be_resumed(self) -> None:
+    def test_session_may_be_resumed_for_an_hour_within_its_chain(self) -> None:
         """
         From its handshake on, for an hour, and before any certificate of the chain ends.
         """
@@ -175,16 +175,16 @@ class SessionAgeTests(SynchronousTestCase):
         self.assertTrue(chain.is_resumable(chain.verified_at))
         self.assertFalse(chain.is_resumable(chain.verified_at - second))
 
-    def test_resumed_connection_is_checked_too(self) -> None:
+    def test_resumed_connection_is_refused_after_its_chain_ended(self) -> None:
         """
-        Should the chain's end come between the dial and the verdict, it counts.
+        The chain's end between the dial and the verification counts.
         """
         scene = self.scene(ends=30 * MINUTE)
         self.connect(scene, 0 * MINUTE)
         self.patch(type(self.verifier._session.chain), "is_resumable", lambda chain, now: True)
         self.assertIn("a CA in the chain expired on", str(self.connect(scene, 31 * MINUTE)))
 
-    def test_session_of_another_connection(self) -> None:
+    def test_resumed_session_is_checked_by_its_own_chain(self) -> None:
         """
         What counts of a resumed session is its own chain, not that of one that was made since.
         """

@@ -47,7 +47,7 @@ class CipherTests(SynchronousTestCase):
         scene.connect("question")
         return scene
 
-    def test_recommended_ciphers(self) -> None:
+    def test_recommended_ciphers_are_accepted(self) -> None:
         """
         Forward secrecy and authenticated encryption (RFC 9325 §4.2).
         """
@@ -60,9 +60,9 @@ class CipherTests(SynchronousTestCase):
             self.assertEqual(["question"], scene.told.answered_tokens, cipher)
             self.assertEqual(cipher, scene.upstream._pool.select().identity.cipher)
 
-    def test_ciphers_that_are_refused(self) -> None:
+    def test_weak_ciphers_are_refused(self) -> None:
         """
-        No RSA key exchange, no CBC, no finite-field Diffie-Hellman; nothing is asked, and the setting is named.
+        No RSA key exchange, no CBC, no finite-field Diffie-Hellman; no query is sent, and the error names the setting.
         """
         for cipher in (
             "AES128-SHA",
@@ -88,7 +88,7 @@ class CipherTests(SynchronousTestCase):
         self.assertEqual(["question"], scene.told.answered_tokens)
         self.assertEqual("AES128-SHA", scene.upstream._pool.select().identity.cipher)
 
-    def test_default_list(self) -> None:
+    def test_default_ciphers_are_ephemeral_and_aead(self) -> None:
         """
         Each cipher of the default is one of TLS 1.3, or has ephemeral keys, a certificate, and AES-GCM or ChaCha20.
         """
@@ -98,9 +98,9 @@ class CipherTests(SynchronousTestCase):
         for cipher in ciphers:
             self.assertRegex(cipher, r"^ECDHE-(RSA|ECDSA)-(AES(128|256)-GCM-SHA(256|384)|CHACHA20-POLY1305)$")
 
-    def test_versions(self) -> None:
+    def test_server_with_an_old_version_is_refused_with_the_settings_name(self) -> None:
         """
-        A server that is too old is told of with the setting's name.
+        The error for a TLS version that is too old names the setting.
         """
         scene = self.connect("ECDHE+AESGCM", TlsChoices("1.3"))
         self.assertIn(

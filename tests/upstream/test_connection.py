@@ -126,17 +126,17 @@ class ConnectionTests(SynchronousTestCase):
 
     # Tests.
 
-    def test_the_transport_is_set_up(self) -> None:
+    def test_transport_has_nodelay_keepalive_and_a_producer(self) -> None:
         """
-        No Nagle, TCP keepalive, and told when to stop.
+        No Nagle, TCP keepalive, and flow control registered.
         """
         self.assertEqual(["no delay True", "keep alive True"], self.transport.options)
         self.assertIs(self.connection, self.transport.producer)
         self.assertTrue(self.transport.streaming)
 
-    def test_counts_what_is_asked_and_answered(self) -> None:
+    def test_queries_in_flight_are_kept_in_their_order(self) -> None:
         """
-        Outstanding are those without a reply, in the order they were asked.
+        Queries without a reply, in the order they were sent.
         """
         first, second, third = self.ask("a", "b", "c")
         self.assertEqual(
@@ -152,7 +152,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(["b", "c", "a"], self.tokens())
         self.assertEqual(0, self.connection.outstanding)
 
-    def test_several_replies_in_one_read_are_told_together(self) -> None:
+    def test_replies_of_one_read_are_passed_on_in_one_call(self) -> None:
         """
         One call for all of them.
         """
@@ -162,9 +162,9 @@ class ConnectionTests(SynchronousTestCase):
         self.connection.dataReceived(b"".join(map(frame, replies)))
         self.assertEqual([2], told)
 
-    def test_nothing_was_sent_in_the_clear(self) -> None:
+    def test_queries_without_tls_are_counted(self) -> None:
         """
-        Over TLS none is counted; each query over anything else would be.
+        Over TLS none is counted; each query over anything else is.
         """
         self.ask("a")
         self.assertEqual(0, self.counters.plaintext)
@@ -175,9 +175,9 @@ class ConnectionTests(SynchronousTestCase):
         self.ask("b", "c")
         self.assertEqual(2, self.counters.plaintext)
 
-    def test_when_it_was_used_and_heard(self) -> None:
+    def test_send_updates_last_use_and_data_updates_last_heard(self) -> None:
         """
-        Asking is use; only octets from the upstream are heard.
+        A send is a use; only octets from the upstream update the time it was last heard.
         """
         self.clock.advance(1)
         (query,) = self.ask("a")
@@ -186,9 +186,9 @@ class ConnectionTests(SynchronousTestCase):
         self.reply(query)
         self.assertEqual((3.0, 3.0), (self.connection.last_heard, self.connection.last_used))
 
-    def test_blocked(self) -> None:
+    def test_blocked_transport_has_no_room_and_resume_is_reported_once(self) -> None:
         """
-        While the transport holds too much there is no room; then the owner is told, once.
+        While the transport's buffer is full there is no room; the observer is called once when there is.
         """
         self.assertEqual(32768, self.connection.room())
         self.ask("a")
@@ -199,9 +199,9 @@ class ConnectionTests(SynchronousTestCase):
         self.connection.resumeProducing()
         self.assertEqual((32767, 1), (self.connection.room(), self.rooms))
 
-    def test_idle(self) -> None:
+    def test_idle_connection_is_closed_after_30_seconds(self) -> None:
         """
-        After 30 s without use it is closed, counted from the last use.
+        Counted from the last use.
         """
         self.clock.advance(20)
         (query,) = self.ask("a")
@@ -212,9 +212,9 @@ class ConnectionTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnecting)
         self.assertEqual((ConnectionEnd.IDLE, CLOSING), (self.connection.ended_for, self.connection.state))
 
-    def test_not_idle_while_a_reply_is_outstanding(self) -> None:
+    def test_connection_with_queries_in_flight_is_not_idle(self) -> None:
         """
-        It is looked at again after half the idle timeout at the earliest.
+        It is checked again after half the idle timeout at the earliest.
         """
         (query,) = self.ask("a")
         self.clock.pump([15.0] * 8)
@@ -223,9 +223,9 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.pump([10.0] * 3)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_close(self) -> None:
+    def test_closing_connection_takes_no_queries_and_is_aborted_after_a_second(self) -> None:
         """
-        It takes no more questions, and is cut a second later, if it still stands.
+        It takes no more queries, and is aborted a second later, if it still stands.
         """
         self.connection.close(ConnectionEnd.AGE)
         self.assertEqual((0, True), (self.connection.room(), self.transport.disconnecting))
@@ -235,7 +235,7 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertEqual(1, self.transport.aborted)
 
-    def test_the_first_reason_to_close_counts(self) -> None:
+    def test_second_close_keeps_the_first_reason(self) -> None:
         """
         A second close changes nothing.
         """
@@ -245,9 +245,9 @@ class ConnectionTests(SynchronousTestCase):
         self.connection.connectionLost(Failure(ConnectionDone()))
         self.assertEqual("closed here: age", self.error().reason)
 
-    def test_end(self) -> None:
+    def test_lost_connection_reports_its_queries_and_leaves_no_timer(self) -> None:
         """
-        What was outstanding is told with the reason, and no timer is left.
+        Queries in flight are reported with the reason, and no timer is left.
         """
         self.ask("a", "b")
         self.connection.close(ConnectionEnd.AGE)
@@ -256,9 +256,9 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual((0, 0), (self.connection.outstanding, self.connection.room()))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_ended_by_the_upstream(self) -> None:
+    def test_end_by_the_upstream_has_words_and_a_code(self) -> None:
         """
-        How it ended is told in words and by a code; it was not ended here.
+        The end has a text and a code, and is marked as the upstream's.
         """
         self.ask("a")
         self.connection.connectionLost(Failure(ConnectionLost()))
@@ -267,9 +267,9 @@ class ConnectionTests(SynchronousTestCase):
         )
         self.assertEqual(("", CLOSED), (self.connection.ended_for, self.connection.state))
 
-    def test_abort(self) -> None:
+    def test_abort_ends_at_once_with_the_first_error(self) -> None:
         """
-        It is cut at once; the first error is what is told.
+        The connection is aborted at once; the first error is reported.
         """
         self.ask("a")
         error = Timeout("read", "silent")
@@ -282,9 +282,9 @@ class ConnectionTests(SynchronousTestCase):
         self.connection.connectionLost(Failure(ConnectionAborted()))
         self.assertIs(error, self.error())
 
-    def test_not_dns(self) -> None:
+    def test_malformed_message_ends_the_connection_once(self) -> None:
         """
-        A message that cannot be one ends the connection, once; what came before it counts.
+        A message that cannot be DNS ends the connection, once; replies before it count.
         """
         (query,) = self.ask("a")
         self.connection.dataReceived(frame(ZONE(query) or b"") + frame(b"short"))
@@ -295,7 +295,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertIsInstance(self.error(), BadReply)
         self.assertEqual("the upstream sent a message of 5 octets", self.error().reason)
 
-    def test_granted_timeout(self) -> None:
+    def test_granted_keepalive_timeout_shortens_the_idle_timeout(self) -> None:
         """
         Nine tenths of what the upstream grants, in tenths of a second, replace a longer idle timeout (RFC 7828 §3.2.2).
         """
@@ -306,9 +306,9 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_a_longer_one_changes_nothing(self) -> None:
+    def test_longer_granted_timeout_is_ignored(self) -> None:
         """
-        Our own idle timeout is the most.
+        The configured idle timeout is the maximum.
         """
         (query,) = self.ask("a")
         self.connection.dataReceived(frame(keepalive(query, (6000).to_bytes(2, "big"))))
@@ -317,9 +317,9 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnecting)
 
-    def test_state_from_the_dial_to_the_end(self) -> None:
+    def test_connection_is_ready_from_its_verification_to_its_end(self) -> None:
         """
-        It takes queries from its verification on; the end comes once.
+        It takes queries once verified; the end is reported once.
         """
         connection = self.new_connection()
         self.assertEqual("<DotConnection dialling: 0 in flight, 0 replies received>", repr(connection))
@@ -330,9 +330,9 @@ class ConnectionTests(SynchronousTestCase):
         self.assertRaises(ForbiddenTransition, connection.connectionLost)
         self.assertEqual(1, len(self.lost))
 
-    def test_draining_is_closed_after_the_last_reply(self) -> None:
+    def test_draining_connection_is_closed_after_the_last_reply(self) -> None:
         """
-        It takes no more queries; the reason it was drained for is the one it is closed for.
+        It takes no more queries; the reason for draining is the reason for the close.
         """
         (query,) = self.ask("a")
         self.connection.drain(ConnectionEnd.AGE)
@@ -344,7 +344,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual((["a"], True), (self.tokens(), self.transport.disconnecting))
         self.assertEqual(ConnectionEnd.AGE, self.connection.ended_for)
 
-    def test_draining_is_cut_after_a_timeout(self) -> None:
+    def test_draining_connection_is_aborted_after_a_timeout(self) -> None:
         """
         Its queries are reported with that.
         """
@@ -356,14 +356,14 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual([["a"]], [tokens for tokens, _ in self.lost])
         self.assertEqual(("no answer in time", False), (self.error().reason, self.was_retired))
 
-    def test_without_queries_in_flight_it_drains_at_once(self) -> None:
+    def test_draining_without_queries_in_flight_closes_at_once(self) -> None:
         """
         It is closed.
         """
         self.connection.drain(ConnectionEnd.REPLACED)
         self.assertEqual((CLOSING, True), (self.connection.state, self.transport.disconnecting))
 
-    def test_retired_hands_its_queries_back_once(self) -> None:
+    def test_retired_connection_hands_its_queries_back_once(self) -> None:
         """
         Oldest first; a late reply is reported all the same, and the end without them.
         """
@@ -380,7 +380,7 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual([([], error)], self.lost)
         self.assertTrue(self.was_retired)
 
-    def test_retired_is_closed_after_the_last_reply(self) -> None:
+    def test_retired_connection_is_closed_after_the_last_reply(self) -> None:
         """
         It stays retired until it is gone.
         """
@@ -390,9 +390,9 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual((RETIRED, True), (self.connection.state, self.transport.disconnecting))
         self.assertEqual(ConnectionEnd.REPLACED, self.connection.ended_for)
 
-    def test_a_grant_of_nothing(self) -> None:
+    def test_keepalive_timeout_of_zero_drains_the_connection(self) -> None:
         """
-        With 0 the upstream wants to be left: nothing more is asked, what is outstanding is waited for (RFC 7828 §3.4).
+        No more queries are sent; replies in flight are waited for (RFC 7828 §3.4).
         """
         first, second = self.ask("a", "b")
         self.connection.dataReceived(frame(keepalive(first, b"\0\0")))
@@ -406,9 +406,9 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(10.0)
         self.assertEqual(1, self.transport.aborted)
 
-    def test_a_last_reply_that_does_not_come(self) -> None:
+    def test_draining_ends_after_four_seconds_without_the_last_reply(self) -> None:
         """
-        After four seconds it is waited for no longer.
+        After four seconds the connection is closed.
         """
         first, _ = self.ask("a", "b")
         self.connection.dataReceived(frame(keepalive(first, b"\0\0")))
@@ -417,7 +417,7 @@ class ConnectionTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertEqual(1, self.transport.aborted)
 
-    def test_an_empty_grant_says_nothing(self) -> None:
+    def test_keepalive_option_without_timeout_is_ignored(self) -> None:
         """
         The option without a timeout is what clients send.
         """
@@ -474,7 +474,7 @@ class SocketTests(ConnectionTests):
         )
         self.connection.makeConnection(self.transport)
 
-    def test_options_of_the_socket(self) -> None:
+    def test_socket_has_tcp_user_timeout_and_quickack(self) -> None:
         """
         Its peer is given up after 10 s without acknowledgement (TCP_USER_TIMEOUT, RFC 5482); what comes is acknowledged
         at once (TCP_QUICKACK): a moment after the handshake, and after each read.
@@ -490,9 +490,9 @@ class SocketTests(ConnectionTests):
         self.reply(query)
         self.assertEqual([quick, quick], options[1:])
 
-    def test_written_at_once(self) -> None:
+    def test_batch_is_written_at_once_unless_closing(self) -> None:
         """
-        Each batch, without waiting for the reactor; not once it closes.
+        Each batch is written without a reactor iteration; not once the connection closes.
         """
         self.ask("a", "b")
         self.ask("c")

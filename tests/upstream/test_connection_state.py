@@ -36,7 +36,7 @@ class TransitionTests(SynchronousTestCase):
     The table.
     """
 
-    def test_each_state_has_its_followers(self) -> None:
+    def test_each_state_has_the_documented_transitions(self) -> None:
         """
         As in the drawing at the head of the module.
         """

@@ -56,9 +56,9 @@ class DialTests(SynchronousTestCase):
     def note_slow(self) -> None:
         self.slow += 1
 
-    def test_so_many_as_are_wanted(self) -> None:
+    def test_dials_are_started_up_to_the_wanted_number(self) -> None:
         """
-        Those that are under way count.
+        Dials under way count.
         """
         self.dialer.dial(2)
         self.assertEqual((2, 2), (len(self.dialer), len(self.dialled)))
@@ -68,9 +68,9 @@ class DialTests(SynchronousTestCase):
         self.dialer.dial(3)
         self.assertEqual(3, len(self.dialled))
 
-    def test_connected(self) -> None:
+    def test_connected_dial_reports_its_time_and_leaves_no_timer(self) -> None:
         """
-        How long it took is told; the dial is over, and so is its timer.
+        The time it took is reported; the dial and its timer have ended.
         """
         self.dialer.dial(1)
         self.clock.advance(0.2)
@@ -79,7 +79,7 @@ class DialTests(SynchronousTestCase):
         self.assertEqual([(connection, 0.2)], self.connected)
         self.assertEqual((0, []), (len(self.dialer), self.clock.getDelayedCalls()))
 
-    def test_one_that_ended_in_the_same_instant_is_not_told(self) -> None:
+    def test_connection_lost_within_its_dial_is_not_reported_as_connected(self) -> None:
         """
         The connection itself tells that it was lost.
         """
@@ -87,9 +87,9 @@ class DialTests(SynchronousTestCase):
         self.dialled[0].callback(Connection(is_open=False))
         self.assertEqual(([], 0), (self.connected, len(self.dialer)))
 
-    def test_failed(self) -> None:
+    def test_failed_dial_is_reported_as_an_upstream_error(self) -> None:
         """
-        An error of ours is told as it is, any other as an upstream that cannot be reached.
+        An error of ours is passed on, any other is reported as an unreachable upstream.
         """
         self.dialer.dial(2)
         error = Unreachable("tls", "no")
@@ -100,9 +100,9 @@ class DialTests(SynchronousTestCase):
         self.assertEqual(("connect", "no route"), (self.failed[1].phase, self.failed[1].reason))
         self.assertEqual((0, []), (len(self.dialer), self.clock.getDelayedCalls()))
 
-    def test_slow_after_a_quarter_of_a_second(self) -> None:
+    def test_dial_is_reported_slow_after_a_quarter_of_a_second(self) -> None:
         """
-        It is told once, and over with the dial.
+        It is reported once, and not after the dial has ended.
         """
         self.dialer.dial(1)
         self.clock.advance(0.249)
@@ -114,9 +114,9 @@ class DialTests(SynchronousTestCase):
         self.dialled[0].errback(Unreachable("connect", "no"))
         self.assertFalse(self.dialer.is_slow)
 
-    def test_given_up(self) -> None:
+    def test_cancelled_dials_report_nothing_and_allow_new_ones(self) -> None:
         """
-        All are cancelled, nobody is told, and others can be begun.
+        All are cancelled without a report, and others can be started.
         """
         self.dialer.dial(2)
         self.dialer.cancel_all()

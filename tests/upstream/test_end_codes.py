@@ -17,7 +17,7 @@ class CodeTests(SynchronousTestCase):
     A code beside the words.
     """
 
-    def test_how_it_was_lost(self) -> None:
+    def test_twisted_and_openssl_errors_have_codes_and_words(self) -> None:
         """
         What Twisted and OpenSSL report has a code, and words for a person.
         """
@@ -38,7 +38,7 @@ class CodeTests(SynchronousTestCase):
             gone = lost(Failure(error))
             self.assertEqual((code, reason), (gone.code, gone.reason))
 
-    def test_each_kind_of_error_has_one(self) -> None:
+    def test_each_error_class_has_a_code(self) -> None:
         """
         An error that says nothing more exact has the code of its kind.
         """
@@ -73,7 +73,7 @@ class CountedTests(SynchronousTestCase):
         self.scene.network.settle()
         return dict(self.scene.upstream.counters.connections_closed)
 
-    def test_the_upstream_closes(self) -> None:
+    def test_close_by_the_upstream_is_counted_and_logged(self) -> None:
         """
         The metric has a code, the log line has words.
         """
@@ -81,7 +81,7 @@ class CountedTests(SynchronousTestCase):
         self.assertEqual({("peer", "peer_closed"): 1}, self.closed())
         self.assertIn(("closed", "the upstream closed the connection", 0), self.scene.heard.events)
 
-    def test_the_upstream_sends_rubbish(self) -> None:
+    def test_malformed_message_is_counted_and_logged(self) -> None:
         """
         A message that cannot be DNS ends the connection.
         """
@@ -90,16 +90,16 @@ class CountedTests(SynchronousTestCase):
         (closed,) = [event for event in self.scene.heard.events if event[0] == "closed"]
         self.assertEqual("the upstream sent a message of 2 octets", closed[1])
 
-    def test_the_network_changes(self) -> None:
+    def test_network_change_is_counted_and_logged(self) -> None:
         """
-        So does a change of the network.
+        A network change ends the connection.
         """
         self.scene.upstream.network_moved()
         self.assertEqual({("us", "network"): 1}, self.closed())
 
-    def test_it_is_idle(self) -> None:
+    def test_idle_timeout_is_counted_and_logged(self) -> None:
         """
-        And an idle while.
+        The idle timeout ends the connection.
         """
         self.scene.network.advance(31)
         self.assertEqual({("us", "idle"): 1}, self.closed())

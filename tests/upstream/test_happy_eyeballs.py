@@ -57,9 +57,9 @@ class RaceTests(SynchronousTestCase):
         """
         return [len(address.dials) for address in self.addresses]
 
-    def test_one_after_the_other(self) -> None:
+    def test_next_address_is_tried_after_the_delay(self) -> None:
         """
-        The next address is tried when the last has kept us waiting for 250 ms (RFC 8305 §5).
+        The next address is tried when an attempt has taken 250 ms (RFC 8305 §5).
         """
         self.dial()
         self.assertEqual([1, 0, 0], self.dialled())
@@ -71,9 +71,9 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual([1, 1, 1], self.dialled())
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_a_failure_brings_the_next_at_once(self) -> None:
+    def test_failed_attempt_starts_the_next_at_once(self) -> None:
         """
-        There is nothing to wait for once an attempt has failed.
+        The delay is not waited for once an attempt has failed.
         """
         self.dial()
         self.addresses[0].dials[0].errback(Unreachable("connect", "network is unreachable"))
@@ -81,9 +81,9 @@ class RaceTests(SynchronousTestCase):
         self.clock.advance(STAGGER)
         self.assertEqual([1, 1, 1], self.dialled())
 
-    def test_the_first_verified_wins(self) -> None:
+    def test_first_verified_connection_is_the_result(self) -> None:
         """
-        The first connection that stands is the result; the others are dropped.
+        The first verified connection is the result; the others are dropped.
         """
         dialled = self.dial()
         self.clock.pump([STAGGER, STAGGER])
@@ -92,7 +92,7 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual([1, 0, 1], [address.cancelled for address in self.addresses])
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_a_win_before_the_others_are_tried(self) -> None:
+    def test_success_before_the_delay_dials_no_other_address(self) -> None:
         """
         When the first succeeds nobody else is dialled.
         """
@@ -102,7 +102,7 @@ class RaceTests(SynchronousTestCase):
         self.clock.advance(10)
         self.assertEqual([1, 0, 0], self.dialled())
 
-    def test_the_winner_is_first_next_time(self) -> None:
+    def test_successful_address_is_tried_first_next_time(self) -> None:
         """
         An address that worked is tried before those that did not.
         """
@@ -114,9 +114,9 @@ class RaceTests(SynchronousTestCase):
         self.clock.advance(STAGGER)
         self.assertEqual([2, 1, 2], self.dialled())
 
-    def test_when_all_fail_the_most_telling_failure_is_told(self) -> None:
+    def test_most_specific_failure_is_reported_if_all_fail(self) -> None:
         """
-        That a certificate was wrong says more than that another address was unreachable.
+        A wrong certificate is reported rather than another address that was unreachable.
         """
         dialled = self.dial()
         self.clock.pump([STAGGER, STAGGER])
@@ -128,9 +128,9 @@ class RaceTests(SynchronousTestCase):
         self.assertIs(wrong, self.failureResultOf(dialled).value)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_cancelling(self) -> None:
+    def test_cancel_ends_every_attempt(self) -> None:
         """
-        Giving up gives up every attempt, and leaves nothing.
+        Cancelling cancels every attempt, and leaves no timer.
         """
         dialled = self.dial()
         self.clock.advance(STAGGER)
@@ -139,9 +139,9 @@ class RaceTests(SynchronousTestCase):
         self.assertEqual([1, 1, 0], [address.cancelled for address in self.addresses])
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_a_single_address(self) -> None:
+    def test_single_address_has_no_timer(self) -> None:
         """
-        With one address there is nothing to race, and no timer.
+        With one address there is no race, and no timer.
         """
         only = Address()
         dialled = RacingEndpoint(self.clock, [only]).connect(Factory())
@@ -150,9 +150,9 @@ class RaceTests(SynchronousTestCase):
         only.dials[0].errback(failure)
         self.assertIs(failure, self.failureResultOf(dialled).value)
 
-    def test_attempts_that_end_at_once(self) -> None:
+    def test_synchronous_failures_and_successes_are_accepted(self) -> None:
         """
-        An endpoint that fails before it returns is passed over, one that succeeds so wins.
+        An endpoint that fails before it returns is passed over; one that succeeds is the result.
         """
 
         class Instant(Address):

@@ -17,7 +17,7 @@ class ProbeTests(SynchronousTestCase):
     What is asked.
     """
 
-    def test_name_servers_of_the_root(self) -> None:
+    def test_probe_queries_the_root_name_servers_without_rd(self) -> None:
         """
         ``. IN NS``, without RD, padded to 128 octets as every query is (RFC 8467 §4.1), under its own token.
         """

@@ -68,7 +68,7 @@ class IsolationTests(SynchronousTestCase):
         self.scene = IsolationScene()
         self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
 
-    def test_few_go_alone(self) -> None:
+    def test_few_queries_have_a_connection_each(self) -> None:
         """
         Each of a few queries has a connection of its own, so that a bad one ends no other's.
         """
@@ -79,9 +79,9 @@ class IsolationTests(SynchronousTestCase):
         self.assertEqual((True, False, "the upstream"), (error.was_alone, is_final, error.upstream))
         self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
-    def test_many_go_in_groups(self) -> None:
+    def test_many_queries_share_a_few_connections(self) -> None:
         """
-        Many queries share a few connections: a bad one ends that of its group only, and is not known for the culprit.
+        A bad query ends the connection of its group only, and is not identified as the cause.
         """
         tokens = [f"t{n}" for n in range(40)]
         tokens[7] = "bad"
@@ -93,9 +93,9 @@ class IsolationTests(SynchronousTestCase):
         self.assertEqual(40, len(self.told.failures) + len(self.told.answers))
         self.assertFalse(any(error.was_alone for _, error, _ in self.told.failures))  # type: ignore[attr-defined]
 
-    def test_a_connection_that_answered_serves_the_next(self) -> None:
+    def test_connection_that_replied_is_reused_then_closed(self) -> None:
         """
-        One after the other they need one connection, which is closed soon after the last.
+        Successive queries need one connection, which is closed soon after the last.
         """
         for token in ("a", "b", "c"):
             self.scene.ask_apart(token)
@@ -105,9 +105,9 @@ class IsolationTests(SynchronousTestCase):
         self.assertEqual(([], 0), (self.server.connections, self.scene.upstream.outstanding))
         self.assertEqual([], self.scene.clock.getDelayedCalls())
 
-    def test_stopped(self) -> None:
+    def test_stop_fails_waiting_queries_and_leaves_no_timer(self) -> None:
         """
-        Nothing is left in the reactor, and what waited has failed.
+        Nothing is left in the reactor, and waiting queries have failed.
         """
         self.server.answer = lambda query: None
         self.scene.ask_apart("a", "b")
@@ -120,9 +120,9 @@ class IsolationTests(SynchronousTestCase):
         self.assertEqual(("connect", "stopped", "the upstream"), (waiting.phase, waiting.reason, waiting.upstream))
         self.assertEqual([], self.scene.clock.getDelayedCalls())
 
-    def test_the_last_attempt_needs_a_connection_that_answers(self) -> None:
+    def test_last_attempt_goes_over_a_connection_that_replied(self) -> None:
         """
-        What is sent for the last time follows a probe that was answered, or goes where others were answered.
+        It follows a probe that was answered, or goes over a connection that has replied to others.
         """
         self.scene.ask_apart("a", isolation=Isolation.LAST)
         self.assertEqual([True], [query == IS_PROBE for query in names(self.server.queries)])
@@ -132,7 +132,7 @@ class IsolationTests(SynchronousTestCase):
         self.network.advance(SETTLING)
         self.assertEqual((["a", "b"], 3), (self.told.answered_tokens, len(self.server.queries)))
 
-    def test_a_server_that_closes_after_each_answer(self) -> None:
+    def test_connection_that_ends_after_the_probe_reply_sends_the_query_on_the_next(self) -> None:
         """
         If the connection ends with the answer to the probe there is nothing to prove: the query goes on the next.
         """
@@ -147,9 +147,9 @@ class IsolationTests(SynchronousTestCase):
         self.network.accept_all(self.server)
         self.assertEqual((["a"], []), (self.told.answered_tokens, self.told.failures))
 
-    def test_where_one_answer_is_all(self) -> None:
+    def test_no_probe_on_connections_limited_to_one_reply(self) -> None:
         """
-        Where one answer is known to be all there is over a connection, none is spent on a probe.
+        Where a connection is known to carry one reply, there is no probe.
         """
 
         def closing(query: bytes) -> bytes | None:
@@ -164,9 +164,9 @@ class IsolationTests(SynchronousTestCase):
         self.network.accept_all(self.server)
         self.assertEqual((["a"], []), (self.told.answered_tokens, self.told.failures))
 
-    def test_a_bad_connection_is_not_held_against_the_query(self) -> None:
+    def test_last_attempt_is_repeated_if_the_connection_ends_at_the_probe(self) -> None:
         """
-        A last attempt whose connection ends at the probe is made again, on another.
+        It is repeated on another connection.
         """
         self.scene.connect("warm")
         answers = iter([HANG_UP, HANG_UP])
@@ -178,9 +178,9 @@ class IsolationTests(SynchronousTestCase):
         self.assertEqual((["warm", "a"], []), (self.told.answered_tokens, self.told.failures))
         self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
-    def test_so_many_connections(self) -> None:
+    def test_number_of_isolated_connections_is_bounded(self) -> None:
         """
-        However many wait, there are only so many connections; all are served in the end.
+        However many queries wait, the number of connections is bounded; all are answered in the end.
         """
         self.server.answer = lambda query: None
         tokens = [f"t{n}" for n in range(3 * MAX_CONNECTIONS)]
@@ -193,18 +193,18 @@ class IsolationTests(SynchronousTestCase):
             self.network.advance(SETTLING)
         self.assertEqual(sorted(tokens), sorted(self.told.answered_tokens))
 
-    def test_nobody_waits_any_more(self) -> None:
+    def test_abandoned_query_is_not_sent(self) -> None:
         """
-        What nobody wants is not sent.
+        A query without a waiting client is not sent.
         """
         self.scene.ask_apart("a", "b", accepted=False)
         self.told.unwanted.add("a")
         self.network.accept_all(self.server)
         self.assertEqual((["b"], 1), (self.told.answered_tokens, len(self.server.queries)))
 
-    def test_silence(self) -> None:
+    def test_unanswered_query_fails_after_four_seconds_without_blame(self) -> None:
         """
-        A query that gets no answer fails after four seconds, and that is no sign of anything.
+        It fails after four seconds, which does not count against the upstream or the question.
         """
         self.server.answer = lambda query: None
         self.scene.ask_apart("a")
@@ -226,16 +226,16 @@ class BackgroundTests(SynchronousTestCase):
         self.scene = IsolationScene()
         self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
 
-    def test_known_ones_fail_the_first_time(self) -> None:
+    def test_quarantined_question_has_one_more_attempt(self) -> None:
         """
-        A question that is known to end connections gets one more chance, and no second.
+        A question that is known to end connections gets one more attempt, and no second.
         """
         self.scene.ask_apart("bad", isolation=Isolation.KNOWN, is_background=True)
         self.assertEqual([("bad", True)], [(token, is_final) for token, _, is_final in self.told.failures])
 
-    def test_ordinary_ones_come_first(self) -> None:
+    def test_ordinary_queries_come_before_quarantined_ones(self) -> None:
         """
-        With no connection free, what is ordinary is served before what is not.
+        With no connection free, ordinary queries are sent before quarantined ones.
         """
         self.server.answer = lambda query: None
         self.scene.ask_apart(*[f"b{n}" for n in range(20)], isolation=Isolation.KNOWN, is_background=True)
@@ -245,9 +245,9 @@ class BackgroundTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual(["a"], self.told.answered_tokens)
 
-    def test_a_flood_costs_so_many_connections(self) -> None:
+    def test_flood_of_quarantined_questions_is_bounded_in_connections(self) -> None:
         """
-        Whoever asks what ends connections is given so many a second, and no more; what cannot wait fails.
+        They get a bounded number of connections a second; what cannot wait fails.
         """
         seconds = 5
         for number in range(100 * seconds):
@@ -259,9 +259,9 @@ class BackgroundTests(SynchronousTestCase):
         self.assertGreaterEqual(len(self.told.failures), 100 * seconds - MAX_WAITING - MAX_BACKGROUND)
         self.assertTrue(all(is_final for _, _, is_final in self.told.failures))
 
-    def test_unusual_ones_share_connections(self) -> None:
+    def test_unusual_queries_share_connections_by_sixteen(self) -> None:
         """
-        Queries that are merely unusual go sixteen at a time; of those lost together none is known for the culprit.
+        Sixteen share one connection; none of those lost together is identified as the cause.
         """
         tokens = [f"u{n}" for n in range(20)]
         self.scene.ask_apart(*tokens, "bad", isolation=Isolation.UNUSUAL, is_background=True)
@@ -270,7 +270,7 @@ class BackgroundTests(SynchronousTestCase):
         self.assertFalse(any(error.was_alone for _, error, _ in self.told.failures))  # type: ignore[attr-defined]
         self.assertLessEqual({f"u{n}" for n in range(16)}, set(self.told.answered_tokens))
 
-    def test_unusual_ones_say_nothing_of_others(self) -> None:
+    def test_unusual_query_is_not_quarantined(self) -> None:
         """
         A question of an unusual kind is not remembered as one that ends connections.
         """
@@ -294,9 +294,9 @@ class OutageTests(SynchronousTestCase):
         self.scene = IsolationScene()
         self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
 
-    def test_an_upstream_that_cannot_be_reached(self) -> None:
+    def test_failed_dial_marks_the_upstream_down_and_queries_wait(self) -> None:
         """
-        Nothing is sent; the upstream is down, and they wait for the next dial like all others.
+        Nothing is sent; the upstream is down, and queries wait for the next dial like all others.
         """
         self.scene.ask_apart("a", accepted=False)
         self.network.refuse(REFUSED)
@@ -308,9 +308,9 @@ class OutageTests(SynchronousTestCase):
         self.network.accept_all(self.server)
         self.assertEqual((["b"], Tier.GOOD), (self.told.answered_tokens, self.scene.upstream.tier))
 
-    def test_a_server_that_takes_no_second_connection(self) -> None:
+    def test_refused_second_connection_falls_back_to_the_shared_one(self) -> None:
         """
-        Beside a connection that works the upstream is not down, and for a while they go where all others go.
+        Beside a working connection the upstream is not down, and for a while isolated queries go over the shared one.
         """
         self.scene.connect("a")
         self.scene.ask_apart("b", accepted=False)
@@ -324,9 +324,9 @@ class OutageTests(SynchronousTestCase):
         self.scene.ask_apart("c")
         self.assertEqual((["a", "b", "c"], 3), (self.told.answered_tokens, self.scene.dials))
 
-    def test_a_server_that_takes_so_many_connections(self) -> None:
+    def test_queries_without_a_connection_use_the_open_ones(self) -> None:
         """
-        What finds no connection waits for those that stand, and is sent over them.
+        Queries wait for the open connections, and are sent over them.
         """
         self.server.answer = lambda query: None
         self.scene.connect("shared")
@@ -342,9 +342,10 @@ class OutageTests(SynchronousTestCase):
             self.network.advance(SETTLING)
         self.assertEqual((["a", "b", "c"], 4), (self.told.answered_tokens, self.scene.dials))
 
-    def test_a_pause_ends(self) -> None:
+    def test_queries_are_sent_after_the_pause(self) -> None:
         """
-        What waits while connections end unanswered is sent when the pause is over, whatever else was due before.
+        Queries that wait while connections end unanswered are sent when the pause is over, whatever else was due
+        before.
         """
         self.scene.connect("warm")
         answers = iter([HANG_UP] * 3)
@@ -356,9 +357,9 @@ class OutageTests(SynchronousTestCase):
             self.network.accept_all(self.server)
         self.assertIn("a", self.told.answered_tokens)
 
-    def test_another_network(self) -> None:
+    def test_network_change_moves_waiting_queries_to_new_connections(self) -> None:
         """
-        Connections over the old one are given up; what waits is sent over the new one.
+        Connections over the old network are dropped; waiting queries are sent over the new one.
         """
         self.server.answer = lambda query: None
         self.scene.ask_apart("a")
@@ -367,7 +368,7 @@ class OutageTests(SynchronousTestCase):
         self.assertEqual(["a"], self.told.failed_tokens)
         self.assertEqual([], self.server.connections)
 
-    def test_another_network_while_a_connection_rests(self) -> None:
+    def test_connection_dropped_by_a_network_change_is_not_reused(self) -> None:
         """
         A connection that has just answered and is given up serves nothing any more.
         """
@@ -377,9 +378,9 @@ class OutageTests(SynchronousTestCase):
         self.scene.ask_apart("b")
         self.assertEqual((["a", "b"], []), (self.told.answered_tokens, self.told.failures))
 
-    def test_stopping(self) -> None:
+    def test_stop_fails_queries_and_closes_connections(self) -> None:
         """
-        What was asked fails, connections are closed, and nothing is left.
+        Queries fail, connections are closed, and nothing is left.
         """
         self.server.answer = lambda query: None
         self.scene.ask_apart("a", "b")

@@ -31,9 +31,9 @@ class SlowTests(SynchronousTestCase):
     An upstream whose answers are overdue.
     """
 
-    def test_it_is_not_preferred_until_it_answers_in_time(self) -> None:
+    def test_slow_upstream_is_preferred_again_after_a_reply_in_time(self) -> None:
         """
-        It is left alone for a second, then asked something easy; an answer in time makes it as good as any.
+        It is not preferred for a second, then probed; a reply in time restores it.
         """
         scene = Scene()
         scene.connect("a")
@@ -46,9 +46,9 @@ class SlowTests(SynchronousTestCase):
         self.assertEqual(Tier.GOOD, scene.upstream.tier)
         self.assertEqual(["a"], scene.told.answered_tokens)
 
-    def test_it_stays_slow(self) -> None:
+    def test_slow_upstream_is_probed_less_and_less_often(self) -> None:
         """
-        If that is not answered in time either, it is tried again later and later.
+        If the probe is not answered in time either, the next one is later each time.
         """
         scene = Scene()
         scene.connect("a")
@@ -66,9 +66,9 @@ class SlowTests(SynchronousTestCase):
         self.assertEqual([3, 5, 9], [gap for gap in gaps if gap > 1][:3])
         self.assertEqual(Tier.SLOW, scene.upstream.tier)
 
-    def test_a_slow_dial(self) -> None:
+    def test_slow_dial_lowers_the_preference_until_it_ends(self) -> None:
         """
-        While a dial takes its time others are preferred; not any more when it is done.
+        During a slow dial other upstreams are preferred.
         """
         scene = Scene()
         scene.ask("a")
@@ -85,7 +85,7 @@ class NumberTests(SynchronousTestCase):
     Bounds in seconds, and in connections.
     """
 
-    def test_numbers(self) -> None:
+    def test_connection_age_and_number_limits(self) -> None:
         """
         A connection is replaced after ten minutes; one upstream has 128 at most.
         """
@@ -97,9 +97,9 @@ class AgeTests(SynchronousTestCase):
     Connections do not live for ever.
     """
 
-    def test_ten_minutes_of_nothing(self) -> None:
+    def test_query_after_ten_idle_minutes_takes_one_resumed_handshake(self) -> None:
         """
-        After that a question takes one resumed handshake.
+        The idle connection was closed; one resumed handshake replaces it.
         """
         scene = Scene()
         scene.connect("a")
@@ -111,9 +111,9 @@ class AgeTests(SynchronousTestCase):
         self.assertEqual([False, True], resumed)
         self.assertEqual(([], 2), (scene.told.failures, scene.dials))
 
-    def test_an_old_one_in_use_is_replaced(self) -> None:
+    def test_aged_connection_in_use_is_replaced_before_it_ends(self) -> None:
         """
-        A connection in use is replaced before it ends: no question waits for a dial.
+        No query waits for the dial.
         """
         scene = Scene(idle_timeout=3600.0)
         scene.connect("a")
@@ -131,18 +131,18 @@ class AgeTests(SynchronousTestCase):
         self.assertEqual([], scene.told.failures)
         self.assertIn("still", scene.told.answered_tokens)
 
-    def test_an_old_one_that_is_idle_is_closed(self) -> None:
+    def test_aged_idle_connection_is_closed(self) -> None:
         """
-        One that nobody uses is closed, and not replaced.
+        It is not replaced.
         """
         scene = Scene(idle_timeout=3600.0)
         scene.connect("a")
         scene.network.advance(MAX_AGE)
         self.assertEqual((1, []), (scene.dials, scene.server.connections))
 
-    def test_generations(self) -> None:
+    def test_replaced_connections_leave_no_timers(self) -> None:
         """
-        Many connections later there are as many timers and connections as after one.
+        After many replacements there are as many timers and connections as after one.
         """
         scene, generations = Scene(), rounds(1000, quick=200)
         timers = set()
@@ -172,9 +172,9 @@ class ReprTests(SynchronousTestCase):
         self.scene.connect("a")
         self.scene.server.answer = lambda query: None
 
-    def test_dialling_and_waiting(self) -> None:
+    def test_repr_counts_dials(self) -> None:
         """
-        A dial is counted; a query that waits for it is the upstream's.
+        A query that waits for a dial is counted by the upstream.
         """
         scene = Scene()
         self.assertEqual("<Pool the upstream: no connection>", repr(scene.upstream._pool))
@@ -184,7 +184,7 @@ class ReprTests(SynchronousTestCase):
         scene.network.refuse(Refused())
         self.assertEqual("<Upstream the upstream: down, 0 waiting; no connection>", repr(scene.upstream))
 
-    def test_ready_suspect_ready(self) -> None:
+    def test_repr_shows_suspect_during_a_probe(self) -> None:
         """
         A probe makes a connection suspect and the upstream slow; any reply makes it ready again.
         """
@@ -199,7 +199,7 @@ class ReprTests(SynchronousTestCase):
         self.scene.network.settle()
         self.assertEqual("<Pool the upstream: 1 ready (2 in flight)>", repr(self.pool))
 
-    def test_retired_beside_its_replacement(self) -> None:
+    def test_repr_shows_the_retired_connection_beside_its_replacement(self) -> None:
         """
         A connection that stays silent is retired when the replacement is verified.
         """
@@ -214,7 +214,7 @@ class ReprTests(SynchronousTestCase):
         self.assertEqual("<Pool the upstream: 1 ready>", repr(self.pool))
         self.assertEqual(["b"], self.scene.told.failed_tokens)
 
-    def test_draining_and_closing(self) -> None:
+    def test_repr_shows_draining_then_closing(self) -> None:
         """
         A connection that drains keeps its queries until they are replied to, and is closed then.
         """
@@ -232,7 +232,7 @@ class ReprTests(SynchronousTestCase):
         self.assertEqual("<DotConnection closed: 0 in flight, 2 replies received>", repr(connection))
         self.assertEqual("<Pool the upstream: no connection>", repr(self.pool))
 
-    def test_a_drained_connection_is_cut_in_the_end(self) -> None:
+    def test_draining_connection_is_aborted_after_its_timeout(self) -> None:
         """
         Its query has timed out: it was neither ended by the server nor is the query at fault.
         """
@@ -265,9 +265,9 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual(2, scene.dials)
         return scene
 
-    def test_the_questions_are_shared(self) -> None:
+    def test_queries_go_to_the_connection_with_fewest_in_flight(self) -> None:
         """
-        The connection with the least to do takes the next ones.
+        The connection with the fewest queries in flight is sent the next one.
         """
         scene = self.burdened()
         scene.network.accept(scene.server)
@@ -278,7 +278,7 @@ class SharingTests(SynchronousTestCase):
         one, other = scene.server.connections
         self.assertEqual([22, 1], [len(one.queries), len(other.queries)])
 
-    def test_no_more_than_four(self) -> None:
+    def test_shared_connections_are_four_at_most(self) -> None:
         """
         However slow it is.
         """
@@ -290,9 +290,9 @@ class SharingTests(SynchronousTestCase):
             scene.upstream.record_latency(0.5, 1)
         self.assertEqual(4, scene.dials)
 
-    def test_another_is_not_to_be_had(self) -> None:
+    def test_failed_extra_dial_is_no_failure_of_the_upstream(self) -> None:
         """
-        That is no failure of an upstream whose connection works; it is not tried again for a minute.
+        An upstream with a working connection stays up; the extra dial is not repeated for a minute.
         """
         scene = self.burdened()
         scene.network.refuse(Refused())
@@ -303,9 +303,9 @@ class SharingTests(SynchronousTestCase):
         scene.upstream.record_latency(0.5, 1)
         self.assertEqual(3, scene.dials)
 
-    def test_one_of_them_falls_silent(self) -> None:
+    def test_silent_connection_gives_its_queries_back(self) -> None:
         """
-        What it owes is given back once it was silent for longer than anybody waits.
+        Its queries are given back when it was silent for the whole timeout.
         """
         scene = self.burdened()
         scene.network.accept(scene.server)
@@ -316,7 +316,7 @@ class SharingTests(SynchronousTestCase):
             scene.upstream.check_liveness(scene.clock.seconds() - 0.3)
         self.assertEqual(set(range(20)), set(scene.told.failed_tokens) - {"on"})
 
-    def test_a_spare_takes_over_when_the_active_one_is_lost(self) -> None:
+    def test_spare_connection_takes_over_from_a_lost_one(self) -> None:
         """
         The next query does not wait for a dial.
         """
@@ -330,7 +330,7 @@ class SharingTests(SynchronousTestCase):
         self.assertEqual("<Pool the upstream: 1 ready (1 in flight)>", repr(scene.upstream._pool))
         self.assertEqual(2, scene.dials)
 
-    def test_sharing_goes_on_after_an_aged_connection_was_lost(self) -> None:
+    def test_loss_of_an_aged_connection_does_not_block_later_dials(self) -> None:
         """
         One that ends while its replacement is dialled keeps no other from being dialled later.
         """
@@ -348,7 +348,7 @@ class SharingTests(SynchronousTestCase):
         scene.upstream.record_latency(0.5, 1)
         self.assertEqual(dials + 1, scene.dials)
 
-    def test_an_old_one_of_them(self) -> None:
+    def test_aged_shared_connection_is_closed_without_replacement(self) -> None:
         """
         It is closed, and not replaced.
         """
@@ -365,9 +365,9 @@ class SharingTests(SynchronousTestCase):
         scene.network.advance(MAX_AGE)
         self.assertEqual((2, []), (scene.dials, scene.server.connections))
 
-    def test_an_old_one_that_is_not_to_be_replaced(self) -> None:
+    def test_aged_connection_stays_until_a_replacement_succeeds(self) -> None:
         """
-        The old one serves on, and is replaced later.
+        If the dial fails the old connection stays in use, and is replaced later.
         """
         scene = Scene(idle_timeout=3600.0)
         scene.connect("a")
@@ -414,9 +414,9 @@ class QuotaTests(SynchronousTestCase):
         if self.asked % 2 == 0 and scene.server.connections:
             scene.server.connections[0].transport.loseConnection()
 
-    def test_no_more_are_asked_than_it_takes(self) -> None:
+    def test_learned_limit_shares_queries_among_new_connections(self) -> None:
         """
-        Once that is known, what waits is shared out among connections dialled at once, no more of them than it takes.
+        Once the limit is known, waiting queries are shared among connections dialled at once, each within the limit.
         """
         scene = self.learned()
         dials = scene.dials
@@ -430,9 +430,9 @@ class QuotaTests(SynchronousTestCase):
         self.assertEqual(set(range(6)), set(scene.told.answered_tokens[6:]))
         self.assertEqual([], scene.told.failures)
 
-    def test_one_that_is_spent_and_silent(self) -> None:
+    def test_exhausted_silent_connection_gives_its_queries_back(self) -> None:
         """
-        What was asked over a connection that takes no more, and brings nothing, is given back when it is overdue.
+        Queries over a connection at its limit that brings no reply are given back when they are overdue.
         """
         scene = self.learned()
         scene.server.answer = lambda query: None
@@ -443,9 +443,9 @@ class QuotaTests(SynchronousTestCase):
         scene.upstream.check_liveness(since)
         self.assertEqual(["a", "b"], scene.told.failed_tokens)
 
-    def test_one_that_is_spent_and_answers(self) -> None:
+    def test_exhausted_connection_is_closed_after_its_last_reply(self) -> None:
         """
-        It is closed after its last answer; if it does not come, in the end.
+        Without the last reply it is closed after a timeout.
         """
         scene = self.learned()
         scene.server.answer = lambda query: None
@@ -468,9 +468,9 @@ class MovedTests(SynchronousTestCase):
     The machine has another network.
     """
 
-    def test_connections_are_dropped(self) -> None:
+    def test_network_change_drops_connections_and_dials_again(self) -> None:
         """
-        Questions outstanding are given back at once, an idle connection is closed, a dial begun anew.
+        Queries in flight are given back at once, an idle connection is closed, a dial begun anew.
         """
         scene = Scene()
         scene.connect("a")
@@ -485,9 +485,9 @@ class MovedTests(SynchronousTestCase):
         scene.upstream.network_moved()
         self.assertEqual(3, scene.dials)
 
-    def test_failures_are_history(self) -> None:
+    def test_network_change_dials_an_upstream_that_was_down(self) -> None:
         """
-        One that was down is dialled at once, without being asked.
+        It is dialled at once, without a query.
         """
         scene = Scene()
         scene.ask("a")
@@ -501,7 +501,7 @@ class MovedTests(SynchronousTestCase):
         scene.network.accept(scene.server)
         self.assertEqual(["down", "up"], scene.heard.states())
 
-    def test_idle(self) -> None:
+    def test_network_change_without_connections_does_nothing(self) -> None:
         """
         With nothing to do it does nothing.
         """
@@ -515,9 +515,9 @@ class IdleTests(SynchronousTestCase):
     Upstreams that close idle connections sooner than we do.
     """
 
-    def test_it_is_closed_before(self) -> None:
+    def test_connection_is_closed_before_the_learned_idle_timeout(self) -> None:
         """
-        The next one is closed after nine tenths of the time, before the upstream would.
+        The next connection is closed after nine tenths of the time, before the upstream would.
         """
         scene = Scene()
         scene.connect("a")
@@ -530,7 +530,7 @@ class IdleTests(SynchronousTestCase):
         scene.network.advance(0.2)
         self.assertEqual([], scene.server.connections)
 
-    def test_a_close_right_after_an_answer_says_nothing_of_that(self) -> None:
+    def test_close_within_0_2_seconds_is_no_idle_timeout(self) -> None:
         """
         Within 0.2 s it is no idle timeout.
         """
@@ -570,7 +570,7 @@ class KeepaliveTests(SynchronousTestCase):
 
         scene.server.answer = answer
 
-    def test_it_is_closed_in_time(self) -> None:
+    def test_connection_is_closed_before_the_granted_timeout(self) -> None:
         """
         It is closed by us before the upstream would.
         """
@@ -581,9 +581,9 @@ class KeepaliveTests(SynchronousTestCase):
         self.assertEqual([], scene.server.connections)
         self.assertEqual([], scene.told.failures)
 
-    def test_more_than_we_want(self) -> None:
+    def test_longer_granted_timeout_does_not_extend_ours(self) -> None:
         """
-        That an upstream would keep it for longer does not mean that we do.
+        The configured idle timeout is the maximum.
         """
         scene = self.connected(65535)
         scene.network.advance(29)
@@ -591,9 +591,9 @@ class KeepaliveTests(SynchronousTestCase):
         scene.network.advance(2)
         self.assertEqual([], scene.server.connections)
 
-    def test_leave_now(self) -> None:
+    def test_keepalive_timeout_of_zero_drains_then_closes(self) -> None:
         """
-        With a timeout of 0 nothing more is asked over it, what is outstanding may still come, and then it is closed.
+        With a timeout of 0 no more queries are sent over it, replies in flight are accepted, then it is closed.
         """
         scene = self.connected(300)
         answer = scene.server.answer
@@ -617,9 +617,9 @@ class KeepaliveTests(SynchronousTestCase):
         self.assertEqual(["a", "b", "c", "d"], scene.told.answered_tokens)
         self.assertEqual([], scene.told.failures)
 
-    def test_leave_now_and_silence(self) -> None:
+    def test_drained_connection_gives_unanswered_queries_back(self) -> None:
         """
-        What does not come over a connection that is being left is given back after a while.
+        Queries without a reply over a draining connection are given back after a timeout.
         """
         scene = self.connected(300)
         scene.server.answer = lambda query: None
@@ -649,10 +649,9 @@ class ManyConnectionsTests(SynchronousTestCase):
     An upstream that answered one query over each connection, and then answers none.
     """
 
-    def test_so_many_connections_stand(self) -> None:
+    def test_number_of_connections_is_bounded(self) -> None:
         """
-        Each query would have a connection of its own, and each of them stands for four seconds: so many and no more.
-        When they have ended, others are dialled.
+        Each query wants a connection of its own, each of which stands for four seconds: the limit holds.
         """
         clock, random = Clock(), Random(1)
         server = SilentServer(clock, random, {}, IPv4Address("TCP", "192.0.2.1", 853), refused=0)

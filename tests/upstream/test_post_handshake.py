@@ -42,7 +42,7 @@ class PostHandshakeWatchTests(SynchronousTestCase):
             watch(cast(Any, connection), where, value)
         return connection.refusal
 
-    def test_moderation(self) -> None:
+    def test_hundred_tickets_and_key_updates_are_accepted(self) -> None:
         """
         A hundred tickets and key updates are taken (RFC 8446 §4.6), each of which OpenSSL reports by several steps; one
         more is not.
@@ -52,16 +52,16 @@ class PostHandshakeWatchTests(SynchronousTestCase):
         self.assertEqual("", self.refusal(*message * MAX_MESSAGES))
         self.assertIn("more than 100 session tickets and key updates", self.refusal(*message * (MAX_MESSAGES + 1)))
 
-    def test_another_handshake(self) -> None:
+    def test_renegotiation_is_reported_from_its_start(self) -> None:
         """
-        Its start is enough; so is that OpenSSL declined it.
+        Its start is enough, also if OpenSSL declined it.
         """
         for step in ((START, 1), (ALERT, 0x164)):
             self.assertIn("asked to renegotiate", self.refusal(step))
 
-    def test_other_alerts(self) -> None:
+    def test_other_alerts_are_ignored(self) -> None:
         """
-        A close_notify and fatal alerts are told otherwise.
+        A close_notify and fatal alerts are reported by other means.
         """
         for alert in (0x100, 0x22F, 0x264):
             self.assertEqual("", self.refusal((ALERT, alert)))

@@ -55,7 +55,7 @@ class RenegotiationTests(SynchronousTestCase):
 
     def test_renegotiation_ends_the_connection(self) -> None:
         """
-        No question goes over a connection whose server asked for another handshake (RFC 9325 §3.5).
+        No query goes over a connection whose server requested another handshake (RFC 9325 §3.5).
         """
         self.check_refused()
 
@@ -66,9 +66,9 @@ class RenegotiationTests(SynchronousTestCase):
         self.patch(SSL.Context, "set_options", lambda context, options: None)
         self.check_refused()
 
-    def test_option(self) -> None:
+    def test_openssl_is_told_to_decline_renegotiation(self) -> None:
         """
-        OpenSSL is told to decline, too.
+        The context has the option, too.
         """
         for credentials in (Credentials(), Credentials(AUTHORITY.pem)):
             self.assertTrue(credentials.options().getContext().set_options(0) & SSL.OP_NO_RENEGOTIATION)

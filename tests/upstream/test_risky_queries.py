@@ -102,9 +102,9 @@ class RiskyQueriesTests(SynchronousTestCase):
 
     # Tests.
 
-    def test_a_query_alone_ended_its_connection(self) -> None:
+    def test_query_alone_on_a_lost_connection_is_quarantined(self) -> None:
         """
-        Its question is kept apart from then on, and told; it fails, but not for good.
+        Its question is isolated from then on, and logged; the query fails, but not for good.
         """
         question = make_question("bad")
         self.lose(question)
@@ -112,9 +112,9 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.assertEqual([question_key(*question[1:])], self.events.questions)
         self.assertEqual([("failed", ["bad"], False)], self.told)
 
-    def test_one_among_others_may_be_innocent(self) -> None:
+    def test_query_among_others_on_a_lost_connection_is_not_quarantined(self) -> None:
         """
-        So may one of an unusual kind, for others of the same name.
+        Neither is an unusual one, for the sake of others of the same name.
         """
         question = make_question("a")
         self.lose(question, make_question("b"), error=GONE)
@@ -122,16 +122,16 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.assertFalse(self.holds(question))
         self.assertEqual([], self.events.questions)
 
-    def test_one_known_to_do_so_fails_for_good(self) -> None:
+    def test_quarantined_query_that_ends_a_connection_fails_for_good(self) -> None:
         """
         It is not sent to this upstream again.
         """
         self.lose(make_question("bad"), isolation=Isolation.KNOWN)
         self.assertEqual([("failed", ["bad"], True)], self.told)
 
-    def test_at_the_last_attempt_no_count_is_learned(self) -> None:
+    def test_last_attempt_teaches_no_connection_limit(self) -> None:
         """
-        It was the question, and not how many queries the upstream takes.
+        The end is attributed to the question, and not to the number of queries.
         """
         for isolation, limit in ((Isolation.LOST, 5), (Isolation.LAST, None)):
             self.per_connection_limit.learn(5)
@@ -152,9 +152,9 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.risky.note_replies([("bad", reply.replace(b"www", b"WWW"))])
         self.assertFalse(self.holds(question))
 
-    def test_three_unanswered_connections_are_checked(self) -> None:
+    def test_three_connections_without_a_reply_start_a_check(self) -> None:
         """
-        Whether the upstream answers anything is asked once a second at most.
+        Whether the upstream replies at all is checked once a second at most.
         """
         for _ in range(2):
             self.risky.note_unanswered(GONE)
@@ -162,7 +162,7 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.risky.note_unanswered(GONE)
         self.assertEqual(1, self.dials)
 
-    def test_a_reply_in_between_starts_the_count_anew(self) -> None:
+    def test_reply_resets_the_count_of_connections_without_a_reply(self) -> None:
         """
         Three in a row are needed.
         """
@@ -173,9 +173,9 @@ class RiskyQueriesTests(SynchronousTestCase):
             self.risky.note_unanswered(GONE)
         self.assertEqual(0, self.dials)
 
-    def test_not_oftener_than_once_a_second(self) -> None:
+    def test_check_is_made_once_a_second_at_most(self) -> None:
         """
-        By the time of the last check.
+        Counted from the last check.
         """
         checks: list[float] = []
         self.risky.connections.check = lambda: checks.append(self.clock.seconds())  # type: ignore[method-assign]
@@ -184,17 +184,17 @@ class RiskyQueriesTests(SynchronousTestCase):
             self.clock.advance(0.1)
         self.assertEqual([1000.2, 1001.2, 1002.2], [round(at, 1) for at in checks])
 
-    def test_one_that_is_down_is_down(self) -> None:
+    def test_lost_connection_of_an_upstream_that_is_down_fails_waiting_queries(self) -> None:
         """
-        It is told at once, and what waits fails.
+        It is reported at once, and waiting queries fail.
         """
         self.is_up = False
         self.risky.note_unanswered(GONE)
         self.assertEqual([("down", True), ("fail waiting", Unreachable)], self.told)
 
-    def test_a_check_that_fails(self) -> None:
+    def test_failed_check_marks_the_upstream_down(self) -> None:
         """
-        The upstream is down, unless it answered something within the last second.
+        Unless it replied within the last second.
         """
         error = Timeout("read", "silent")
         for heard_at, down in ((None, True), (998.9, True), (999.0, False), (1000.0, False)):
@@ -208,9 +208,9 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.risky.isolated_check_failed(error)
         self.assertEqual([], self.told)
 
-    def test_a_dial_that_fails(self) -> None:
+    def test_failed_dial_marks_the_upstream_down_unless_connected(self) -> None:
         """
-        It is the upstream's failure if it answers nothing else, over no other connection.
+        It is the upstream's failure if it replies over no other connection.
         """
         error = Unreachable("connect", "refused")
         self.heard_at = 500.0
@@ -224,9 +224,9 @@ class RiskyQueriesTests(SynchronousTestCase):
         self.assertEqual([("down", False), ("fail waiting", Unreachable)], self.told)
         self.assertEqual({"connect": 3}, dict(self.counters.connect_failures))
 
-    def test_replies(self) -> None:
+    def test_replies_clear_failures_and_replies_to_checks_are_dropped(self) -> None:
         """
-        They show that it answers; those to checks are nobody's.
+        They show that it replies; those to checks belong to no query.
         """
         self.risky.isolated_replies_received([("a", b"")])
         self.risky.isolated_replies_received([])

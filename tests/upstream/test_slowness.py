@@ -84,9 +84,9 @@ class SlownessTests(SynchronousTestCase):
     def note_change(self) -> None:
         self.changes += 1
 
-    def test_a_connection_that_brought_something_lately_is_responsive(self) -> None:
+    def test_connection_heard_within_a_quarter_second_is_responsive(self) -> None:
         """
-        Since the query was asked, and within the last quarter of a second: then it is not checked.
+        It was heard since the query was sent, and within the last quarter of a second: it is not checked.
         """
         for heard, asked, responsive in (
             *((99.9, 99.5, True), (99.76, 99.5, True), (99.75, 99.5, False), (99.0, 98.0, False)),
@@ -98,7 +98,7 @@ class SlownessTests(SynchronousTestCase):
             checked = [] if responsive else ["check"]
             self.assertEqual([("give up", asked), *checked], self.pool.did, (heard, asked))
 
-    def test_nothing_to_check(self) -> None:
+    def test_missing_or_checked_connection_is_not_checked(self) -> None:
         """
         Without a connection, or with one that is being checked, it is not responsive, and is not checked again.
         """
@@ -109,9 +109,9 @@ class SlownessTests(SynchronousTestCase):
         self.assertFalse(self.slowness.check_liveness(99.5))
         self.assertNotIn("check", self.pool.did)
 
-    def test_watched_once_at_a_time(self) -> None:
+    def test_one_watch_at_a_time(self) -> None:
         """
-        However many queries are slow; after that again.
+        However many queries are slow, there is one watch; another can follow.
         """
         self.slowness.watch(100.0, 0.2)
         self.slowness.watch(100.0, 0.1)
@@ -122,9 +122,9 @@ class SlownessTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertEqual(["check", "check"], self.pool.did)
 
-    def test_checked_only_if_nothing_was_heard(self) -> None:
+    def test_watch_checks_only_if_nothing_was_heard(self) -> None:
         """
-        Since the query was asked, with a query in flight.
+        Since the query was sent, with a query in flight.
         """
         for heard, outstanding, checked in ((100.0, 1, True), (100.1, 1, False), (99.0, 0, False)):
             pool = self.pool
@@ -139,7 +139,7 @@ class SlownessTests(SynchronousTestCase):
         self.clock.advance(0.1)
         self.assertEqual([], self.pool.did)
 
-    def test_replies_in_time(self) -> None:
+    def test_replies_in_time_improve_health_and_are_recorded(self) -> None:
         """
         They count for its health if they were not overdue; each is noted and may move the balance.
         """
@@ -151,9 +151,9 @@ class SlownessTests(SynchronousTestCase):
         self.assertEqual([("balance", 0.25), ("balance", 0.1), ("balance", 0.51)], self.pool.did)
         self.assertEqual(0.25, self.latency.p50)
 
-    def test_late_replies(self) -> None:
+    def test_late_replies_are_counted_and_slowness_is_reported(self) -> None:
         """
-        Each counts; it is told when the upstream has become slow, and then it is tried after a while.
+        Each counts; when the upstream has become slow it is reported, and a trial follows after a while.
         """
         self.slowness.record_late(2)
         self.assertEqual(([100.0, 100.0], 0, []), (self.health.late, self.changes, self.clock.getDelayedCalls()))
@@ -163,9 +163,9 @@ class SlownessTests(SynchronousTestCase):
         self.clock.advance(1.0)
         self.assertEqual(["probe"], self.pool.did)
 
-    def test_tried_as_long_as_it_is_slow(self) -> None:
+    def test_slow_upstream_is_tried_until_it_is_not(self) -> None:
         """
-        Half a second after each try it is judged, and tried again if it is slow then.
+        Half a second after each trial it is judged, and tried again if it is still slow.
         """
         self.health.wait, self.health.is_slow = 1.0, True
         self.slowness.record_late(1)
@@ -179,7 +179,7 @@ class SlownessTests(SynchronousTestCase):
         self.clock.advance(0.5)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_tried_with_what_there_is(self) -> None:
+    def test_trial_dials_or_probes_the_existing_connection(self) -> None:
         """
         Dialled if there is no connection and nothing failed; not probed where there is no room, or a probe already.
         """

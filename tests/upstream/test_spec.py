@@ -24,9 +24,9 @@ class SpellingTests(SynchronousTestCase):
     Every spelling in use, and what it means.
     """
 
-    def test_every_spelling(self) -> None:
+    def test_spellings_of_other_programs_are_accepted(self) -> None:
         """
-        The spellings of systemd-resolved, Unbound and others all mean what they mean there.
+        The spellings of systemd-resolved, Unbound and others have the meaning they have there.
         """
         expected = {
             "tls://1.1.1.1": UpstreamAddress(ONE),
@@ -48,7 +48,7 @@ class SpellingTests(SynchronousTestCase):
         for spec, address in expected.items():
             self.assertEqual(address, parse_upstream(spec), spec)
 
-    def test_a_name_after_a_percent_sign(self) -> None:
+    def test_name_may_follow_a_percent_sign(self) -> None:
         """
         As CoreDNS has it: %NAME after the address or after the port.
         """
@@ -67,7 +67,7 @@ class SpellingTests(SynchronousTestCase):
         }
         self.assertEqual(expected, {spec: self.meaning(spec) for spec in expected})
 
-    def test_the_zone_of_a_link_local_address(self) -> None:
+    def test_zone_of_a_link_local_address_is_kept(self) -> None:
         """
         An address of one link alone has the interface with it (RFC 4007 §11), wherever it stands; so written it
         is read back.
@@ -91,9 +91,9 @@ class SpellingTests(SynchronousTestCase):
         for spec in ("fe80::1%eth0#dot.example", "[fe80::1%2]:8853", "fe80::1%25x"):
             self.assertEqual(parse_upstream(spec), parse_upstream(str(parse_upstream(spec))))
 
-    def test_an_interface_for_another_address(self) -> None:
+    def test_interface_for_a_global_address_is_refused(self) -> None:
         """
-        Is refused, since the connection would not be bound to it.
+        The connection would not be bound to the interface.
         """
         for spec in ("1.1.1.1:853%eth0#one.example", "1.1.1.1%eth0.100", "2620:fe::fe%eth0", "a.example%eth0"):
             told = str(self.assertRaises(ValueError, parse_upstream, spec))
@@ -103,7 +103,7 @@ class SpellingTests(SynchronousTestCase):
         for spec in ("1.1.1.1%", "1.1.1.1%a.example%b.example", "%eth0", "fe80::1%"):
             self.assertRaises(ValueError, parse_upstream, spec)
 
-    def test_ipv6_without_brackets_and_with_a_name(self) -> None:
+    def test_ipv6_without_brackets_may_have_a_name_or_pins(self) -> None:
         """
         IPv6 without brackets is all address, with a name or pins after it as without, the way systemd-resolved
         takes it: its last group is not taken for a port.
@@ -120,14 +120,14 @@ class SpellingTests(SynchronousTestCase):
         otherwise = {spec: str(self.meaning(spec)) for spec in expected if self.meaning(spec) != expected[spec]}
         self.assertEqual({}, otherwise)
 
-    def test_the_scheme_may_be_in_capitals(self) -> None:
+    def test_scheme_may_be_in_capitals(self) -> None:
         """
         A scheme is the same in any case (RFC 3986 §3.1), before every kind of address.
         """
         for spec in ("TLS://1.1.1.1", "Tls://[::1]:853", "TLS://2606:4700:4700::1111"):
             self.assertEqual(self.meaning(spec.lower()), self.meaning(spec), spec)
 
-    def test_percent_encoding_is_the_same_in_any_case(self) -> None:
+    def test_percent_encoding_ignores_case(self) -> None:
         """
         The octets of base64 that a URL escapes may be escaped in capitals or not (RFC 3986 §2.1).
         """
@@ -147,7 +147,7 @@ class SpellingTests(SynchronousTestCase):
         except ValueError as error:
             return str(error)
 
-    def test_pins_before_and_after_the_name(self) -> None:
+    def test_pins_may_come_before_or_after_the_name(self) -> None:
         """
         Pins follow a question mark, joined by &, before the name or after it.
         """
@@ -160,7 +160,7 @@ class SpellingTests(SynchronousTestCase):
         escaped = one.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D").replace("%3D", "=", 1)
         self.assertEqual(UpstreamAddress(ONE, None, (PIN,)), parse_upstream(f"1.1.1.1?{escaped}"))
 
-    def test_presets(self) -> None:
+    def test_preset_is_one_upstream_with_its_addresses_and_name(self) -> None:
         """
         A preset is one upstream with all its addresses and its name.
         """
@@ -175,7 +175,7 @@ class SpellingTests(SynchronousTestCase):
             for address in addresses:
                 self.assertTrue(ip_address(address).is_global, address)
 
-    def test_presets_with_options(self) -> None:
+    def test_preset_may_have_a_weight_and_pins(self) -> None:
         """
         A weight and pins may follow a preset's name; so written it is read back.
         """
@@ -190,7 +190,7 @@ class SpellingTests(SynchronousTestCase):
         self.assertIn("weight '0' is not", self.meaning("quad9?weight=0"))
         self.assertIn("'colour' is not known here", self.meaning("quad9?colour=red"))
 
-    def test_the_addresses_of_presets(self) -> None:
+    def test_presets_have_canonical_distinct_addresses_of_both_families(self) -> None:
         """
         Every preset has addresses of both families, each spelled canonically, and no two share one.
         """
@@ -208,18 +208,18 @@ class SpellingTests(SynchronousTestCase):
         st.sampled_from([None, "dns.example"]),
         st.lists(st.binary(min_size=32, max_size=32), max_size=3),
     )
-    def test_the_canonical_spelling_round_trips(
+    def test_canonical_spelling_round_trips(
         self, address: object, port: int, name: str | None, pins: list[bytes]
     ) -> None:
         """
-        An upstream written out is read back as the same upstream.
+        An upstream written out is parsed as the same upstream.
         """
         upstream = UpstreamAddress(((str(address), port),), name, tuple(pins))
         self.assertEqual(upstream, parse_upstream(str(upstream)))
 
-    def test_labels(self) -> None:
+    def test_label_has_name_address_and_an_unusual_port(self) -> None:
         """
-        A label names who and where, and the port only if it is not 853.
+        A label has the port only if it is not 853.
         """
         self.assertEqual("1.1.1.1", parse_upstream("1.1.1.1").label)
         self.assertEqual("dns.example (192.0.2.1:8853)", parse_upstream("192.0.2.1:8853#dns.example").label)
@@ -227,7 +227,7 @@ class SpellingTests(SynchronousTestCase):
         self.assertEqual("[::1]:8853", parse_upstream("[::1]:8853").label)
         self.assertEqual("[::1]:53", endpoint_text("::1", 53))
 
-    def test_parts(self) -> None:
+    def test_table_parts_mean_the_same_as_a_spec(self) -> None:
         """
         The parts of a TOML table mean the same as a SPEC.
         """
@@ -239,7 +239,7 @@ class NameTests(SynchronousTestCase):
     Upstreams given by name.
     """
 
-    def test_a_name(self) -> None:
+    def test_name_is_looked_up_and_verified_and_round_trips(self) -> None:
         """
         It is looked up, and verified unless another name is given; its spelling round-trips.
         """
@@ -271,9 +271,9 @@ class MistakeTests(SynchronousTestCase):
     What is wrong, in one line that says what would be right.
     """
 
-    def test_each_mistake_is_named(self) -> None:
+    def test_each_mistake_is_an_error_that_names_it(self) -> None:
         """
-        Nothing that is not understood is guessed at.
+        No malformed part is guessed at.
         """
         mistakes = {
             "https://1.1.1.1": "only tls:// upstreams are spoken to, not https://",
@@ -306,14 +306,14 @@ class MistakeTests(SynchronousTestCase):
             self.assertIn(told, str(error), spec)
             self.assertNotIn("\n", str(error))
 
-    def test_a_port_is_no_name(self) -> None:
+    def test_second_port_is_not_parsed_as_the_name(self) -> None:
         """
-        A second port is not taken for the name to verify, which no number can be.
+        A number cannot be the name to verify.
         """
         for spec in ("1.1.1.1:853:853", "1.1.1.1@853:8853", "1.1.1.1#853"):
             self.assertIn("is not a host name", str(self.assertRaises(ValueError, parse_upstream, spec)), spec)
 
-    def test_a_preset_with_more_to_it(self) -> None:
+    def test_preset_with_port_or_name_is_refused(self) -> None:
         """
         A preset has its port and name; one written with others is not told that it is no preset, and to write
         what was written.
@@ -323,7 +323,7 @@ class MistakeTests(SynchronousTestCase):
             self.assertNotIn("did you mean 'quad9'", told, spec)
             self.assertIn("quad9", told, spec)
 
-    def test_parts_that_are_wrong(self) -> None:
+    def test_port_outside_1_to_65535_is_refused(self) -> None:
         """
         A port that is no number from 1 to 65535 is told so.
         """
@@ -334,9 +334,9 @@ class MistakeTests(SynchronousTestCase):
             self.assertEqual((("1.1.1.1", taken),), from_parts("1.1.1.1", port).addresses)
 
     @given(st.text(max_size=60))
-    def test_any_text_is_an_upstream_or_a_mistake(self, text: str) -> None:
+    def test_any_text_parses_and_round_trips_or_is_refused(self, text: str) -> None:
         """
-        No text makes the parser do anything else, and what it takes is read back as the same from its spelling.
+        No text raises anything but the parser's error, and what parses is parsed the same from its spelling.
         """
         self.judge(text)
 
@@ -353,7 +353,7 @@ class MistakeTests(SynchronousTestCase):
             self.assertEqual(upstream, parse_upstream(str(upstream)))
 
     @given(st.text("1:.[]#?@&=tls/-ax%fe80", max_size=20))
-    def test_what_looks_like_an_upstream_is_one_or_a_mistake(self, text: str) -> None:
+    def test_text_of_spec_characters_parses_or_is_refused(self, text: str) -> None:
         """
         Nor does text made of a SPEC's characters.
         """

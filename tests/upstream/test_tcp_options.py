@@ -26,15 +26,15 @@ class OptionTests(SynchronousTestCase):
     def option(self, name: int) -> int:
         return self.socket.getsockopt(socket.IPPROTO_TCP, name)
 
-    def test_a_peer_is_given_up_after_10_seconds(self) -> None:
+    def test_tcp_user_timeout_is_10_seconds(self) -> None:
         """
-        Without acknowledgement of what was sent (RFC 5482).
+        The connection ends after that time without acknowledgement of data sent (RFC 5482).
         """
         self.assertEqual(0, self.option(socket.TCP_USER_TIMEOUT))
         limit_unacknowledged(self.socket)
         self.assertEqual(10_000, self.option(socket.TCP_USER_TIMEOUT))
 
-    def test_what_came_is_acknowledged_at_once(self) -> None:
+    def test_session_tickets_are_acknowledged_two_milliseconds_after_the_handshake(self) -> None:
         """
         Session tickets two milliseconds after the handshake.
         """
@@ -43,9 +43,9 @@ class OptionTests(SynchronousTestCase):
         self.assertNotEqual(0, self.option(socket.TCP_QUICKACK))
         self.assertEqual(0.002, TICKET_DELAY)
 
-    def test_systems_without_them(self) -> None:
+    def test_systems_without_the_options_are_left_alone(self) -> None:
         """
-        Nothing happens there.
+        No option is set there.
         """
         self.patch(tcp_options, "_QUICKACK", None)
         self.patch(tcp_options, "_USER_TIMEOUT", None)

@@ -21,7 +21,7 @@ class TimersTests(SynchronousTestCase):
     def later(self, seconds: float, *args: object) -> None:
         self.timers.later(seconds, lambda *given: self.called.append(given), *args)
 
-    def test_called_once_with_its_arguments(self) -> None:
+    def test_call_is_made_once_with_its_arguments(self) -> None:
         """
         At its time, and it is not under way any more.
         """
@@ -33,9 +33,9 @@ class TimersTests(SynchronousTestCase):
         self.assertEqual([("one", "two")], self.called)
         self.assertEqual(0, len(self.timers))
 
-    def test_forget_drops_all_about_one_thing(self) -> None:
+    def test_forget_drops_calls_of_one_subject_only(self) -> None:
         """
-        What is about something else, even if it is equal, is called.
+        A call of another subject, even an equal one, is made.
         """
         one, equal = [1], [1]
         self.later(1.0, one)

@@ -52,7 +52,7 @@ class ChainTests(SynchronousTestCase):
             expected = meanings.get(code, f"the certificate chain is not valid (X509 error {code})")
             self.assertIn(expected, chain_error(code, 0))
 
-    def test_which_certificate(self) -> None:
+    def test_error_numbers_certificates_above_the_servers(self) -> None:
         """
         The server's own is not numbered.
         """
@@ -65,9 +65,9 @@ class HandshakeTests(SynchronousTestCase):
     Connections that end before they are verified.
     """
 
-    def test_nothing_both_would_speak_lasts(self) -> None:
+    def test_incompatible_handshake_is_lasting_and_names_the_setting(self) -> None:
         """
-        Trying again soon is no use, and the setting that may help is named.
+        A retry soon is of no use, and the setting that may help is named.
         """
         error = handshake_error(ssl_error("tlsv1 alert protocol version"))
         self.assertIsInstance(error, Incompatible)
@@ -78,7 +78,7 @@ class HandshakeTests(SynchronousTestCase):
             error.reason,
         )
 
-    def test_a_peer_that_went_away_may_be_back(self) -> None:
+    def test_end_of_file_is_not_lasting(self) -> None:
         """
         The end of the file is no incompatibility.
         """
@@ -86,7 +86,7 @@ class HandshakeTests(SynchronousTestCase):
         self.assertIsInstance(error, Unreachable)
         self.assertEqual("the handshake failed: unexpected eof while reading", error.reason)
 
-    def test_not_by_tls(self) -> None:
+    def test_closed_or_reset_connection_is_not_lasting(self) -> None:
         """
         A connection that is closed or breaks may be back, too.
         """
@@ -96,7 +96,7 @@ class HandshakeTests(SynchronousTestCase):
             ("tls", "the upstream closed the connection during the handshake"), (error.phase, error.reason)
         )
 
-    def test_openssl_without_words(self) -> None:
+    def test_openssl_error_without_text_has_a_text(self) -> None:
         """
         There is a text in any case.
         """
@@ -114,7 +114,7 @@ class EndTests(SynchronousTestCase):
     Verified connections that end.
     """
 
-    def test_words_and_codes(self) -> None:
+    def test_each_end_has_its_text_and_code(self) -> None:
         """
         Each way to end has its own.
         """

@@ -53,7 +53,7 @@ class WholeReadsTests(SynchronousTestCase):
             while octets := one.bio_read(1 << 16):
                 other.bio_write(octets)
 
-    def test_many_records_are_one_read(self) -> None:
+    def test_many_records_are_returned_by_one_read(self) -> None:
         """
         However long they are; then there is no more, and later there is again.
         """
@@ -76,9 +76,9 @@ class WholeReadsTests(SynchronousTestCase):
         self.carry(self.server, self.client)
         self.assertEqual(b"ab", self.client.recv(1 << 15))
 
-    def test_what_is_longer_than_any_buffer(self) -> None:
+    def test_long_input_is_returned_in_several_pieces(self) -> None:
         """
-        Comes in more than one piece, and whole.
+        The pieces are complete and in order.
         """
         for number in range(20):
             self.server.send(bytes([number]) * 16384)
@@ -89,9 +89,9 @@ class WholeReadsTests(SynchronousTestCase):
         self.assertEqual(b"".join(bytes([number]) * 16384 for number in range(20)), read)
         self.assertRaises(SSL.WantReadError, self.client.recv, 100)
 
-    def test_the_end_comes_after_what_came_before_it(self) -> None:
+    def test_close_notify_is_raised_after_the_data(self) -> None:
         """
-        Answers, and then a close_notify: first the one, then the other, and always again.
+        Data first, then the close_notify, on every further read.
         """
         self.server.send(b"the last answer")
         self.server.shutdown()
@@ -100,9 +100,9 @@ class WholeReadsTests(SynchronousTestCase):
         for _ in range(3):
             self.assertRaises(SSL.ZeroReturnError, self.client.recv, 1 << 15)
 
-    def test_what_is_no_record(self) -> None:
+    def test_data_before_a_malformed_record_is_returned(self) -> None:
         """
-        What was right before it counts; it is an error all the same.
+        The malformed record is an error on the next read.
         """
         self.server.send(b"right")
         self.carry(self.server, self.client)
@@ -110,7 +110,7 @@ class WholeReadsTests(SynchronousTestCase):
         self.assertEqual(b"right", self.client.recv(1 << 15))
         self.assertRaises(SSL.Error, self.client.recv, 1 << 15)
 
-    def test_nothing_but_an_error(self) -> None:
+    def test_error_without_data_is_raised_at_once(self) -> None:
         """
         Is told at once.
         """
@@ -119,9 +119,9 @@ class WholeReadsTests(SynchronousTestCase):
             self.client.recv(1 << 15)
         self.assertNotIsInstance(raised.exception, SSL.WantReadError)
 
-    def test_refusal(self) -> None:
+    def test_refusal_is_raised_after_the_data(self) -> None:
         """
-        Once there is a reason to end, it is what is raised when what came was returned.
+        A reason to end is raised once the data has been returned.
         """
         self.client.refusal = "the server did what it must not"
         for octets in (b"", b"an answer", b"a" * 300000):
@@ -135,7 +135,7 @@ class WholeReadsTests(SynchronousTestCase):
             self.assertEqual(octets, read)
             self.assertEqual(([("dotproxy", "", "the server did what it must not")],), raised.exception.args)
 
-    def test_two_threads(self) -> None:
+    def test_reads_of_another_thread_do_not_mix(self) -> None:
         """
         What another thread reads at the same time is not in what is returned: OpenSSL runs without the interpreter's lock.
         """
@@ -192,8 +192,8 @@ class DirectReadsTests(WholeReadsTests):
 
     kind = DirectReads
 
-    def test_it_is_used(self) -> None:
+    def test_direct_reads_are_used_with_this_pyopenssl(self) -> None:
         """
-        As long as pyOpenSSL has what it takes.
+        As long as pyOpenSSL has the attributes it needs.
         """
         self.assertIs(DirectReads, type(new_connection(SSL.Context(SSL.TLS_CLIENT_METHOD))))

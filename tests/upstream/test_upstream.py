@@ -38,17 +38,17 @@ class ConnectingTests(SynchronousTestCase):
         self.scene = Scene()
         self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
 
-    def test_nothing_is_dialled_unasked(self) -> None:
+    def test_first_query_starts_the_first_dial(self) -> None:
         """
-        Until there is a question there is no connection.
+        Without a query there is no connection.
         """
         self.network.advance(3600)
         self.assertEqual(0, self.scene.dials)
         self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
-    def test_questions_wait_for_one_dial(self) -> None:
+    def test_queries_wait_for_one_dial(self) -> None:
         """
-        Whatever is asked while a dial is under way goes out on that one connection, unless nobody wants it.
+        Queries during a dial go out on that one connection, unless they were abandoned.
         """
         self.scene.ask("a", "b")
         self.scene.ask("c", "d")
@@ -57,16 +57,16 @@ class ConnectingTests(SynchronousTestCase):
         self.assertEqual(["a", "c", "d"], self.told.answered_tokens)
         self.assertEqual((1, 1), (self.scene.dials, self.server.accepted))
 
-    def test_the_connection_is_used_again(self) -> None:
+    def test_connection_is_reused(self) -> None:
         """
-        A second question needs no second connection, and goes out at once.
+        A second query needs no second connection, and goes out at once.
         """
         self.scene.connect("a")
         self.scene.ask("b", "c")
         self.network.settle()
         self.assertEqual((["a", "b", "c"], 1), (self.told.answered_tokens, self.scene.dials))
 
-    def test_dials_that_fail_are_counted(self) -> None:
+    def test_failed_dials_are_counted_by_phase(self) -> None:
         """
         By the phase in which they fail.
         """
@@ -76,7 +76,7 @@ class ConnectingTests(SynchronousTestCase):
         self.network.refuse(REFUSED)
         self.assertEqual({"connect": 2}, dict(self.scene.upstream.counters.connect_failures))
 
-    def test_handshakes_are_counted(self) -> None:
+    def test_full_and_resumed_handshakes_are_counted(self) -> None:
         """
         A full one first; the next resumes its session.
         """
@@ -89,9 +89,9 @@ class ConnectingTests(SynchronousTestCase):
         self.assertEqual((1, 1), (sum(counters.full_handshakes.counts), sum(counters.resumed_handshakes.counts)))
         self.assertEqual(2, counters.connections_opened)
 
-    def test_answers_come_in_any_order(self) -> None:
+    def test_replies_are_matched_in_any_order(self) -> None:
         """
-        The upstream may answer as it likes (RFC 7766 §7).
+        The upstream may reply in any order (RFC 7766 §7).
         """
         self.server.answer = lambda query: None
         self.scene.connect("a", "b", "c")
@@ -100,9 +100,9 @@ class ConnectingTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual(["c", "b", "a"], self.told.answered_tokens)
 
-    def test_a_server_that_closes_when_idle(self) -> None:
+    def test_idle_close_by_the_server_is_no_failure(self) -> None:
         """
-        A clean close without questions outstanding is no failure; the next question dials at once.
+        A clean close without queries in flight is no failure; the next query dials at once.
         """
         self.scene.connect("a")
         self.server.close_connections()
@@ -114,9 +114,9 @@ class ConnectingTests(SynchronousTestCase):
         self.scene.connect("b")
         self.assertEqual((["a", "b"], 2), (self.told.answered_tokens, self.scene.dials))
 
-    def test_an_idle_connection_is_closed(self) -> None:
+    def test_idle_connection_is_closed(self) -> None:
         """
-        After the idle timeout, counted from the last use, the connection is closed, politely.
+        After the idle timeout, counted from the last use, it is closed with close_notify.
         """
         self.scene.connect("a")
         self.network.advance(20)
@@ -128,7 +128,7 @@ class ConnectingTests(SynchronousTestCase):
         self.assertEqual(([], []), (self.server.connections, self.scene.heard.states()))
         self.assertEqual([], self.scene.clock.getDelayedCalls())
 
-    def test_a_connection_with_questions_is_not_idle(self) -> None:
+    def test_connection_with_queries_in_flight_is_not_idle(self) -> None:
         """
         While something is outstanding a connection is not closed for idleness.
         """
@@ -137,9 +137,9 @@ class ConnectingTests(SynchronousTestCase):
         self.network.advance(31)
         self.assertEqual(1, len(self.server.connections))
 
-    def test_a_question_while_the_connection_closes(self) -> None:
+    def test_query_during_a_close_starts_a_dial(self) -> None:
         """
-        What is asked while a connection is being closed does not wait for that; it dials.
+        It does not wait for the close.
         """
         self.scene.connect("a")
         self.network.reactor.advance(31)  # without settling: the close is under way
@@ -162,7 +162,7 @@ class FailureTests(SynchronousTestCase):
         self.scene = Scene()
         self.network, self.server, self.told = self.scene.network, self.scene.server, self.scene.told
 
-    def test_a_failed_dial_fails_what_waits(self) -> None:
+    def test_failed_dial_fails_waiting_queries_once(self) -> None:
         """
         Each waiting question is given back once, with upstream, phase and reason; it may be asked again, unless the
         upstream has been down for a while.
@@ -182,7 +182,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(("c", True), (self.told.failures[-1][0], self.told.failures[-1][2]))
         self.assertEqual(Tier.DOWN, self.scene.upstream.tier)
 
-    def test_it_is_told_once_that_it_went_down_and_once_that_it_is_up(self) -> None:
+    def test_down_and_up_are_reported_once_each(self) -> None:
         """
         One event for each change of state, however often it failed.
         """
@@ -195,9 +195,9 @@ class FailureTests(SynchronousTestCase):
         self.assertIn(("down", "connect", "connection refused"), self.scene.heard.events)
         self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
-    def test_it_dials_again_by_itself_less_and_less(self) -> None:
+    def test_redial_backs_off_to_half_a_minute(self) -> None:
         """
-        Unasked, the time between dials grows to half a minute and no further (RFC 7858 §3.1).
+        Without queries, the time between dials grows to half a minute and no further (RFC 7858 §3.1).
         """
         self.scene.ask("a")
         gaps = []
@@ -208,9 +208,9 @@ class FailureTests(SynchronousTestCase):
             self.network.advance(gaps[-1] + 0.001)
         self.assertEqual([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0], gaps)
 
-    def test_while_somebody_asks_a_second_is_the_most(self) -> None:
+    def test_redial_takes_a_second_at_most_with_pending_queries(self) -> None:
         """
-        A question brings the next dial forward: a recovered upstream is found within a second.
+        A query brings the next dial forward: a recovered upstream is found within a second.
         """
         self.scene.ask("a")
         for _ in range(9):
@@ -226,9 +226,9 @@ class FailureTests(SynchronousTestCase):
         self.network.accept(self.server)
         self.assertIn("b", self.told.answered_tokens)
 
-    def test_a_connection_that_breaks_gives_its_questions_back(self) -> None:
+    def test_lost_connection_gives_its_queries_back_once(self) -> None:
         """
-        What was outstanding comes back, each once, and another connection is dialled (RFC 7766 §6.2.4).
+        Each query in flight is given back once, and another connection is dialled (RFC 7766 §6.2.4).
         """
         answering = self.server.answer
         self.scene.connect("a")
@@ -246,9 +246,9 @@ class FailureTests(SynchronousTestCase):
         self.scene.connect("b", "c")
         self.assertEqual(["a", "b", "c"], self.told.answered_tokens)
 
-    def test_a_connection_that_answered_nothing(self) -> None:
+    def test_connection_lost_without_a_reply_does_not_mark_the_upstream_down(self) -> None:
         """
-        One that ends before it answered anything may be the query's doing: the upstream is not down for that.
+        The query may be the cause.
         """
         self.server.answer = lambda query: None
         self.scene.connect("a")
@@ -259,9 +259,9 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual((False, False), (error.was_alone, is_final))
         self.assertEqual((Tier.GOOD, 2), (self.scene.upstream.tier, self.scene.dials))
 
-    def test_half_an_answer(self) -> None:
+    def test_partial_reply_is_dropped_when_the_connection_ends(self) -> None:
         """
-        What had come of an answer when the upstream closed is no answer, close_notify or not (RFC 8446 §6.1).
+        With close_notify or without (RFC 8446 §6.1).
         """
         for end in ("close_connections", "abort_connections"):
             self.server.answer = lambda query: None
@@ -275,7 +275,7 @@ class FailureTests(SynchronousTestCase):
             self.assertEqual((["a"], []), (self.told.failed_tokens, self.told.answers))
             self.setUp()
 
-    def test_connections_cut_short(self) -> None:
+    def test_three_connections_without_a_reply_are_followed_by_a_probe(self) -> None:
         """
         After three in a row that answered nothing it is asked something easy: if that ends the connection, too, it is
         down, until it answers.
@@ -293,9 +293,9 @@ class FailureTests(SynchronousTestCase):
         self.network.accept_all(self.server)
         self.assertEqual(["down", "up"], self.scene.heard.states())
 
-    def test_queries_that_end_connections(self) -> None:
+    def test_upstream_that_replies_to_others_is_not_down(self) -> None:
         """
-        An upstream that ends any number of connections at some queries, and answers others, is not down.
+        An upstream that ends any number of connections at some queries, and replies to others, is not down.
         """
         self.server.answer = lambda query: ZONE(query) if query[2:] == IS_PROBE else HANG_UP
         for _ in range(20):
@@ -306,9 +306,10 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(([], Tier.GOOD), (self.scene.heard.states(), self.scene.upstream.tier))
         self.assertEqual(20, len(self.told.failures))
 
-    def test_what_lasts_fails_at_once(self) -> None:
+    def test_lasting_failure_fails_queries_at_once(self) -> None:
         """
-        A query to one that is mistrusted does not wait for the next dial, of which there is one a second at most.
+        A query to an upstream that is not trusted does not wait for the next dial, of which there is one a second at
+        most.
         """
         scene = Scene(certificate=STRANGER.issue([NAME]))
         network = scene.network
@@ -326,9 +327,9 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual({True}, {is_final for _, _, is_final in scene.told.failures})
         self.assertLessEqual(len([at for at in dials if at > 2.0]), 8)
 
-    def test_another_worker_found_it_down(self) -> None:
+    def test_upstream_down_at_another_worker_is_down_here(self) -> None:
         """
-        It is down without a dial of ours, and dialled when it is due, or when another worker finds that it works.
+        It is dialled when that is due, or when another worker reports it up.
         """
         for is_found_up in (False, True):
             scene = Scene()
@@ -356,9 +357,9 @@ class FailureTests(SynchronousTestCase):
         scene.network.accept(scene.server)
         self.assertEqual(Tier.GOOD, scene.upstream.tier)
 
-    def test_what_another_worker_found_matters_only_to_one_that_is_down(self) -> None:
+    def test_up_report_of_another_worker_dials_only_if_down(self) -> None:
         """
-        One that nobody asked is not dialled for it; nor is one that is stopped.
+        An upstream without queries is not dialled for it; nor is a stopped one.
         """
         scene = Scene()
         scene.upstream.learn_up()
@@ -368,9 +369,9 @@ class FailureTests(SynchronousTestCase):
         scene.upstream.learn_up()
         self.assertEqual(0, scene.dials)
 
-    def test_down_and_up_are_told_each_time(self) -> None:
+    def test_each_failure_and_recovery_is_reported(self) -> None:
         """
-        One pair of events for each failure; an answer while it is up tells nothing.
+        One pair of events for each failure; a reply while it is up reports nothing.
         """
         for number in range(1, 4):
             self.scene.ask(number)
@@ -384,17 +385,17 @@ class FailureTests(SynchronousTestCase):
             self.server.close_connections()
             self.network.settle()
 
-    def test_another_worker_is_not_believed_beside_a_connection(self) -> None:
+    def test_down_report_of_another_worker_is_ignored_with_a_connection(self) -> None:
         """
-        While a connection of ours stands it is up.
+        While a connection stands here the upstream is up.
         """
         self.scene.connect("a")
         self.scene.upstream.learn_down(Unreachable("connect", "connection refused"))
         self.assertEqual(Tier.GOOD, self.scene.upstream.tier)
 
-    def test_questions_asked_again_at_once(self) -> None:
+    def test_query_resent_from_its_failure_callback_is_kept(self) -> None:
         """
-        A question that is asked again from within its failure is not lost.
+        A query resent from within its failure callback is not lost.
         """
 
         def again(tokens: list[Any]) -> None:
@@ -410,9 +411,9 @@ class FailureTests(SynchronousTestCase):
         self.network.accept(self.server)
         self.assertEqual(["a"], self.told.answered_tokens)
 
-    def test_a_runt_ends_the_connection(self) -> None:
+    def test_zero_length_message_ends_the_connection(self) -> None:
         """
-        After a zero-length message nothing the upstream says counts.
+        Later messages on that connection are ignored.
         """
         self.server.answer = lambda query: b""
         self.scene.connect("a", "b")

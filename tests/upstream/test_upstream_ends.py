@@ -83,9 +83,9 @@ class SilenceTests(SynchronousTestCase):
         self.network.advance(PROBE_TIMEOUT)
         self.assertEqual(["c"], self.told.failed_tokens)
 
-    def test_it_is_probed_before_it_is_given_up(self) -> None:
+    def test_suspect_connection_is_probed_before_it_is_retired(self) -> None:
         """
-        Under suspicion it is asked something easy; if that is answered nothing changes.
+        If the probe is answered nothing changes.
         """
         self.server.answer = self.answering
         self.assertFalse(self.scene.upstream.check_liveness(self.since))
@@ -96,9 +96,9 @@ class SilenceTests(SynchronousTestCase):
         self.assertEqual((1, [], 0), (self.scene.dials, self.told.failures, self.scene.upstream.tier))
         self.assertEqual(["a"], self.told.answered_tokens)
 
-    def test_it_is_lively_if_it_was_just_heard(self) -> None:
+    def test_connection_heard_recently_is_responsive(self) -> None:
         """
-        One that answers others is under no suspicion; the question may be asked again.
+        One that replies to others is not suspect; the query may be resent.
         """
         self.server.answer = self.answering
         self.scene.ask("c")
@@ -106,15 +106,15 @@ class SilenceTests(SynchronousTestCase):
         self.assertTrue(self.scene.upstream.check_liveness(self.since))
         self.assertEqual(0, names(self.server.queries).count(IS_PROBE))
 
-    def test_without_a_connection_there_is_nothing_to_suspect(self) -> None:
+    def test_upstream_being_dialled_is_not_probed(self) -> None:
         """
-        While it is being dialled, waiting is all there is.
+        There is no connection to check during a dial.
         """
         scene = Scene()
         scene.ask("a")
         self.assertFalse(scene.upstream.check_liveness(self.since))
 
-    def test_a_silent_one_is_retired(self) -> None:
+    def test_silent_connection_is_retired_and_late_replies_count(self) -> None:
         """
         If the probe brings nothing, questions are given back, a new connection is dialled, and a late answer
         over the old one still counts.
@@ -133,9 +133,9 @@ class SilenceTests(SynchronousTestCase):
         self.assertEqual(["a", "b"], self.told.answered_tokens)
         self.assertEqual(["down"], self.scene.heard.states())
 
-    def test_it_is_watched(self) -> None:
+    def test_slow_connection_becomes_suspect_if_not_heard(self) -> None:
         """
-        One that is slow comes under suspicion if nothing is heard of it; if it answers, it does not.
+        If it replies in time, it does not.
         """
         self.scene.upstream.watch(self.since, 0.2)
         self.scene.upstream.watch(self.since, 0.2)
@@ -154,7 +154,7 @@ class SilenceTests(SynchronousTestCase):
         scene.network.advance(0.2)
         self.assertEqual(0, names(scene.server.queries).count(IS_PROBE))
 
-    def test_a_replacement(self) -> None:
+    def test_replacement_is_dialled_before_queries_are_given_back(self) -> None:
         """
         If the probe brings nothing soon another connection is dialled; once that stands the questions are given back,
         and the upstream was never down.
@@ -172,9 +172,9 @@ class SilenceTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual(["a", "c"], self.told.answered_tokens)
 
-    def test_a_probe_answered_after_others(self) -> None:
+    def test_late_probe_reply_is_dropped(self) -> None:
         """
-        A probe's answer is nobody's, whenever it comes: after other answers, or over a connection that was given up.
+        It belongs to no query, whether after other replies, or over a retired connection.
         """
         self.scene.upstream.check_liveness(self.since)
         self.network.settle()
@@ -186,7 +186,7 @@ class SilenceTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual(["a", "b"], self.told.answered_tokens)
 
-    def test_a_retired_connection_ends(self) -> None:
+    def test_retired_connection_is_aborted_without_giving_queries_back_twice(self) -> None:
         """
         A retired connection is cut in the end, and its questions are not given back a second time.
         """
@@ -195,7 +195,7 @@ class SilenceTests(SynchronousTestCase):
         self.network.advance(DRAIN_TIMEOUT)
         self.assertEqual((["b"], []), (self.told.failed_tokens, self.server.connections))
 
-    def test_a_retired_connection_that_answers_all_is_closed(self) -> None:
+    def test_retired_connection_is_closed_after_its_last_reply(self) -> None:
         """
         When everything was answered after all, a retired connection has no more use.
         """
@@ -206,9 +206,9 @@ class SilenceTests(SynchronousTestCase):
         self.network.settle()
         self.assertEqual([], self.server.connections)
 
-    def test_after_silence_a_handshake_is_not_enough(self) -> None:
+    def test_silent_upstream_is_up_after_a_probe_reply_only(self) -> None:
         """
-        It is up again when a probe is answered, and probed on every connection until then.
+        Until then each new connection is probed.
         """
         self.scene.upstream.check_liveness(self.since)
         self.network.advance(PROBE_TIMEOUT)
@@ -230,9 +230,9 @@ class RoomTests(SynchronousTestCase):
     An upstream that does not read.
     """
 
-    def test_questions_wait_while_a_connection_is_blocked(self) -> None:
+    def test_queries_wait_while_the_connection_is_blocked(self) -> None:
         """
-        While the transport is full questions wait here, and go out when it takes them.
+        While the transport's buffer is full queries wait, and go out when there is room.
         """
         scene = Scene()
         scene.connect("a")
@@ -247,7 +247,7 @@ class RoomTests(SynchronousTestCase):
         self.assertEqual(["a", "b"], scene.told.answered_tokens)
         connection.resumeProducing()
 
-    def test_a_blocked_connection_that_ends(self) -> None:
+    def test_queries_of_a_lost_blocked_connection_go_out_on_a_new_one(self) -> None:
         """
         What waited for room on it goes out on a new connection.
         """
@@ -261,9 +261,9 @@ class RoomTests(SynchronousTestCase):
         scene.network.accept(scene.server)
         self.assertEqual(["a", "b"], scene.told.answered_tokens)
 
-    def test_a_blocked_connection_under_suspicion(self) -> None:
+    def test_suspect_blocked_connection_is_retired_at_once(self) -> None:
         """
-        One that takes no probe, and brings nothing, is retired at once.
+        It takes no probe, and nothing is received.
         """
         scene = Scene()
         scene.connect("a")
@@ -293,13 +293,13 @@ class StopTests(SynchronousTestCase):
         self.assertEqual("late", scene.told.failed_tokens[-1])
         self.assertIsInstance(scene.told.failures[-1][1], Unreachable)
 
-    def test_unused(self) -> None:
+    def test_unused_upstream_stops_at_once(self) -> None:
         """
         One that was never asked stops at once.
         """
         self.stopped(Scene())
 
-    def test_dialling(self) -> None:
+    def test_stop_cancels_the_dial_and_fails_waiting_queries(self) -> None:
         """
         A dial under way is given up, and what waits for it fails.
         """
@@ -308,7 +308,7 @@ class StopTests(SynchronousTestCase):
         self.stopped(scene)
         self.assertEqual(["a", "late"], scene.told.failed_tokens)
 
-    def test_connected(self) -> None:
+    def test_stop_closes_the_connection_and_fails_its_queries(self) -> None:
         """
         A connection is closed; what is outstanding on it fails.
         """
@@ -318,7 +318,7 @@ class StopTests(SynchronousTestCase):
         self.stopped(scene)
         self.assertEqual(["a", "late"], scene.told.failed_tokens)
 
-    def test_down(self) -> None:
+    def test_stopped_upstream_does_not_redial(self) -> None:
         """
         It does not dial again when it is stopped.
         """
@@ -326,7 +326,7 @@ class StopTests(SynchronousTestCase):
         scene.connect("a")
         self.stopped(scene)
 
-    def test_retired_and_probing(self) -> None:
+    def test_stop_ends_retired_connections_and_probes(self) -> None:
         """
         Retired connections and probes end with it.
         """
@@ -340,9 +340,9 @@ class StopTests(SynchronousTestCase):
         scene.network.accept(scene.server)
         self.stopped(scene)
 
-    def test_a_peer_that_does_not_answer_the_close(self) -> None:
+    def test_stop_takes_a_second_at_most(self) -> None:
         """
-        Stopping takes no longer than a second.
+        The peer does not answer the close.
         """
         scene = Scene()
         scene.connect("a")
@@ -361,9 +361,9 @@ class ProbeTests(SynchronousTestCase):
     The question of our own.
     """
 
-    def test_it_tells_nothing(self) -> None:
+    def test_probe_is_for_the_root_name_servers_padded_like_other_queries(self) -> None:
         """
-        It asks for the name servers of the root, and for no recursion, and is as long as other questions.
+        ``. IN NS`` without RD, as long as other queries.
         """
         _, query, end = PROBE_QUERY
         message = dns.message.from_wire(query)

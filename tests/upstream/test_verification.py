@@ -52,29 +52,29 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual([], scene.server.connections)
         return error.reason
 
-    def test_another_name(self) -> None:
+    def test_certificate_for_another_name_is_refused(self) -> None:
         """
-        A certificate for another name is refused, and it is said for which (RFC 8310 §8.1).
+        The error has the names of the certificate (RFC 8310 §8.1).
         """
         reason = self.refused(AUTHORITY.issue(["other.test", "192.0.2.99"]))
         self.assertEqual("the certificate is for other.test, 192.0.2.99, not for dot.test", reason)
         reason = self.refused(AUTHORITY.issue([f"n{n}.test" for n in range(9)]))
         self.assertIn("n0.test, n1.test, n2.test, n3.test and 5 more", reason)
 
-    def test_a_name_in_the_subject_only(self) -> None:
+    def test_common_name_is_not_used(self) -> None:
         """
-        The common name is no name (RFC 8310 §8.1).
+        RFC 8310 §8.1.
         """
         self.assertIn("names cannot be used", self.refused(AUTHORITY.issue([], common_name=NAME)))
 
-    def test_no_names(self) -> None:
+    def test_certificate_without_subjectaltname_is_refused(self) -> None:
         """
         A certificate without subjectAltName is refused, for a name and for an address.
         """
         for name in (NAME, None):
             self.assertIn("names cannot be used", self.refused(AUTHORITY.issue([]), name=name))
 
-    def test_names_that_cannot_be_used(self) -> None:
+    def test_certificate_with_unusable_names_is_refused(self) -> None:
         """
         A subjectAltName that is malformed, or names no host, is refused, for a name and for an address.
         """
@@ -82,7 +82,7 @@ class RefusalTests(SynchronousTestCase):
             for name in (NAME, None):
                 self.assertTrue(self.refused(AUTHORITY.issue([], san=san), name=name), why)
 
-    def test_a_wildcard_stands_for_one_label(self) -> None:
+    def test_wildcard_matches_one_label_only(self) -> None:
         """
         A wildcard matches the first label and no more (RFC 6125 §6.4.3).
         """
@@ -90,15 +90,15 @@ class RefusalTests(SynchronousTestCase):
         self.assertIn("is for *.dot.test, not", self.refused(wildcard, name="a.b.dot.test"))
         self.assertIn("is for *.dot.test, not", self.refused(wildcard, name="dot.test"))
 
-    def test_another_address(self) -> None:
+    def test_certificate_for_another_address_is_refused(self) -> None:
         """
-        Without a name it is the IP address that must be in the certificate, and DNS names do not count.
+        Without a name the IP address must be in the certificate; DNS names do not count.
         """
         reason = self.refused(AUTHORITY.issue(["192.0.2.54"]), name=None)
         self.assertEqual("the certificate is for 192.0.2.54, not for 192.0.2.53", reason)
         self.assertIn("not for 192.0.2.53", self.refused(AUTHORITY.issue([NAME]), name=None))
 
-    def test_dates(self) -> None:
+    def test_expired_and_not_yet_valid_certificates_are_refused(self) -> None:
         """
         Expired and not yet valid certificates are refused.
         """
@@ -107,45 +107,45 @@ class RefusalTests(SynchronousTestCase):
         early = AUTHORITY.issue([NAME], starts=timedelta(days=1))
         self.assertEqual("the certificate is not yet valid", self.refused(early))
 
-    def test_dates_by_our_own_clock(self) -> None:
+    def test_dates_are_checked_by_our_own_clock(self) -> None:
         """
         Dates are checked by us too, for OpenSSL does not when a session is resumed.
         """
         self.assertIn("the certificate expired on", self.refused(GOOD, now=later(days=31)))
         self.assertIn("the certificate is not valid before", self.refused(GOOD, now=later(days=-2)))
 
-    def test_unknown_signers(self) -> None:
+    def test_certificate_of_an_unknown_ca_is_refused(self) -> None:
         """
-        A certificate from an unknown CA, or from nobody, is refused.
+        So is one that is self-signed.
         """
         self.assertIn("is from an unknown CA", self.refused(STRANGER.issue([NAME])))
         self.assertEqual("the certificate is self-signed", self.refused(AUTHORITY.issue([NAME], self_signed=True)))
         self.assertIn("certificate", self.refused(GOOD, ca=None))
 
-    def test_a_certificate_that_must_not_sign(self) -> None:
+    def test_certificate_signed_by_a_non_ca_is_refused(self) -> None:
         """
         Being signed by a certificate that is no CA's is not enough.
         """
         impostor = STRANGER.issue(["dot.test"])
         self.assertIn("certificate", self.refused(impostor, ca=GOOD.certificate_pem))
 
-    def test_pins(self) -> None:
+    def test_connection_without_a_matching_pin_is_refused(self) -> None:
         """
         With pins, one of them has to match besides, and the pin that was seen is named (RFC 7858 §4.2).
         """
         reason = self.refused(GOOD, pins=(b"\0" * 32,))
         self.assertEqual(f"none of the pins matches; the key's pin is {show_pin(GOOD.pin)}", reason)
 
-    def test_a_pin_does_not_replace_the_rest(self) -> None:
+    def test_matching_pin_does_not_replace_the_name_check(self) -> None:
         """
-        A matching pin makes no wrong name right.
+        A matching pin does not make a wrong name acceptable.
         """
         other = AUTHORITY.issue(["other.test"])
         self.assertIn("not for dot.test", self.refused(other, pins=(other.pin,)))
 
-    def test_a_check_that_fails_in_another_way(self) -> None:
+    def test_unexpected_exception_in_verification_is_a_refusal(self) -> None:
         """
-        An exception nobody thought of is a refusal.
+        Any exception refuses the connection.
         """
         verifier = make_verifier()
         self.patch(verifier, "_check_dates", lambda x509: 1 / 0)
@@ -170,7 +170,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual([], scene.told.failures)
         return scene
 
-    def test_the_right_name(self) -> None:
+    def test_matching_name_is_accepted(self) -> None:
         """
         The name, exactly or by a wildcard, verifies.
         """
@@ -178,14 +178,14 @@ class AcceptanceTests(SynchronousTestCase):
         self.assertEqual([("connected", "192.0.2.53:853", "TLSv1.3", NAME, False)], scene.heard.events)
         self.accepted(AUTHORITY.issue(["*.dot.test"]), name="a.dot.test")
 
-    def test_the_right_address(self) -> None:
+    def test_matching_address_is_accepted_without_a_name(self) -> None:
         """
         The address verifies when no name is wanted.
         """
         scene = self.accepted(name=None)
         self.assertEqual(ADDRESS, scene.heard.events[0][3])
 
-    def test_pins_of_key_backup_and_ca(self) -> None:
+    def test_pin_of_key_backup_or_ca_is_accepted(self) -> None:
         """
         The pin may be of the key, one of several, or of the CA that signed it (RFC 7858 §4.2).
         """
@@ -193,7 +193,7 @@ class AcceptanceTests(SynchronousTestCase):
         self.accepted(pins=(b"\0" * 32, GOOD.pin))
         self.accepted(pins=(AUTHORITY.root.pin,))
 
-    def test_sni_and_alpn(self) -> None:
+    def test_sni_has_the_name_and_alpn_is_dot(self) -> None:
         """
         The name is sent as SNI, an address is not (RFC 6066 §3); ALPN is dot (RFC 7858, RFC 8310).
         """
@@ -204,9 +204,9 @@ class AcceptanceTests(SynchronousTestCase):
             self.assertEqual(expected, tls.getHandle().get_servername())
             self.assertEqual(b"dot", tls.negotiatedProtocol)
 
-    def test_tls_1_3_only(self) -> None:
+    def test_tls_1_2_is_refused_if_1_3_is_the_minimum(self) -> None:
         """
-        If 1.3 is the least, 1.2 is refused, and nothing is asked (RFC 8310 §9).
+        The connection is refused and no query is sent (RFC 8310 §9).
         """
         for version, accepted in ((SSL.TLS1_2_VERSION, False), (SSL.TLS1_3_VERSION, True)):
             scene = Scene(verifier=make_verifier(tls=TlsChoices("1.3")))
@@ -216,7 +216,7 @@ class AcceptanceTests(SynchronousTestCase):
             scene.connect("question")
             self.assertEqual(accepted, bool(scene.told.answers))
 
-    def test_ciphers(self) -> None:
+    def test_tls_1_2_uses_a_listed_cipher_or_fails(self) -> None:
         """
         With TLS 1.2 one of the ciphers on the list is used, or there is no connection.
         """
@@ -231,7 +231,7 @@ class AcceptanceTests(SynchronousTestCase):
             scene.connect("question")
             self.assertIn(used, scene.upstream._pool.select().identity.cipher)
 
-    def test_a_client_certificate(self) -> None:
+    def test_client_certificate_is_sent_on_request(self) -> None:
         """
         An upstream that asks for a certificate is shown ours, with its chain; without one there is no connection.
         """
@@ -256,7 +256,7 @@ class AcceptanceTests(SynchronousTestCase):
             self.assertEqual(accepted, bool(scene.told.answers))
         self.assertTrue(shown)
 
-    def test_tls_1_2_is_good_enough_and_1_1_is_not(self) -> None:
+    def test_tls_1_2_is_accepted_and_1_1_refused(self) -> None:
         """
         TLS 1.2 is spoken if need be, and nothing older (RFC 8310 §9, RFC 9325 §3).
         """
@@ -293,18 +293,18 @@ class ResumptionTests(SynchronousTestCase):
         scene.network.settle()
         return scene
 
-    def test_it_is_resumed(self) -> None:
+    def test_second_connection_resumes_and_is_verified(self) -> None:
         """
-        A second connection resumes the first one's session, and is verified as who the first was.
+        It resumes the first one's session, and has the identity verified then.
         """
         scene = self.reconnected(pins=(GOOD.pin,))
         scene.connect("second")
         self.assertEqual(["first", "second"], scene.told.answered_tokens)
         self.assertEqual([False, True], [event[4] for event in scene.heard.events if event[0] == "connected"])
 
-    def test_a_pin_of_the_ca_holds_on_resumption(self) -> None:
+    def test_pin_of_the_ca_is_accepted_on_resumption(self) -> None:
         """
-        The chain is not sent again; what was verified of it counts.
+        The chain is not sent again; the chain verified before counts.
         """
         scene = self.reconnected(pins=(AUTHORITY.root.pin,))
         scene.connect("second")
@@ -321,7 +321,7 @@ class ResumptionTests(SynchronousTestCase):
         self.assertEqual(asked, len(scene.server.queries))
         return scene.told.failures[0][1].reason
 
-    def test_expiry_between_connections(self) -> None:
+    def test_session_does_not_outlive_its_certificate(self) -> None:
         """
         A session does not outlive its certificate.
         """
@@ -329,7 +329,7 @@ class ResumptionTests(SynchronousTestCase):
         self.verifier._now = later(days=31)
         self.assertIn("the certificate expired on", self.refused(scene))
 
-    def test_another_name_on_resumption(self) -> None:
+    def test_name_is_verified_on_resumption(self) -> None:
         """
         The name is verified on resumed handshakes too.
         """
@@ -337,33 +337,33 @@ class ResumptionTests(SynchronousTestCase):
         self.verifier.name = "other.test"
         self.assertIn("not for other.test", self.refused(scene))
 
-    def test_another_address_on_resumption(self) -> None:
+    def test_address_is_verified_on_resumption(self) -> None:
         """
-        So is the address.
+        The address is verified on resumed handshakes too.
         """
         scene = self.reconnected(name=None)
         self.verifier.address = "192.0.2.99"
         self.assertIn("not for 192.0.2.99", self.refused(scene))
 
-    def test_another_pin_on_resumption(self) -> None:
+    def test_pins_are_verified_on_resumption(self) -> None:
         """
-        So are the pins.
+        Pins are verified on resumed handshakes too.
         """
         scene = self.reconnected()
         self.verifier.pins = (b"\0" * 32,)
         self.assertIn("none of the pins matches", self.refused(scene))
 
-    def test_another_certificate(self) -> None:
+    def test_new_certificate_is_verified_without_resumption(self) -> None:
         """
-        A server that does not resume shows its certificate, and that is checked.
+        A server that does not resume sends its certificate, which is verified.
         """
         scene = self.reconnected()
         scene.server.certificate = AUTHORITY.issue(["other.test"])
         self.assertIn("not for dot.test", self.refused(scene))
 
-    def test_sessions_are_not_shared(self) -> None:
+    def test_sessions_are_not_shared_between_upstreams(self) -> None:
         """
-        A session belongs to one upstream: another, with another CA, does not get to resume it.
+        Another upstream, with another CA, cannot resume the session.
         """
         first = self.reconnected()
         second = Scene(verifier=make_verifier(ca=STRANGER.pem))
@@ -378,7 +378,7 @@ class WordsTests(SynchronousTestCase):
     How endings are told.
     """
 
-    def test_each_ending(self) -> None:
+    def test_each_end_of_a_connection_has_a_text(self) -> None:
         """
         Whatever ended a connection is said in words.
         """
@@ -427,15 +427,15 @@ class TwistedFactTests(SynchronousTestCase):
         network.accept(server)
         return events, server
 
-    def test_its_endpoint_fires_before_the_handshake(self) -> None:
+    def test_twisted_endpoint_fires_before_the_handshake(self) -> None:
         """
-        `wrapClientTLS` says connected whoever the peer turns out to be.
+        `wrapClientTLS` reports a connection whoever the peer turns out to be.
         """
         events, server = self.connect(AUTHORITY.issue(["other.test"]))
         self.assertEqual(["made", "connected"], events)
         self.assertEqual([], server.queries)
 
-    def test_its_verification_fails_open(self) -> None:
+    def test_twisted_verification_accepts_a_certificate_without_names(self) -> None:
         """
         A certificate of a trusted CA without subjectAltName is accepted for any name.
         """
@@ -443,7 +443,7 @@ class TwistedFactTests(SynchronousTestCase):
         self.assertEqual([b"x"], server.queries)
         self.assertTrue(self.flushLoggedErrors())
 
-    def test_today(self) -> None:
+    def test_test_certificates_are_valid_today(self) -> None:
         """
         The certificates used here are valid today.
         """

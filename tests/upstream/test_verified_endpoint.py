@@ -91,9 +91,9 @@ class GateTests(SynchronousTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
         return error
 
-    def test_a_verified_connection_is_let_through(self) -> None:
+    def test_protocol_is_built_after_verification(self) -> None:
         """
-        The protocol is built when the peer is verified, and told who it is.
+        The protocol is built when the peer is verified, and told its identity.
         """
         dialled = self.connect()
         self.assertEqual([], self.built)
@@ -103,7 +103,7 @@ class GateTests(SynchronousTestCase):
         self.assertEqual((1, "dot.test"), (behind.made, behind.identity.verified))
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_ipv6(self) -> None:
+    def test_ipv6_address_is_dialled(self) -> None:
         """
         An IPv6 address is dialled as one.
         """
@@ -112,7 +112,7 @@ class GateTests(SynchronousTestCase):
         self.network.accept(DotServer(ZONE, GOOD))
         self.assertEqual(1, len(self.built))
 
-    def test_a_wrong_name_is_not(self) -> None:
+    def test_wrong_name_fails_the_dial_at_once(self) -> None:
         """
         A peer that is somebody else ends the attempt, at once.
         """
@@ -122,7 +122,7 @@ class GateTests(SynchronousTestCase):
         self.assertIsInstance(self.failed(dialled), Untrusted)
         self.assertEqual([], server.connections)
 
-    def test_a_factory_that_builds_nothing(self) -> None:
+    def test_factory_that_returns_none_ends_the_connection(self) -> None:
         """
         When nothing is to stand behind it, there is no connection.
         """
@@ -135,7 +135,7 @@ class GateTests(SynchronousTestCase):
         self.network.accept(DotServer(ZONE, GOOD))
         self.assertEqual("no longer wanted", self.failed(dialled).reason)
 
-    def test_tcp_that_fails(self) -> None:
+    def test_tcp_error_is_passed_on_with_its_phase(self) -> None:
         """
         What the kernel says is passed on, with the phase.
         """
@@ -154,7 +154,7 @@ class GateTests(SynchronousTestCase):
             self.assertIsInstance(failed, Unreachable)
             self.assertEqual(("connect", reason), (failed.phase, failed.reason))
 
-    def test_tcp_that_times_out(self) -> None:
+    def test_kernel_timeout_is_a_timeout_error(self) -> None:
         """
         The kernel's timeout is one.
         """
@@ -165,7 +165,7 @@ class GateTests(SynchronousTestCase):
             self.assertEqual("connect", failed.phase)
             self.assertIn("timed out", failed.reason)
 
-    def test_tcp_that_does_not_answer(self) -> None:
+    def test_dial_without_an_answer_times_out(self) -> None:
         """
         A dial that nothing comes of ends in time.
         """
@@ -178,7 +178,7 @@ class GateTests(SynchronousTestCase):
         self.assertEqual(("connect", "connecting took more than 3 s"), (error.phase, error.reason))
         self.assertTrue(self.clock.connectors[0].stoppedConnecting)
 
-    def test_a_server_that_accepts_and_says_nothing(self) -> None:
+    def test_silent_handshake_times_out_and_aborts(self) -> None:
         """
         The handshake has to be done in time, too; then the connection is cut.
         """
@@ -193,7 +193,7 @@ class GateTests(SynchronousTestCase):
         self.assertTrue(server.transport.disconnecting or server.transport.disconnected)
         self.assertEqual(0x16, server.heard[0], "the first octet was no TLS handshake")
 
-    def test_a_server_that_speaks_something_else(self) -> None:
+    def test_non_tls_server_fails_the_handshake(self) -> None:
         """
         Plain DNS, HTTP and rubbish fail the handshake, and get nothing but its beginning (RFC 7858 §3.1).
         """
@@ -207,7 +207,7 @@ class GateTests(SynchronousTestCase):
             self.assertIn("the handshake failed", error.reason)
             self.assertEqual(0x16, server.heard[0])
 
-    def test_a_server_that_hangs_up(self) -> None:
+    def test_connection_lost_in_the_handshake_is_reported_at_once(self) -> None:
         """
         A connection that ends during the handshake is told of at once.
         """
@@ -220,7 +220,7 @@ class GateTests(SynchronousTestCase):
             error = self.failed(dialled)
             self.assertEqual("tls", error.phase)
 
-    def test_cancelling(self) -> None:
+    def test_dial_can_be_cancelled_at_any_stage(self) -> None:
         """
         An attempt can be given up at any stage, and leaves nothing.
         """
@@ -238,7 +238,7 @@ class GateTests(SynchronousTestCase):
         self.assertTrue(server.transport.disconnected)
         self.assertEqual(([], []), (self.built, self.clock.getDelayedCalls()))
 
-    def test_a_system_without_tls(self) -> None:
+    def test_missing_tls_support_is_an_error_without_a_dial(self) -> None:
         """
         Where TLS cannot be used at all, that is said, and nothing dialled.
         """

@@ -99,7 +99,7 @@ class TransferTests(SynchronousTestCase):
         self.scene.begin()
         self.scene.accept()
 
-    def test_the_question(self) -> None:
+    def test_transfer_query_is_padded_with_opt_and_its_own_id(self) -> None:
         """
         It goes out padded, with an OPT and an ID of ours (RFC 8467 §4.1).
         """
@@ -107,7 +107,7 @@ class TransferTests(SynchronousTestCase):
         self.assertEqual(0, len(query) % 128)
         self.assertEqual(self.scene.query.question, dns.message.from_wire(query).question)
 
-    def test_message_by_message(self) -> None:
+    def test_messages_are_passed_on_with_the_clients_id_and_opt(self) -> None:
         """
         Each message is passed on as it comes, with the client's ID and an OPT (RFC 5936 §2.2), and after the last the
         connection is closed (RFC 9103 §6.3: it was for this transfer alone).
@@ -125,18 +125,18 @@ class TransferTests(SynchronousTestCase):
         self.assertEqual([], scene.listener.sources)
         self.assertEqual([], scene.server.connections)
 
-    def test_all_at_once(self) -> None:
+    def test_messages_received_together_are_sent_together(self) -> None:
         """
-        Messages that come together go out together; what is under another ID is nobody's.
+        Messages under another ID are dropped.
         """
         scene = self.scene
         scene.server.connections[-1].send(b"zz" + self.messages[0][2:])
         scene.send(*self.messages)
         self.assertEqual((2, 1), (len(scene.listener.parts), len(scene.listener.answers)))
 
-    def test_a_client_that_reads_slowly(self) -> None:
+    def test_slow_client_pauses_the_upstream(self) -> None:
         """
-        While the client does not read, the upstream is not read from, nor suspected.
+        While the client does not read, the upstream is not read from, and does not become suspect.
         """
         scene = self.scene
         (source,) = scene.listener.sources
@@ -154,9 +154,9 @@ class TransferTests(SynchronousTestCase):
         scene.send(*self.messages[1:])
         self.assertEqual(1, len(scene.listener.answers))
 
-    def test_a_client_that_goes(self) -> None:
+    def test_client_disconnect_ends_the_transfer(self) -> None:
         """
-        Nobody is left to send to: the connection to the upstream ends, and nothing is sent.
+        The connection to the upstream ends, and nothing is sent.
         """
         scene = self.scene
         scene.send(self.messages[0])
@@ -164,9 +164,9 @@ class TransferTests(SynchronousTestCase):
         scene.network.settle()
         self.assertEqual(([], []), (scene.listener.answers, scene.server.connections))
 
-    def test_an_upstream_that_does_not_say_goodbye(self) -> None:
+    def test_upstream_without_close_notify_is_aborted(self) -> None:
         """
-        It is cut off after a moment.
+        It is aborted after a moment.
         """
         scene = self.scene
         scene.send(*self.messages)
@@ -174,9 +174,9 @@ class TransferTests(SynchronousTestCase):
         self.assertEqual([], scene.server.connections)
         self.assertEqual([], scene.clock.getDelayedCalls())
 
-    def test_refused(self) -> None:
+    def test_refusal_of_the_upstream_is_passed_on(self) -> None:
         """
-        What the upstream says to it, the client is told (RFC 5936 §2.2.1).
+        RFC 5936 §2.2.1.
         """
         reply = dns.message.make_response(self.scene.query)
         reply.set_rcode(dns.rcode.NOTAUTH)
@@ -189,9 +189,9 @@ class BrokenTests(SynchronousTestCase):
     Transfers that break off after a part was sent.
     """
 
-    def test_why(self) -> None:
+    def test_broken_transfer_gives_one_servfail_with_the_reason(self) -> None:
         """
-        The client gets SERVFAIL, once, with the phase and the reason; its source is over.
+        The client gets SERVFAIL, once, with the phase and the reason; its source has ended.
         """
         scene = Scene()
         messages = messages_of(scene.query, whole(7, range(9)), {3, 6}, question=False)
@@ -207,7 +207,7 @@ class BrokenTests(SynchronousTestCase):
             (1, [], []), (len(scene.listener.answers), scene.server.connections, scene.clock.getDelayedCalls())
         )
 
-    def test_changed(self) -> None:
+    def test_reload_may_forbid_transfers(self) -> None:
         """
         A reload may allow none at all.
         """
@@ -216,7 +216,7 @@ class BrokenTests(SynchronousTestCase):
         scene.begin()
         self.assertEqual((dns.rcode.REFUSED, 0), (scene.answer().rcode(), len(scene.network.dialled)))
 
-    def test_stopped(self) -> None:
+    def test_stop_ends_a_transfer_with_servfail(self) -> None:
         """
         A transfer that is under way ends with SERVFAIL.
         """
@@ -262,7 +262,7 @@ class BrokenTests(SynchronousTestCase):
         scene.network.advance(0.2)
         self.assertEqual("u0: read: nothing for 15 s of a zone transfer", scene.answer().options[0].text)
 
-    def test_over_once(self) -> None:
+    def test_messages_after_the_end_are_dropped(self) -> None:
         """
         What comes after the end is not sent, and a client that goes away then changes nothing.
         """
@@ -285,7 +285,7 @@ class FailureTests(SynchronousTestCase):
     Transfers that do not.
     """
 
-    def test_no_upstream(self) -> None:
+    def test_servfail_after_each_upstream_was_tried(self) -> None:
         """
         Each is tried, and then there is SERVFAIL with the reasons.
         """
@@ -301,7 +301,7 @@ class FailureTests(SynchronousTestCase):
         self.assertIn("u1: verify", text)
         self.assertEqual([], scene.server.queries)
 
-    def test_the_second_one_has_it(self) -> None:
+    def test_next_upstream_follows_a_refusal_or_error(self) -> None:
         """
         One that refuses, or ends, or talks rubbish, is followed by the next; the client sees one transfer.
         """
@@ -330,9 +330,9 @@ class FailureTests(SynchronousTestCase):
             scene.send(*messages_of(scene.query, whole(7, range(3)), {2}))
             self.assertEqual((1, dns.rcode.NOERROR), (len(scene.listener.parts), scene.answer().rcode()), does)
 
-    def test_all_refuse(self) -> None:
+    def test_first_refusal_is_passed_on_if_all_refuse(self) -> None:
         """
-        The first refusal is what the client is told, even if the next cannot be reached.
+        Even if the next upstream cannot be reached.
         """
         scene = Scene(upstreams=2)
         scene.begin()
@@ -343,7 +343,7 @@ class FailureTests(SynchronousTestCase):
         scene.network.refuse(Refused())
         self.assertEqual(dns.rcode.NOTAUTH, scene.answer().rcode())
 
-    def test_one_that_is_down_is_tried_last(self) -> None:
+    def test_upstream_that_is_down_is_tried_last(self) -> None:
         """
         An upstream known to be down is not the first to be asked.
         """
@@ -353,9 +353,9 @@ class FailureTests(SynchronousTestCase):
         (source,) = scene.listener.sources
         self.assertEqual("u1", source._label)
 
-    def test_broken_off(self) -> None:
+    def test_transfer_broken_after_its_first_message_is_servfail(self) -> None:
         """
-        Once part of the zone is out nobody else can go on: the client is told SERVFAIL (RFC 5936 §2.2.1).
+        After part of the zone was sent no other upstream can go on: the client gets SERVFAIL (RFC 5936 §2.2.1).
         """
         scene = Scene(upstreams=2)
         scene.begin()
@@ -366,7 +366,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(dns.rcode.SERVFAIL, scene.answer().rcode())
         self.assertEqual(1, len(scene.network.dialled))
 
-    def test_tls_1_2(self) -> None:
+    def test_transfer_over_tls_1_2_is_refused(self) -> None:
         """
         Zones are not sent over TLS 1.2 (RFC 9103 §7.1).
         """
@@ -379,7 +379,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual([], scene.server.queries)
         self.assertIn("TLS 1.3", scene.answer().options[0].text)
 
-    def test_too_many(self) -> None:
+    def test_transfer_above_the_limit_is_servfail(self) -> None:
         """
         Beyond the limit there is SERVFAIL at once, and with a limit of 0 no transfer at all.
         """
@@ -391,7 +391,7 @@ class FailureTests(SynchronousTestCase):
         scene.begin()
         self.assertEqual(dns.rcode.REFUSED, scene.answer().rcode())
 
-    def test_stopped(self) -> None:
+    def test_stop_ends_all_transfers_with_servfail(self) -> None:
         """
         When the proxy stops, transfers under way end with SERVFAIL.
         """

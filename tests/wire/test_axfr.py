@@ -115,7 +115,7 @@ class TransferTests(SynchronousTestCase):
     @given(
         st.integers(0, 300), st.sets(st.integers(1, 300), max_size=40), st.booleans(), st.sampled_from(("AXFR", "IXFR"))
     )
-    def test_a_whole_zone(self, hosts: int, cuts: set[int], question: bool, rtype: str) -> None:
+    def test_zone_ends_with_its_second_soa(self, hosts: int, cuts: set[int], question: bool, rtype: str) -> None:
         """
         A zone ends with its second SOA, however it is cut into messages, asked for by either type (RFC 5936 §2.2,
         RFC 1995 §4).
@@ -126,16 +126,16 @@ class TransferTests(SynchronousTestCase):
         self.assertTrue(self.is_complete(query, messages, rtype))
 
     @given(st.integers(1, 5), st.integers(1, 20), st.sets(st.integers(1, 90), max_size=40), st.booleans())
-    def test_differences(self, first: int, steps: int, cuts: set[int], question: bool) -> None:
+    def test_differences_end_with_the_newest_soa(self, first: int, steps: int, cuts: set[int], question: bool) -> None:
         """
-        Differences end with the newest SOA after the last addition (RFC 1995 §4).
+        After the last addition (RFC 1995 §4).
         """
         query = make_query("IXFR", first)
         messages = messages_of(query, differences(first, first + steps), cuts, question=question)
         self.assertEqual([False] * (len(messages) - 1) + [True], take_all(query, messages))
         self.assertTrue(self.is_complete(query, messages, "IXFR", first))
 
-    def test_nothing_new(self) -> None:
+    def test_single_soa_ends_the_transfer_if_the_client_is_current(self) -> None:
         """
         A client that has the newest, or a newer, gets one SOA (RFC 1995 §2, RFC 1982 §3.2).
         """
@@ -149,7 +149,7 @@ class TransferTests(SynchronousTestCase):
             query = make_query("IXFR", have)
             self.assertEqual([over], take_all(query, messages_of(query, [soa(newest)], set())), (have, newest))
 
-    def test_a_client_that_does_not_say_what_it_has(self) -> None:
+    def test_transfer_without_the_clients_serial_is_judged_by_its_records(self) -> None:
         """
         Without its serial, or with a broken one, a transfer is judged by what comes.
         """
@@ -160,9 +160,9 @@ class TransferTests(SynchronousTestCase):
         transfer = Transfer(wire, parse_query(make_query("IXFR").to_wire()))
         self.assertFalse(transfer.is_over)
 
-    def test_refusals(self) -> None:
+    def test_error_or_empty_response_ends_the_transfer(self) -> None:
         """
-        An error ends a transfer, and so does an answer without records (RFC 5936 §2.2.1).
+        An error ends a transfer, and so does a first response without records (RFC 5936 §2.2.1).
         """
         for rtype in ("AXFR", "IXFR"):
             for rcode in (0, 5, 9):
@@ -174,9 +174,9 @@ class TransferTests(SynchronousTestCase):
                 transfer.take(reply.to_wire())
                 self.assertEqual((True, True), (transfer.is_over, transfer.is_refused))
 
-    def test_an_error_in_the_middle(self) -> None:
+    def test_error_after_the_first_message_is_no_refusal(self) -> None:
         """
-        An error after part of the zone ends it, too, but is no refusal.
+        It ends the transfer.
         """
         query = make_query("AXFR")
         wire = query.to_wire()
@@ -187,7 +187,7 @@ class TransferTests(SynchronousTestCase):
         transfer.take(reply.to_wire())
         self.assertEqual((True, False), (transfer.is_over, transfer.is_refused))
 
-    def test_empty_messages(self) -> None:
+    def test_messages_without_records_may_come_in_between(self) -> None:
         """
         Messages without records may come in between (RFC 9103 §7.4).
         """
@@ -225,7 +225,7 @@ class NoTransferTests(SynchronousTestCase):
         self.query = make_query("AXFR")
         self.messages = messages_of(self.query, whole(1, range(9)), {4})
 
-    def test_other_messages(self) -> None:
+    def test_messages_that_are_no_transfer_are_refused(self) -> None:
         """
         A query, another opcode, another question, two questions, no SOA first, too short ones, records after the end.
         """
@@ -247,7 +247,7 @@ class NoTransferTests(SynchronousTestCase):
         extra = messages_of(self.query, [*whole(1, range(3)), host(1)], set())
         self.assertRaises(WireError, take_all, self.query, extra)
 
-    def test_an_soa_that_is_too_short(self) -> None:
+    def test_short_soa_is_refused(self) -> None:
         """
         An SOA without a serial cannot be one.
         """
@@ -258,7 +258,7 @@ class NoTransferTests(SynchronousTestCase):
         self.assertRaises(WireError, take_all, query, [wire[:6] + b"\0\1" + wire[8:] + record])
 
     @given(st.data())
-    def test_any_octets(self, data: st.DataObject) -> None:
+    def test_any_octets_are_accepted_or_a_wire_error(self, data: st.DataObject) -> None:
         """
         Whatever comes, it is taken or it is a WireError.
         """

@@ -42,7 +42,7 @@ class IdTests(SynchronousTestCase):
     IDs of queries.
     """
 
-    def test_each_is_two_random_octets(self) -> None:
+    def test_each_id_is_two_random_octets(self) -> None:
         """
         None of the octets is used twice (RFC 5452 §4.3): 256 IDs are 512 octets.
         """
@@ -97,32 +97,32 @@ class ConversationTests(SynchronousTestCase):
         """
         return self.upstream.feed(self.conversation.submit([(token, *query(name, rtype))]))[-1]
 
-    def test_a_question_travels_under_another_id(self) -> None:
+    def test_query_is_sent_under_another_id(self) -> None:
         """
-        All but the ID of a query goes out as it is, in one frame (RFC 5625 §6.1).
+        All but the ID goes out unchanged, in one frame (RFC 5625 §6.1).
         """
         sent = self.conversation.submit([("t", *query(b"www"))])
         self.assertEqual(len(sent) - 2, int.from_bytes(sent[:2], "big"))
         self.assertEqual(query(b"www")[0][2:], sent[4:])
 
-    def test_a_batch_is_one_piece(self) -> None:
+    def test_batch_is_one_run_of_octets(self) -> None:
         """
-        Questions submitted together come as one run of octets, in order (RFC 7766 §6.2.1.1 and §8, RFC 7858 §3.3).
+        Queries submitted together give one run of octets, in order (RFC 7766 §6.2.1.1 and §8, RFC 7858 §3.3).
         """
         batch = [(n, *query(b"n%d" % n)) for n in range(5)]
         info = self.upstream.feed(self.conversation.submit(batch))
         self.assertEqual([wire[2:] for _, wire, _ in batch], [message[2:] for message in info])
 
-    def test_answers_out_of_order(self) -> None:
+    def test_replies_are_matched_in_any_order(self) -> None:
         """
-        Each answer finds its question, whatever the order (RFC 7766 §7).
+        RFC 7766 §7.
         """
         info = [self.ask(n, b"n%d" % n) for n in range(3)]
         received = self.conversation.receive(b"".join(frame(answer(asked)) for asked in reversed(info)))
         self.assertEqual([2, 1, 0], [token for token, _ in received])
         self.assertEqual(answer(info[2]), received[0][1])
 
-    def test_what_does_not_match_does_not_count(self) -> None:
+    def test_reply_that_does_not_match_is_ignored(self) -> None:
         """
         A reply with another ID, question, type, class or opcode, or with QR clear, is no answer, and the right
         one still is (RFC 7766 §7, RFC 5452 §9.1).
@@ -145,7 +145,7 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual(len(strays), self.conversation.unmatched_count)
         self.assertEqual([("t", answer(asked))], self.conversation.receive(frame(answer(asked))))
 
-    def test_a_question_spelled_otherwise_is_the_same(self) -> None:
+    def test_name_of_the_reply_is_compared_without_case(self) -> None:
         """
         A name matches whatever the case of its letters (RFC 4343), type and class exactly.
         """
@@ -154,9 +154,9 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual([], self.conversation.receive(frame(answer(asked, question=asked[12:-4] + b"\x61\x61\0\1"))))
         self.assertEqual([("t", spelled)], self.conversation.receive(frame(spelled)))
 
-    def test_an_error_without_question_counts(self) -> None:
+    def test_error_without_question_is_matched(self) -> None:
         """
-        A server that could not read the question may leave it out of its error (RFC 1035 §4.1.1).
+        A server that could not parse the question may leave it out of its error (RFC 1035 §4.1.1).
         """
         asked = self.ask("t")
         for stray in (b"\x81\x80", b"\x01\x81", b"\xa1\x81"):
@@ -164,17 +164,17 @@ class ConversationTests(SynchronousTestCase):
         error = asked[:2] + b"\x81\x81" + b"\0\0" * 4
         self.assertEqual([("t", error)], self.conversation.receive(frame(error)))
 
-    def test_what_follows_the_question_is_not_judged(self) -> None:
+    def test_records_of_a_reply_are_not_checked(self) -> None:
         """
-        A reply with the right question counts, whatever its records are, and comes back whole.
+        A reply with the right question matches, whatever its records are, and is returned whole.
         """
         asked = self.ask("t")
         reply = answer(asked, rest=b"\xff" * 50)
         self.assertEqual([("t", reply)], self.conversation.receive(frame(reply)))
 
-    def test_a_taken_id_is_not_given_again(self) -> None:
+    def test_id_in_use_is_not_reused(self) -> None:
         """
-        An ID that is in use is passed over, and is free again when its answer has come (RFC 7766 §6.2.1).
+        It is free again when its reply has arrived (RFC 7766 §6.2.1).
         """
         drawn = iter([b"\0\7" * 256, b"\0\7" * 254 + b"\0\x09" + b"\0\7"])
         conversation = Conversation(lambda count: next(drawn))
@@ -186,7 +186,7 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual([], conversation.receive(frame(answer(first))))
         self.assertEqual([("c", answer(third))], conversation.receive(frame(answer(third))))
 
-    def test_room_shrinks_and_grows(self) -> None:
+    def test_room_shrinks_with_queries_and_grows_with_replies(self) -> None:
         """
         What is outstanding takes room, and its answer gives it back.
         """
@@ -196,7 +196,7 @@ class ConversationTests(SynchronousTestCase):
         self.conversation.receive(frame(answer(asked)))
         self.assertEqual(32768, self.conversation.free_ids)
 
-    def test_an_answer_counts_once(self) -> None:
+    def test_duplicate_reply_is_ignored(self) -> None:
         """
         The second copy of an answer answers nothing.
         """
@@ -205,9 +205,9 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual(["t"], [token for token, _ in received])
         self.assertEqual(1, self.conversation.unmatched_count)
 
-    def test_ids_are_unique_and_spread(self) -> None:
+    def test_ids_are_unique_and_not_sequential(self) -> None:
         """
-        No two questions outstanding share an ID, and IDs do not count up (RFC 7766 §6.2.1, RFC 5452 §9.2).
+        No two queries in flight share an ID (RFC 7766 §6.2.1, RFC 5452 §9.2).
         """
         batch = [(n, *query(b"n")) for n in range(2000)]
         info = self.upstream.feed(self.conversation.submit(batch))
@@ -217,9 +217,9 @@ class ConversationTests(SynchronousTestCase):
         self.assertGreater(len(steps), 1500)
         self.assertEqual(MAX_OUTSTANDING - 2000, self.conversation.free_ids)
 
-    def test_a_message_too_short_ends_it(self) -> None:
+    def test_short_message_ends_the_conversation(self) -> None:
         """
-        A message shorter than a header is no DNS; what came before it counts, what comes after does not.
+        A message shorter than a header is no DNS; replies before it count, later ones do not.
         """
         first, second = self.ask(1), self.ask(2)
         for runt in (b"", b"\0\0\0"):
@@ -232,9 +232,9 @@ class ConversationTests(SynchronousTestCase):
             self.setUp()
             first, second = self.ask(1), self.ask(2)
 
-    def test_a_flood_of_strays_ends_it(self) -> None:
+    def test_too_many_unmatched_replies_end_the_conversation(self) -> None:
         """
-        A peer may send a few more strays than answers; then it is given up.
+        A peer may send a few more unmatched messages than replies.
         """
         asked = self.ask("t")
         stray = frame(answer(asked, question=b"\0\0\2\0\1"))
@@ -246,9 +246,9 @@ class ConversationTests(SynchronousTestCase):
         self.conversation.receive(stray)
         self.assertEqual(f"{MAX_EXCESS_UNMATCHED + 2} messages that answer nothing", self.conversation.protocol_error)
 
-    def test_condemn_gives_back_what_is_outstanding(self) -> None:
+    def test_condemn_returns_queries_in_flight_once(self) -> None:
         """
-        What has no answer is given back once, oldest first.
+        Oldest first.
         """
         info = [self.ask(n, b"n%d" % n) for n in range(4)]
         self.conversation.receive(frame(answer(info[1])))
@@ -256,16 +256,16 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual([], self.conversation.abandon())
 
     @given(st.binary(max_size=400))
-    def test_rubbish_answers_nothing(self, rubbish: bytes) -> None:
+    def test_malformed_messages_match_no_query(self, rubbish: bytes) -> None:
         """
-        Octets that are no answer finish no question and raise nothing.
+        They raise nothing either.
         """
         conversation = Conversation(numbers())
         conversation.submit([("t", *query(b"a-name-nobody-guesses"))])
         self.assertEqual([], conversation.receive(rubbish))
         self.assertEqual(["t"], conversation.abandon())
 
-    def test_any_dialogue(self) -> None:
+    def test_any_sequence_matches_each_query_once(self) -> None:
         """
         Whatever is asked, answered, repeated, dropped or made up, in whatever order and pieces, each question is
         finished once, by its own answer, or given back at the end (RFC 7766 §6.2.1, §7).

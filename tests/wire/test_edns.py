@@ -26,9 +26,9 @@ class NumberTests(SynchronousTestCase):
     Numbers of the IANA registries.
     """
 
-    def test_options(self) -> None:
+    def test_option_codes_agree_with_dnspython(self) -> None:
         """
-        Option codes and the flag DO are those that dnspython has.
+        Option codes and the flag DO.
         """
         self.assertEqual(
             (dns.edns.OptionType.ECS, dns.edns.OptionType.COOKIE, 11, dns.edns.OptionType.PADDING),
@@ -37,7 +37,7 @@ class NumberTests(SynchronousTestCase):
         self.assertEqual(dns.edns.OptionType.EDE, edns.EDE_OPTION)
         self.assertEqual((dns.rdatatype.OPT, dns.flags.DO), (edns.OPT, DO))
 
-    def test_extended_errors(self) -> None:
+    def test_info_codes_are_those_of_rfc_8914(self) -> None:
         """
         INFO-CODEs are those of RFC 8914 §4.
         """
@@ -64,9 +64,9 @@ class OptTests(SynchronousTestCase):
     """
 
     @given(st.integers(512, 65535), st.integers(0, 4095), st.booleans())
-    def test_size_rcode_and_flags(self, size: int, rcode: int, do: bool) -> None:
+    def test_opt_has_size_rcode_and_do(self, size: int, rcode: int, do: bool) -> None:
         """
-        An OPT says the size, the upper eight bits of the rcode, and DO (RFC 6891 §6.1.3).
+        The size, the upper eight bits of the RCODE, and DO (RFC 6891 §6.1.3).
         """
         message = parse(opt_record(size, rcode, DO if do else 0))
         self.assertEqual(size, message.payload)
@@ -75,7 +75,7 @@ class OptTests(SynchronousTestCase):
         self.assertEqual(do, bool(message.ednsflags & dns.flags.DO))
 
     @given(st.integers(0, 65535), st.text(max_size=300))
-    def test_extended_errors(self, code: int, text: str) -> None:
+    def test_extended_error_text_is_cut_to_whole_characters(self, code: int, text: str) -> None:
         """
         An Extended DNS Error has its code, and of its text as much as fits, in whole characters (RFC 8914 §2).
         """
@@ -92,7 +92,7 @@ class OptTests(SynchronousTestCase):
             self.assertTrue(shown.endswith("..."), shown)
             self.assertTrue(text.startswith(shown.removesuffix("...").removesuffix(" ")), shown)
 
-    def test_octets(self) -> None:
+    def test_opt_with_an_extended_error_octet_by_octet(self) -> None:
         """
         An OPT with an Extended DNS Error, octet for octet (RFC 6891 §6.1.2, RFC 8914 §2).
         """
@@ -101,7 +101,7 @@ class OptTests(SynchronousTestCase):
         opt = opt_record(1232, 0xABC, DO | 1, option)
         self.assertEqual(bytes.fromhex("00 0029 04d0 ab00 8001 0009 000f 0005 0016 776879"), opt)
 
-    def test_a_long_text_is_cut_between_words(self) -> None:
+    def test_long_text_is_cut_between_words(self) -> None:
         """
         A text too long ends with its last whole word that fits, and three dots (RFC 8914 §2).
         """
@@ -111,9 +111,9 @@ class OptTests(SynchronousTestCase):
             self.assertRegex(shown, r"unreachable; (word )+\.\.\.$")
             self.assertTrue(MAX_EXTRA_TEXT - 5 <= len(shown) <= MAX_EXTRA_TEXT, len(shown))
 
-    def test_a_text_of_exactly_the_limit_is_whole(self) -> None:
+    def test_text_of_160_octets_is_not_cut(self) -> None:
         """
-        The limit is 160 octets of UTF-8, and a text of so many is not cut.
+        The limit is 160 octets of UTF-8.
         """
         self.assertEqual(160, MAX_EXTRA_TEXT)
         text = "é " * 53 + "x"
@@ -121,14 +121,14 @@ class OptTests(SynchronousTestCase):
         self.assertEqual(text, ede_option(ExtendedError(0, text))[6:].decode())
         self.assertEqual("é " * 52 + "...", ede_option(ExtendedError(0, text + "x"))[6:].decode())
 
-    def test_punctuation_before_the_cut_goes_too(self) -> None:
+    def test_punctuation_before_the_cut_is_removed(self) -> None:
         """
-        What is cut away leaves no colon or semicolon that leads nowhere.
+        No colon or semicolon is left at the end.
         """
         text = "x" * 100 + " one: two; " + "y" * 100
         self.assertEqual("x" * 100 + " one: two ...", ede_option(ExtendedError(0, text))[6:].decode())
 
-    def test_one_word_too_long_is_cut_between_characters(self) -> None:
+    def test_single_long_word_is_cut_between_characters(self) -> None:
         """
         Without a space to cut at, as many octets are kept as make whole characters (RFC 8914 §2: UTF-8).
         """

@@ -42,18 +42,18 @@ class DeframerTests(SynchronousTestCase):
         """
         self.assertEqual(b"\1\2" + b"x" * 258, frame(b"x" * 258))
 
-    def test_octet_by_octet(self) -> None:
+    def test_message_may_arrive_octet_by_octet(self) -> None:
         """
-        A message may come one octet at a time, the octets of its length too.
+        The octets of its length, too.
         """
         deframer = Deframer()
         stream = frame(b"a" * 600) + frame(b"") + frame(b"b")
         received = [message for octet in stream for message in deframer.feed(bytes([octet]))]
         self.assertEqual([b"a" * 600, b"", b"b"], received)
 
-    def test_the_longest_message(self) -> None:
+    def test_longest_message_has_65535_octets(self) -> None:
         """
-        65,535 octets are one message (RFC 1035 §4.2.2).
+        RFC 1035 §4.2.2.
         """
         deframer = Deframer()
         self.assertEqual([], deframer.feed(frame(b"x" * 65535)[:-1]))
@@ -104,7 +104,7 @@ class QueryDeframerTests(SynchronousTestCase):
         self.assertEqual(expected, received)
         self.assertFalse(deframer.has_query)
 
-    def test_what_is_too_long_is_not_kept(self) -> None:
+    def test_overlong_query_is_kept_up_to_the_limit_only(self) -> None:
         """
         Of a message of 60,000 octets no more is kept than shows that it is too long, however it comes; it is given
         when all of it has come, and the next one after it is whole.
@@ -121,7 +121,7 @@ class QueryDeframerTests(SynchronousTestCase):
             self.assertEqual([b"l" * (MAX_QUERY + 1), b"next"], deframer.take(5))
             self.assertEqual(0, deframer.kept)
 
-    def test_the_longest_query(self) -> None:
+    def test_query_of_4096_octets_is_whole_and_4097_shows_it_is_too_long(self) -> None:
         """
         A query of 4,096 octets is given whole, one of 4,097 as well: it is too long by the octet that shows it.
         """
@@ -133,7 +133,7 @@ class QueryDeframerTests(SynchronousTestCase):
             deframer.feed(stream[-1:])
             self.assertEqual([b"q" * length], deframer.take(1))
 
-    def test_octet_by_octet(self) -> None:
+    def test_query_may_arrive_octet_by_octet(self) -> None:
         """
         The stream may come one octet at a time.
         """

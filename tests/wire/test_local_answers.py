@@ -22,7 +22,7 @@ class LocalAnswerTests(SynchronousTestCase):
     """
 
     @given(queries())
-    def test_negative_answers_can_be_cached(self, query: dns.message.Message) -> None:
+    def test_negative_answers_have_the_soa_of_their_zone(self, query: dns.message.Message) -> None:
         """
         They have the SOA of their zone, its MINIMUM as TTL, and an OPT if and only if the query has (RFC 6303 §3,
         RFC 2308 §5).
@@ -48,9 +48,9 @@ class LocalAnswerTests(SynchronousTestCase):
         self.assertTrue(answer.flags & dns.flags.AA)
         self.assertEqual(query.flags & (dns.flags.RD | dns.flags.CD), answer.flags & (dns.flags.RD | dns.flags.CD))
 
-    def test_loopback(self) -> None:
+    def test_localhost_has_the_loopback_addresses(self) -> None:
         """
-        localhost has 127.0.0.1 and ::1, and nothing else (RFC 6761 §6.3).
+        127.0.0.1 and ::1, and nothing else (RFC 6761 §6.3).
         """
         expected = {1: ["127.0.0.1"], 28: ["::1"], 255: ["127.0.0.1", "::1"], 16: []}
         for rtype, addresses in expected.items():

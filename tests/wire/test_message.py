@@ -108,7 +108,7 @@ class PeekTests(SynchronousTestCase):
     """
 
     @given(queries())
-    def test_any_query_is_seen_as_dnspython_made_it(self, message: dns.message.Message) -> None:
+    def test_any_query_of_dnspython_is_parsed(self, message: dns.message.Message) -> None:
         """
         Question, OPT, size and flags of any well-formed query are found.
         """
@@ -123,7 +123,7 @@ class PeekTests(SynchronousTestCase):
         self.assertEqual(message.ednsflags & 0xFFFF if message.edns >= 0 else 0, info.edns_flags)
 
     @given(queries(), st.data())
-    def test_mutations_are_queries_or_refused(self, message: dns.message.Message, data: st.DataObject) -> None:
+    def test_mutated_queries_are_parsed_or_refused(self, message: dns.message.Message, data: st.DataObject) -> None:
         """
         A query with octets changed, lost or added is seen, or refused in a way its header allows; what dnspython
         can still read is still seen as that.
@@ -135,9 +135,9 @@ class PeekTests(SynchronousTestCase):
         self.judge(bytes(wire[:keep]) + data.draw(st.binary(max_size=5)))
 
     @given(st.binary(max_size=600))
-    def test_arbitrary_octets_are_queries_or_refused(self, rubbish: bytes) -> None:
+    def test_any_octets_are_parsed_or_refused(self, rubbish: bytes) -> None:
         """
-        No octets do anything but be seen, or be refused in a way their header allows.
+        Any octets are parsed, or refused in a way their header allows.
         """
         self.judge(rubbish)
 
@@ -178,23 +178,23 @@ class PeekTests(SynchronousTestCase):
         self.assertEqual(NOTIMP, error.rcode)
 
     @given(st.integers(0x8000, 0xFFFF), st.binary(min_size=8, max_size=40))
-    def test_a_response_is_never_answered(self, flags: int, rest: bytes) -> None:
+    def test_response_gets_no_response(self, flags: int, rest: bytes) -> None:
         """
-        With QR set nothing is said, whatever else is wrong, or servers could talk for ever (RFC 1035 §7.3).
+        With QR set there is no response, or servers could loop (RFC 1035 §7.3).
         """
         error = self.assertRaises(WireError, parse_query, b"\x12\x34" + flags.to_bytes(2, "big") + rest)
         self.assertEqual((None, "not a query"), (error.rcode, error.reason))
 
     @given(st.integers(0, 65535).filter(lambda count: count != 1), st.binary(max_size=40))
-    def test_a_query_has_one_question(self, count: int, rest: bytes) -> None:
+    def test_query_without_exactly_one_question_is_formerr(self, count: int, rest: bytes) -> None:
         """
-        Any other number of questions is a format error (RFC 9619 §4).
+        RFC 9619 §4.
         """
         head = b"\x12\x34\1\0" + count.to_bytes(2, "big") + bytes(6)
         error = self.assertRaises(WireError, parse_query, head + rest)
         self.assertEqual((FORMERR, f"{count} questions"), (error.rcode, error.reason))
 
-    def test_hostile_packets_get_what_the_rules_say(self) -> None:
+    def test_malformed_packets_are_refused_by_their_rfc(self) -> None:
         """
         Each kind of rubbish is answered as its RFC says, or not at all (RFC 1035 §4.1.1 and §7.3, RFC 6891
         §6.1.1 and §6.1.3, RFC 8906 §3.1.4, RFC 9619 §4).
@@ -208,9 +208,9 @@ class PeekTests(SynchronousTestCase):
                     otherwise[why] = error.rcode
         self.assertEqual({}, otherwise)
 
-    def test_a_query_without_edns_takes_512_octets(self) -> None:
+    def test_query_without_edns_has_a_size_of_512(self) -> None:
         """
-        Without OPT a client takes 512 octets (RFC 1035 §4.2.1).
+        Without OPT a client accepts 512 octets (RFC 1035 §4.2.1).
         """
         self.assertEqual(QueryInfo(33, 1, 0, 512, 0), parse_query(octets(HEAD + "0000" + QUESTION)))
 
@@ -222,16 +222,16 @@ class PeekTests(SynchronousTestCase):
             query = octets(HEAD + "0001" + QUESTION + f"00 0029 {size} 00000000 0000")
             self.assertEqual(taken, parse_query(query).udp_size, size)
 
-    def test_octets_after_the_message_do_no_harm(self) -> None:
+    def test_octets_after_the_message_are_ignored(self) -> None:
         """
-        What follows a whole query is passed over.
+        Octets after a whole query are skipped.
         """
         self.assertEqual(QueryInfo(33, 1, 0, 512, 0), parse_query(octets(HEAD + "0000" + QUESTION + "ffff")))
         self.assertEqual(
             QueryInfo(33, 1, 33, 1232, 0, 44), parse_query(octets(HEAD + "0001" + QUESTION + OPT + "ffff"))
         )
 
-    def test_records_that_are_no_opt_do_no_harm(self) -> None:
+    def test_records_other_than_opt_are_accepted(self) -> None:
         """
         A query may carry other records, as a TSIG, beside its OPT or without one.
         """
@@ -245,15 +245,15 @@ class QuestionOfTests(SynchronousTestCase):
     Where the question of any message ends.
     """
 
-    def test_one_question(self) -> None:
+    def test_question_ends_after_its_class(self) -> None:
         """
-        It ends after its class, in responses too.
+        In responses, too.
         """
         self.assertEqual(33, question_of(octets("1234 8100 0001 0000 0000 0000" + QUESTION)))
 
-    def test_no_question(self) -> None:
+    def test_message_without_one_question_has_no_end_of_it(self) -> None:
         """
-        A message without exactly one well-formed question has no end of one.
+        A message without exactly one well-formed question.
         """
         for packet in ("1234", HEAD + "0000", "1234 0100 0000 0000 0000 0000", HEAD + "0000 03777777 00 0001"):
             self.assertEqual(0, question_of(octets(packet)))
@@ -268,7 +268,7 @@ class QuestionOfTests(SynchronousTestCase):
             self.assertEqual(len(reply) - 11, records_of(reply, 33).opt_at)
             self.assertRaises(WireError, records_of, reply[:-1], 33)
 
-    def test_a_reply_without_opt(self) -> None:
+    def test_reply_without_opt_has_none(self) -> None:
         """
         A reply whose records are no OPT has none.
         """
@@ -283,23 +283,23 @@ class QueryInfoTests(SynchronousTestCase):
     What is seen of queries that are not like most.
     """
 
-    def test_a_query_without_question(self) -> None:
+    def test_query_without_question_has_no_type(self) -> None:
         """
-        One for a cookie (RFC 7873 §5.4): no type, and its question ends where the header does.
+        One for a cookie (RFC 7873 §5.4): its question ends where the header does.
         """
         info = parse_query(bytes.fromhex("1234 0100 0000 0000 0000 0001") + opt_record(1400))
         self.assertEqual((12, 0, 12, 1400, 0, 23), info[:6])
 
-    def test_a_query_with_a_record_that_is_no_opt(self) -> None:
+    def test_record_other_than_opt_is_not_edns(self) -> None:
         """
-        As without EDNS; type and class are read with both of their octets.
+        Type and class are read with both of their octets.
         """
         question = b"\1a\0" + b"\1\2" + b"\0\1"
         record = b"\1x\0" + b"\0\1\0\1" + bytes(4) + b"\0\2xx"
         info = parse_query(bytes.fromhex("1234 0100 0001 0000 0000 0001") + question + record)
         self.assertEqual((19, 0x0102, 0, 512, 0, 0, False, b"", b""), info)
 
-    def test_signed_queries(self) -> None:
+    def test_tsig_or_sig0_at_the_end_is_a_signature(self) -> None:
         """
         A TSIG (RFC 8945 §4.2) or a SIG(0) (RFC 2931 §3) at the end; no other type is a signature.
         """
@@ -315,9 +315,9 @@ class NumberTests(SynchronousTestCase):
     Numbers of RFC 1035 §4.1.1 and its successors.
     """
 
-    def test_flags_and_rcodes(self) -> None:
+    def test_flags_and_rcodes_agree_with_dnspython(self) -> None:
         """
-        As dnspython has them.
+        Their numbers are those of dnspython.
         """
         for name in ("QR", "AA", "TC", "RD", "RA", "AD", "CD"):
             self.assertEqual(int(dns.flags.Flag[name]), getattr(message_module, name), name)

@@ -59,7 +59,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual(wire, dns.name.from_text(text).to_wire())
 
     @given(labels, st.binary(max_size=20))
-    def test_every_walk_ends_where_the_name_does(self, parts: list[bytes], before: bytes) -> None:
+    def test_all_walks_end_at_the_same_octet(self, parts: list[bytes], before: bytes) -> None:
         """
         The three ways to walk an uncompressed name agree on where it ends.
         """
@@ -71,9 +71,9 @@ class NameTests(SynchronousTestCase):
         self.assertEqual((wire, end), read_name(octets, len(before)))
 
     @given(st.binary(max_size=300), st.integers(0, 300))
-    def test_arbitrary_octets_are_a_name_or_an_error(self, octets: bytes, offset: int) -> None:
+    def test_any_octets_are_a_name_or_an_error(self, octets: bytes, offset: int) -> None:
         """
-        No octets make a walk do anything but end inside them or raise WireError; dnspython agrees.
+        A walk ends inside the octets or raises WireError; dnspython agrees.
         """
         for walk in (skip_name, skip_question_name):
             with contextlib.suppress(WireError):
@@ -86,7 +86,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual((theirs.to_wire(), offset + length), (name, end))
 
     @given(dense, st.integers(0, 300))
-    def test_compressed_names_are_read_as_dnspython_reads_them(self, octets: bytes, offset: int) -> None:
+    def test_compressed_names_agree_with_dnspython(self, octets: bytes, offset: int) -> None:
         """
         Where dnspython reads a name we read the same one, and where it sees none neither do we (RFC 1035 §4.1.4).
         """
@@ -106,7 +106,7 @@ class NameTests(SynchronousTestCase):
         octets = b"\7example\3org\0\3www\xc0\0"
         self.assertEqual((b"\3www\7example\3org\0", 19), read_name(octets, 13))
 
-    def test_a_pointer_has_fourteen_bits(self) -> None:
+    def test_pointer_has_fourteen_bits(self) -> None:
         """
         A name may continue anywhere in the first 16,384 octets of a message (RFC 1035 §4.1.4).
         """
@@ -138,7 +138,7 @@ class NameTests(SynchronousTestCase):
             error = self.assertRaises(WireError, read_name, octets, offset)
             self.assertEqual((reason, None), (error.reason, error.rcode), why)
 
-    def test_as_many_pointers_as_labels(self) -> None:
+    def test_more_than_127_pointers_are_refused(self) -> None:
         """
         A name has 127 labels at most, so it needs no more than 127 pointers: 128 are refused.
         """
@@ -149,9 +149,9 @@ class NameTests(SynchronousTestCase):
             self.assertRaises(WireError, read_name, chain, 255).reason,
         )
 
-    def test_a_question_name_has_no_pointers(self) -> None:
+    def test_pointer_in_a_question_name_is_refused(self) -> None:
         """
-        A question has nothing before it to point at: any pointer, label type or length that is none of it is refused.
+        There is nothing before it to point at; unknown label types and lengths are refused, too.
         """
         hostile = {
             b"\xc0\x0c": "pointer or unknown label type in the question name",
@@ -165,9 +165,9 @@ class NameTests(SynchronousTestCase):
         for octets, reason in hostile.items():
             self.assertEqual(reason, self.assertRaises(WireError, skip_question_name, octets, 0).reason, octets)
 
-    def test_a_name_that_is_skipped_is_judged_too(self) -> None:
+    def test_skipped_name_is_validated(self) -> None:
         """
-        Skipping follows no pointer, but an unknown label type, or no end, is an error all the same.
+        Skipping follows no pointer, but an unknown label type, or no end, is an error.
         """
         self.assertEqual(4, skip_name(b"\1a\xc0\0", 0))
         hostile = {
@@ -180,7 +180,7 @@ class NameTests(SynchronousTestCase):
         for octets, reason in hostile.items():
             self.assertEqual(reason, self.assertRaises(WireError, skip_name, octets, 0).reason, octets)
 
-    def test_a_name_of_256_octets_is_not_skipped(self) -> None:
+    def test_skipped_name_over_255_octets_is_refused(self) -> None:
         """
         Of a name that is skipped, too, 255 octets are the limit, its last one and what a pointer adds included
         (RFC 1035 §2.3.4).
@@ -188,16 +188,16 @@ class NameTests(SynchronousTestCase):
         for octets in (OCTETS_256, OCTETS_256[:-1] + b"\xc0\0"):
             self.assertRaises(WireError, skip_name, octets, 0)
 
-    def test_a_walk_costs_no_more_than_a_name(self) -> None:
+    def test_walk_reads_255_octets_at_most(self) -> None:
         """
-        However long the run of labels a stranger sends, no more of it is looked at than a name may have.
+        However long the run of labels.
         """
         for walk in (skip_name, read_name, skip_question_name):
             octets = Counted(b"\1a" * 30_000 + b"\0")
             self.assertRaises(WireError, walk, octets, 0)
             self.assertLessEqual(octets.looks, 2 * 255, walk.__name__)
 
-    def test_a_chain_of_pointers_costs_no_more_than_a_name(self) -> None:
+    def test_chain_of_pointers_is_followed_for_127_at_most(self) -> None:
         """
         Pointers that lead to pointers, each strictly backwards, are followed no further than a name has labels.
         """
@@ -207,7 +207,7 @@ class NameTests(SynchronousTestCase):
             self.assertEqual((b"\0", len(octets)), read_name(octets, len(octets) - 2))
         self.assertLessEqual(octets.looks, 4 * 255)
 
-    def test_a_name_grown_by_pointers_is_limited(self) -> None:
+    def test_name_over_255_octets_by_pointers_is_refused(self) -> None:
         """
         A name that would grow past 255 octets by following pointers is refused, not built.
         """
@@ -219,7 +219,7 @@ class NameTests(SynchronousTestCase):
         self.assertEqual("name longer than 255 octets", error.reason)
         self.assertEqual(64 + 64 + 64 + 1, len(read_name(octets, 65 + 66)[0]))
 
-    def test_the_longest_name_is_a_name(self) -> None:
+    def test_name_of_255_octets_is_accepted(self) -> None:
         """
         255 octets are allowed (RFC 1035 §2.3.4).
         """
@@ -229,13 +229,13 @@ class NameTests(SynchronousTestCase):
         self.assertEqual((wire, 255), read_name(wire, 0))
         self.assertEqual(255, skip_name(wire, 0))
 
-    def test_fold_touches_letters_only(self) -> None:
+    def test_fold_lowers_ascii_letters_only(self) -> None:
         """
         Folding lowers ASCII letters and nothing else, lengths least of all (RFC 4343).
         """
         self.assertEqual(b"\3www\x07ex\xc4mple\0", fold(b"\3wWw\x07eX\xc4MPle\0"))
 
-    def test_text_that_is_no_name_is_refused(self) -> None:
+    def test_invalid_text_is_refused_with_the_reason(self) -> None:
         """
         Empty and overlong labels, overlong names and bad escapes are errors that name what is wrong.
         """
@@ -253,16 +253,16 @@ class NameTests(SynchronousTestCase):
         for text, reason in wrong.items():
             self.assertEqual(reason, self.assertRaises(WireError, from_text, text).reason)
 
-    def test_unicode_that_is_no_name_is_refused(self) -> None:
+    def test_unicode_without_an_a_label_form_is_refused(self) -> None:
         """
         A name beyond ASCII that has no A-label form is refused like any other that is none.
         """
         for text in ("ü" * 64, "ü..b", ".ü"):
             self.assertRaises(WireError, from_text, text)
 
-    def test_escapes(self) -> None:
+    def test_escaped_octets_are_part_of_a_label(self) -> None:
         """
-        A dot, a backslash and any octet at all may stand in a label (RFC 1035 §5.1, RFC 2181 §11).
+        A dot, a backslash and any other octet (RFC 1035 §5.1, RFC 2181 §11).
         """
         self.assertEqual(b"\3a.b\4\\\0\xff(\0", from_text(r"a\.b.\\\000\255\("))
         self.assertEqual(r"a\.b.\\\000\255\(.", to_text(b"\3a.b\4\\\0\xff(\0"))
@@ -280,7 +280,7 @@ class NameTests(SynchronousTestCase):
         self.assertRaises(WireError, from_text, r"\256")
         self.assertEqual(b"\2/:\0", from_text(r"\/\:"))
 
-    def test_text_of_the_root_and_of_unicode(self) -> None:
+    def test_text_of_the_root_and_of_unicode_is_accepted(self) -> None:
         """
         The root is a dot; a name beyond ASCII is taken in its A-label form.
         """

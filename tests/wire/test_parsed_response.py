@@ -76,15 +76,15 @@ class ManyRecordsTests(SynchronousTestCase):
     """
 
     @given(answers(), st.integers(0, 100) | st.integers(0, 0x7FFFFFFF) | st.just(1 << 40))
-    def test_aged(self, case: tuple[bytes, ParsedResponse], seconds: int) -> None:
+    def test_each_ttl_is_reduced_by_the_age(self, case: tuple[bytes, ParsedResponse], seconds: int) -> None:
         """
-        Each TTL is less by the age, and none below 0; nothing else has changed (RFC 1035 §3.2.1).
+        None falls below 0, and nothing else changes (RFC 1035 §3.2.1).
         """
         _, answer = case
         self.assertEqual(reference.aged(answer.body, answer.all_ttl_offsets(), seconds), answer.aged_body(seconds))
 
     @given(answers(), st.integers(0, 0x7FFFFFFF))
-    def test_one_ttl_for_all(self, case: tuple[bytes, ParsedResponse], ttl: int) -> None:
+    def test_common_ttl_gives_the_same_as_single_ttls(self, case: tuple[bytes, ParsedResponse], ttl: int) -> None:
         """
         The same as each for itself.
         """
@@ -95,7 +95,9 @@ class ManyRecordsTests(SynchronousTestCase):
         )
 
     @given(answers(), st.integers(512, 1500) | st.integers(512, 8000), st.integers(0, 90), st.binary(max_size=40))
-    def test_cut_first(self, case: tuple[bytes, ParsedResponse], limit: int, age: int, cookie: bytes) -> None:
+    def test_truncation_and_ageing_commute(
+        self, case: tuple[bytes, ParsedResponse], limit: int, age: int, cookie: bytes
+    ) -> None:
         """
         Cut and then aged, an answer is the same as aged, written and then cut; dnspython reads it.
         """
@@ -118,7 +120,7 @@ class ManyRecordsTests(SynchronousTestCase):
         self.assertEqual(whole_size > limit, bool(message.flags & dns.flags.TC))
 
     @given(answers(), st.integers(512, 1500), st.binary(max_size=60), st.integers(0, 3000))
-    def test_octets_are_cut_as_before(
+    def test_unparsed_response_is_truncated_to_the_same_octets(
         self, case: tuple[bytes, ParsedResponse], limit: int, junk: bytes, at: int
     ) -> None:
         """
@@ -134,7 +136,7 @@ class ManyRecordsTests(SynchronousTestCase):
         )
 
     @given(answers(), st.integers(512, 1500))
-    def test_empty(self, case: tuple[bytes, ParsedResponse], limit: int) -> None:
+    def test_truncated_response_may_be_without_records(self, case: tuple[bytes, ParsedResponse], limit: int) -> None:
         """
         By choice a truncated answer has no records and no options of the upstream's, but its rcode: it is no longer
         than the query.
@@ -151,7 +153,7 @@ class ManyRecordsTests(SynchronousTestCase):
             self.assertEqual(answer.rcode, message.rcode())
             self.assertEqual((0, 0, 0, 0), (*map(len, message.sections[1:]), len(message.options)))
 
-    def test_sections(self) -> None:
+    def test_section_counts_and_rdata_lengths_have_16_bits(self) -> None:
         """
         Each record's section goes by counts of 16 bits, its rdata by a length of 16 bits.
         """
@@ -167,7 +169,7 @@ class ManyRecordsTests(SynchronousTestCase):
             self.assertEqual({65280}, {rtype for _, rtype, *_ in found})
             self.assertEqual(5, answer.additional_count)
 
-    def test_octets_after_the_last_record(self) -> None:
+    def test_octets_after_the_last_record_are_dropped(self) -> None:
         """
         They are no part of the answer, be its records few or many, with an OPT behind them, before them, or none.
         """
@@ -189,7 +191,7 @@ class ManyRecordsTests(SynchronousTestCase):
                 (b"", option(3, b"server"), option(3, b"server")), tuple(a.options for a in (without, behind, before))
             )
 
-    def test_opt_twice_or_out_of_place(self) -> None:
+    def test_second_or_misplaced_opt_is_an_error(self) -> None:
         """
         An OPT is the only one, of the additional section, and its owner is the root (RFC 6891 §6.1.1).
         """
@@ -208,7 +210,7 @@ class ManyRecordsTests(SynchronousTestCase):
         ):
             self.assertRaises(WireError, parse_reply, wrong, end, frozenset())
 
-    def test_records_that_run_past_the_end(self) -> None:
+    def test_record_past_the_end_is_an_error(self) -> None:
         """
         Each field and each octet of rdata has to be there.
         """
@@ -219,7 +221,7 @@ class ManyRecordsTests(SynchronousTestCase):
         for cut in range(end, len(whole)):
             self.assertRaises(WireError, parse_reply, whole[:cut], end, frozenset())
 
-    def test_the_longest_answer(self) -> None:
+    def test_extended_rcode_is_kept_over_udp_without_room_for_opt(self) -> None:
         """
         An extended rcode is told over UDP, also if the whole answer has no room for an OPT.
         """
@@ -234,7 +236,7 @@ class ManyRecordsTests(SynchronousTestCase):
         )
         self.assertEqual((1, 0), (cut.rcode() >> 4, cut.edns))
 
-    def test_work_is_for_what_is_sent(self) -> None:
+    def test_work_is_proportional_to_the_octets_sent(self) -> None:
         """
         A datagram of an answer of 5,900 records costs as much as one of an answer of 590: no line is run once for
         each record.

@@ -32,9 +32,9 @@ class PlainTextTests(SynchronousTestCase):
             self.assertEqual(shown, printable(text))
 
     @given(st.text(st.characters(max_codepoint=sys.maxunicode)))
-    def test_what_is_returned_is_printable(self, text: str) -> None:
+    def test_result_is_printable(self, text: str) -> None:
         """
-        Whatever was given; and of lines nothing but their ends and tabs stays.
+        Of any text; line ends and tabs stay in lines only.
         """
         self.assertTrue(printable(text).isprintable())
         self.assertTrue(printable_lines(text).replace("\n", "").replace("\t", "").isprintable())
@@ -46,14 +46,14 @@ class PlainTextTests(SynchronousTestCase):
         self.assertEqual("x" * MAX_TEXT + "…", short_printable("x" * 100_000))
         self.assertEqual("x" * MAX_TEXT, short_printable("x" * MAX_TEXT))
 
-    def test_data(self) -> None:
+    def test_every_text_in_data_is_escaped(self) -> None:
         """
-        Every text in it, keys too.
+        Keys too.
         """
         data = {"a\n": [1, None, True, "\x1b", {"b": "\r"}]}
         self.assertEqual({"a\\n": [1, None, True, "\\x1b", {"b": "\\r"}]}, printable_data(data))
 
-    def test_the_reason_of_an_upstreams_error(self) -> None:
+    def test_reason_of_an_upstream_error_is_escaped(self) -> None:
         """
         It may quote a certificate: it is escaped where it is made, so that logs, status and EDE get it so.
         """

@@ -33,7 +33,7 @@ class ProxyHeaderTests(SynchronousTestCase):
     What is read of them.
     """
 
-    def test_addresses(self) -> None:
+    def test_addresses_of_both_families_are_parsed(self) -> None:
         """
         IPv4 and IPv6, of a stream or of a datagram; an IPv4 address in IPv6 is an IPv4 address; TLVs are passed over.
         """
@@ -47,15 +47,15 @@ class ProxyHeaderTests(SynchronousTestCase):
                     octets = header(given_address, kind=kind, tlvs=tlvs)
                     self.assertEqual(ProxyHeader(len(octets), read, 4711), parse_proxy_header(octets + b"query"))
 
-    def test_nobody_behind(self) -> None:
+    def test_local_header_has_no_client(self) -> None:
         """
-        LOCAL is the balancer itself, whatever stands there; so is a client without an IP address.
+        LOCAL is the balancer itself, whatever else the header has; so is a client without an IP address.
         """
         self.assertEqual(ProxyHeader(28, "", 0), parse_proxy_header(header(version=0x20)))
         for family in (b"\x20\0\0\0", b"\x21\0\0\0", b"\x21\1\0\0", b"\x20\x11\0\0", b"\x21\x31\0\xd8" + bytes(216)):
             self.assertEqual(ProxyHeader(12 + len(family), "", 0), parse_proxy_header(SIGNATURE + family))
 
-    def test_not_whole(self) -> None:
+    def test_every_prefix_of_a_header_is_incomplete(self) -> None:
         """
         Every beginning of a header may become one.
         """
@@ -63,7 +63,7 @@ class ProxyHeaderTests(SynchronousTestCase):
         for size in range(len(whole)):
             self.assertIs(None, parse_proxy_header(whole[:size]))
 
-    def test_malformed(self) -> None:
+    def test_malformed_header_is_an_error(self) -> None:
         """
         Another signature, version, command, family or transport is none; nor is one without room for its addresses, or
         one that is too long, which is known before it is whole.
@@ -88,7 +88,7 @@ class ProxyHeaderTests(SynchronousTestCase):
             self.assertRaises(WireError, parse_proxy_header, octets)
 
     @given(st.binary(max_size=80), st.booleans())
-    def test_anything(self, octets: bytes, begins_well: bool) -> None:
+    def test_any_octets_are_a_header_incomplete_or_an_error(self, octets: bytes, begins_well: bool) -> None:
         """
         Whatever comes is a header, the beginning of one, or an error.
         """

@@ -33,7 +33,7 @@ class WalkTests(SynchronousTestCase):
         self.assertEqual([b"\xc0\0\2\1", b"\xc0\0\2\2", b"\1x"], [*sorted(rdatas[:2]), rdatas[2]])
         self.assertEqual(len(octets), records[-1].end)
 
-    def test_a_record_cut_short_is_an_error(self) -> None:
+    def test_truncated_record_is_an_error(self) -> None:
         """
         A record whose fixed part or rdata is not all there is refused.
         """
@@ -43,7 +43,7 @@ class WalkTests(SynchronousTestCase):
         self.assertEqual(len(record), next(walk(record, 0, 1)).end)
 
     @given(st.binary(max_size=80), st.integers(0, 6))
-    def test_arbitrary_octets_are_records_or_an_error(self, octets: bytes, count: int) -> None:
+    def test_any_octets_are_records_or_an_error(self, octets: bytes, count: int) -> None:
         """
         Whatever the octets, records lie one after the other inside them, until WireError says where they end.
         """
@@ -59,13 +59,13 @@ class WalkTests(SynchronousTestCase):
         else:
             self.assertEqual(0, count)
 
-    def test_no_records(self) -> None:
+    def test_count_of_zero_reads_no_record(self) -> None:
         """
         Where none is promised none is looked for.
         """
         self.assertEqual([], list(walk(b"\xff", 0, 0)))
 
-    def test_an_owner_that_is_no_name_is_an_error(self) -> None:
+    def test_malformed_owner_is_an_error(self) -> None:
         """
         A record's owner may end in a pointer, and must be a name (RFC 1035 §4.1.4).
         """

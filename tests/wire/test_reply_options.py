@@ -30,7 +30,7 @@ class KeepaliveTests(SynchronousTestCase):
     """
 
     @given(st.integers(0, 65535))
-    def test_a_timeout(self, tenths: int) -> None:
+    def test_timeout_is_found_among_other_options(self, tenths: int) -> None:
         """
         A timeout is found among other options, and the quick look does not miss it.
         """
@@ -40,7 +40,7 @@ class KeepaliveTests(SynchronousTestCase):
             self.assertIn(KEEPALIVE_HEAD, reply)
             self.assertEqual(tenths, keepalive_of(reply))
 
-    def test_nothing(self) -> None:
+    def test_missing_option_or_timeout_gives_none(self) -> None:
         """
         No OPT, no option, or one without a timeout say nothing.
         """
@@ -48,7 +48,7 @@ class KeepaliveTests(SynchronousTestCase):
             self.assertIsNone(keepalive_of(reply))
 
     @given(st.binary(min_size=12, max_size=80))
-    def test_any_octets(self, octets: bytes) -> None:
+    def test_any_octets_give_a_number_or_none(self, octets: bytes) -> None:
         """
         Whatever comes, it is a number or nothing.
         """
@@ -67,7 +67,7 @@ class ExtendedErrorTests(SynchronousTestCase):
     Why a name was not resolved (RFC 8914).
     """
 
-    def test_broken_dnssec(self) -> None:
+    def test_dnssec_codes_are_recognised(self) -> None:
         """
         It is the name's fault with these codes, of all there are, and with no other (RFC 8914 §4).
         """
@@ -88,7 +88,7 @@ class ExtendedErrorTests(SynchronousTestCase):
         self.assertFalse(is_bogus(reply_with(extended_error(0x0106))))
         self.assertFalse(is_bogus(reply_with(dns.edns.GenericOption(16, b"\0\6"))))
 
-    def test_behind_other_records(self) -> None:
+    def test_options_are_found_behind_other_records(self) -> None:
         """
         Options are found behind answers and authorities, with a question and without.
         """
@@ -101,9 +101,9 @@ class ExtendedErrorTests(SynchronousTestCase):
             wire = reply.to_wire(max_size=65535)
             self.assertEqual((6, True), (ede_code_of(wire), is_bogus(wire)), (answers, authorities))
 
-    def test_the_code(self) -> None:
+    def test_code_is_that_of_the_first_option(self) -> None:
         """
-        That of the first one; none without, or where it is cut short.
+        None without an option, or where it is cut short.
         """
         self.assertEqual(0x1234, ede_code_of(reply_with(extended_error(0x1234), extended_error(2))))
         self.assertEqual(6, ede_code_of(reply_with(dns.edns.GenericOption(15, b"\0"), extended_error(6, b"text"))))

@@ -24,7 +24,7 @@ class RefusalTests(SynchronousTestCase):
     """
 
     @given(queries(), st.sampled_from([0, 1, 2, 3, 4, 5, 16, 23]))
-    def test_it_answers_the_query(self, query: dns.message.Message, rcode: int) -> None:
+    def test_refusal_has_id_question_and_opt_of_the_query(self, query: dns.message.Message, rcode: int) -> None:
         """
         A refusal has the query's ID, question, RD and CD, the rcode, and OPT if and only if the query has
         (RFC 6891 §6.1.1 and §7).
@@ -50,7 +50,7 @@ class RefusalTests(SynchronousTestCase):
         else:
             self.assertEqual(rcode & 15, int(reply.rcode()))
 
-    def test_of_what_cannot_be_parsed(self) -> None:
+    def test_refusal_of_an_unparsable_query_has_a_header(self) -> None:
         """
         A query that cannot be parsed is refused with a header, and its question if that much can be read.
         """
@@ -61,7 +61,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(octets("1234 8181 0001 0000 0000 0000" + QUESTION), refusal(short, FORMERR))
 
     @given(st.binary(min_size=12, max_size=80), st.sampled_from([FORMERR, NOTIMP, BADVERS]))
-    def test_of_any_octets(self, query: bytes, rcode: int) -> None:
+    def test_refusal_of_any_octets_is_a_message(self, query: bytes, rcode: int) -> None:
         """
         Whatever is refused unparsed, the refusal is a message with its ID and opcode; RD and CD are copied and RA is
         set for QUERY alone; BADVERS always has an OPT, the others only for octets in which an OPT could stand.
@@ -82,7 +82,7 @@ class RefusalTests(SynchronousTestCase):
             self.assertIn(reply[end:], [opt_record(OUR_UDP_SIZE, rcode, do) for do in (0, DO)])
 
     @given(queries(), st.integers(1, 15))
-    def test_notimp(self, query: dns.message.Message, opcode: int) -> None:
+    def test_notimp_has_the_opcode_and_no_flag_but_qr(self, query: dns.message.Message, opcode: int) -> None:
         """
         NOTIMP has the opcode as it was sent (RFC 1035 §4.1.1) and no flag but QR, as the others are defined for QUERY
         alone; an OPT with the query's DO if and only if the query has an OPT (RFC 6891 §6.1.1, RFC 3225 §3).
@@ -99,7 +99,7 @@ class RefusalTests(SynchronousTestCase):
             do = query.ednsflags & dns.flags.DO
             self.assertEqual((opt_record(OUR_UDP_SIZE, 0, do), 1), (reply[end:], reply[11]))
 
-    def test_notimp_of_a_header_alone(self) -> None:
+    def test_notimp_of_a_header_has_id_and_opcode(self) -> None:
         """
         The opcode comes back as it was sent, and nothing else but the ID (RFC 1035 §4.1.1, RFC 8906 §3.1.4).
         """
@@ -107,7 +107,7 @@ class RefusalTests(SynchronousTestCase):
             reply = refusal(octets(f"1234 {flags} 0000 0000 0000 0000"), NOTIMP)
             self.assertEqual(octets("1234 a804 0000 0000 0000 0000"), reply)
 
-    def test_notimp_of_a_message_with_records(self) -> None:
+    def test_notimp_of_a_message_with_an_opt_has_one(self) -> None:
         """
         An UPDATE with a record before its OPT gets one (RFC 6891 §6.1.1, RFC 2136 §2.2).
         """
@@ -115,7 +115,7 @@ class RefusalTests(SynchronousTestCase):
         reply = refusal(update + opt_record(4096, 0, DO | 0x21), NOTIMP)
         self.assertEqual(octets("1234 a804 0001 0000 0000 0001" + QUESTION) + opt_record(OUR_UDP_SIZE, 0, DO), reply)
 
-    def test_formerr_of_a_query_with_an_opt(self) -> None:
+    def test_formerr_of_a_query_with_an_opt_has_one(self) -> None:
         """
         A query that is FORMERR for another reason than its OPT, or has two of them, gets one (RFC 6891 §6.1.1 and §7);
         what cannot be walked up to its OPT, or ends within it, gets none.
@@ -132,7 +132,7 @@ class RefusalTests(SynchronousTestCase):
             reply = refusal(octets("1234 0110" + body), FORMERR)
             self.assertEqual(octets("1234 8191 0001 0000 0000 0000" + QUESTION), reply)
 
-    def test_badvers_is_said_in_an_opt(self) -> None:
+    def test_badvers_has_an_opt_of_version_0(self) -> None:
         """
         BADVERS comes with an OPT of version 0, whatever the query's OPT was (RFC 6891 §6.1.3).
         """
@@ -171,14 +171,14 @@ class ReplyTests(SynchronousTestCase):
         expected = octets("aaaa 87b0 0001 0001 0000 0000 03575757 00 0001 0001") + self.rest
         self.assertEqual(expected, restore_question(self.query, self.info, reply))
 
-    def test_an_error_without_question_gets_it_back(self) -> None:
+    def test_error_without_question_gets_the_question(self) -> None:
         """
         A client is told FORMERR in an answer to its question, even if the upstream left that out.
         """
         reply = restore_question(self.query, self.info, octets("bbbb 8181 0000 0000 0000 0000"))
         self.assertEqual(octets("aaaa 8181 0001 0000 0000 0000 03575757 00 0001 0001"), reply)
 
-    def test_such_an_error_has_opt_if_the_query_has(self) -> None:
+    def test_error_without_question_has_opt_if_the_query_has(self) -> None:
         """
         A client with EDNS gets an OPT with its error, DO as it was, even if the upstream sent none (RFC 6891 §6.1.1).
         """
@@ -188,7 +188,9 @@ class ReplyTests(SynchronousTestCase):
         self.assertEqual(expected, reply)
 
     @given(queries(), st.integers(0, 65535), st.binary(max_size=60))
-    def test_any_reply(self, query: dns.message.Message, ident: int, rest: bytes) -> None:
+    def test_any_reply_has_the_id_and_spelling_of_the_query(
+        self, query: dns.message.Message, ident: int, rest: bytes
+    ) -> None:
         """
         Whatever the query, its reply comes back under its ID, with its spelling, otherwise as the upstream sent it.
         """
@@ -220,7 +222,7 @@ class TruncatedTests(SynchronousTestCase):
             reply.set_rcode(dns.rcode.BADCOOKIE)
         return reply.to_wire()
 
-    def test_with_edns(self) -> None:
+    def test_truncated_response_keeps_flags_rcode_and_opt(self) -> None:
         """
         Header, question, whole records and OPT are left, TC is set, the other flags and the extended rcode survive
         (RFC 2181 §9, RFC 6891 §7).
@@ -253,7 +255,7 @@ class TruncatedTests(SynchronousTestCase):
         records = int.from_bytes(cut[6:8], "big")
         return records, cut[33 + records * 213 + 11 :], len(cut)
 
-    def test_options_are_kept(self) -> None:
+    def test_truncated_response_keeps_options(self) -> None:
         """
         What the client is told in an option, as NSID (RFC 5001 §2.3), is told in a truncated answer, too, and so are
         the listener's own, once each.
@@ -274,7 +276,7 @@ class TruncatedTests(SynchronousTestCase):
         exact = option(3, b"n" * (512 - 33 - 11 - 4))
         self.assertEqual((0, exact, 512), self.cut_with(exact))
 
-    def test_extended_errors_come_after_records(self) -> None:
+    def test_records_come_before_extended_errors(self) -> None:
         """
         An Extended DNS Error is the first to go if there is not enough room, and stays if there is (RFC 8914 §3);
         padding is for encrypted transports alone (RFC 7830 §6).
@@ -287,7 +289,7 @@ class TruncatedTests(SynchronousTestCase):
             (2, nsid + short, 33 + 2 * 213 + 11 + 12), self.cut_with(short, long, nsid, option(12, bytes(9)))
         )
 
-    def test_an_opt_with_malformed_options(self) -> None:
+    def test_readable_options_of_a_malformed_opt_are_kept(self) -> None:
         """
         Options that can be read are kept.
         """
@@ -321,7 +323,9 @@ class TruncatedTests(SynchronousTestCase):
         self.assertEqual([*shown[:2], shown[2] + edns], [int.from_bytes(cut[n : n + 2], "big") for n in (6, 8, 10)])
 
     @given(queries(), st.integers(0, 15), st.integers(0, 255), st.booleans())
-    def test_any_truncated_reply(self, query: dns.message.Message, rcode: int, extended: int, plain: bool) -> None:
+    def test_any_truncated_response_is_read_by_dnspython(
+        self, query: dns.message.Message, rcode: int, extended: int, plain: bool
+    ) -> None:
         """
         Whatever the query, dnspython reads the cut answer as a truncated one to it, with OPT if and only if the
         query has one, and with the whole rcode the upstream gave (RFC 6891 §6.1.1, §6.1.3, §7).
@@ -340,7 +344,7 @@ class TruncatedTests(SynchronousTestCase):
             self.assertEqual(query.ednsflags & dns.flags.DO, reply.ednsflags & 0xFFFF)
         self.assertEqual(info.question_end + (11 if info.opt_at else 0), len(cut))
 
-    def test_without_edns(self) -> None:
+    def test_truncated_response_has_no_opt_without_edns(self) -> None:
         """
         A client that sent no OPT gets none (RFC 6891 §7).
         """
@@ -351,7 +355,7 @@ class TruncatedTests(SynchronousTestCase):
         self.assertEqual(b"\0\1\0\2\0\0\0\0" + wire[12:33], cut[4:33])
         self.assertEqual(33 + 2 * 213, len(cut))
 
-    def test_of_a_reply_that_cannot_be_walked(self) -> None:
+    def test_unparsable_reply_is_truncated(self) -> None:
         """
         A large reply whose records make no sense is cut all the same.
         """

@@ -96,7 +96,7 @@ class OutgoingTests(SynchronousTestCase):
     """
 
     @given(queries())
-    def test_any_question_is_padded_and_otherwise_itself(self, query: dns.message.Message) -> None:
+    def test_any_query_is_padded_and_otherwise_unchanged(self, query: dns.message.Message) -> None:
         """
         Every question is a multiple of 128 octets long, with one OPT of ours, padding last; question, flags (AD and
         CD among them, TC not) and DO are the client's (RFC 8467 §4.1, RFC 6891 §6.1.1, RFC 3225 §3, RFC 6840 §5.7,
@@ -132,9 +132,9 @@ class OutgoingTests(SynchronousTestCase):
                 self.assertEqual((told | 0x20).to_bytes(2, "big"), rebuilt[2:4])
                 self.assertEqual(odd[4:], PassthroughRewriter().rewrite_query(odd, parse_query(odd))[4:])
 
-    def test_tc_of_a_signed_question(self) -> None:
+    def test_tc_of_a_signed_query_is_kept(self) -> None:
         """
-        What is signed goes out as it came, flags and all (RFC 8945 §5.5).
+        A signed message is sent unchanged, flags included (RFC 8945 §5.5).
         """
         query = plain()
         query.flags |= dns.flags.TC
@@ -143,14 +143,14 @@ class OutgoingTests(SynchronousTestCase):
         for rewriter in (EdnsRewriter(), PassthroughRewriter()):
             self.assertEqual(wire, rewriter.rewrite_query(wire, parse_query(wire)))
 
-    def test_clients_without_edns_are_padded_too(self) -> None:
+    def test_query_without_edns_is_padded(self) -> None:
         """
-        A question without OPT gets one (RFC 6891 §6.2.6 leaves that to us).
+        It gets an OPT (RFC 6891 §6.2.6 leaves that to us).
         """
         sent, size = outgoing(EdnsRewriter(), plain(use_edns=-1))
         self.assertEqual((128, [11, 8, 12], 0), (size, codes(sent), sent.ednsflags))
 
-    def test_what_is_between_neighbours_stays_there(self) -> None:
+    def test_hop_by_hop_options_are_not_forwarded(self) -> None:
         """
         Cookies, keepalive and padding of the client do not go out; other options do, and a keepalive of ours, without
         a timeout (RFC 7873 §5, RFC 7828 §3.2.1).
@@ -158,7 +158,7 @@ class OutgoingTests(SynchronousTestCase):
         query = plain(use_edns=0, options=[COOKIE, UNKNOWN, KEEPALIVE, NSID, PADDING])
         self.assertEqual([65001, 3, 11, 8, 12], codes(outgoing(EdnsRewriter(), query)[0]))
 
-    def test_client_subnet(self) -> None:
+    def test_client_subnet_is_denied_removed_or_forwarded(self) -> None:
         """
         Upstreams are asked not to use any, told nothing, or told what the client said (RFC 7871 §7.1.2).
         """
@@ -169,14 +169,14 @@ class OutgoingTests(SynchronousTestCase):
             subnets = [option for option in sent.options if isinstance(option, dns.edns.ECSOption)]
             self.assertEqual(told, [f"{option.address}/{option.srclen}" for option in subnets])
 
-    def test_without_padding(self) -> None:
+    def test_block_of_zero_disables_padding(self) -> None:
         """
         With a block of 0 there is no padding.
         """
         sent, size = outgoing(EdnsRewriter(0, ClientSubnet.OFF), plain(use_edns=-1))
         self.assertEqual(([11], 12 + 14 + 11 + 4), (codes(sent), size))
 
-    def test_signed_questions(self) -> None:
+    def test_signed_query_is_unchanged(self) -> None:
         """
         A signed message goes out as it came (RFC 8945 §5.5).
         """
@@ -186,7 +186,7 @@ class OutgoingTests(SynchronousTestCase):
         self.assertTrue(parse_query(wire).is_signed)
         self.assertEqual(wire, EdnsRewriter().rewrite_query(wire, parse_query(wire)))
 
-    def test_messages_of_a_signed_transfer(self) -> None:
+    def test_messages_of_a_signed_transfer_are_unchanged_except_the_id(self) -> None:
         """
         They go to the client as they came, but for the ID: their signatures are for it (RFC 8945 §5.3.1).
         """
@@ -196,7 +196,7 @@ class OutgoingTests(SynchronousTestCase):
         reply = b"\x12\x34\x85\x80" + bytes(8) + b"whatever"
         self.assertEqual(wire[:2] + reply[2:], EdnsRewriter().rewrite_transfer_message(wire, parse_query(wire), reply))
 
-    def test_questions_signed_with_sig0(self) -> None:
+    def test_query_signed_with_sig0_is_unchanged(self) -> None:
         """
         So does one whose last record is a SIG(0), a SIG of the root in class ANY (RFC 2931 §3).
         """
@@ -207,7 +207,7 @@ class OutgoingTests(SynchronousTestCase):
         self.assertTrue(parse_query(wire).is_signed)
         self.assertEqual(wire, EdnsRewriter().rewrite_query(wire, parse_query(wire)))
 
-    def test_other_records(self) -> None:
+    def test_other_records_of_a_query_are_kept(self) -> None:
         """
         Records a question carries beside OPT stay.
         """
@@ -219,7 +219,7 @@ class OutgoingTests(SynchronousTestCase):
             self.assertEqual(([A_RECORD], [A_RECORD]), (sent.additional, sent.authority))
             self.assertEqual(0, size % 128)
 
-    def test_the_longest_questions(self) -> None:
+    def test_query_without_room_for_padding_is_unchanged(self) -> None:
         """
         A question that padding would make longer than a message can be goes out as it is.
         """
@@ -229,7 +229,7 @@ class OutgoingTests(SynchronousTestCase):
         self.assertLessEqual(len(wire), 65535)
         self.assertEqual(wire, EdnsRewriter(4096).rewrite_query(wire, look(EdnsRewriter(4096), wire)))
 
-    def test_options_passed_are_bounded(self) -> None:
+    def test_forwarded_options_are_limited_to_512_octets(self) -> None:
         """
         Options of 512 octets in all travel; of longer ones none does, and the query is asked without them.
         """
@@ -241,7 +241,7 @@ class OutgoingTests(SynchronousTestCase):
             sent = dns.message.from_wire(EdnsRewriter().rewrite_query(wire, info))
             self.assertEqual(bool(passed), 65001 in [int(option.otype) for option in sent.options])
 
-    def test_octets_after_the_question(self) -> None:
+    def test_octets_after_the_query_are_not_forwarded(self) -> None:
         """
         What follows a whole query does not go out.
         """
@@ -253,7 +253,7 @@ class OutgoingTests(SynchronousTestCase):
                 rewriter.rewrite_query(wire + b"junk", parse_query(wire + b"junk")),
             )
 
-    def test_octets_after_other_records(self) -> None:
+    def test_octets_after_the_last_record_are_not_forwarded(self) -> None:
         """
         What stands after the last record is not passed on either: with an OPT behind it, it would be read as a record.
         """
@@ -269,7 +269,7 @@ class OutgoingTests(SynchronousTestCase):
                 self.assertEqual(len(sent), records_of(sent, 12 + len(question)).end)
                 self.assertEqual(query[:10], with_minimal_opt(sent)[:10])
 
-    def test_malformed_options(self) -> None:
+    def test_malformed_option_is_formerr(self) -> None:
         """
         An option cut short, or past the end of its OPT, is a FORMERR (RFC 6891 §7).
         """
@@ -285,7 +285,7 @@ class LeastOptTests(SynchronousTestCase):
     """
 
     @given(queries())
-    def test_any_question(self, query: dns.message.Message) -> None:
+    def test_reduced_query_differs_in_its_opt_only(self, query: dns.message.Message) -> None:
         """
         It is the same but for its OPT: with DO that has no options, without DO there is none; and nothing is less.
         """
@@ -302,7 +302,7 @@ class LeastOptTests(SynchronousTestCase):
             self.assertEqual((sent[:10] + b"\0\0" + sent[12:end], -1), (less, dns.message.from_wire(less).edns))
         self.assertEqual(b"", with_minimal_opt(less))
 
-    def test_other_records(self) -> None:
+    def test_reduced_query_keeps_other_records(self) -> None:
         """
         They stay.
         """
@@ -318,7 +318,7 @@ class IncomingTests(SynchronousTestCase):
     Answers.
     """
 
-    def test_with_edns(self) -> None:
+    def test_response_to_a_client_with_edns_has_our_opt(self) -> None:
         """
         A client with EDNS gets an OPT of ours: our size, its DO, what options are not between neighbours, and
         the upstream's extended rcode (RFC 6891 §6.1.1, §6.1.3, RFC 7830 §6).
@@ -333,21 +333,21 @@ class IncomingTests(SynchronousTestCase):
             self.assertEqual(dns.rcode.BADCOOKIE, answer.rcode())
             self.assertEqual([A_RECORD], answer.answer)
 
-    def test_without_edns(self) -> None:
+    def test_response_to_a_client_without_edns_has_no_opt(self) -> None:
         """
         A client without EDNS gets none, whatever went on upstream (RFC 6891 §7).
         """
         answer = incoming(EdnsRewriter(), plain(use_edns=-1), reply_to(plain(use_edns=0), PADDING))
         self.assertEqual((-1, [A_RECORD], []), (answer.edns, answer.answer, answer.additional))
 
-    def test_an_upstream_without_edns(self) -> None:
+    def test_client_with_edns_gets_opt_from_an_upstream_without(self) -> None:
         """
         A client with EDNS gets an OPT even if the upstream sent none (RFC 6891 §6.1.1).
         """
         answer = incoming(EdnsRewriter(), plain(use_edns=0), reply_to(plain(), edns=False))
         self.assertEqual((0, [], [A_RECORD]), (answer.edns, codes(answer), answer.answer))
 
-    def test_an_rcode_that_cannot_be_told(self) -> None:
+    def test_extended_rcode_is_servfail_without_edns(self) -> None:
         """
         An extended rcode becomes SERVFAIL for a client without EDNS; its lower bits alone would say another.
         """
@@ -356,14 +356,14 @@ class IncomingTests(SynchronousTestCase):
         answer = incoming(EdnsRewriter(), plain(use_edns=-1), upstream)
         self.assertEqual((dns.rcode.SERVFAIL, []), (answer.rcode(), answer.answer))
 
-    def test_client_subnet(self) -> None:
+    def test_client_subnet_scope_is_returned_if_forwarded(self) -> None:
         """
         Its scope comes back if it was passed on (RFC 7871 §7.2.2).
         """
         query = plain(use_edns=0, options=[SUBNET])
         self.assertEqual([8], codes(incoming(EdnsRewriter(subnet=ClientSubnet.PASS), query, reply_to(query, SUBNET))))
 
-    def test_other_additional_records(self) -> None:
+    def test_other_additional_records_keep_their_place(self) -> None:
         """
         Records before and after OPT stay where they are.
         """
@@ -382,7 +382,7 @@ class IncomingTests(SynchronousTestCase):
         answer = back(EdnsRewriter(), query, parse_query(query), reply)
         self.assertEqual(query[:2] + reply[2:12] + query[12:] + reply[len(query) :], answer)
 
-    def test_ad(self) -> None:
+    def test_ad_is_returned_if_the_client_set_ad_or_do(self) -> None:
         """
         AD comes back to a client that set AD or DO, and to no other (RFC 6840 §5.8); it is an authenticated upstream's
         (RFC 4035 §4.9.3).
@@ -396,7 +396,7 @@ class IncomingTests(SynchronousTestCase):
             self.assertEqual(told, bool(answer.flags & dns.flags.AD))
             self.assertEqual(upstream.flags & ~dns.flags.AD, answer.flags & ~dns.flags.AD)
 
-    def test_truncated_over_tls(self) -> None:
+    def test_truncated_response_over_tls_is_an_error(self) -> None:
         """
         A truncated answer over a stream is no answer: there is nothing to ask again over (RFC 2181 §9).
         """
@@ -404,7 +404,7 @@ class IncomingTests(SynchronousTestCase):
         upstream.flags |= dns.flags.TC
         self.assertRaises(TruncatedReply, incoming, EdnsRewriter(), plain(), upstream)
 
-    def test_options_of_ours(self) -> None:
+    def test_listener_options_follow_those_of_the_upstream(self) -> None:
         """
         What a listener adds is in the answer's OPT, after what the upstream says.
         """
@@ -413,7 +413,7 @@ class IncomingTests(SynchronousTestCase):
         answer = back(EdnsRewriter(), query, parse_query(query)._replace(response_options=b"\xfd\xe9\0\0"), reply)
         self.assertEqual([3, 65001], codes(dns.message.from_wire(answer)))
 
-    def test_octets_after_an_answer(self) -> None:
+    def test_octets_after_a_response_are_dropped(self) -> None:
         """
         What follows a whole answer does not come in, and not between it and OPT.
         """
@@ -423,7 +423,7 @@ class IncomingTests(SynchronousTestCase):
                 expected = back(EdnsRewriter(), query, parse_query(query), reply)
                 self.assertEqual(expected, back(EdnsRewriter(), query, parse_query(query), reply + b"junk"))
 
-    def test_age(self) -> None:
+    def test_each_ttl_is_reduced_by_the_age(self) -> None:
         """
         Each TTL is less by as much, and none below 0, wherever OPT stands; OPT's flags are no TTL (RFC 6891 §6.1.3).
         """
@@ -439,7 +439,7 @@ class IncomingTests(SynchronousTestCase):
             self.assertEqual(0x8000, parsed.ednsflags)
         self.assertNotIn(b"\xff\xff", rewriter.build_response(query, parse_query(query), answer, 1000))
 
-    def test_the_longest_answers(self) -> None:
+    def test_response_of_65535_octets_is_whole(self) -> None:
         """
         Of an answer of 65,535 octets nothing is lost, and it does not grow (RFC 1035 §4.2.2).
         """
@@ -450,7 +450,7 @@ class IncomingTests(SynchronousTestCase):
         self.assertEqual(65535, len(reply))
         self.assertEqual(reply, back(EdnsRewriter(), query, parse_query(query), reply))
 
-    def test_signed_answers(self) -> None:
+    def test_response_to_a_signed_query_is_unchanged(self) -> None:
         """
         The answer to a signed question comes back as it is.
         """
@@ -460,7 +460,7 @@ class IncomingTests(SynchronousTestCase):
         reply = reply_to(plain(use_edns=0), COOKIE).to_wire()
         self.assertEqual(wire[:2] + reply[2:], back(EdnsRewriter(), wire, parse_query(wire), reply))
 
-    def test_answers_that_cannot_be_read(self) -> None:
+    def test_malformed_response_is_an_error(self) -> None:
         """
         Records that do not fit, two OPTs, and malformed options are no answer.
         """
@@ -471,7 +471,7 @@ class IncomingTests(SynchronousTestCase):
         for reply in (good[:-1], two, odd):
             self.assertRaises(WireError, back, EdnsRewriter(), query, parse_query(query), reply)
 
-    def test_errors_without_question(self) -> None:
+    def test_error_without_question_gets_the_question(self) -> None:
         """
         An error that came without its question gets it back.
         """
@@ -486,7 +486,7 @@ class VerbatimTests(SynchronousTestCase):
     The transparent mode.
     """
 
-    def test_nothing_changes(self) -> None:
+    def test_transparent_messages_are_unchanged_except_the_id(self) -> None:
         """
         Both ways everything passes as it is, but for the ID.
         """
@@ -496,7 +496,7 @@ class VerbatimTests(SynchronousTestCase):
         self.assertEqual(query[:2] + reply[2:], back(PassthroughRewriter(), query, parse_query(query), reply))
 
     @given(queries())
-    def test_a_question_with_an_opt_is_padded(self, query: dns.message.Message) -> None:
+    def test_transparent_query_with_an_opt_is_padded(self, query: dns.message.Message) -> None:
         """
         A question with an OPT is padded to 128 octets (RFC 8467 §4.1), with one padding option, last, in place of the
         client's (RFC 7830 §3); nothing else of it changes but TC.  One without an OPT stays as it is.
@@ -518,7 +518,7 @@ class VerbatimTests(SynchronousTestCase):
         self.assertEqual(theirs, others)
         self.assertEqual((b"\0\x0c", bytes(len(padding) - 4)), (padding[:2], padding[4:]))
 
-    def test_questions_that_cannot_be_padded(self) -> None:
+    def test_transparent_query_that_cannot_be_padded_is_unchanged(self) -> None:
         """
         What is signed (RFC 8945 §5.5), has options nobody can read, has something after its OPT, or has no room
         for padding goes out as it came.
@@ -530,7 +530,7 @@ class VerbatimTests(SynchronousTestCase):
         for wire in (signed.to_wire(), bare[:-2] + b"\0\1\0", bare + b"junk", long):
             self.assertIs(wire, PassthroughRewriter(4096).rewrite_query(wire, parse_query(wire)))
 
-    def test_clients_get_no_padding(self) -> None:
+    def test_transparent_response_has_its_padding_removed(self) -> None:
         """
         An upstream pads what answers a padded question; no client does get that, since none is asked over an encrypted
         transport (RFC 7830 §6), and everything else is the upstream's.
@@ -550,7 +550,7 @@ class VerbatimTests(SynchronousTestCase):
         expected = query[:2] + alone[2:12] + alone[12:21] + b"\0\0"
         self.assertEqual(expected, PassthroughRewriter(128).rewrite_transfer_message(query, parse_query(query), alone))
 
-    def test_answers_whose_padding_stays(self) -> None:
+    def test_transparent_response_that_cannot_be_parsed_keeps_its_padding(self) -> None:
         """
         An answer whose records or options cannot be read, one with something after its OPT, one to a signed question,
         and one to a question without an OPT, which should have none, pass as they came.

@@ -26,7 +26,7 @@ class NameTests(SynchronousTestCase):
     The table against dnspython's, and the general form.
     """
 
-    def test_known_types(self) -> None:
+    def test_known_types_have_their_iana_names(self) -> None:
         """
         Each type that dnspython names has that name here, or the IANA registry's.
         """
@@ -37,14 +37,14 @@ class NameTests(SynchronousTestCase):
         for number, name in OURS.items():
             self.assertEqual(name, name_of(number))
 
-    def test_unknown_types(self) -> None:
+    def test_unknown_type_is_shown_by_number(self) -> None:
         """
         A type without a name is shown by its number (RFC 3597 §5).
         """
         self.assertEqual(["TYPE0", "TYPE65280", "TYPE65535"], [name_of(number) for number in (0, 65280, 65535)])
 
     @given(st.integers(0, 65535))
-    def test_any_type(self, number: int) -> None:
+    def test_each_number_has_one_name(self, number: int) -> None:
         """
         Each number has one name, and no two numbers have the same.
         """
@@ -52,14 +52,14 @@ class NameTests(SynchronousTestCase):
         self.assertRegex(name, r"^[A-Z0-9-]+$")
         self.assertEqual([number], [other for other, its in NAMES.items() if its == name] or [number])
 
-    def test_groups(self) -> None:
+    def test_meta_and_signature_types_are_recognised(self) -> None:
         """
         Meta-types are 128 to 254 (RFC 6895 §3.1); what signs a message is SIG(0) or TSIG.
         """
         self.assertEqual([127, 255], [number for number in range(127, 256) if number not in META_TYPES])
         self.assertEqual({"SIG", "TSIG"}, set(map(name_of, SIGNATURE_TYPES)))
 
-    def test_constants(self) -> None:
+    def test_constants_agree_with_the_table(self) -> None:
         """
         A type that the code names is the one in the table.
         """

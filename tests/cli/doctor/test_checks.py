@@ -14,7 +14,7 @@ class ChecksTests(SynchronousTestCase):
     Findings.
     """
 
-    def test_exit_code(self) -> None:
+    def test_exit_code_is_1_for_a_problem_only(self) -> None:
         """
         A problem is 1; warnings are not.
         """
@@ -22,14 +22,14 @@ class ChecksTests(SynchronousTestCase):
         self.assertEqual(0, exit_code([ok("a", "x"), warning("b", "y")]))
         self.assertEqual(1, exit_code([ok("a", "x"), problem("b", "y", "z")]))
 
-    def test_text(self) -> None:
+    def test_text_has_a_line_each_with_advice(self) -> None:
         """
         A line each, and what to do below it.
         """
         text = as_text([ok("a", "fine"), problem("b", "wrong", "mend it")])
         self.assertEqual("ok       a: fine\nproblem  b: wrong\n         → mend it", text)
 
-    def test_json(self) -> None:
+    def test_json_has_the_checks_and_a_total(self) -> None:
         """
         The same, with whether all is well.
         """

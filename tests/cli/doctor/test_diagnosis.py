@@ -44,13 +44,13 @@ class ResolvConfTests(SynchronousTestCase):
     The servers in resolv.conf.
     """
 
-    def test_dotproxy_alone(self) -> None:
+    def test_dotproxy_as_only_nameserver_is_right(self) -> None:
         """
         Its addresses, and nobody else's, are right.
         """
         self.assertEqual([Level.OK] * 2, levels(check_resolv_conf(system("127.0.0.1", "::1"), LISTENING)))
 
-    def test_a_server_elsewhere(self) -> None:
+    def test_remote_nameserver_is_a_problem(self) -> None:
         """
         A server that is not on this machine is asked in the clear, as a reserve too; the advice names the recipe.
         """
@@ -62,7 +62,7 @@ class ResolvConfTests(SynchronousTestCase):
             (check,) = check_resolv_conf(SystemResolver((LINK_SERVER,), writer, ("dns",)), LISTENING)
             self.assertIn(f"section {writer.value}", check.advice)
 
-    def test_another_local_server(self) -> None:
+    def test_other_local_nameserver_is_a_warning(self) -> None:
         """
         A local forwarder may ask anybody: a warning, with where dotproxy listens.
         """
@@ -70,7 +70,7 @@ class ResolvConfTests(SynchronousTestCase):
         self.assertEqual(Level.WARNING, check.level)
         self.assertIn("listens on 127.0.0.1 port 53", check.found)
 
-    def test_another_port(self) -> None:
+    def test_dotproxy_on_another_port_is_a_problem(self) -> None:
         """
         The C library asks port 53; a dotproxy on 5300 is not asked.
         """
@@ -79,7 +79,7 @@ class ResolvConfTests(SynchronousTestCase):
         self.assertEqual(Level.WARNING, check.level)
         self.assertIn("127.0.0.1 port 5300", check.found)
 
-    def test_every_local_address(self) -> None:
+    def test_wildcard_listener_matches_every_local_address(self) -> None:
         """
         A dotproxy on a wildcard address is asked at any address of this machine, of that family.
         """
@@ -87,7 +87,7 @@ class ResolvConfTests(SynchronousTestCase):
         checks = check_resolv_conf(system("192.0.2.10", "198.51.100.2", "::1"), listening)
         self.assertEqual([Level.OK, Level.PROBLEM, Level.WARNING], levels(checks))
 
-    def test_the_stub_of_systemd_resolved(self) -> None:
+    def test_stub_of_systemd_resolved_is_no_leak(self) -> None:
         """
         Its stub listener is no leak by itself.
         """
@@ -99,7 +99,7 @@ class NsswitchTests(SynchronousTestCase):
     Services for hosts.
     """
 
-    def test_dns_is_needed(self) -> None:
+    def test_nsswitch_without_dns_or_resolve_is_reported(self) -> None:
         """
         Without dns or resolve no lookup is a DNS query.
         """
@@ -119,27 +119,27 @@ class ResolvedTests(SynchronousTestCase):
         """
         return check_resolved(system("127.0.0.53", scopes=scopes), LISTENING)
 
-    def test_it_is_not_asked(self) -> None:
+    def test_unused_resolved_is_not_reported(self) -> None:
         """
         Nothing is said if no lookup passes it; nss-resolve passes it whatever resolv.conf says.
         """
         self.assertEqual([], check_resolved(system("127.0.0.1"), LISTENING))
         self.assertNotEqual([], check_resolved(system("127.0.0.1", services="resolve files"), LISTENING))
 
-    def test_it_does_not_tell(self) -> None:
+    def test_missing_resolvectl_is_a_warning(self) -> None:
         """
         Without resolvectl it is a warning.
         """
         self.assertEqual([Level.WARNING], levels(self.checked()))
 
-    def test_the_recipe(self) -> None:
+    def test_documented_setup_is_right(self) -> None:
         """
         dotproxy for every name, and links without servers.
         """
         checks = self.checked(Scope("", (Server("127.0.0.1"),), EVERY_NAME), Scope("eth0"))
         self.assertEqual([Level.OK, Level.OK], levels(checks))
 
-    def test_a_link_without_a_routing_domain(self) -> None:
+    def test_missing_routing_domain_is_a_problem(self) -> None:
         """
         DNS=127.0.0.1 alone: every name goes to the link's server too.
         """
@@ -148,7 +148,7 @@ class ResolvedTests(SynchronousTestCase):
         self.assertIn("every name goes to 198.51.100.2", checks[1].found)
         self.assertIn("Domains=~.", checks[1].advice)
 
-    def test_a_link_that_is_for_every_name(self) -> None:
+    def test_link_for_every_name_is_a_problem(self) -> None:
         """
         A link with ~. of its own is asked as well, as NetworkManager can make it.
         """
@@ -159,7 +159,7 @@ class ResolvedTests(SynchronousTestCase):
             self.assertEqual(Level.PROBLEM, checks[1].level)
             self.assertIn("every name", checks[1].found)
 
-    def test_a_link_with_a_domain(self) -> None:
+    def test_link_with_a_domain_is_reported(self) -> None:
         """
         Names in a link's domain go to its server, whatever the global routing domain is.
         """
@@ -168,7 +168,7 @@ class ResolvedTests(SynchronousTestCase):
         self.assertEqual([Level.OK, Level.PROBLEM], levels(checks))
         self.assertIn("corp.example, lab.example", checks[1].found)
 
-    def test_reverse_lookups_of_a_link(self) -> None:
+    def test_reverse_lookups_of_a_link_are_reported(self) -> None:
         """
         ~. alone leaves reverse lookups of the link's network to the link.
         """
@@ -178,7 +178,7 @@ class ResolvedTests(SynchronousTestCase):
         checks = self.checked(Scope("", (Server("127.0.0.1"),), EVERY_NAME), Scope("eth0", (LINK_SERVER,)))
         self.assertEqual([Level.OK, Level.OK], levels(checks))
 
-    def test_no_or_another_global_server(self) -> None:
+    def test_missing_or_other_global_server_is_reported(self) -> None:
         """
         Without dotproxy as global server it is not asked; another one beside it is asked in the clear.
         """
@@ -196,7 +196,7 @@ class ProxyTests(SynchronousTestCase):
     What dotproxy itself asks in the clear.
     """
 
-    def test_bootstrap(self) -> None:
+    def test_plain_bootstrap_server_is_a_warning(self) -> None:
         """
         A plain bootstrap server is a warning; one over TLS is fine.
         """
@@ -207,7 +207,7 @@ class ProxyTests(SynchronousTestCase):
         (check,) = check_configuration(config)
         self.assertIn("given by address", check.found)
 
-    def test_plaintext_counts(self) -> None:
+    def test_plaintext_queries_are_a_problem_and_bootstrap_a_warning(self) -> None:
         """
         Clients' queries without TLS are a problem, lookups for bootstrap a warning.
         """
@@ -223,7 +223,7 @@ class EvidenceTests(SynchronousTestCase):
     What became of test names.
     """
 
-    def test_arrival(self) -> None:
+    def test_arrival_is_seen_in_packets_or_counters(self) -> None:
         """
         Seen on the way, or by dotproxy's count less what it counts anyway; without either it cannot be told.
         """
@@ -241,7 +241,7 @@ class EvidenceTests(SynchronousTestCase):
         ):
             self.assertEqual(level, check_arrival(evidence).level, evidence)
 
-    def test_port_53(self) -> None:
+    def test_test_names_on_port_53_are_a_problem(self) -> None:
         """
         Test names that left are a problem, other queries too unless they went to a bootstrap server.
         """

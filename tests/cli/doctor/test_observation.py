@@ -70,7 +70,7 @@ class PacketTests(SynchronousTestCase):
     Packets.
     """
 
-    def test_destinations(self) -> None:
+    def test_destinations_of_queries_are_parsed(self) -> None:
         """
         UDP and TCP over either family; a segment without data, and what is cut short, is no query.
         """
@@ -84,7 +84,7 @@ class PacketTests(SynchronousTestCase):
             self.assertIsNone(destination(protocol, packet[:size]))
         self.assertIsNone(destination(0x0806, packet))
 
-    def test_filter(self) -> None:
+    def test_filter_passes_the_ports_only(self) -> None:
         """
         The kernel hands on what goes to one of the ports, over either family, and nothing else.
         """
@@ -96,7 +96,7 @@ class PacketTests(SynchronousTestCase):
             self.assertEqual(expected, passes(instructions, udp("2001:db8::1", port, b"x")[1]), port)
         self.assertFalse(passes(instructions, b"\x00" * 60))
 
-    def test_judgement(self) -> None:
+    def test_test_names_are_counted_by_destination(self) -> None:
         """
         Test names at dotproxy and elsewhere are told apart, whatever suffix or spelling of the rest; others are counted.
         """
@@ -116,7 +116,7 @@ class PacketTests(SynchronousTestCase):
         self.assertEqual((2, 2), (evidence.names, evidence.at_dotproxy))
         self.assertEqual(({there}, {other: 2}), (evidence.left, evidence.others))
 
-    def test_names_are_new_and_nobodys(self) -> None:
+    def test_test_names_are_random_below_test(self) -> None:
         """
         Below .test, and others each time.
         """

@@ -29,7 +29,7 @@ class FileTests(SynchronousTestCase):
     Files.
     """
 
-    def test_nameservers(self) -> None:
+    def test_first_three_nameservers_are_read(self) -> None:
         """
         The first three, without their interface; the loopback address if there are none (resolv.conf(5)).
         """
@@ -39,7 +39,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(3, len(nameservers_in(many)))
         self.assertEqual((Server("127.0.0.1"),), nameservers_in("#nameserver 192.0.2.1\n"))
 
-    def test_writers(self) -> None:
+    def test_writer_of_resolv_conf_is_recognised(self) -> None:
         """
         Each is told by the first lines, or by what the file is a link to.
         """
@@ -54,7 +54,7 @@ class FileTests(SynchronousTestCase):
         ):
             self.assertIs(Writer[writer], writer_of(text, target), text)
 
-    def test_recipes_exist(self) -> None:
+    def test_advice_names_sections_that_exist(self) -> None:
         """
         The advice for each writer names a section of the page.
         """
@@ -62,7 +62,7 @@ class FileTests(SynchronousTestCase):
         for writer in Writer:
             self.assertIn(f"\n## {writer.value}\n", page)
 
-    def test_services(self) -> None:
+    def test_services_of_nsswitch_are_in_order(self) -> None:
         """
         In order, without actions and comments.
         """
@@ -76,7 +76,7 @@ class ResolvectlTests(SynchronousTestCase):
     Servers and domains of systemd-resolved.
     """
 
-    def test_scopes(self) -> None:
+    def test_resolvectl_output_is_parsed_by_link(self) -> None:
         """
         By link; ports, interfaces and names of servers are understood.
         """
@@ -113,7 +113,7 @@ class ReadTests(SynchronousTestCase):
         self.commands.append(" ".join(command))
         return {"resolvectl dns": DNS, "resolvectl domain": DOMAIN}[" ".join(command)]
 
-    def test_without_systemd_resolved(self) -> None:
+    def test_no_command_runs_without_systemd_resolved(self) -> None:
         """
         Nothing is run where no lookup passes it.
         """
@@ -124,7 +124,7 @@ class ReadTests(SynchronousTestCase):
         )
         self.assertEqual([], self.commands)
 
-    def test_with_systemd_resolved(self) -> None:
+    def test_resolvectl_runs_if_resolved_is_used(self) -> None:
         """
         It is asked where resolv.conf names its stub, or nsswitch.conf its service.
         """
@@ -135,14 +135,14 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(3, len(read_system(self.root, self.run_fake).scopes))
         self.assertEqual((), read_system(self.root, lambda command: None).scopes)
 
-    def test_without_files(self) -> None:
+    def test_missing_files_have_the_c_library_defaults(self) -> None:
         """
         What is not there is as the C library takes it.
         """
         found = read_system(self.root, self.run_fake)
         self.assertEqual(((Server("127.0.0.1"),), Writer.UNKNOWN), (found.nameservers, found.writer))
 
-    def test_commands(self) -> None:
+    def test_missing_or_failing_command_gives_nothing(self) -> None:
         """
         What is not installed, or fails, tells nothing.
         """

@@ -44,7 +44,7 @@ class HostTests(SynchronousTestCase):
     By where it listens, and by what the operator allows.
     """
 
-    def test_at_loopback(self) -> None:
+    def test_listener_at_loopback_accepts_local_names_only(self) -> None:
         """
         Only this machine's own names and addresses are meant there.
         """
@@ -53,7 +53,7 @@ class HostTests(SynchronousTestCase):
         for text in NEAR + STRANGE:
             self.assertFalse(is_own_host(text, at_loopback=True, names=()), text)
 
-    def test_at_another_address(self) -> None:
+    def test_listener_elsewhere_accepts_addresses_and_private_names(self) -> None:
         """
         Every address, and names that no stranger can own: those of a house or a cluster.
         """
@@ -62,7 +62,7 @@ class HostTests(SynchronousTestCase):
         for text in STRANGE:
             self.assertFalse(is_own_host(text, at_loopback=False, names=()), text)
 
-    def test_names_that_are_allowed(self) -> None:
+    def test_configured_names_are_accepted(self) -> None:
         """
         In any case and at any port; "*" is any.
         """
@@ -73,7 +73,7 @@ class HostTests(SynchronousTestCase):
             for text in STRANGE:
                 self.assertTrue(is_own_host(text, at_loopback=at_loopback, names=("*",)), text)
 
-    def test_loopback(self) -> None:
+    def test_loopback_addresses_are_recognised(self) -> None:
         """
         Addresses of this machine's alone.
         """

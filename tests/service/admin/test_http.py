@@ -99,7 +99,7 @@ class HttpTests(SynchronousTestCase):
         transport.protocol.makeConnection(transport)
         return transport
 
-    def test_a_request(self) -> None:
+    def test_request_is_answered_and_another_may_follow(self) -> None:
         """
         It is answered with a length and with headers for browsers, and another one can follow.
         """
@@ -123,7 +123,7 @@ class HttpTests(SynchronousTestCase):
         self.assertIn(b"Content-Length: 4\r\n", client.value())
         self.assertTrue(client.value().endswith(b"\r\n\r\n"))
 
-    def test_bodies(self) -> None:
+    def test_body_is_awaited_and_limited(self) -> None:
         """
         They are waited for; more than may be is refused before it has come.
         """
@@ -142,7 +142,7 @@ class HttpTests(SynchronousTestCase):
         self.clock.advance(WRITE_TIMEOUT)
         self.assertTrue(client.disconnected)
 
-    def test_too_much_of_a_head(self) -> None:
+    def test_long_head_is_refused(self) -> None:
         """
         It is refused however it comes.
         """
@@ -154,7 +154,7 @@ class HttpTests(SynchronousTestCase):
             self.assertTrue(client.is_written_off)
             self.assertEqual(b"", client.protocol._received)
 
-    def test_slow_requests(self) -> None:
+    def test_slow_request_times_out(self) -> None:
         """
         A request has so long in all, however often an octet comes; between requests there is more time.
         """
@@ -179,7 +179,7 @@ class HttpTests(SynchronousTestCase):
         self.assertTrue(silent.disconnected)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_a_client_that_does_not_read(self) -> None:
+    def test_client_that_does_not_read_is_paused_and_ended(self) -> None:
         """
         It is sent one response, read no further, and ended soon; one that reads again goes on.
         """
@@ -197,7 +197,7 @@ class HttpTests(SynchronousTestCase):
         self.clock.advance(WRITE_TIMEOUT)
         self.assertTrue(client.disconnected)
 
-    def test_pipelined_requests(self) -> None:
+    def test_pipelined_requests_are_answered_in_order(self) -> None:
         """
         They are answered in order, one at a time; when many wait no more is read.
         """
@@ -216,7 +216,7 @@ class HttpTests(SynchronousTestCase):
         self.assertEqual("producing", client.producerState)
         self.assertLess(client.value().index(b"first"), client.value().index(b"second"))
 
-    def test_the_pace(self) -> None:
+    def test_request_rate_is_limited(self) -> None:
         """
         So many requests a second are answered over all connections, and so many more at once.
         """
@@ -231,7 +231,7 @@ class HttpTests(SynchronousTestCase):
         self.assertTrue(2 * RATE - 2 <= len(self.requests) - at_once <= 2 * RATE + 2)
         self.assertIn(b"fine", other.value())
 
-    def test_one_that_has_gone_is_not_answered(self) -> None:
+    def test_lost_connection_is_not_answered(self) -> None:
         """
         Neither when its turn comes, nor when its answer is there.
         """
@@ -249,7 +249,7 @@ class HttpTests(SynchronousTestCase):
         self.clock.advance(2)
         self.assertEqual((1, {}), (len(self.requests), self.factory.connections))
 
-    def test_a_newcomer_takes_the_place_of_who_waits_longest(self) -> None:
+    def test_new_connection_replaces_the_longest_idle_one(self) -> None:
         """
         One that is being answered keeps its place, as long as there is another.
         """
@@ -268,7 +268,7 @@ class HttpTests(SynchronousTestCase):
         pending.callback(Response(200, b"at last"))
         self.assertIn(b"at last", clients[0].value())
 
-    def test_all_are_busy(self) -> None:
+    def test_oldest_connection_ends_if_all_are_busy(self) -> None:
         """
         Then the oldest goes.
         """
@@ -283,7 +283,7 @@ class HttpTests(SynchronousTestCase):
         self.assertTrue(clients[0].disconnected)
         self.assertEqual(MAX_CONNECTIONS, len(self.factory.connections))
 
-    def test_a_mistake_of_ours(self) -> None:
+    def test_exception_is_logged_and_gives_500(self) -> None:
         """
         It is logged, and the client told so.
         """
@@ -293,7 +293,7 @@ class HttpTests(SynchronousTestCase):
         self.assertTrue(client.value().startswith(b"HTTP/1.1 500 "))
         self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
 
-    def test_the_end(self) -> None:
+    def test_stop_ends_idle_connections_and_answers_the_others(self) -> None:
         """
         When nobody listens any more those that wait for a request are ended, and the others once they were answered.
         """
@@ -311,7 +311,7 @@ class HttpTests(SynchronousTestCase):
             client.abortConnection()
         self.assertEqual(([], {}), (self.clock.getDelayedCalls(), self.factory.connections))
 
-    def test_the_last_request(self) -> None:
+    def test_connection_closes_after_http_1_0_or_on_request(self) -> None:
         """
         After HTTP/1.0, and where the client says so, the connection is closed.
         """

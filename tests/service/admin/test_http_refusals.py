@@ -84,7 +84,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(([], True), (self.requests, client.is_written_off), octets)
         client.abortConnection()
 
-    def test_good_ones(self) -> None:
+    def test_valid_requests_are_accepted(self) -> None:
         """
         As browsers, Prometheus, load balancers and http.client send them.
         """
@@ -96,7 +96,7 @@ class RefusalTests(SynchronousTestCase):
         for kind in (b"application/x-www-form-urlencoded", b"multipart/form-data; boundary=a", b"text/plain"):
             self.assertEqual((("POST", "/log", "", "x", b"a=1"), True), self.accepted(form % kind))
 
-    def test_bad_ones(self) -> None:
+    def test_ambiguous_requests_are_refused(self) -> None:
         """
         What two programs could read in two ways is no request.
         """
@@ -141,7 +141,7 @@ class RefusalTests(SynchronousTestCase):
         self.refused(413, b"GET / HTTP/1.1" + HOST + b"\r\nContent-Length: 1")
 
     @given(st.binary(max_size=300) | st.text(string.printable).map(str.encode))
-    def test_anything(self, octets: bytes) -> None:
+    def test_any_octets_raise_nothing_and_stay_within_the_limits(self, octets: bytes) -> None:
         """
         Nothing is raised, and no more than there may be is taken.
         """
@@ -152,7 +152,7 @@ class RefusalTests(SynchronousTestCase):
             client.abortConnection()
         self.assertTrue(all(len(request.body) <= MAX_BODY for request in self.requests))
 
-    def test_nothing_is_parsed_that_nobody_needs(self) -> None:
+    def test_cookies_and_form_fields_are_not_parsed(self) -> None:
         """
         Cookies and form fields take milliseconds where they fill a head.
         """
@@ -167,7 +167,7 @@ class RefusalTests(SynchronousTestCase):
         self.assertEqual(({}, None), (request.received_cookies, request.args))
         self.assertEqual(query.decode(), self.requests[0].query)
 
-    def test_nothing_of_a_client_is_logged(self) -> None:
+    def test_requests_and_client_addresses_are_not_logged(self) -> None:
         """
         Neither what it asked, nor its address when it is too slow.
         """
@@ -182,7 +182,7 @@ class RefusalTests(SynchronousTestCase):
             self.assertNotIn(b"\r\nServer:", client.value())
         self.assertEqual([], [formatEvent(event) for event in events])
 
-    def test_a_client_that_reads_nothing_is_sent_no_more(self) -> None:
+    def test_client_that_does_not_read_gets_no_further_responses(self) -> None:
         """
         However many requests it has sent at once; twisted.web would go on with what was read.
         """

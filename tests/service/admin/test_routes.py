@@ -27,7 +27,7 @@ class AdminServiceTests(SynchronousTestCase):
     Serving, or not.
     """
 
-    def test_why_there_is_none(self) -> None:
+    def test_bind_error_has_the_address_once_and_the_reason(self) -> None:
         """
         The reason is text: where it was to be stands there once, and a path is no Python bytes.
         """
@@ -51,7 +51,7 @@ class AdminServiceTests(SynchronousTestCase):
             self.assertNotIn("b'", text)
             self.assertEqual(1, text.count("adm9"))
 
-    def test_the_socket_is_made_with_its_mode(self) -> None:
+    def test_socket_is_created_with_its_mode(self) -> None:
         """
         Under a umask that lets nobody else in, which holds for that moment only.
         """
@@ -69,7 +69,7 @@ class AdminServiceTests(SynchronousTestCase):
         self.assertEqual([0o177], masks)
         self.assertEqual(0o022, os.umask(0o022))
 
-    def test_what_stands_in_the_way(self) -> None:
+    def test_other_file_at_the_path_is_kept_and_reported(self) -> None:
         """
         Is not removed, and the reason is told.
         """
@@ -103,7 +103,7 @@ class ClearAwayTests(SynchronousTestCase):
         made.bind(str(path))
         return made
 
-    def test_left_behind(self) -> None:
+    def test_stale_socket_is_removed(self) -> None:
         """
         Nobody listens: it is removed.  Nothing is nothing.
         """
@@ -112,7 +112,7 @@ class ClearAwayTests(SynchronousTestCase):
         self.assertFalse(self.path.exists())
         remove_stale_socket(str(self.path))
 
-    def test_somebody_listens(self) -> None:
+    def test_socket_with_a_listener_is_kept(self) -> None:
         """
         It stays, even if so many wait that no more can.
         """
@@ -122,7 +122,7 @@ class ClearAwayTests(SynchronousTestCase):
             remove_stale_socket(str(self.path))
         self.assertTrue(stat.S_ISSOCK(self.path.stat().st_mode))
 
-    def test_what_is_no_socket(self) -> None:
+    def test_file_directory_or_link_is_kept(self) -> None:
         """
         A file, a directory, and a link, though it may lead to a socket.
         """
@@ -134,7 +134,7 @@ class ClearAwayTests(SynchronousTestCase):
             (self.path.rmdir if self.path.is_dir() else self.path.unlink)()
         self.assertTrue(elsewhere.exists())
 
-    def test_somebody_elses(self) -> None:
+    def test_socket_of_another_user_is_kept(self) -> None:
         """
         It stays where it is.
         """
@@ -206,7 +206,7 @@ class SiteTests(SynchronousTestCase):
         request = Request(method, path, query, "x", body)
         return self.successResultOf(maybeDeferred((site or self.tcp)._respond, request, None))
 
-    def test_pages(self) -> None:
+    def test_pages_have_their_content_types(self) -> None:
         """
         Each with its type, none of which a browser takes for a page with scripts.
         """
@@ -222,14 +222,14 @@ class SiteTests(SynchronousTestCase):
         ):
             self.assertEqual((code, body, kind), self.get(path)[:3], path)
 
-    def test_readiness_quotes_no_controls(self) -> None:
+    def test_readiness_text_has_no_control_characters(self) -> None:
         """
         The reason may come from an upstream.
         """
         self.not_ready = "x\n\x1b[2J"
         self.assertEqual((503, b"not ready: x\\n\\x1b[2J\n"), self.get("/readyz")[:2])
 
-    def test_methods(self) -> None:
+    def test_other_methods_are_refused(self) -> None:
         """
         Only those that there are; nothing is done by looking.
         """
@@ -245,13 +245,13 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(404, self.get("/do", "POST").code)
         self.assertEqual([], self.given)
 
-    def test_bodies(self) -> None:
+    def test_body_is_accepted_over_the_socket_only(self) -> None:
         """
         Only the socket takes any.
         """
         self.assertEqual((0, MAX_BODY), (self.tcp.max_body, self.unix.max_body))
 
-    def test_commands(self) -> None:
+    def test_commands_get_their_arguments_or_400(self) -> None:
         """
         They get their arguments, and what cannot be done is a 400.
         """
@@ -261,7 +261,7 @@ class SiteTests(SynchronousTestCase):
         response = self.get("/do", "POST", b"bad=1", site=self.unix)
         self.assertEqual((400, {"error": "it cannot be done"}), (response.code, json.loads(response.body)))
 
-    def test_arguments_that_are_none(self) -> None:
+    def test_malformed_arguments_are_400(self) -> None:
         """
         What is not UTF-8 is a 400 with an error, whether it is escaped or not; so are too many.
         """
@@ -277,7 +277,7 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual([], self.given)
         self.assertRaises(ValueError, arguments_of, Request("POST", "/do", "a=%ff", "x"))
 
-    def test_who_is_not_let_in(self) -> None:
+    def test_refused_client_gets_421_or_403(self) -> None:
         """
         Gets nothing, whatever is asked for: 421 over TCP, where it is the Host, 403 over the socket, where it is the user.
         """
@@ -288,7 +288,7 @@ class SiteTests(SynchronousTestCase):
             self.assertEqual((403, {"error": "because"}), (response.code, json.loads(response.body)))
         self.assertEqual([], self.given)
 
-    def test_users(self) -> None:
+    def test_users_may_do_what_their_rights_allow(self) -> None:
         """
         Root, and who runs this, may do what there is; whoever the socket's mode lets in may look.
         """

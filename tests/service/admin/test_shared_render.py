@@ -29,7 +29,7 @@ class SharedRenderTests(SynchronousTestCase):
         self.begun.append(Deferred())
         return self.begun[-1]
 
-    def test_at_once(self) -> None:
+    def test_first_request_is_rendered_at_once(self) -> None:
         """
         Who asks after a quiet time does not wait, and gets a new one each time.
         """
@@ -39,7 +39,7 @@ class SharedRenderTests(SynchronousTestCase):
             self.assertEqual(number, self.successResultOf(asked))
             self.clock.advance(0.25)
 
-    def test_nobody_gets_what_began_before(self) -> None:
+    def test_request_during_a_render_waits_for_the_next(self) -> None:
         """
         Who asks while one is under way waits for the next, with everybody who does; it begins an interval later.
         """
@@ -54,7 +54,7 @@ class SharedRenderTests(SynchronousTestCase):
         self.begun.pop().callback(2)
         self.assertEqual([2] * 21, [self.successResultOf(one) for one in others])
 
-    def test_a_loop(self) -> None:
+    def test_page_is_rendered_four_times_a_second_at_most(self) -> None:
         """
         However fast it is asked for, it is rendered four times a second.
         """
@@ -68,7 +68,7 @@ class SharedRenderTests(SynchronousTestCase):
         self.assertLessEqual(count, 41)
         self.assertGreaterEqual(count, 38)
 
-    def test_failures(self) -> None:
+    def test_failure_is_reported_to_all_that_wait(self) -> None:
         """
         All who share it hear of it; the next one is tried.
         """

@@ -50,7 +50,7 @@ class ChannelTests(SynchronousTestCase):
                 for start in range(0, len(octets), 7):
                     to.dataReceived(octets[start : start + 7])
 
-    def test_an_answer(self) -> None:
+    def test_each_request_gets_its_own_reply(self) -> None:
         """
         Each question gets its own, whenever that is.
         """
@@ -62,7 +62,7 @@ class ChannelTests(SynchronousTestCase):
         self.pump()
         self.assertEqual(["at last"], self.successResultOf(late))
 
-    def test_refusals(self) -> None:
+    def test_refusal_has_its_reason_and_a_bug_is_logged(self) -> None:
         """
         They come with their reason; a bug is logged where it is.
         """
@@ -72,7 +72,7 @@ class ChannelTests(SynchronousTestCase):
         self.assertEqual("division by zero", str(self.failureResultOf(broken, Refused).value))
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
-    def test_telling(self) -> None:
+    def test_notification_gets_no_reply(self) -> None:
         """
         What needs no answer gets none.
         """
@@ -80,7 +80,7 @@ class ChannelTests(SynchronousTestCase):
         self.pump()
         self.assertEqual(([{"a": "ä"}], b""), (self.told, self.other.transport.value()))
 
-    def test_what_may_be_lost(self) -> None:
+    def test_droppable_messages_are_not_buffered(self) -> None:
         """
         While the other side does not read, what may be lost is not kept for it; what may not, is.
         """
@@ -96,7 +96,7 @@ class ChannelTests(SynchronousTestCase):
         self.pump()
         self.assertEqual([1, 3, 4], [given["number"] for given in self.told])
 
-    def test_the_end_of_the_other(self) -> None:
+    def test_requests_fail_when_the_peer_ends(self) -> None:
         """
         What was asked fails, and what is asked then; what is told is told to nobody.
         """
@@ -111,7 +111,7 @@ class ChannelTests(SynchronousTestCase):
         self.later.callback(1)
         self.assertEqual(b"", self.other.transport.value())
 
-    def test_what_is_too_long(self) -> None:
+    def test_overlong_message_ends_the_channel(self) -> None:
         """
         Could not be ours.
         """

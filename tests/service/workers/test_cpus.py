@@ -25,7 +25,7 @@ class ProcessorTests(SynchronousTestCase):
         self.groups = Path(folder.name)
         self.patch(os, "sched_getaffinity", lambda pid: set(range(8)))
 
-    def test_quotas(self) -> None:
+    def test_cgroup_v2_quota_limits_the_cpus(self) -> None:
         """
         A container may have less, or part of one; never none.
         """
@@ -43,7 +43,7 @@ class ProcessorTests(SynchronousTestCase):
             (self.groups / "cpu.max").write_text(text)
             self.assertEqual(count, available(self.groups), text)
 
-    def test_quotas_of_old(self) -> None:
+    def test_cgroup_v1_quota_limits_the_cpus(self) -> None:
         """
         The first version has two files, and -1 for no limit.
         """
@@ -53,7 +53,7 @@ class ProcessorTests(SynchronousTestCase):
             (self.groups / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
             self.assertEqual(count, available(self.groups), quota)
 
-    def test_elsewhere(self) -> None:
+    def test_missing_files_and_calls_are_accepted(self) -> None:
         """
         Where there are no such files, and no such calls.
         """

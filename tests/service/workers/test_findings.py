@@ -70,7 +70,7 @@ class FindingTests(SynchronousTestCase):
             learn(carried, [self.upstream], self.failures, monotonic=lambda: 5.0, boottime=lambda: 7.0)
         self.sent.clear()
 
-    def test_failures(self) -> None:
+    def test_cached_failures_are_shared(self) -> None:
         """
         What could not be answered is not asked again by another either, until it is answered.
         """
@@ -87,7 +87,7 @@ class FindingTests(SynchronousTestCase):
         mine.remove(KEY)
         self.assertEqual([], self.clock.getDelayedCalls())
 
-    def test_upstreams(self) -> None:
+    def test_upstream_failures_are_shared_with_reason_and_kind(self) -> None:
         """
         That one failed is told with the reason and its kind, so that what lasts is known to last.
         """
@@ -107,7 +107,7 @@ class FindingTests(SynchronousTestCase):
         self.assertEqual([str(error) for error in errors], [str(error)[5:] for error in learned[:4]])
         self.assertEqual("up", up)
 
-    def test_questions(self) -> None:
+    def test_quarantine_and_connection_limits_are_shared(self) -> None:
         """
         One that ends connections is kept apart by all, and how many a connection takes is known to all.
         """
@@ -121,7 +121,7 @@ class FindingTests(SynchronousTestCase):
         self.carry()
         self.assertIsNone(self.upstream.per_connection_limit.limit)
 
-    def test_another_upstream(self) -> None:
+    def test_findings_about_unknown_upstreams_are_ignored(self) -> None:
         """
         What is about an upstream that is not ours is passed over.
         """
@@ -129,7 +129,7 @@ class FindingTests(SynchronousTestCase):
         self.carry()
         self.assertEqual([], self.upstream.told)
 
-    def test_a_flood(self) -> None:
+    def test_findings_are_batched_and_bounded(self) -> None:
         """
         What is found together is told together, and only so much of it.
         """

@@ -68,7 +68,7 @@ class WorkerSlotTests(SynchronousTestCase):
         """
         return [formatEvent(event) for event in self.logged]
 
-    def test_a_process_gets_its_sockets_and_serves(self) -> None:
+    def test_process_gets_its_sockets_and_serves(self) -> None:
         """
         It is handed its sockets, and nothing of what is the supervisor's; it serves when it says so.
         """
@@ -165,7 +165,7 @@ class WorkerSlotTests(SynchronousTestCase):
         self.assertIn("worker 2 cannot serve: no such file", self.said())
         self.assertEqual((["KILL"], False), (self.process.signals, self.slot.is_serving))
 
-    def test_a_process_that_cannot_be_spawned_is_tried_again(self) -> None:
+    def test_failed_spawn_is_retried_with_back_off(self) -> None:
         """
         Is tried again, each time later.
         """

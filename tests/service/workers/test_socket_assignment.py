@@ -24,7 +24,7 @@ class SocketAssignmentTests(SynchronousTestCase):
         self.assignment.bind_missing(load({"listen": ["127.0.0.1:0"]}, {}).config)
         self.addCleanup(self.assignment.close)
 
-    def test_nothing_to_do_while_every_worker_serves(self) -> None:
+    def test_no_socket_moves_while_every_worker_serves(self) -> None:
         """
         No worker is told anything.
         """
@@ -47,7 +47,7 @@ class SocketAssignmentTests(SynchronousTestCase):
         self.assertEqual([Handover("1", "release", "3")], self.assignment.reassign({"1", "2", "3", "4"}))
         self.assertEqual([], self.assignment.reassign({"1", "2", "3", "4"}))
 
-    def test_what_an_ended_worker_had_taken_over_goes_to_another(self) -> None:
+    def test_sockets_taken_over_by_an_ended_worker_go_to_another(self) -> None:
         """
         Together with its own socket.
         """

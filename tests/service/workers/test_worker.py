@@ -43,14 +43,14 @@ class LogTests(SynchronousTestCase):
             octets = octets[size:]
         return lines
 
-    def test_a_line(self) -> None:
+    def test_line_is_passed_on_unchanged(self) -> None:
         """
         It is told as it is.
         """
         self.log.info("one of {count}", count=3)
         self.assertEqual(["one of 3"], self.told())
 
-    def test_a_supervisor_that_does_not_read(self) -> None:
+    def test_lines_are_dropped_and_counted_if_the_supervisor_does_not_read(self) -> None:
         """
         Lines are dropped, not kept: a query log may have tens of thousands a second.  How many is told with the next.
         """
