@@ -24,7 +24,7 @@ class TogetherTests(SynchronousTestCase):
             return error.problems
         return []
 
-    def test_cache_ttls(self) -> None:
+    def test_minimum_ttl_above_the_maximum_is_an_error(self) -> None:
         """
         The least TTL is not above the largest.
         """
@@ -34,7 +34,7 @@ class TogetherTests(SynchronousTestCase):
         )
         self.assertEqual([], self.problems({"cache_min_ttl": ["60"], "cache_max_ttl": ["60"]}))
 
-    def test_the_admin_port(self) -> None:
+    def test_admin_port_shared_with_dns_is_an_error(self) -> None:
         """
         HTTP and DNS over TCP cannot both have a port of an address; a wildcard is every address of its family.
         """
@@ -61,7 +61,7 @@ class TogetherTests(SynchronousTestCase):
         for listen, admin in free:
             self.assertEqual([], self.problems({"listen": [listen], "admin_listen": [admin]}), (listen, admin))
 
-    def test_with_all_other_problems(self) -> None:
+    def test_combined_problems_are_reported_with_the_others(self) -> None:
         """
         They are told together with what is wrong with single values, but for those that cannot be judged.
         """
@@ -95,7 +95,7 @@ class NeededTests(SynchronousTestCase):
         )
         return str(path)
 
-    def test_only_what_is_needed(self) -> None:
+    def test_only_needed_settings_are_read(self) -> None:
         """
         Nothing else is read, nor judged; it has its default.
         """
@@ -106,7 +106,7 @@ class NeededTests(SynchronousTestCase):
         self.assertEqual("127.0.0.1:5300", str(config.listen[0]))
         self.assertEqual("127.0.0.1:53", str(load({}, {}, path, needed=("listen",)).config.listen[0]))
 
-    def test_what_is_needed_has_to_be_right(self) -> None:
+    def test_error_in_a_needed_setting_is_reported(self) -> None:
         """
         A mistake in it is told, and that a file cannot be read.
         """
@@ -115,7 +115,7 @@ class NeededTests(SynchronousTestCase):
         (problem,) = self.assertRaises(ConfigError, load, {}, {}, "/nowhere/x.toml", needed=("policy",)).problems
         self.assertIn("config (--config): '/nowhere/x.toml' cannot be read", problem)
 
-    def test_the_environment_counts(self) -> None:
+    def test_environment_is_used(self) -> None:
         """
         As it does for the running proxy.
         """

@@ -29,7 +29,7 @@ class DescribeTests(SynchronousTestCase):
         path.write_text(text, "utf-8")
         return load({}, {}, str(path)).config
 
-    def test_what_is_in_effect_means_the_same_when_read_back(self) -> None:
+    def test_output_of_check_is_the_same_configuration(self) -> None:
         """
         The output of `dotproxy check` is a configuration file for the same configuration.
         """
@@ -51,7 +51,7 @@ class DescribeTests(SynchronousTestCase):
             loaded = load(options, {})
             self.assertEqual(loaded.config, self.read_back(effective(loaded)))
 
-    def test_where_it_came_from(self) -> None:
+    def test_sources_are_listed_once(self) -> None:
         """
         The file first, even if nothing of it is in effect; each variable and option once.
         """
@@ -66,7 +66,7 @@ class DescribeTests(SynchronousTestCase):
         st.sampled_from([s.key for s in SETTINGS if s.metavar == "SECONDS" and isinstance(s.parse(s.default), float)]),
         st.floats(2, 59),
     )
-    def test_a_time_is_written_as_it_is(self, key: str, seconds: float) -> None:
+    def test_time_is_written_without_rounding(self, key: str, seconds: float) -> None:
         """
         No digit of a time is lost when it is written out.
         """
@@ -76,7 +76,7 @@ class DescribeTests(SynchronousTestCase):
         line = next(line for line in effective(load(options, {})).splitlines() if line.startswith(f"{key} "))
         self.assertEqual(seconds, BY_KEY[key].parse(line.partition("=")[2].partition("#")[0].strip()))
 
-    def test_it_says_where_each_value_came_from(self) -> None:
+    def test_each_value_has_its_source(self) -> None:
         """
         Every setting's line ends with its source.
         """
@@ -86,7 +86,7 @@ class DescribeTests(SynchronousTestCase):
         self.assertRegex(text, r"udp_max_size += 1232  # default")
         self.assertIn("# ca_file is not set", text)
 
-    def test_a_large_time_or_size_is_told_in_units_too(self) -> None:
+    def test_large_times_and_sizes_have_units_too(self) -> None:
         """
         Digits are the value; larger units stand beside them where digits alone are hard to read.
         """
@@ -98,7 +98,7 @@ class DescribeTests(SynchronousTestCase):
         self.assertRegex(text, r"udp_max_size += 1232  # default\n")
         self.assertEqual(loaded.config, self.read_back(text))
 
-    def test_changes_are_told_readably(self) -> None:
+    def test_changes_are_shown_with_units(self) -> None:
         """
         Times and sizes with their units, other numbers in digits, and yes and no for what is that.
         """
@@ -117,7 +117,7 @@ class DescribeTests(SynchronousTestCase):
         fewer = load({"max_outstanding": ["1000000"]}, {}).config
         self.assertEqual(["max_outstanding is 1000000, was 16384"], describe_changes(before, fewer))
 
-    def test_the_example_is_the_default(self) -> None:
+    def test_example_file_has_the_defaults(self) -> None:
         """
         The example file means the defaults, as it is and with its settings uncommented: every line of it is TOML.
         It names upstreams, since a file that sets nothing is refused.
@@ -131,7 +131,7 @@ class DescribeTests(SynchronousTestCase):
             mark = "" if setting.key == "upstream" else "#"
             self.assertIn(f"# {setting.help}\n{mark}{setting.key} = ", text)
 
-    def test_the_table_has_every_setting(self) -> None:
+    def test_table_has_every_setting(self) -> None:
         """
         One line for each setting, with its option, variable and default.
         """

@@ -53,14 +53,16 @@ class ServiceLinkTests(SynchronousTestCase):
     """
 
     @given(_NAMES, _HOSTS, st.lists(st.tuples(st.just("") | _PORT_NAMES, _PORTS, _PROTOCOLS), min_size=1, max_size=3))
-    def test_any_service_is_ignored(self, name: str, host: str, ports: list[tuple[str, int, str]]) -> None:
+    def test_variables_of_any_service_are_ignored(
+        self, name: str, host: str, ports: list[tuple[str, int, str]]
+    ) -> None:
         """
         Whatever a Service and its ports are called, its variables are neither settings nor mistakes.
         """
         loaded = load({}, service_links(name, host, ports))
         self.assertEqual(({"default"}, ()), (set(loaded.sources.values()), loaded.warnings))
 
-    def test_services_named_like_settings(self) -> None:
+    def test_service_named_like_a_setting_is_ignored(self) -> None:
         """
         A Service named after any setting changes nothing, and the setting itself is still read beside it.
         """
@@ -72,7 +74,7 @@ class ServiceLinkTests(SynchronousTestCase):
         loaded = load({}, {**environ, "DOTPROXY_UPSTREAM": "quad9"})
         self.assertEqual(["quad9"], [str(one) for one in loaded.config.upstream])
 
-    def test_the_names_in_the_report(self) -> None:
+    def test_services_named_dotproxy_are_ignored(self) -> None:
         """
         Services called dotproxy, dotproxy-metrics and dotproxy-tcp, as they were met.
         """
@@ -90,7 +92,7 @@ class ServiceLinkTests(SynchronousTestCase):
         loaded = load({}, environ)
         self.assertEqual(({"default"}, ()), (set(loaded.sources.values()), loaded.warnings))
 
-    def test_the_documented_variables_that_look_alike(self) -> None:
+    def test_documented_port_variables_are_settings_with_a_number(self) -> None:
         """
         DOTPROXY_UPSTREAM_PORT and DOTPROXY_LISTEN_PORT are settings if they hold a number, and Kubernetes' if a URL.
         """
@@ -105,7 +107,7 @@ class ServiceLinkTests(SynchronousTestCase):
         error = self.assertRaises(ConfigError, load, {}, {"DOTPROXY_LISTEN_PORT": "tcp://everywhere"})
         self.assertIn("listen (DOTPROXY_LISTEN_PORT)", error.problems[0])
 
-    def test_what_is_no_service_link(self) -> None:
+    def test_name_alone_makes_no_service_link(self) -> None:
         """
         The shape of the name alone does not make one, where a value of the other sort says what is meant.
         """
@@ -126,7 +128,7 @@ class UnknownVariableTests(SynchronousTestCase):
     Variables that begin with DOTPROXY_ and mean nothing.
     """
 
-    def test_one_short_line_with_the_nearest_name(self) -> None:
+    def test_unknown_variable_is_one_warning_with_the_nearest_name(self) -> None:
         """
         Each is a warning of one line, and the configuration loads as without it.
         """
@@ -145,7 +147,7 @@ class UnknownVariableTests(SynchronousTestCase):
         self.assertEqual(sorted(expected), sorted(loaded.warnings))
         self.assertLess(max(map(len, loaded.warnings)), 100)
 
-    def test_beside_a_problem(self) -> None:
+    def test_unknown_variable_is_reported_beside_errors(self) -> None:
         """
         If the configuration cannot be used for another reason, what is ignored is told with it.
         """

@@ -23,14 +23,14 @@ class ExposureTests(SynchronousTestCase):
         """
         return list(load({key: [value] for key, value in given.items()}, {}).warnings)
 
-    def test_the_defaults_open_nothing(self) -> None:
+    def test_defaults_have_no_warning(self) -> None:
         """
         Neither do listeners for everybody, with the clients that are served by default.
         """
         for listen in ("127.0.0.1:53", "0.0.0.0:53", "[::]:53", "192.0.2.1:53"):
             self.assertEqual([], self.warnings(listen=listen))
 
-    def test_an_open_resolver(self) -> None:
+    def test_open_resolver_is_warned_of(self) -> None:
         """
         Everybody, or half of everybody, where not only this machine can ask.
         """
@@ -47,7 +47,7 @@ class ExposureTests(SynchronousTestCase):
         for listen in ("127.0.0.1:53", "127.0.0.53:53", "[::1]:53"):
             self.assertEqual([], self.warnings(listen=listen, allow_from="0.0.0.0/0"))
 
-    def test_an_admin_address_that_is_public(self) -> None:
+    def test_public_admin_address_is_warned_of(self) -> None:
         """
         A private one, or all of them in a container, is right.
         """
@@ -56,7 +56,7 @@ class ExposureTests(SynchronousTestCase):
         for admin in ("127.0.0.1:9953", "10.0.0.1:9953", "0.0.0.0:9953", "[::]:9953", "[fd00::1]:9953"):
             self.assertEqual([], self.warnings(admin_listen=admin))
 
-    def test_names_of_this_network(self) -> None:
+    def test_private_names_sent_to_a_public_service_are_warned_of(self) -> None:
         """
         Sent to a public service; not to a server of the network.
         """
@@ -65,7 +65,7 @@ class ExposureTests(SynchronousTestCase):
         self.assertEqual([], self.warnings(forward_special="corp", upstream="10.0.0.53#dns.corp.example"))
         self.assertEqual([], self.warnings(forward_special="doh_canary,resolver.arpa"))
 
-    def test_ciphers(self) -> None:
+    def test_weak_ciphers_are_refused_or_warned_of(self) -> None:
         """
         Such as do not encrypt are refused; a level below all others is warned of.
         """
@@ -76,7 +76,7 @@ class ExposureTests(SynchronousTestCase):
         self.assertIn("tls_ciphers (--tls-ciphers): @SECLEVEL=0 accepts", warning)
         self.assertEqual([], self.warnings(tls_ciphers="ECDHE+AESGCM:ECDHE+CHACHA20"))
 
-    def test_files_that_everybody_may_write(self) -> None:
+    def test_world_writable_files_are_warned_of(self) -> None:
         """
         The configuration, the CAs, and the directory of files that are replaced.
         """

@@ -12,7 +12,7 @@ class ServiceLinkTests(SynchronousTestCase):
     By name, or by name and value.
     """
 
-    def test_by_name(self) -> None:
+    def test_service_link_is_recognised_by_name(self) -> None:
         """
         These are no settings, whatever they hold.
         """
@@ -23,7 +23,7 @@ class ServiceLinkTests(SynchronousTestCase):
         ):
             self.assertTrue(is_service_link(name, "anything"), name)
 
-    def test_by_value(self) -> None:
+    def test_service_link_is_recognised_by_a_url(self) -> None:
         """
         A name that ends in PORT is one with a URL, and a setting with a number.
         """
@@ -33,7 +33,7 @@ class ServiceLinkTests(SynchronousTestCase):
             for value in ("853", "", "tls://10.0.0.1:53", "tcp://10.0.0.1", "tcp://10.0.0.1:53/x", "tcp://host:53"):
                 self.assertFalse(is_service_link(name, value), value)
 
-    def test_settings(self) -> None:
+    def test_other_variables_are_settings_or_errors(self) -> None:
         """
         Others are settings, or mistakes.
         """

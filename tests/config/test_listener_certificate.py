@@ -36,7 +36,7 @@ class ServedTlsTests(SynchronousTestCase):
         given = {key: value for key, value in {**self.given, **changes}.items() if value is not None}
         return self.assertRaises(ConfigError, load, given, {}).problems
 
-    def test_all_there(self) -> None:
+    def test_tls_listener_has_port_853_by_default(self) -> None:
         """
         The port is 853 unless given; what is written out is read as the same.
         """
@@ -46,7 +46,7 @@ class ServedTlsTests(SynchronousTestCase):
         self.assertEqual(loaded.config, load_text(effective(loaded)).config)
         self.assertEqual((), load({}, {}).config.listen_tls)
 
-    def test_something_is_missing(self) -> None:
+    def test_missing_file_or_listener_is_an_error(self) -> None:
         """
         A listener needs both files, and a file a listener.
         """
@@ -63,7 +63,7 @@ class ServedTlsTests(SynchronousTestCase):
             self.problems(listen_tls=None),
         )
 
-    def test_files(self) -> None:
+    def test_unusable_file_is_an_error(self) -> None:
         """
         A file that cannot be used is named, with its setting and what is wrong.
         """
@@ -82,7 +82,7 @@ class ServedTlsTests(SynchronousTestCase):
             self.problems(tls_certificate=[str(other)]),
         )
 
-    def test_ports(self) -> None:
+    def test_shared_port_is_an_error(self) -> None:
         """
         TLS, plain DNS over TCP and HTTP cannot have one port of an address.
         """
@@ -105,7 +105,7 @@ class ServedTlsTests(SynchronousTestCase):
             self.problems(admin_listen=["127.0.0.1:853"]),
         )
 
-    def test_warnings(self) -> None:
+    def test_readable_key_and_expiring_certificate_are_warned_of(self) -> None:
         """
         A key that everybody can read, and a certificate that ends soon or has ended, can be used; it is told.
         """
@@ -122,7 +122,7 @@ class ServedTlsTests(SynchronousTestCase):
             (warning,) = load(self.given, {}).warnings
             self.assertIn(told, warning)
 
-    def test_reload(self) -> None:
+    def test_listeners_change_by_restart_only(self) -> None:
         """
         Where to listen takes a restart; so do the files, where listeners for TLS come or go with them.
         """

@@ -39,7 +39,7 @@ class LoadTests(SynchronousTestCase):
         """
         return [str(upstream) for upstream in loaded.config.upstream]
 
-    def test_defaults(self) -> None:
+    def test_every_setting_has_its_default(self) -> None:
         """
         Without anything given everything has its default, and says so.
         """
@@ -52,7 +52,7 @@ class LoadTests(SynchronousTestCase):
         )
         self.assertEqual({"default"}, set(loaded.sources.values()))
 
-    def test_precedence(self) -> None:
+    def test_command_line_wins_over_environment_and_file(self) -> None:
         """
         The command line wins over the environment, the environment over the file.
         """
@@ -83,7 +83,7 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(expected[2:], self.upstreams(load({}, {}, self.file('upstream = { address = "1.1.1.1" }'))))
         self.assertEqual(["a", "b", "c"], split(" a,b ,, c\n"))
 
-    def test_the_file_may_be_named_by_the_environment(self) -> None:
+    def test_environment_may_name_the_file(self) -> None:
         """
         DOTPROXY_CONFIG names a file, which --config overrules.
         """
@@ -91,7 +91,7 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual(2.0, load({}, {"DOTPROXY_CONFIG": one}).config.query_timeout)
         self.assertEqual(3.0, load({}, {"DOTPROXY_CONFIG": one}, two).config.query_timeout)
 
-    def test_container_variables(self) -> None:
+    def test_container_variables_yield_to_settings(self) -> None:
         """
         The three variables of such containers stand for parts of settings, and yield to the settings' own.
         """
@@ -108,7 +108,7 @@ class LoadTests(SynchronousTestCase):
             self.assertEqual([spec], self.upstreams(load({}, environ)), host)
             self.assertEqual(["google"], self.upstreams(load({}, {**environ, "DOTPROXY_UPSTREAM": "google"})))
 
-    def test_container_variables_with_more_in_them(self) -> None:
+    def test_container_host_may_have_scheme_and_port(self) -> None:
         """
         A scheme is no part of the address, and a port that is given twice is not taken for a name.
         """
@@ -117,7 +117,7 @@ class LoadTests(SynchronousTestCase):
             spec = "tls://192.0.2.1:8853" if "192" in host else "tls://[2001:db8::1]:8853"
             self.assertEqual([spec], self.upstreams(load({}, environ)), host)
 
-    def test_a_container_variable_with_a_port_of_its_own(self) -> None:
+    def test_two_ports_in_container_variables_are_an_error(self) -> None:
         """
         Where host and port both have a port, that is a problem, and not the name of the upstream.
         """
@@ -127,7 +127,7 @@ class LoadTests(SynchronousTestCase):
             source = "upstream (DOTPROXY_UPSTREAM_HOST and DOTPROXY_UPSTREAM_PORT)"
             self.assertEqual(f"{source}: {host!r} has a port already", problem)
 
-    def test_every_setting_from_every_source(self) -> None:
+    def test_every_setting_is_read_from_every_source(self) -> None:
         """
         Each setting can be given in the file, in its variable and as its option, the later over the earlier.
         """
@@ -148,7 +148,7 @@ class LoadTests(SynchronousTestCase):
                 self.assertEqual(setting.parse(default), value[0] if setting.is_list else value)
                 self.assertEqual({source, "default"}, set(loaded.sources.values()))
 
-    def test_a_list_replaces_the_one_below(self) -> None:
+    def test_list_replaces_that_of_a_lower_source(self) -> None:
         """
         Values from two sources are not mixed: the higher source's list is the list.
         """
@@ -158,7 +158,7 @@ class LoadTests(SynchronousTestCase):
         loaded = load({"upstream": ["adguard", "dns-sb"]}, {"DOTPROXY_UPSTREAM": "mullvad"}, path)
         self.assertEqual(["adguard", "dns-sb"], self.upstreams(loaded))
 
-    def test_upstream_tables(self) -> None:
+    def test_each_upstream_table_is_one_upstream(self) -> None:
         """
         Each [[upstream]] is one upstream, and what is wrong in it is told with the file's name.
         """
@@ -175,7 +175,7 @@ class LoadTests(SynchronousTestCase):
             self.problems({}, {}, path),
         )
 
-    def test_the_listen_port_of_containers(self) -> None:
+    def test_listen_port_variable_replaces_the_port(self) -> None:
         """
         DOTPROXY_LISTEN_PORT replaces the port of the file's addresses, or of the default's.
         """
@@ -190,13 +190,13 @@ class LoadTests(SynchronousTestCase):
         (problem,) = self.problems({}, environ, self.file('listen = "nowhere"'))
         self.assertIn("'nowhere' is not an address to listen on", problem)
 
-    def test_an_empty_variable_is_not_set(self) -> None:
+    def test_empty_variable_is_unset(self) -> None:
         """
         What a template makes of a value that is not there does no harm.
         """
         self.assertEqual("default", load({}, {"DOTPROXY_POLICY": " "}).sources["policy"])
 
-    def test_an_empty_string_in_a_file_is_not_set(self) -> None:
+    def test_empty_string_in_a_file_is_unset_or_an_error(self) -> None:
         """
         As it says, for settings that have no default; for others it is a mistake.
         """
@@ -209,7 +209,7 @@ class LoadTests(SynchronousTestCase):
         loaded = load({"ca_file": [""]}, {}, self.file('ca_file = "/nowhere"'))
         self.assertEqual((None, "--ca-file"), (loaded.config.ca_file, loaded.sources["ca_file"]))
 
-    def test_times_and_sizes_with_units_from_every_source(self) -> None:
+    def test_times_and_sizes_have_units_in_every_source(self) -> None:
         """
         In the file as strings, in variables and as options.
         """
@@ -220,7 +220,7 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual((7200, 1.5), (config.cache_max_ttl, config.connect_timeout))
         self.assertEqual((90.0, 60), (config.tcp_idle_timeout, config.cache_min_ttl))
 
-    def test_every_problem_at_once(self) -> None:
+    def test_all_problems_are_reported_together(self) -> None:
         """
         Each thing that is wrong has its line: the key, where it stands, what is wrong, what would be right.
         """
@@ -249,7 +249,7 @@ class LoadTests(SynchronousTestCase):
             problems,
         )
 
-    def test_a_key_like_no_other(self) -> None:
+    def test_unknown_key_without_a_near_one_is_one_line(self) -> None:
         """
         Where nothing is close, one short line says where all of them stand.
         """
@@ -257,7 +257,7 @@ class LoadTests(SynchronousTestCase):
         (problem,) = self.problems({}, {}, path)
         self.assertEqual(f"zzz ({path}): no such setting; `dotproxy example` lists them all", problem)
 
-    def test_files_that_cannot_be_used(self) -> None:
+    def test_missing_or_malformed_file_is_an_error(self) -> None:
         """
         A file that is not there, or not TOML, is told of with who named it.
         """
@@ -274,7 +274,7 @@ class LoadTests(SynchronousTestCase):
         (problem,) = self.problems({}, {}, str(path.parent))
         self.assertEqual(f"config (--config): {str(path.parent)!r} cannot be read: is a directory", problem)
 
-    def test_a_home_that_is_not_there(self) -> None:
+    def test_file_in_an_unknown_home_is_an_error(self) -> None:
         """
         A file in the home of somebody unknown is one that cannot be read, and is told of like any other.
         """
@@ -283,7 +283,7 @@ class LoadTests(SynchronousTestCase):
         (problem,) = self.problems({"ca_file": ["~nobody-of-that-name/ca.pem"]}, {})
         self.assertIn("ca_file (--ca-file): '~nobody-of-that-name/ca.pem' cannot be read", problem)
 
-    def test_a_file_that_sets_nothing(self) -> None:
+    def test_empty_file_is_refused(self) -> None:
         """
         Is refused, with how to write one and how to do without: it may be what is left of one.
         """
@@ -296,7 +296,7 @@ class LoadTests(SynchronousTestCase):
                 problem,
             )
 
-    def test_a_file_that_names_no_upstream(self) -> None:
+    def test_file_without_upstream_is_a_warning(self) -> None:
         """
         A line says whom the default asks; not if anything else names one, nor without a file.
         """
@@ -307,7 +307,7 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual((), load({}, {}, self.file('upstream = ["cloudflare", "quad9"]')).notes)
         self.assertEqual((), load({}, {}).notes)
 
-    def test_an_empty_list(self) -> None:
+    def test_empty_list_of_listeners_or_upstreams_is_an_error(self) -> None:
         """
         At least one listener and one upstream are needed.
         """
@@ -317,14 +317,14 @@ class LoadTests(SynchronousTestCase):
             self.problems({}, {}, path),
         )
 
-    def test_a_port_without_a_host(self) -> None:
+    def test_upstream_port_without_host_is_an_error(self) -> None:
         """
         DOTPROXY_UPSTREAM_PORT alone means nothing, and is not passed over.
         """
         (problem,) = self.problems({}, {"DOTPROXY_UPSTREAM_PORT": "853"})
         self.assertEqual("upstream (DOTPROXY_UPSTREAM_PORT): is of no use without DOTPROXY_UPSTREAM_HOST", problem)
 
-    def test_times_that_do_not_fit_together(self) -> None:
+    def test_attempt_timeout_above_the_query_timeout_is_an_error(self) -> None:
         """
         An attempt cannot take longer than the query it is for.
         """
@@ -351,7 +351,7 @@ class ClientCertificateTests(SynchronousTestCase):
             return error.problems
         return []
 
-    def test_a_pair(self) -> None:
+    def test_certificate_and_key_must_match(self) -> None:
         """
         They come together, and belong together.
         """
@@ -392,7 +392,7 @@ class BootstrapTests(SynchronousTestCase):
             return error.problems
         return []
 
-    def test_there_has_to_be_somebody(self) -> None:
+    def test_upstream_by_name_needs_a_bootstrap_server(self) -> None:
         """
         A name needs an upstream by address beside it, or a bootstrap server; which is not dotproxy itself, nor a name.
         """

@@ -66,13 +66,13 @@ class FallbackTests(SynchronousTestCase):
             "allow_from": "10.0.0.0/24",
         }
 
-    def test_what_is_guarded(self) -> None:
+    def test_guarded_settings_are_listed(self) -> None:
         """
         What decides who is asked, believed and served.
         """
         self.assertLessEqual(GUARDED, {setting.key for setting in SETTINGS if setting.is_guarded})
 
-    def test_each_is_refused_from_every_source(self) -> None:
+    def test_fall_back_of_each_guarded_setting_is_refused(self) -> None:
         """
         One line: the key, what it was and would be, and how to have that.
         """
@@ -94,7 +94,7 @@ class FallbackTests(SynchronousTestCase):
                     problem.endswith(f"if that is meant, write {key} = {default_as_toml(BY_KEY[key])}, or restart")
                 )
 
-    def test_the_line(self) -> None:
+    def test_refusal_has_the_documented_line(self) -> None:
         """
         As an operator sees it.
         """
@@ -105,7 +105,7 @@ class FallbackTests(SynchronousTestCase):
             problem,
         )
 
-    def test_what_the_line_says_is_accepted(self) -> None:
+    def test_written_default_is_accepted(self) -> None:
         """
         A default that is written out is no fall-back.
         """
@@ -125,7 +125,7 @@ class FallbackTests(SynchronousTestCase):
         spelled_out = load({"upstream": ["cloudflare", "quad9"]}, {})
         self.assertEqual([], self.problems(spelled_out, load({}, {})))
 
-    def test_every_line_at_once(self) -> None:
+    def test_all_refusals_are_reported_in_order(self) -> None:
         """
         One for each setting, in the order of the schema.
         """
@@ -133,7 +133,7 @@ class FallbackTests(SynchronousTestCase):
         told = [problem.partition(":")[0] for problem in self.problems(before, load({}, {}))]
         self.assertEqual(["upstream", "tls_minimum", "allow_from"], told)
 
-    def test_what_is_not_guarded(self) -> None:
+    def test_other_settings_fall_back(self) -> None:
         """
         Falls back as it always did.
         """
@@ -157,7 +157,7 @@ class UpstreamTests(SynchronousTestCase):
             return error.problems
         return []
 
-    def test_a_pin_that_is_gone(self) -> None:
+    def test_removed_pin_is_refused(self) -> None:
         """
         Is refused, also with another port, or where a preset stands for the address.
         """
@@ -182,7 +182,7 @@ class UpstreamTests(SynchronousTestCase):
         )
         self.assertIn("dns.example has 1 pin, and would have none as tls://dns.example", problem)
 
-    def test_a_name_that_is_gone(self) -> None:
+    def test_removed_name_is_refused(self) -> None:
         """
         Is refused: the certificate would have to be for something else.
         """
@@ -193,7 +193,7 @@ class UpstreamTests(SynchronousTestCase):
             problem,
         )
 
-    def test_what_is_written_is_accepted(self) -> None:
+    def test_changed_upstreams_are_accepted(self) -> None:
         """
         Another pin or name, fewer upstreams, others, or one without pins beside one that keeps them.
         """

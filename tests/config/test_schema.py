@@ -41,7 +41,7 @@ class SchemaTests(SynchronousTestCase):
         """
         self.assertEqual(list(Config.__dataclass_fields__), [setting.key for setting in SETTINGS])
 
-    def test_defaults_are_values(self) -> None:
+    def test_defaults_are_valid_values(self) -> None:
         """
         Each default is a value its own setting takes.
         """
@@ -76,7 +76,7 @@ class SchemaTests(SynchronousTestCase):
                 else:
                     self.assertIs(member, setting.parse(member.value), setting.key)
 
-    def test_spellings(self) -> None:
+    def test_options_and_variables_follow_the_key(self) -> None:
         """
         A key's option and variable are spelled the usual way.
         """
@@ -91,7 +91,7 @@ class ParserTests(SynchronousTestCase):
     Values.
     """
 
-    def test_listen(self) -> None:
+    def test_listen_address_is_parsed(self) -> None:
         """
         An address, with or without port, IPv6 in brackets if with one.
         """
@@ -108,7 +108,7 @@ class ParserTests(SynchronousTestCase):
             self.assertEqual(address, parse_listen(text), text)
         self.assertEqual("[::1]:53", str(ListenAddress("::1", 53)))
 
-    def test_listen_without_brackets(self) -> None:
+    def test_ambiguous_ipv6_without_brackets_is_refused(self) -> None:
         """
         IPv6 whose last group may be meant as a port is refused, with how to write either; other IPv6 is an address.
         """
@@ -125,7 +125,7 @@ class ParserTests(SynchronousTestCase):
             self.assertEqual(ListenAddress(text, 5300), parse_listen(text))
             self.assertEqual(ListenAddress(text, 53), parse_listen(f"[{text}]:53"))
 
-    def test_upstream_tables(self) -> None:
+    def test_upstream_table_has_the_parts_of_a_spec(self) -> None:
         """
         A table has the parts of a SPEC under their names; one pin may stand without a list.
         """
@@ -139,7 +139,7 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(upstream, parse_upstream_value(with_port))
         self.assertEqual("quad9?weight=3", str(parse_upstream_value({"address": "Quad9", "weight": 3})))
 
-    def test_mistakes(self) -> None:
+    def test_invalid_values_are_refused_with_what_is_valid(self) -> None:
         """
         What a setting does not take, and what it says would be right.
         """
@@ -189,7 +189,7 @@ class ParserTests(SynchronousTestCase):
             error = self.assertRaises(ValueError, BY_KEY[key].parse, value)
             self.assertIn(told, str(error), (key, value))
 
-    def test_wrong_types_in_tables(self) -> None:
+    def test_wrong_types_in_tables_are_refused(self) -> None:
         """
         A port that is not a whole number, or pins that are no strings, are mistakes, whatever TOML has there.
         """
@@ -207,14 +207,14 @@ class ParserTests(SynchronousTestCase):
                 told[str(table)] = repr(error)
         self.assertEqual({}, told)
 
-    def test_a_number_beyond_all_numbers(self) -> None:
+    def test_huge_number_is_out_of_range(self) -> None:
         """
         A whole number too large for a float is out of range like any other.
         """
         error = self.assertRaises(ValueError, BY_KEY["query_timeout"].parse, 10**400)
         self.assertIn("is not a number of seconds from 0.1 to 60", str(error))
 
-    def test_a_port_in_other_digits(self) -> None:
+    def test_port_in_other_digits_is_refused(self) -> None:
         """
         A port is written in ASCII digits; others are told what would be right.
         """
@@ -222,7 +222,7 @@ class ParserTests(SynchronousTestCase):
             error = self.assertRaises(ValueError, parse_listen, f"127.0.0.1:{port}")
             self.assertEqual(f"'127.0.0.1:{port}': port {port!r} is not a number from 0 to 65535", str(error))
 
-    def test_limits_are_in_range(self) -> None:
+    def test_ends_of_a_range_are_valid(self) -> None:
         """
         The ends of a range belong to it.
         """
@@ -236,7 +236,7 @@ class ParserTests(SynchronousTestCase):
         ):
             self.assertEqual([low, high], [BY_KEY[key].parse(low), BY_KEY[key].parse(str(high))], key)
 
-    def test_values(self) -> None:
+    def test_values_have_their_types(self) -> None:
         """
         Values come out as what they are.
         """
@@ -249,7 +249,7 @@ class ParserTests(SynchronousTestCase):
         self.assertEqual(4096, BY_KEY["udp_max_size"].parse("4096"))
         self.assertEqual("debug", BY_KEY["log_level"].parse("DEBUG"))
 
-    def test_a_directory_that_may_not_be_entered(self) -> None:
+    def test_inaccessible_directory_is_an_error(self) -> None:
         """
         What cannot be looked at is a problem like others, not an exception.
         """
@@ -261,7 +261,7 @@ class ParserTests(SynchronousTestCase):
         told = str(self.assertRaises(ValueError, BY_KEY["cache_file"].parse, "/var/lib/dotproxy/cache"))
         self.assertEqual("'/var/lib/dotproxy/cache' cannot be looked at: permission denied", told)
 
-    def test_special_names(self) -> None:
+    def test_special_name_families_are_parsed(self) -> None:
         """
         Families by their names, however they are spelled, or none; others are told what there is.
         """

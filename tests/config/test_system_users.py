@@ -14,7 +14,7 @@ class AccountTests(SynchronousTestCase):
     As they are written.
     """
 
-    def test_spellings(self) -> None:
+    def test_account_is_given_by_name_or_number(self) -> None:
         """
         By name or by number, with a group or with the user's own.
         """
@@ -25,7 +25,7 @@ class AccountTests(SynchronousTestCase):
         self.assertEqual("nobody:12", str(parse_account("nobody:12")))
         self.assertEqual("nobody", str(parse_account(" nobody ")))
 
-    def test_what_is_none(self) -> None:
+    def test_unknown_user_root_and_invalid_names_are_refused(self) -> None:
         """
         Nobody of this machine, root, and what is no name at all.
         """

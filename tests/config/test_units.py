@@ -15,7 +15,7 @@ class UnitTests(SynchronousTestCase):
     What each unit is worth.
     """
 
-    def test_times(self) -> None:
+    def test_times_are_parsed_with_units(self) -> None:
         """
         Units from weeks to milliseconds, in any case and alone or from large to small.
         """
@@ -34,7 +34,7 @@ class UnitTests(SynchronousTestCase):
         }
         self.assertEqual(expected, {text: float(seconds_of(text)) for text in expected})
 
-    def test_sizes(self) -> None:
+    def test_sizes_are_powers_of_1024(self) -> None:
         """
         Powers of 1024, with and without iB.
         """
@@ -49,7 +49,7 @@ class UnitTests(SynchronousTestCase):
         }
         self.assertEqual(expected, {text: int(octets_of(text)) for text in expected})
 
-    def test_what_is_neither(self) -> None:
+    def test_malformed_units_are_refused(self) -> None:
         """
         Numbers without a unit, unknown units, units out of order or twice, and MB, which means two things.
         """
@@ -59,7 +59,7 @@ class UnitTests(SynchronousTestCase):
             self.assertRaises(ValueError, octets_of, text)
 
     @given(st.integers(0, 10**7))
-    def test_what_is_shown_can_be_read(self, number: int) -> None:
+    def test_shown_value_is_parsed_as_the_same(self, number: int) -> None:
         """
         A time or a size that was written out is read back as the same.
         """
@@ -68,7 +68,7 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual(number << 10, octets_of(shown) if not shown.isdigit() else int(shown))
         self.assertEqual(number / 1000, float(seconds_of(show_seconds(number / 1000))))
 
-    def test_shown(self) -> None:
+    def test_largest_exact_unit_is_shown(self) -> None:
         """
         The largest units that leave nothing over, and no exponents.
         """
@@ -88,7 +88,7 @@ class SettingTests(SynchronousTestCase):
     Settings that are times or sizes.
     """
 
-    def test_with_units_and_without(self) -> None:
+    def test_plain_number_is_seconds_or_octets(self) -> None:
         """
         A plain number is seconds or octets; as text it may have a unit.
         """
@@ -110,7 +110,7 @@ class SettingTests(SynchronousTestCase):
             parsed = BY_KEY[key].parse(value)
             self.assertEqual((meaning, type(meaning)), (parsed, type(parsed)), (key, value))
 
-    def test_what_is_told_of_mistakes(self) -> None:
+    def test_error_has_limits_and_units(self) -> None:
         """
         Limits in digits, and with units where that is easier to read; how to write a unit, if that was the mistake.
         """
@@ -134,7 +134,7 @@ class SettingTests(SynchronousTestCase):
         for (key, value), told in cases.items():
             self.assertEqual(told, str(self.assertRaises(ValueError, BY_KEY[key].parse, value)))
 
-    def test_a_number_that_would_take_for_ever(self) -> None:
+    def test_enormous_number_is_refused_at_once(self) -> None:
         """
         An enormous exponent, or number of digits, is out of range at once.
         """

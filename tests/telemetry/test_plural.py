@@ -12,7 +12,7 @@ class PluralTests(SynchronousTestCase):
     One thing, or several.
     """
 
-    def test_one_and_others(self) -> None:
+    def test_singular_for_one_and_plural_otherwise(self) -> None:
         """
         None are several; a plural may be no mere s.
         """
