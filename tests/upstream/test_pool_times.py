@@ -227,3 +227,19 @@ class CloseTests(SynchronousTestCase):
             self.assertEqual(limit, scene.upstream.per_connection_limit.limit, wait)
             closed = scene.upstream.counters.connections_closed
             self.assertEqual(limit == 1, closed["peer", ConnectionEnd.PEER_CLOSED] == 3, wait)
+
+    def test_connections_dropped_for_another_network_make_no_limit(self) -> None:
+        """
+        That queries were outstanding on them says nothing of the server.
+        """
+        scene = Scene()
+        for turn in range(3):
+            scene.server.answer = ZONE
+            scene.connect(turn)
+            scene.server.answer = lambda query: None
+            scene.ask(f"outstanding {turn}")
+            scene.network.settle()
+            scene.upstream.network_moved()
+            scene.network.settle()
+        self.assertIsNone(scene.upstream.per_connection_limit.limit)
+        self.assertEqual([f"outstanding {turn}" for turn in range(3)], scene.told.failed_tokens)
