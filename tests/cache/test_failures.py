@@ -5,7 +5,10 @@ How long a failure lasts.
 from twisted.trial.unittest import SynchronousTestCase
 
 from dotproxy.cache.failures import FIRST, LONGEST, MAX_ENTRIES, MOST_OPTIONS, FailureCache
+from dotproxy.wire.edns import EDE_NETWORK_ERROR, ExtendedError
 from dotproxy.wire.parsed_response import ParsedResponse
+
+WHY = ExtendedError(EDE_NETWORK_ERROR, "no answer in time")
 
 
 class FailuresTests(SynchronousTestCase):
@@ -20,7 +23,7 @@ class FailuresTests(SynchronousTestCase):
         waits: list[float] = []
         now = 100.0
         for _ in range(times):
-            failures.add(b"k", "why", now)
+            failures.add(b"k", WHY, now)
             failure = failures.get(b"k")
             assert failure is not None
             waits.append(failure.until - now)
@@ -56,8 +59,8 @@ class FailuresTests(SynchronousTestCase):
         A success removes the failure; a clear removes all.
         """
         failures = FailureCache()
-        failures.add(b"a", "why", 0.0)
-        failures.add(b"b", "why", 0.0)
+        failures.add(b"a", WHY, 0.0)
+        failures.add(b"b", WHY, 0.0)
         failures.remove(b"a")
         failures.remove(b"never")
         self.assertIsNone(failures.get(b"a"))
@@ -70,7 +73,7 @@ class FailuresTests(SynchronousTestCase):
         """
         failures = FailureCache()
         for number in range(MAX_ENTRIES + 5):
-            failures.add(b"%d" % number, "why", 0.0)
+            failures.add(b"%d" % number, WHY, 0.0)
         self.assertEqual(MAX_ENTRIES, len(failures))
         self.assertIsNone(failures.get(b"4"))
         self.assertIsNotNone(failures.get(b"5"))

@@ -2,13 +2,15 @@
 When a client that could have a stale response has waited long enough.
 """
 
-from types import SimpleNamespace
-from typing import Any
-
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from dotproxy.forwarding.inflight import Query
 from dotproxy.forwarding.stale_timer import StaleTimer
+from dotproxy.testing.client import make_query
+from dotproxy.testing.zone import A
+from dotproxy.wire.message import parse_query
+from tests.forwarding.test_inflight import request_of
 
 
 class StaleTimerTests(SynchronousTestCase):
@@ -18,18 +20,19 @@ class StaleTimerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.served: list[tuple[float, list[Any]]] = []
+        self.served: list[tuple[float, list[Query]]] = []
         self.timer = StaleTimer(
             self.clock, self.clock.seconds, lambda queries: self.served.append((self.clock.seconds(), list(queries)))
         )
 
-    def add(self, name: str = "a", *, is_waited_for: bool = True) -> Any:
-        query = SimpleNamespace(name=name, started_at=self.clock.seconds(), waiting=[object()] * is_waited_for)
+    def add(self, name: str = "a", *, is_waited_for: bool = True) -> None:
+        octets, now = make_query(f"{name}.test.", A), self.clock.seconds()
+        query = Query(octets, parse_query(octets), octets, (0,), now, now + 4.0, name.encode())
+        query.waiting += [request_of(octets)] * is_waited_for
         self.timer.add(query)
-        return query
 
     def names(self) -> list[list[str]]:
-        return [[query.name for query in queries] for _, queries in self.served]
+        return [[query.key.decode() for query in queries] for _, queries in self.served]
 
     def test_stale_is_due_once_after_1_8_seconds(self) -> None:
         """
