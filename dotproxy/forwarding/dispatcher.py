@@ -172,7 +172,8 @@ class Dispatcher:
         self._upstreams[index].record_late(len(queries))
         for query in queries:
             query.awaiting = taken_back(query.awaiting, index)
-        self._send([query for query in queries if not query.awaiting], now)
+        # A client that was just sent its response may have ended them: by closing the resolver.
+        self._send([query for query in queries if query.queue is not None and not query.awaiting], now)
 
     def failed(self, upstream: Upstream, tokens: Iterable[Query], error: UpstreamError, *, is_final: bool) -> None:
         """

@@ -226,3 +226,25 @@ class ErrorCountTests(GivenUpCase):
         self.answer(0, SERVFAIL)
         self.answer(0, SERVFAIL)
         self.assert_response(SERVFAIL)
+
+
+class StoppedByAClientTests(SynchronousTestCase):
+    """
+    A client that gets its response may close the resolver at once.
+    """
+
+    def test_query_failed_meanwhile_is_not_sent_again(self) -> None:
+        """
+        A SERVFAIL of the same batch is not retried then; no query stays in flight, and no timer.
+        """
+        scene = Scene(upstreams=2)
+        scene.ask(make_query("good.test.", A), make_query("bad.test.", A))
+        upstream = scene.upstreams[0]
+        (good, _), (bad, _) = ((query, sent) for query, sent, _ in upstream.asked)
+        scene.listener.send_answers = lambda answers: scene.dispatcher.stop()  # type: ignore[method-assign]
+        replies = [
+            (good, good.sent[:2] + b"\x81\x80" + good.sent[4:]),
+            (bad, bad.sent[:2] + b"\x81\x82" + bad.sent[4:]),
+        ]
+        scene.dispatcher.replies_received(upstream, replies)
+        self.assertEqual((0, []), (len(scene.dispatcher), scene.upstreams[1].asked))
